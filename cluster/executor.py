@@ -1,0 +1,154 @@
+"""What an executor promises: units of work, the worker that runs them, and the outcomes that come back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+class ClusterError(Exception):
+    """Base of the errors an executor raises to end a run."""
+
+
+class StopRun(ClusterError):
+    """Going on is pointless (disk full, damaged input): no retry, the run ends with this very text.
+
+    A worker raises it from `run()` or while it is built; it reaches the caller of `execute()` unchanged.
+    """
+
+
+class NoWorkers(ClusterError):
+    """No worker could be built, or no node can hold one. The text carries the first cause."""
+
+
+class Drained(ClusterError):
+    """A stop was asked for (Ctrl-C, SIGTERM, SIGUSR1, drain file): running units finished, no other started.
+
+    Attributes:
+      completed: units that succeeded in this call.
+      remaining: units that were not run and are still to do.
+    """
+
+    def __init__(self, reason: str, completed: int, remaining: int) -> None:
+        super().__init__(f"stopped by {reason}: {completed} units finished, {remaining} left to do.")
+        self.reason = reason
+        self.completed = completed
+        self.remaining = remaining
+
+    def __reduce__(self) -> tuple[type[Drained], tuple[str, int, int]]:
+        return type(self), (self.reason, self.completed, self.remaining)
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one worker holds for as long as it lives.
+
+    Attributes:
+      num_cpus: cores; a Ray worker also gets this many OpenMP threads (at least 1).
+      num_gpus: devices; 0.5 puts two workers on one device.
+      memory_bytes: main memory used to count the workers a node can hold; 0 means not counted.
+    """
+
+    num_cpus: float = 1
+    num_gpus: float = 0
+    memory_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        if self.num_cpus < 0 or self.num_gpus < 0 or self.memory_bytes < 0:
+            raise ValueError(f"{self} holds a negative amount; every resource must be 0 or more.")
+        if self.num_cpus == 0 and self.num_gpus == 0:
+            raise ValueError("a worker must hold some CPU or GPU; give num_cpus or num_gpus above 0.")
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One idempotent piece of work: running it twice writes the same thing twice.
+
+    Attributes:
+      id: unique in one call of `execute()`.
+      payload: picklable, handed to `Worker.run`; keep it to kilobytes.
+      after: ids of the units that must have succeeded before this one starts.
+      label: what a progress display shows.
+      weight: expected cost relative to the other units; scales the deadline and an ETA.
+    """
+
+    id: str
+    payload: Any
+    after: tuple[str, ...] = ()
+    label: str = ""
+    weight: float = 1.0
+
+
+class Worker(Protocol):
+    """Runs units one at a time; built once per worker process (or thread) and kept warm.
+
+    A worker may also have `ready()`, called once before the first unit, to load weights or warm up.
+    """
+
+    def run(self, payload: Any) -> Any:
+        """Do the work of one payload and return a small picklable result."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one unit ended: with a result, or with an error after the last attempt.
+
+    Attributes:
+      unit: the unit as it was given.
+      result: what `Worker.run` returned; None when it failed.
+      error: one line saying why it failed; None when it succeeded.
+      attempts: how often it was started; 0 when a dependency failed.
+      seconds: wall time of the last attempt.
+      worker, node: where the last attempt ran; empty when it never started.
+      trace: traceback of the last failed attempt, when there is one.
+    """
+
+    unit: Unit
+    result: Any
+    error: str | None
+    attempts: int
+    seconds: float
+    worker: str
+    node: str
+    trace: str = ""
+
+
+OnStart = Callable[[Unit, str], None]
+"""Called with a unit and the name of the worker it was handed to, at every attempt."""
+
+
+class Executor(Protocol):
+    """Runs units on workers, here or on a cluster."""
+
+    def execute(
+        self,
+        units: Sequence[Unit],
+        make_worker: Callable[[], Worker],
+        resources: Resources,
+        on_start: OnStart | None = None,
+    ) -> Iterator[Outcome]:
+        """Run every unit once to its end and yield outcomes in order of completion.
+
+        A unit starts only after all units of its `after` succeeded; if one failed, it comes out with the
+        error "not run: <id> failed". A unit that raises is tried again, up to four attempts in all, while
+        others go on.
+
+        Args:
+          units: in order of preference; of the units that may start, the first given starts first.
+          make_worker: picklable; builds the worker in the place where it will live.
+          resources: what each worker holds.
+          on_start: called in the caller's thread whenever a unit is handed to a worker.
+
+        Raises:
+          ValueError: duplicate ids, unknown or cyclic dependencies.
+          StopRun: a worker said that going on is pointless.
+          NoWorkers: no worker could be built.
+          Drained: a stop was asked for; every unit that was running has come out before.
+        """
+
+    def describe(self) -> str:
+        """Say in one line where work runs."""
+
+    def close(self) -> None:
+        """Give everything back; calling it twice does no harm."""

@@ -1,0 +1,193 @@
+"""Connecting to Ray: a private one-machine cluster that leaves nothing behind, or one that already runs."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import os
+import secrets
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from types import ModuleType
+
+from cluster.executor import ClusterError
+
+OBJECT_STORE_BYTES = 200_000_000  # results are receipts and partial sums; arrays go straight to storage
+_MAX_TEMP_PATH = 42  # Ray's socket names add 64 characters to it and a socket path holds 107
+_CONNECT_S = 5.0
+_token = ""  # one per process: Ray keeps the first token it has read
+
+
+class ClusterUnreachable(ClusterError):
+    """There is no Ray cluster at the address, or it does not let us in."""
+
+
+class RaySession:
+    """An open connection to Ray. `local` says that it is a private cluster of this process.
+
+    Args:
+      address: None = the value of RAY_ADDRESS (set inside a Ray job), else "local"; "local" = start a cluster on
+        this machine; "auto" = the one running on this machine; "HOST:PORT" = head node of a cluster this machine
+        has joined; "ray://HOST:PORT" = through a Ray Client. A connection this process already has is used as
+        it is, whatever the address.
+      num_cpus: logical cores of a local cluster; None = all cores.
+
+    Raises:
+      ClusterUnreachable: nothing listens at the address, or the connection was refused.
+    """
+
+    def __init__(self, address: str | None = None, num_cpus: int | None = None) -> None:
+        self.local = False
+        self.address = address or os.environ.get("RAY_ADDRESS") or "local"
+        self._saved: dict[str, str | None] = {}
+        self._directory: str | None = None
+        self._owned = True
+        if _is_connected():
+            self.address, self._owned = "the open connection", False
+            return
+        self._set_environment({"RAY_USAGE_STATS_ENABLED": "0"})
+        self._saved["RAY_AUTH_MODE"] = os.environ.get("RAY_AUTH_MODE")  # Ray itself may set it
+        if self.address == "local":
+            self.local = True
+            self._start(num_cpus)
+        else:
+            self._connect()
+        atexit.register(self.close)
+
+    def close(self) -> None:
+        """Disconnect; a local cluster is stopped and its files are removed. Calling it twice does no harm."""
+        if self._owned:
+            self._owned = False
+            import ray
+
+            ray.shutdown()
+            self._clean()
+            atexit.unregister(self.close)
+
+    def _start(self, num_cpus: int | None) -> None:
+        self._directory = _private_directory()
+        self._set_environment(_authentication(self._directory))
+        try:
+            with _python_path():
+                _quiet_ray().init(
+                    address="local",
+                    num_cpus=num_cpus,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    configure_logging=False,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    _node_ip_address="127.0.0.1",  # else Ray asks public name servers for its own address
+                    _temp_dir=os.path.join(self._directory, "r"),
+                )
+        except BaseException:
+            self._clean()
+            raise
+
+    def _connect(self) -> None:
+        host, port = _host_and_port(self.address)
+        try:
+            if host:
+                socket.create_connection((host, port), timeout=_CONNECT_S).close()
+            _quiet_ray().init(address=self.address, log_to_driver=False, configure_logging=False)
+        except Exception as error:
+            self._clean()
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ClusterUnreachable(
+                f"no Ray cluster answers at {self.address}: {reason}\n"
+                "Start one (`ray start --head`, or slurm/cluster.sh) and join it from this machine, or use "
+                "the address 'local' to run on this machine only. A cluster with a token needs "
+                "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH here too."
+            ) from error
+
+    def _set_environment(self, variables: dict[str, str]) -> None:
+        for name, value in variables.items():
+            self._saved.setdefault(name, os.environ.get(name))
+            os.environ[name] = value
+
+    def _clean(self) -> None:
+        for name, value in self._saved.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        self._saved.clear()
+        for _ in range(10):  # a Ray process that is just ending may still write a log
+            if self._directory is None or not os.path.exists(self._directory):
+                break
+            shutil.rmtree(self._directory, ignore_errors=True)
+            time.sleep(0.05)
+
+
+def _is_connected() -> bool:
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
+
+
+def _quiet_ray() -> ModuleType:
+    """Import Ray with its own messages turned down; what matters is said by the executor."""
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    import ray
+
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    return ray
+
+
+def _private_directory() -> str:
+    """Make a directory only this user can enter, with a path short enough for Ray's sockets.
+
+    Ray opens its own temporary directory to everybody (mode 0777) and unpacks code there.
+    """
+    base = tempfile.gettempdir()
+    if len(base) + len("/taba-xxxxxxxx/r") > _MAX_TEMP_PATH:
+        base = "/tmp"
+    return tempfile.mkdtemp(prefix="taba-", dir=base)
+
+
+def _authentication(directory: str) -> dict[str, str]:
+    """Settings that lock a local cluster with a private token, without touching the home directory.
+
+    A mode the user has set is left alone.
+    """
+    global _token
+    _token = _token or secrets.token_hex(32)
+    path = os.path.join(directory, "token")
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(_token)
+    settings = {"RAY_AUTH_TOKEN_PATH": path}
+    if "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
+        # Ray reads the mode when it is imported. If that has happened, its default for new clusters, which is
+        # to turn authentication on, must be left to act.
+        settings["RAY_AUTH_MODE"] = "token"
+    return settings
+
+
+@contextlib.contextmanager
+def _python_path() -> Iterator[None]:
+    """Let workers import what this process imports, also from a checkout that is not installed."""
+    installed = tuple({sys.prefix, sys.base_prefix, os.path.realpath(sys.prefix)})
+    own = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    paths = [own, *(os.path.abspath(path) for path in sys.path if not path.startswith(installed))]
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    """Split "HOST:PORT" or "ray://HOST:PORT"; the host is empty for a word such as "auto"."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        return host.strip("[]"), int(port)
+    if address.startswith("ray://"):
+        return port, 10001
+    return "", 0

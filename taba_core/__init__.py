@@ -1,0 +1,38 @@
+"""taba_core: diffusion inversion on plain tensors, its statistics, and the store both meet in.
+
+Importing this package imports nothing heavy; the names below are loaded when first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from taba_core.diffusion.inversion import invert
+    from taba_core.diffusion.sampling import generate
+    from taba_core.models.base import load_model
+    from taba_core.store.query import open_store
+
+__version__ = "0.1.0"
+
+__all__ = ["__version__", "generate", "invert", "load_model", "open_store"]
+
+_HOME = {
+    "generate": "taba_core.diffusion.sampling",
+    "invert": "taba_core.diffusion.inversion",
+    "load_model": "taba_core.models.base",
+    "open_store": "taba_core.store.query",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'taba_core' has no attribute '{name}'; it has: {', '.join(__all__)}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,49 @@
+"""The conventions that change results, as data (decided per model, recorded with every number).
+
+The literature and the public reference code differ in five choices; each is a named field here and nowhere
+a branch on a model's name.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+NetworkTime = Literal["target", "source"]
+Levels = Literal["exact", "shifted"]
+X0Rule = Literal["none", "clip", "clip-rederive", "dynamic"]
+ForwardLevel = Literal["exact", "matched"]
+
+
+class Conventions(BaseModel):
+    """One complete choice.
+
+    - network_time: inversion step l (level l-1 to l) asks the network at the time of its *target* level l
+      (paper, Eq. 3) or of its *source* level l-1.
+    - levels: *exact* inverts over the sampler's own pairs of levels; *shifted* treats the state one level
+      noisier than it is and ends at alpha_bar = 0 (guided-diffusion's reverse process, the ADM models).
+    - sampling_x0_rule, inversion_x0_rule: what is done to the predicted x_0 in each direction.
+    - forward_level: after replacing K steps the next update treats the state as level K. *exact* noises to
+      level K; *matched* to level K+1, the level of the network time of that update.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    network_time: NetworkTime = Field("target", description="inversion asks the network at: target | source")
+    levels: Levels = Field("exact", description="levels the inversion moves between: exact | shifted")
+    sampling_x0_rule: X0Rule = Field("none", description="x_0 rule when sampling: none|clip|clip-rederive|dynamic")
+    inversion_x0_rule: X0Rule = Field("none", description="x_0 rule when inverting")
+    forward_level: ForwardLevel = Field("exact", description="forward replacement noises to: exact | matched")
+
+    @model_validator(mode="after")
+    def _shifted_levels_use_source_time(self) -> Conventions:
+        if self.levels == "shifted" and self.network_time != "source":
+            raise ValueError(
+                "levels=shifted treats the state as the level of the network's own time, so it needs "
+                "network_time=source; set both, or levels=exact."
+            )
+        return self
+
+
+EXACT = Conventions()

@@ -1,0 +1,241 @@
+"""Timestep grids: which levels of noise a sampler visits, and what each step of either direction means.
+
+Levels l = 0..T: level 0 is the clean image, level T the noise; step l joins level l-1 and level l. Every
+choice of an index (offset, ends, whose time the network is given, how far forward replacement noises) is made
+here, on the timesteps that `spacing` places, and nowhere else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from taba_core.conventions import ForwardLevel, Levels, NetworkTime
+from taba_core.diffusion.schedule import NoiseSchedule
+from taba_core.diffusion.spacing import GridStyle, place_timesteps
+from taba_core.errors import UsageError, unknown_name
+
+FinalAlphaBar = Literal["one", "first"]
+
+
+@dataclass(frozen=True)
+class Transition:
+    """One move between two noise levels.
+
+    Attributes:
+      step: l, 1..T, whatever the direction.
+      alpha_bar_from, alpha_bar_to: level the state is taken to have, and level it is moved to.
+      network_time: what the network is given.
+      alpha_bar_network: level that belongs to network_time.
+    """
+
+    step: int
+    alpha_bar_from: float
+    alpha_bar_to: float
+    network_time: float
+    alpha_bar_network: float
+
+
+@dataclass(frozen=True, eq=False)
+class TimestepGrid:
+    """The levels of one sampler. Build it with `TimestepGrid.build`.
+
+    Attributes:
+      schedule: the training schedule.
+      timesteps: (T,), int64, ascending training timesteps tau_1..tau_T.
+      source_timesteps: (T,), int64, training timestep of the lower level of each step; negative = level 0.
+      level_zero: alpha_bar of level 0 (1, or alpha_bar of training timestep 0).
+    """
+
+    schedule: NoiseSchedule
+    timesteps: NDArray[np.int64]
+    source_timesteps: NDArray[np.int64]
+    level_zero: float
+
+    @classmethod
+    def build(
+        cls,
+        schedule: NoiseSchedule,
+        num_inference_steps: int,
+        style: GridStyle = "diffusers-leading",
+        steps_offset: int = 0,
+        final_alpha_bar: FinalAlphaBar = "one",
+    ) -> TimestepGrid:
+        """Place T steps on a training schedule of N timesteps.
+
+        - diffusers-leading: tau_l = steps_offset + (l-1) floor(N/T).
+        - diffusers-trailing: tau_l = round(N - (T-l) N/T) - 1; the lower level of a step is
+          tau_l - floor(N/T) even where that is no grid point, in both directions (as DDIMScheduler and
+          DDIMInverseScheduler).
+        - guided: tau_l = (l-1) i with the smallest stride i such that ceil(N/i) = T (`ddimT` of
+          guided-diffusion).
+
+        Args:
+          final_alpha_bar: level 0 is alpha_bar 1 ("one") or that of training timestep 0 ("first").
+
+        Raises:
+          UsageError: the schedule has no such grid; the message names one that exists.
+        """
+        if final_alpha_bar not in get_args(FinalAlphaBar):
+            raise unknown_name("final_alpha_bar", final_alpha_bar, get_args(FinalAlphaBar))
+        N = schedule.num_train_timesteps
+        timesteps, sources = place_timesteps(N, num_inference_steps, style, steps_offset)
+        level_zero = 1.0 if final_alpha_bar == "one" else float(schedule.alpha_bar[0])
+        return cls(schedule, timesteps, sources, level_zero)
+
+    @property
+    def num_inference_steps(self) -> int:
+        """T."""
+        return len(self.timesteps)
+
+    @property
+    def network_times(self) -> NDArray[np.float64]:
+        """What the network is given at levels 1..T, (T,): tau_l times the schedule's timestep_scale."""
+        return self.timesteps.astype(np.float64) * self.schedule.timestep_scale
+
+    @property
+    def lower_alpha_bar(self) -> NDArray[np.float64]:
+        """alpha_bar of the cleaner end of steps 1..T, (T,)."""
+        lower = self.schedule.alpha_bar[np.maximum(self.source_timesteps, 0)]
+        lower[self.source_timesteps < 0] = self.level_zero
+        return lower
+
+    @property
+    def upper_alpha_bar(self) -> NDArray[np.float64]:
+        """alpha_bar of the noisier end of steps 1..T, (T,)."""
+        return self.schedule.alpha_bar[self.timesteps]
+
+    @property
+    def alpha_bar(self) -> NDArray[np.float64]:
+        """a_0..a_T, (T+1,): alpha_bar of every level."""
+        return np.concatenate([self.lower_alpha_bar[:1], self.upper_alpha_bar])
+
+    def downward(self) -> list[Transition]:
+        """Sampling: l = T..1 from level l to level l-1, the network at the time of level l."""
+        lower, upper, times = self.lower_alpha_bar, self.upper_alpha_bar, self.network_times
+        return [
+            Transition(i + 1, float(upper[i]), float(lower[i]), float(times[i]), float(upper[i]))
+            for i in reversed(range(self.num_inference_steps))
+        ]
+
+    def upward(
+        self, first_step: int = 0, *, network_time: NetworkTime = "target", levels: Levels = "exact"
+    ) -> list[Transition]:
+        """Inversion: l = first_step+1..T upwards; the first `first_step` transitions are skipped.
+
+        - levels=exact, network_time=target: level l-1 to l, network at the time of level l (paper, Eq. 3).
+        - levels=exact, network_time=source: the same levels, network at the time of level l-1; step 1 has no
+          source time below the grid and uses that of level 1.
+        - levels=shifted, network_time=source: level l to l+1 with alpha_bar_{T+1} = 0, network at the time of
+          level l (the reverse process of guided-diffusion; the clean image is taken to be at level 1).
+
+        Raises:
+          UsageError: first_step is not in 0..T, or levels=shifted with network_time=target.
+        """
+        T = self.num_inference_steps
+        self._check_steps("first_step", first_step)
+        _check_convention(network_time, levels)
+        return [self._up(i, network_time, levels) for i in range(first_step, T)]
+
+    def forward_alpha_bar(
+        self, forward_steps: int, forward_level: ForwardLevel = "exact", levels: Levels = "exact"
+    ) -> float:
+        """Level to which the clean image is noised when K = `forward_steps` inversion steps are replaced.
+
+        - exact: the level step K+1 takes its state to have, level K (paper, Eq. 5; the SDXL path).
+        - matched: the level of the network time of step K+1, level K+1; for K = T the last training timestep
+          (the DiT, LDM and IF paths). One level noisier than step K+1 assumes.
+        - levels=shifted: both are level K+1, which is what the shifted step K+1 assumes; for K = T pure
+          noise, alpha_bar 0 (guided-diffusion itself indexes out of range there).
+
+        K = 0 replaces nothing and adds no noise: 1.
+
+        Raises:
+          UsageError: forward_steps is not in 0..T.
+        """
+        K, T = forward_steps, self.num_inference_steps
+        self._check_steps("forward_steps", K)
+        if forward_level not in get_args(ForwardLevel):
+            raise unknown_name("forward_level", forward_level, get_args(ForwardLevel))
+        if K == 0:
+            return 1.0
+        if levels == "shifted":
+            return float(self.upper_alpha_bar[K]) if K < T else 0.0
+        if forward_level == "matched":
+            return float(self.upper_alpha_bar[K]) if K < T else float(self.schedule.alpha_bar[-1])
+        return float(self.lower_alpha_bar[K]) if K < T else float(self.upper_alpha_bar[-1])
+
+    def steps_of(self, text_or_number: str | int | float) -> int:
+        """Number of steps K from a count (2, "2") or a fraction of T (0.04, "0.04", "4%").
+
+        Text with a point or a percent sign and every float is a fraction.
+
+        Raises:
+          UsageError: no number, outside 0..T, or a fraction that is no whole number of steps.
+        """
+        T = self.num_inference_steps
+        count, fraction = _parse_steps(text_or_number)
+        if count is not None:
+            self._check_steps("forward_steps", count)
+            return count
+        steps = fraction * T
+        if not 0 <= fraction <= 1:
+            raise UsageError(
+                f"forward_fraction={fraction:g} is not in 0 to 1. "
+                f"Give a fraction, or a count of steps without a point, 0 to {T}."
+            )
+        if abs(steps - round(steps)) > 1e-9 * T:
+            raise UsageError(
+                f"forward_fraction={fraction:g} of num_inference_steps={T} is {steps:g} steps; "
+                f"it must be whole. Use a multiple of {1 / T:g}."
+            )
+        return round(steps)
+
+    def _up(self, i: int, network_time: NetworkTime, levels: Levels) -> Transition:
+        upper, scale = self.upper_alpha_bar, self.schedule.timestep_scale
+        if levels == "shifted":
+            beyond = float(upper[i + 1]) if i + 1 < self.num_inference_steps else 0.0
+            return Transition(i + 1, float(upper[i]), beyond, float(self.network_times[i]), float(upper[i]))
+        timestep = int(self.timesteps[i])
+        if network_time == "source" and self.source_timesteps[i] >= 0:
+            timestep = int(self.source_timesteps[i])
+        at_network = float(self.schedule.alpha_bar[timestep])
+        return Transition(
+            i + 1, float(self.lower_alpha_bar[i]), float(upper[i]), timestep * scale, at_network
+        )
+
+    def _check_steps(self, field: str, value: int) -> None:
+        T = self.num_inference_steps
+        if not 0 <= value <= T:
+            raise UsageError(f"{field}={value} of num_inference_steps={T}; use 0 to {T}.")
+
+
+def _check_convention(network_time: NetworkTime, levels: Levels) -> None:
+    if network_time not in get_args(NetworkTime):
+        raise unknown_name("network_time", network_time, get_args(NetworkTime))
+    if levels not in get_args(Levels):
+        raise unknown_name("levels", levels, get_args(Levels))
+    if levels == "shifted" and network_time != "source":
+        raise UsageError(
+            "levels=shifted treats the state as the level of the network's own time, so it needs "
+            "network_time=source; set both, or levels=exact."
+        )
+
+
+def _parse_steps(given: str | int | float) -> tuple[int | None, float]:
+    """(count, 0) for a count, (None, fraction) for a fraction."""
+    text = str(given).strip()
+    try:
+        if text.endswith("%"):
+            return None, float(text[:-1]) / 100
+        if isinstance(given, float) or "." in text:
+            return None, float(text)
+        return int(text), 0.0
+    except ValueError:
+        raise UsageError(
+            f"forward_steps='{given}' is no number of steps; "
+            "give a count (2), a fraction (0.04) or a percentage (4%)."
+        ) from None

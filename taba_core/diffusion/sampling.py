@@ -1,0 +1,121 @@
+"""The one loop over noise levels; generation is its downward direction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from taba_core.conventions import X0Rule
+from taba_core.diffusion.ddim import move
+from taba_core.diffusion.denoiser import Denoiser
+from taba_core.diffusion.grid import TimestepGrid, Transition
+
+# Axes: B samples in a batch, C channels, H rows, W columns.
+
+Conditioning = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What one transition read and did.
+
+    Attributes:
+      step: l, 1..T.
+      x_from: state the network read, (B, C, H, W).
+      eps_t: predicted noise after the x_0 rule, what moved the state, same shape.
+      x_to: state after the move, same shape.
+    """
+
+    step: int
+    x_from: Tensor
+    eps_t: Tensor
+    x_to: Tensor
+
+
+Step = Callable[[Denoiser, Tensor, Transition, Conditioning, X0Rule], tuple[Tensor, Tensor]]
+OnStep = Callable[[StepRecord], None]
+
+
+def predict_eps(denoiser: Denoiser, x: Tensor, t: float, cond: Conditioning) -> Tensor:
+    """The network's prediction in the state's own precision, (B, C, H, W)."""
+    return denoiser.eps(x, t, cond).to(x.dtype)
+
+
+def ddim_transition(
+    denoiser: Denoiser, x: Tensor, transition: Transition, cond: Conditioning, rule: X0Rule
+) -> tuple[Tensor, Tensor]:
+    """One evaluation and one DDIM move: (x_next, eps after the x_0 rule)."""
+    eps = predict_eps(denoiser, x, transition.network_time, cond)
+    return move(x, eps, transition.alpha_bar_from, transition.alpha_bar_to, rule)
+
+
+@torch.no_grad()
+def walk(
+    denoiser: Denoiser,
+    x: Tensor,
+    moves: Iterable[Transition],
+    *,
+    x0_rule: X0Rule = "none",
+    cond: Conditioning | None = None,
+    step: Step = ddim_transition,
+) -> Iterator[StepRecord]:
+    """Take the moves one after another, yielding a record of each.
+
+    The direction is the order of the moves. The state keeps its dtype, float32 or float64; half precision is
+    raised to float32, because 1 - alpha_bar of the first levels rounds to 0 in it.
+
+    Args:
+      x: starting state, (B, C, H, W).
+      moves: from `TimestepGrid.downward` or `.upward`.
+      cond: batch-first conditioning; None is {}.
+      step: what one move does; a single DDIM step unless an inversion method says otherwise.
+    """
+    x = working_precision(x)
+    cond = {} if cond is None else cond
+    for transition in moves:
+        x_to, eps_t = step(denoiser, x, transition, cond, x0_rule)
+        yield StepRecord(transition.step, x, eps_t, x_to)
+        x = x_to
+
+
+def working_precision(x: Tensor) -> Tensor:
+    """x itself if float32 or float64; half precision raised to float32."""
+    return x if x.dtype in (torch.float32, torch.float64) else x.to(torch.float32)
+
+
+def last_state(start: Tensor, records: Iterable[StepRecord], on_step: OnStep | None) -> Tensor:
+    """Drain a walk, showing each record to `on_step`; the last state, or `start` if there was no step."""
+    x = start
+    for record in records:
+        if on_step is not None:
+            on_step(record)
+        x = record.x_to
+    return x
+
+
+def generate(
+    model: Denoiser,
+    noise: Tensor,
+    grid: TimestepGrid,
+    cond: Conditioning | None = None,
+    *,
+    x0_rule: X0Rule = "none",
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """Deterministic DDIM sampling, eta = 0: x_T to x_0 in T evaluations    (paper, Eq. 1-2).
+
+    Args:
+      noise: x_T, (B, C, H, W), standard normal.
+      grid: the sampler's levels.
+      cond: batch-first conditioning; None is {}.
+      x0_rule: what is done to the predicted x_0 at each step.
+      on_step: called with the record of each step, l = T..1.
+
+    Returns:
+      x_0, (B, C, H, W), model units.
+    """
+    noise = working_precision(noise)
+    return last_state(noise, walk(model, noise, grid.downward(), x0_rule=x0_rule, cond=cond), on_step)

@@ -1,0 +1,40 @@
+"""Errors a user meets: what happened, where, the rule, and the way out, in one message."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class TabaError(Exception):
+    """Base of every error taba raises on purpose; its text is shown without a traceback."""
+
+    exit_code = 1
+
+
+class UsageError(TabaError, ValueError):
+    """The request cannot be carried out as asked (unknown name, impossible value). Exit code 2."""
+
+    exit_code = 2
+
+
+class WorkError(TabaError, RuntimeError):
+    """The request was fine and the work failed (disk full, damaged shard, failed units). Exit code 1."""
+
+
+class StoreError(WorkError):
+    """A store is not what it should be: another schema, another spec, damaged or unreadable."""
+
+
+def unknown_name(what: str, name: str, known: Iterable[str]) -> UsageError:
+    """Build the error for a name that does not exist, with the nearest names that do.
+
+    Args:
+      what: the kind of thing, singular ("model", "study", "field").
+      name: what the user typed.
+      known: every valid name.
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    return UsageError(f"unknown {what} '{name}': {hint}Known {what}s: {', '.join(names)}.")

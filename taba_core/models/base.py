@@ -1,0 +1,87 @@
+"""Which denoisers there are, by name: describe one (`model_spec`) or build one (`load_model`)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from taba_core.errors import UsageError
+from taba_core.models.cards import Card, list_cards, load_card
+from taba_core.models.options import GaussianOptions, PhotoMixtureOptions, validate_options
+from taba_core.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from taba_core.diffusion.denoiser import Denoiser
+
+GAUSSIAN_VERSION = 1
+
+
+def model_spec(name: str, options: Mapping[str, Any] | None = None) -> ModelSpec:
+    """Describe a model completely without building it: all options, and a hash of what it is made from.
+
+    Fast (no fit, no torch): the photo mixture's fingerprint hashes the photographs and the version of the fit.
+
+    Args:
+      name: a card's name.
+      options: a subset of the model's options (taba_core.models.options).
+    Raises:
+      UsageError: unknown model or option, impossible value, unusable photo folder, or a model that has a
+        card and no adapter in this version.
+    """
+    chosen = validate_options(_runnable(name).name, options)
+    return ModelSpec(name=name, options=chosen.model_dump(mode="json"), fingerprint=_fingerprint(chosen))
+
+
+def load_model(
+    name: str,
+    *,
+    device: str = "cpu",
+    options: Mapping[str, Any] | None = None,
+    weights: str | Path | None = None,
+) -> Denoiser:
+    """Build a denoiser by name.
+
+    Args:
+      name: a card's name.
+      device: where its tensors live ("cpu", "cuda", "cuda:1").
+      options: a subset of the model's options; the same as in `model_spec`.
+      weights: a file that replaces the card's weights; the embedded models have none.
+    Raises:
+      UsageError: as `model_spec`; also weights given to a model that has none.
+    """
+    card = _runnable(name)
+    if weights is not None:
+        raise UsageError(
+            f"weights={str(weights)!r}: {card.name} is embedded and reads no weights; leave it out."
+        )
+    chosen = validate_options(card.name, options)
+    if isinstance(chosen, PhotoMixtureOptions):
+        from taba_core.models.photo_mixture import PhotoMixture
+
+        return PhotoMixture.fit(chosen, device=device)
+    assert isinstance(chosen, GaussianOptions)
+    from taba_core.models.gaussian import GaussianField
+
+    return GaussianField(chosen, device=device)
+
+
+def _runnable(name: str) -> Card:
+    card = load_card(name)
+    if not card.embedded:
+        runs = ", ".join(other.name for other in list_cards() if other.embedded)
+        raise UsageError(
+            f"model '{name}' has a card, so `taba plan` can cost it, but this version has no adapter to run it. "
+            f"Models that run: {runs}."
+        )
+    return card
+
+
+def _fingerprint(options: PhotoMixtureOptions | GaussianOptions | Any) -> str:
+    if isinstance(options, PhotoMixtureOptions):
+        from taba_core.models.mixture_fit import fit_key
+
+        return fit_key(options)
+    text = f"gaussian/{GAUSSIAN_VERSION}/{options.model_dump_json()}"
+    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()

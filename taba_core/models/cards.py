@@ -1,0 +1,136 @@
+"""Model cards: what every model is, which conventions the paper used with it, and what it costs.
+
+A card is data (cards.yaml), validated on first use. Planning needs cards only; reading them imports no torch.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from taba_core.conventions import Conventions
+from taba_core.errors import unknown_name
+
+
+class _CardPart(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ScheduleCard(_CardPart):
+    """Noise schedule of the training process; `arguments()` feeds `NoiseSchedule.named(kind, ...)`."""
+
+    kind: Literal["linear", "scaled-linear", "cosine"]
+    N: int = Field(ge=1, description="training steps")
+    beta_start: float | None = Field(default=None, gt=0, lt=1)
+    beta_end: float | None = Field(default=None, gt=0, lt=1)
+    max_beta: float | None = Field(default=None, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _betas_fit_the_kind(self) -> ScheduleCard:
+        ends = (self.beta_start is not None, self.beta_end is not None)
+        if self.kind == "cosine" and (any(ends) or self.max_beta is None):
+            raise ValueError("a cosine schedule takes max_beta, not beta_start and beta_end.")
+        if self.kind != "cosine" and (not all(ends) or self.max_beta is not None):
+            raise ValueError(f"a {self.kind} schedule takes beta_start and beta_end, not max_beta.")
+        return self
+
+    def arguments(self) -> dict[str, float | int]:
+        """Keyword arguments of the schedule's constructor (N and the betas that apply)."""
+        return self.model_dump(exclude={"kind"}, exclude_none=True)
+
+
+class GridCard(_CardPart):
+    """How sampling steps are laid over the training steps."""
+
+    style: Literal["diffusers-leading", "diffusers-trailing", "guided"]
+    steps_offset: int = Field(ge=0)
+    final_alpha_bar: Literal["one", "first"]
+
+
+class CostCard(_CardPart):
+    """Measured time of one network evaluation of one batch."""
+
+    step_seconds: float = Field(gt=0, description="seconds per evaluation of one batch")
+    batch_size: int = Field(ge=1)
+    measured_on: str
+
+    @property
+    def image_seconds(self) -> float:
+        """Seconds per image and network evaluation."""
+        return self.step_seconds / self.batch_size
+
+
+class WeightsCard(_CardPart):
+    """Where the weights come from: embedded (nothing to fetch), a plain URL, or a hub repository id."""
+
+    source: Literal["embedded", "url", "hub"]
+    location: str = ""
+
+
+class DefaultsCard(_CardPart):
+    """Sizes of a run when nothing else is asked for; the paper's own where it states them."""
+
+    num_samples: int = Field(ge=2)
+    samples_per_shard: int = Field(ge=1)
+    num_inference_steps: int = Field(ge=1)
+
+
+class Card(_CardPart):
+    """One model of the zoo (rows of Table 1, conventions, cost)."""
+
+    name: str
+    title: str
+    family: str
+    embedded: bool = Field(default=False, description="runs without weights")
+    domain: Literal["pixel", "latent"]
+    image_size: int = Field(ge=1, description="pixels of a side of the image")
+    sample_shape: tuple[int, int, int] = Field(description="(C, H, W) of the diffusion state")
+    value_range: tuple[float, float] = (-1.0, 1.0)
+    train_set: str
+    conditional: Literal["none", "class", "text"]
+    backbone: str
+    schedule: ScheduleCard
+    timestep_scale: float = Field(default=1.0, gt=0, description="network time = training timestep * scale")
+    grid: GridCard
+    reference: Conventions
+    num_parameters: int = Field(ge=1, description="of the denoiser alone")
+    precision: str = Field(description="precision of the reference runs")
+    cost: CostCard
+    weights: WeightsCard
+    defaults: DefaultsCard
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> Card:
+        if self.embedded != (self.weights.source == "embedded"):
+            raise ValueError(f"card '{self.name}': embedded and weights.source must agree.")
+        if self.domain == "pixel" and self.sample_shape[1:] != (self.image_size, self.image_size):
+            raise ValueError(f"card '{self.name}': a pixel model's sample_shape is its image size.")
+        return self
+
+
+@cache
+def _cards() -> dict[str, Card]:
+    text = files("taba_core.models").joinpath("cards.yaml").read_text(encoding="utf-8")
+    raw: dict[str, dict[str, Any]] = yaml.safe_load(text)
+    return {name: Card(name=name, **fields) for name, fields in raw.items()}
+
+
+def list_cards() -> list[Card]:
+    """All cards, the embedded models first, then in the order of the paper's Table 1."""
+    return list(_cards().values())
+
+
+def load_card(name: str) -> Card:
+    """The card of a model.
+
+    Raises:
+      UsageError: no model has this name; the message lists the nearest and all names.
+    """
+    cards = _cards()
+    if name not in cards:
+        raise unknown_name("model", name, cards)
+    return cards[name]

@@ -1,0 +1,25 @@
+"""From a card to its noise schedule and timestep grid. Needs no weights and no torch."""
+
+from __future__ import annotations
+
+from taba_core.diffusion.grid import TimestepGrid
+from taba_core.diffusion.schedule import NoiseSchedule
+from taba_core.models.cards import Card
+
+
+def noise_schedule(card: Card) -> NoiseSchedule:
+    """The training schedule of a card."""
+    return NoiseSchedule.named(
+        card.schedule.kind, **card.schedule.arguments(), timestep_scale=card.timestep_scale
+    )
+
+
+def timestep_grid(card: Card, num_inference_steps: int) -> TimestepGrid:
+    """The sampler's grid of a card. Raises UsageError for a T that the schedule cannot have."""
+    return TimestepGrid.build(
+        noise_schedule(card),
+        num_inference_steps,
+        card.grid.style,
+        steps_offset=card.grid.steps_offset,
+        final_alpha_bar=card.grid.final_alpha_bar,
+    )

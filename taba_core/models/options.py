@@ -1,0 +1,80 @@
+"""Options of the embedded models: typed, validated, complete, and readable without torch.
+
+Options travel in `ModelSpec.options`, so whatever is here is part of every key made with the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from taba_core.errors import UsageError, unknown_name
+
+
+class ModelOptions(BaseModel):
+    """Base: frozen, unknown names refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PhotoMixtureOptions(ModelOptions):
+    """How the mixture is fitted to the photographs."""
+
+    num_components_per_photo: int = Field(default=6, ge=1, le=64, description="Gaussians fitted to one photo")
+    rank: int = Field(default=32, ge=1, le=128, description="rank of the low-frequency part of a covariance")
+    photos: str = Field(default="builtin", description="'builtin', or a folder of images: one class a file")
+    fit_seed: int = Field(
+        default=0, ge=0, le=2**31 - 1, description="seed of the crops and of the clustering"
+    )
+
+    @field_validator("photos")
+    @classmethod
+    def _absolute_folder(cls, value: str) -> str:
+        # Workers start in other directories than the driver.
+        return value if value == "builtin" else str(Path(value).expanduser().resolve())
+
+
+class GaussianOptions(ModelOptions):
+    """Which stationary Gaussian field is the data."""
+
+    size: int = Field(default=32, ge=2, le=1024, description="pixels of a side")
+    variance: float = Field(default=0.25, gt=0, description="variance of a pixel")
+    beta: float = Field(default=2.4, ge=0, le=8, description="power spectrum falls as frequency^-beta")
+    basis: Literal["fourier", "dct"] = Field(default="fourier", description="periodic or reflecting borders")
+
+
+OPTIONS: dict[str, type[ModelOptions]] = {"photo-mixture": PhotoMixtureOptions, "gaussian": GaussianOptions}
+
+
+def validate_options(name: str, options: Mapping[str, Any] | None) -> ModelOptions:
+    """Complete options of an embedded model: what was given, defaults for the rest.
+
+    Args:
+      name: "photo-mixture" or "gaussian".
+      options: any subset of the options; None is the empty subset.
+    Raises:
+      UsageError: an unknown option, or a value outside its rule.
+    """
+    kind = OPTIONS[name]
+    given = dict(options or {})
+    for key in given:
+        if key not in kind.model_fields:
+            raise unknown_name(f"{name} option", key, kind.model_fields)
+    try:
+        return kind(**given)
+    except ValidationError as error:
+        raise UsageError(_first_complaint(name, kind, error)) from None
+
+
+def _first_complaint(name: str, kind: type[ModelOptions], error: ValidationError) -> str:
+    first = error.errors()[0]
+    key = str(first["loc"][0])
+    rule = first["msg"][0].lower() + first["msg"][1:]
+    field = kind.model_fields[key]
+    return (
+        f"{name} option {key}={first['input']!r}: {rule} ({field.description}). "
+        f"Leave it out for the default {field.default!r}."
+    )

@@ -1,0 +1,224 @@
+"""Names, dimensions, units, types and shard shapes of every stored variable.
+
+A shard is a fixed block of consecutive sample ids with all steps; its inner chunks hold one step each,
+because nearly all statistics are per step. Nothing is compressed, so the size of a shard file is known to the
+byte and checking a file needs one `stat`.
+
+Rows of per-step variables are noise levels in ascending order, l = 1..T: x_t[l] is the state that sampling
+step l read (so x_t[T] is the noise), eps_t[l] the prediction used there, eps_hat[l] = eps(x_{l-1}, .).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from taba_core.errors import UsageError, unknown_name
+from taba_core.spec import Artifact
+
+CHUNK_CRC_BYTES = 4  # crc32c after each inner chunk
+INDEX_ENTRY_BYTES = 16  # offset and length of one inner chunk
+INDEX_CRC_BYTES = 4
+
+UNCONDITIONAL = -1  # class_id of a sample made without a class
+REGION_UNWRITTEN = 255
+CLASS_ID_UNWRITTEN = int(np.iinfo(np.int32).min)
+
+Fill = Literal["NaN"] | int
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One stored array: what a reader needs to know about it.
+
+    `fill` is what an unwritten value reads as; "NaN" wherever the type has it.
+    """
+
+    name: str
+    dims: tuple[str, ...]
+    units: str
+    long_name: str
+    dtype: str = "float32"
+    per_step: bool = False
+    fill: Fill = "NaN"
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+    def attrs(self) -> dict[str, Any]:
+        """Attributes of the array in the store, CF names, plain JSON."""
+        return {"long_name": self.long_name, "units": self.units, **self.notes}
+
+
+_STATE = ("sample", "channel", "y", "x")
+_STEPS = ("sample", "step", "channel", "y", "x")
+_NOISE_UNITS = "standard deviations of the noise"
+
+_VARIABLES: dict[str, tuple[Variable, ...]] = {
+    "generation": (
+        Variable("noise", _STATE, _NOISE_UNITS, "Gaussian noise x_T that sampling started from"),
+        Variable("image", _STATE, "1", "generated image x_0 in the model's own space"),
+        Variable(
+            "class_id",
+            ("sample",),
+            "1",
+            "class the sample was conditioned on",
+            dtype="int32",
+            fill=CLASS_ID_UNWRITTEN,
+            notes={"comment": f"{UNCONDITIONAL} = unconditional, {CLASS_ID_UNWRITTEN} = not written"},
+        ),
+        Variable("x_t", _STEPS, _NOISE_UNITS, "state read by the sampling step at this level", per_step=True),
+        Variable("eps_t", _STEPS, _NOISE_UNITS, "noise prediction used by that sampling step", per_step=True),
+        Variable(
+            "decoded",
+            ("sample", "rgb", "pixel_y", "pixel_x"),
+            "1",
+            "image decoded from the latent space, 8-bit RGB",
+            dtype="uint8",
+            fill=0,
+            notes={"comment": "every value is valid; a sample whose `image` is NaN is not written"},
+        ),
+    ),
+    "inversion": (Variable("latent", _STATE, _NOISE_UNITS, "latent the inversion of the image ended at"),),
+    "reconstruction": (Variable("reconstruction", _STATE, "1", "image sampled again from the latent"),),
+    "step-predictions": (
+        Variable(
+            "eps_hat",
+            _STEPS,
+            _NOISE_UNITS,
+            "inversion's noise prediction from the exact cached state one level below",
+            per_step=True,
+        ),
+    ),
+    "regions": (
+        Variable(
+            "region",
+            ("sample", "y", "x"),
+            "1",
+            "plain region of the generated image",
+            dtype="uint8",
+            fill=REGION_UNWRITTEN,
+            notes={
+                "flag_values": [0, 1, REGION_UNWRITTEN],
+                "flag_meanings": "not_plain plain not_written",
+            },
+        ),
+    ),
+}
+
+
+def variables_of(kind: str) -> dict[str, Variable]:
+    """Every variable an artifact of this kind may store, by name.
+
+    Raises:
+      UsageError: no such kind.
+    """
+    if kind not in _VARIABLES:
+        raise unknown_name("artifact kind", kind, _VARIABLES)
+    return {variable.name: variable for variable in _VARIABLES[kind]}
+
+
+def variable_of(kind: str, name: str) -> Variable:
+    """One variable of a kind.
+
+    Raises:
+      UsageError: no such kind or variable.
+    """
+    known = variables_of(kind)
+    if name not in known:
+        raise unknown_name(f"{kind} variable", name, known)
+    return known[name]
+
+
+def num_steps(artifact: Artifact) -> int:
+    """T, the length of the `step` dimension: the artifact's own steps, else those of its generation."""
+    return int(getattr(artifact, "num_inference_steps", artifact.root().num_inference_steps))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Shapes of one array in the store: whole, inner chunk, shard (all in elements)."""
+
+    shape: tuple[int, ...]
+    chunk: tuple[int, ...]
+    shard: tuple[int, ...]
+    dtype: str
+
+    @property
+    def num_shards(self) -> int:
+        """Shard files of the array; the last one may hold fewer samples than it has room for."""
+        return math.ceil(self.shape[0] / self.shard[0])
+
+    @property
+    def shard_bytes(self) -> int:
+        """Exact size of every shard file: payload, a checksum per chunk, and the index with its checksum."""
+        chunks = math.prod(s // c for s, c in zip(self.shard, self.chunk, strict=True))
+        payload = math.prod(self.shard) * np.dtype(self.dtype).itemsize
+        return payload + chunks * (CHUNK_CRC_BYTES + INDEX_ENTRY_BYTES) + INDEX_CRC_BYTES
+
+    def samples(self, shard: int) -> tuple[int, int]:
+        """Sample ids [start, stop) of a shard."""
+        start = shard * self.shard[0]
+        return start, min(start + self.shard[0], self.shape[0])
+
+
+def layout(
+    artifact: Artifact,
+    variable: str,
+    sample_shape: Sequence[int],
+    decoded_shape: Sequence[int] | None = None,
+) -> Layout:
+    """Shapes of a variable: shard = (block, all steps, ...), chunk = (block, 1 step, ...).
+
+    The block is samples_per_shard, or all samples if they are fewer.
+
+    Args:
+      artifact: fixes the number of samples and steps and the samples of a shard.
+      variable: one of `variables_of(artifact.kind)`.
+      sample_shape: (C, H, W) of a state.
+      decoded_shape: (3, height, width) of `decoded`; needed for that variable only.
+    Raises:
+      UsageError: unknown variable, or a shape that is not three positive sizes.
+    """
+    described = variable_of(artifact.kind, variable)
+    root = artifact.root()
+    sizes = dict(zip(("channel", "y", "x"), _three(sample_shape, "sample_shape"), strict=True))
+    if "rgb" in described.dims:
+        names = ("rgb", "pixel_y", "pixel_x")
+        sizes |= dict(zip(names, _three(decoded_shape or (), "decoded_shape"), strict=True))
+    sizes |= {"sample": root.num_samples, "step": num_steps(artifact)}
+    shape = tuple(sizes[dim] for dim in described.dims)
+    block = min(root.samples_per_shard, root.num_samples)
+    shard = (block, *shape[1:])
+    chunk = tuple(1 if dim == "step" else size for dim, size in zip(described.dims, shard, strict=True))
+    return Layout(shape, chunk, shard, described.dtype)
+
+
+def bytes_of(
+    artifact: Artifact,
+    variables: Sequence[str],
+    sample_shape: Sequence[int],
+    decoded_shape: Sequence[int] | None = None,
+) -> int:
+    """Bytes of all shard files of these variables once complete (coordinates and metadata add a few kB)."""
+    layouts = [layout(artifact, name, sample_shape, decoded_shape) for name in variables]
+    return sum(item.num_shards * item.shard_bytes for item in layouts)
+
+
+def num_shards(artifact: Artifact) -> int:
+    """Shards of the artifact: units of work, and files per variable."""
+    root = artifact.root()
+    return math.ceil(root.num_samples / min(root.samples_per_shard, root.num_samples))
+
+
+def num_files(artifact: Artifact, variables: Sequence[str]) -> int:
+    """Shard files of these variables once complete."""
+    return num_shards(artifact) * len(variables)
+
+
+def _three(shape: Sequence[int], name: str) -> tuple[int, int, int]:
+    if len(shape) != 3 or any(size < 1 for size in shape):
+        raise UsageError(f"{name}={tuple(shape)}: three positive sizes (channel, height, width) are needed.")
+    return int(shape[0]), int(shape[1]), int(shape[2])

@@ -1,0 +1,224 @@
+"""Artifact specs: frozen descriptions of what is computed, and the content key that names it.
+
+An artifact is a set of stored arrays over the same samples. Its spec holds everything that can change a value
+and nothing that cannot (workers, executors, paths). Specs nest: an inversion contains the generation it starts
+from, so its key follows from the whole chain.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+
+from taba_core.conventions import ForwardLevel, Levels, NetworkTime, X0Rule
+
+SCHEMA_VERSION = 1
+
+
+class Spec(BaseModel):
+    """Base: frozen, unknown fields refused, canonical JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def canonical(self) -> str:
+        """Canonical JSON of all fields that can change a value, the input of the content key."""
+        return json.dumps(_without_location(self.model_dump(mode="json")), sort_keys=True, separators=(",", ":"))
+
+    def __hash__(self) -> int:
+        # Options are dictionaries, so the generated field-wise hash would fail.
+        return hash((type(self).__name__, self.canonical()))
+
+
+def _without_location(value: Any) -> Any:
+    """Drop `location` at every depth: where a thing lies may not change what it is."""
+    if isinstance(value, dict):
+        return {k: _without_location(v) for k, v in value.items() if k != "location"}
+    return value
+
+
+class ModelSpec(Spec):
+    """Which denoiser: the card's name, its options, and the fingerprint of its weights or of its fit.
+
+    `location` is the folder or file the fingerprint was taken of; it is not part of any key.
+    """
+
+    name: str
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+    fingerprint: str = ""
+    location: str = ""
+
+
+class Artifact(Spec):
+    """Base of all artifacts; `kind` is in the key and in the group's name."""
+
+    kind: ClassVar[str]
+
+    def root(self) -> Generation:
+        """The generation at the start of the chain (it fixes samples, shards and shapes)."""
+        raise NotImplementedError  # abstract
+
+    def sources(self) -> tuple[Artifact, ...]:
+        """Artifacts whose shards this one reads, shard i from shard i."""
+        return ()
+
+    def num_evaluations(self) -> int:
+        """Network evaluations (NFE) per sample."""
+        raise NotImplementedError  # abstract
+
+    @property
+    def key(self) -> str:
+        """12 hex digits naming the content: kind, all fields, all sources, schema version."""
+        text = f"{SCHEMA_VERSION}/{self.kind}/{self.canonical()}"
+        return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+
+    @property
+    def name(self) -> str:
+        """Group name in the store: <model>-<kind>-<key>."""
+        return f"{self.root().model.name}-{self.kind}-{self.key}"
+
+    def attrs(self) -> dict[str, Any]:
+        """What the group's attributes say: schema version, kind, key, and the whole spec."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "kind": self.kind,
+            "key": self.key,
+            "spec": self.model_dump(mode="json"),
+        }
+
+
+class Generation(Artifact):
+    """x_T ~ N(0, I) to x_0 by DDIM, eta = 0."""
+
+    kind: ClassVar[str] = "generation"
+
+    model: ModelSpec
+    num_samples: int = Field(ge=2)
+    samples_per_shard: int = Field(ge=1)
+    num_inference_steps: int = Field(ge=1)
+    seed: int = Field(ge=0)
+    conditioning: Literal["none", "class"] = "none"
+    class_seed: int = Field(default=10, ge=0)
+    x0_rule: X0Rule = "none"
+
+    def root(self) -> Generation:
+        return self
+
+    def num_evaluations(self) -> int:
+        return self.num_inference_steps
+
+
+class Inversion(Artifact):
+    """x_0 to the latent x̂_T, the first `forward_steps` steps replaced by forward diffusion."""
+
+    kind: ClassVar[str] = "inversion"
+
+    source: Generation
+    num_inference_steps: int = Field(ge=1)
+    method: str = "ddim"
+    method_options: dict[str, JsonValue] = Field(default_factory=dict)
+    network_time: NetworkTime = "target"
+    levels: Levels = "exact"
+    x0_rule: X0Rule = "none"
+    forward_steps: int = Field(default=0, ge=0)
+    forward_level: ForwardLevel = "exact"
+    forward_seed: int = Field(default=42, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_forward_no_forward_fields(cls, data: Any) -> Any:
+        # With K = 0 nothing is drawn: the rule and the seed must not split one artifact into several.
+        if isinstance(data, dict) and not data.get("forward_steps"):
+            data = {k: v for k, v in data.items() if k not in ("forward_level", "forward_seed")}
+        return data
+
+    @field_validator("forward_steps")
+    @classmethod
+    def _fewer_than_all(cls, value: int, info: Any) -> int:
+        steps = info.data.get("num_inference_steps")
+        if steps is not None and value > steps:
+            raise ValueError(f"forward_steps={value} of num_inference_steps={steps}; use 0 to {steps}.")
+        return value
+
+    def root(self) -> Generation:
+        return self.source
+
+    def sources(self) -> tuple[Artifact, ...]:
+        return (self.source,)
+
+    def num_evaluations(self) -> int:
+        return self.num_inference_steps - self.forward_steps
+
+
+class Reconstruction(Artifact):
+    """The latent of an inversion sampled back to an image by the generation's own sampler."""
+
+    kind: ClassVar[str] = "reconstruction"
+
+    source: Inversion
+
+    def root(self) -> Generation:
+        return self.source.source
+
+    def sources(self) -> tuple[Artifact, ...]:
+        return (self.source, self.source.source)
+
+    def num_evaluations(self) -> int:
+        return self.source.num_inference_steps
+
+
+class StepPredictions(Artifact):
+    """Inversion predictions eps(x_{l-1}, .) from the exact cached states of the sampling path (App. J).
+
+    T evaluations per image: one for each cached state, no inversion is restarted.
+    """
+
+    kind: ClassVar[str] = "step-predictions"
+
+    source: Generation
+    network_time: NetworkTime = "target"
+    x0_rule: X0Rule = "none"
+
+    def root(self) -> Generation:
+        return self.source
+
+    def sources(self) -> tuple[Artifact, ...]:
+        return (self.source,)
+
+    def num_evaluations(self) -> int:
+        return self.source.num_inference_steps
+
+
+class PlainRegions(Artifact):
+    """Plain mask of the generated images (ST5)."""
+
+    kind: ClassVar[str] = "regions"
+
+    source: Generation
+    threshold: float = Field(default=0.025, gt=0)
+    value_range: Literal["-1..1", "0..1"] = "-1..1"
+
+    def root(self) -> Generation:
+        return self.source
+
+    def sources(self) -> tuple[Artifact, ...]:
+        return (self.source,)
+
+    def num_evaluations(self) -> int:
+        return 0
+
+
+KINDS: dict[str, type[Artifact]] = {
+    cls.kind: cls for cls in (Generation, Inversion, Reconstruction, StepPredictions, PlainRegions)
+}
+
+
+def from_attrs(attrs: dict[str, Any]) -> Artifact:
+    """Rebuild a spec from a group's attributes.
+
+    Raises:
+      KeyError: no such kind. pydantic.ValidationError: fields of another version.
+    """
+    return KINDS[attrs["kind"]].model_validate(attrs["spec"])

@@ -1,0 +1,203 @@
+"""What a statistic is: a small state that is updated by blocks of samples, merged, and summarised.
+
+Laws every statistic obeys (tests/stats/test_laws.py proves them for all of them):
+  * the empty state is neutral: merge(init(), s) is s;
+  * a state holds float64 and int64 arrays only, so it can be stored, sent and merged later;
+  * states merged over the fixed tree of canonical blocks (`tree.MergeTree`) have the same bits for any split.
+
+Axes: n samples, C channels, H rows, W columns, T steps, R regions. A leading "..." is a replicate axis.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from taba_core.errors import WorkError
+
+Array = NDArray[Any]
+State = dict[str, Array]
+Block = Mapping[str, Array]
+Resampling = Literal["jackknife", "bootstrap"]
+
+SAMPLE = "sample"
+COUNT = "count"
+SUM_CHUNK = 256  # rows summed at once; fixed, because it fixes the order of additions
+
+
+def as_float64(values: Array) -> NDArray[np.float64]:
+    """Copy to C-contiguous float64, so that sums do not depend on the memory layout a reader returned."""
+    return np.ascontiguousarray(values, dtype=np.float64)
+
+
+def flat(values: Array) -> NDArray[np.float64]:
+    """All entries of a sample on one axis: (n, ...) -> (n, d), float64."""
+    return as_float64(values).reshape(len(values), -1)
+
+
+@dataclass(frozen=True)
+class Statistic(abc.ABC):
+    """A mergeable statistic. Fields are its parameters and the names of the variables it reads."""
+
+    resampling: ClassVar[Resampling]
+
+    @property
+    @abc.abstractmethod
+    def variables(self) -> tuple[str, ...]:
+        """Names this statistic reads from a block, beside `sample`."""
+
+    @abc.abstractmethod
+    def partial(self, block: Block) -> State:
+        """State of one block alone."""
+
+    @abc.abstractmethod
+    def merge(self, a: State, b: State) -> State:
+        """State of the samples of both; neither argument is changed."""
+
+    @abc.abstractmethod
+    def summarise(self, state: State) -> dict[str, Array]:
+        """Named values of a state."""
+
+    def init(self) -> State:
+        """Return the empty state (no samples); it needs no shapes, hence no template."""
+        return {}
+
+    def update(self, state: State, block: Block) -> State:
+        """Add one block of samples to a state."""
+        return self.merge(state, self.partial(block))
+
+
+@dataclass(frozen=True)
+class MomentStatistic(Statistic):
+    """State = count, means and sums of squared deviations, merged by Chan's rule; size independent of n.
+
+    Intervals come from the delete-a-group jackknife over subtrees of the merge tree.
+
+    Subclasses write `partial` (with `count`) and `combine`, which may assume two states that are not empty.
+    """
+
+    resampling: ClassVar[Resampling] = "jackknife"
+
+    @abc.abstractmethod
+    def combine(self, a: State, b: State) -> State:
+        """Chan's merge of two states with samples; the caller adds `count`."""
+
+    def merge(self, a: State, b: State) -> State:
+        """Merge (Chan, Golub, LeVeque 1979); an empty side returns the other unchanged."""
+        if not a or not b:
+            return dict(a or b)
+        return {COUNT: a[COUNT] + b[COUNT], **self.combine(a, b)}
+
+
+def merge_means(a: State, b: State, name: str) -> tuple[Array, Array, float]:
+    """Merge the mean `name` of two states.
+
+    delta = mean_b - mean_a; mean = mean_a + delta n_b / n; a second moment grows by delta delta^T n_a n_b /
+    n.
+
+    Returns:
+      mean, delta and n_a n_b / n.
+    """
+    n_a, n_b = float(a[COUNT]), float(b[COUNT])
+    delta = b[name] - a[name]
+    return a[name] + delta * (n_b / (n_a + n_b)), delta, n_a * n_b / (n_a + n_b)
+
+
+@dataclass(frozen=True)
+class RowStatistic(Statistic):
+    """State = one float64 row of terms a sample; the value is a function of sums of terms over samples.
+
+    Intervals come from the Poisson bootstrap over samples, with weights keyed by (replicate, sample id).
+
+    Subclasses write `rows` and `summarise_sums`, and `terms` where what is summed is derived from what is
+    kept.
+    """
+
+    resampling: ClassVar[Resampling] = "bootstrap"
+
+    @abc.abstractmethod
+    def rows(self, block: Block) -> dict[str, Array]:
+        """Per-sample terms of a block, each (n, ...)."""
+
+    def terms(self, rows: Mapping[str, Array]) -> Mapping[str, Array]:
+        """What is summed over samples, each (n, ...); by default the rows themselves."""
+        return rows
+
+    @abc.abstractmethod
+    def summarise_sums(self, sums: Mapping[str, Array], count: Array) -> dict[str, Array]:
+        """Values from sums of terms (..., *term shape) over `count` (...,) samples, for any leading axes."""
+
+    def partial(self, block: Block) -> State:
+        """Rows of one block, with their sample ids."""
+        rows = {name: as_float64(values) for name, values in self.rows(block).items()}
+        return {SAMPLE: np.asarray(block[SAMPLE], dtype=np.int64), **rows}
+
+    def merge(self, a: State, b: State) -> State:
+        """Rows of both in the order of their sample ids.
+
+        Raises:
+          WorkError: a sample is in both.
+        """
+        if not a or not b:
+            return dict(a or b)
+        ids = np.concatenate([a[SAMPLE], b[SAMPLE]])
+        order = np.argsort(ids, kind="stable")
+        twice = ids[order][1:][np.diff(ids[order]) == 0]
+        if twice.size:
+            raise WorkError(
+                f"{type(self).__name__}: sample {twice[0]} is in both states ({twice.size} such samples); "
+                f"a sample counts once. Merge states of disjoint samples."
+            )
+        return {name: np.concatenate([a[name], b[name]])[order] for name in a}
+
+    def summarise(self, state: State) -> dict[str, Array]:
+        """Values over all samples, each with weight one."""
+        sums, count = self.weighted_sums(state, lambda ids: np.ones((1, len(ids))))
+        values = self.summarise_sums(sums, count)
+        return {name: np.asarray(value)[0] for name, value in values.items()}
+
+    def weighted_sums(self, state: State, weights: Any) -> tuple[dict[str, Array], Array]:
+        """Sums of terms for several weightings of the samples at once.
+
+        Args:
+          state: the rows.
+          weights: function of sample ids (m,) that returns their weights (B, m).
+
+        Returns:
+          sums, each (B, *term shape), and the total weight (B,).
+        """
+        sums: dict[str, Array] = {}
+        count: Array = np.zeros(())
+        for start in range(0, len(state[SAMPLE]), SUM_CHUNK):
+            part = {name: values[start : start + SUM_CHUNK] for name, values in state.items()}
+            weight = as_float64(weights(part.pop(SAMPLE)))
+            count = count + weight.sum(axis=1)
+            for name, term in self.terms(part).items():
+                term = as_float64(term)
+                total = (weight @ term.reshape(len(term), -1)).reshape(len(weight), *term.shape[1:])
+                sums[name] = sums[name] + total if name in sums else total
+        return sums, count
+
+
+def over(count: Array, like: Array) -> Array:
+    """Append axes to a count (...,) so that it divides sums (..., *shape)."""
+    count = np.asarray(count, dtype=np.float64)
+    return count.reshape(count.shape + (1,) * (np.ndim(like) - count.ndim))
+
+
+def ratio(numerator: Array, denominator: Array) -> Array:
+    """Divide; nothing over nothing is NaN (an empty region has no mean), without a warning."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(np.true_divide(numerator, denominator))
+
+
+def std_from_sums(count: Array, total: Array, squares: Array) -> Array:
+    """Sample standard deviation sqrt((S2 - S1^2 / N) / (N - 1)) about the pooled mean; NaN for N < 2."""
+    count = np.asarray(count, dtype=np.float64)
+    deviations = np.maximum(squares - ratio(np.square(total), count), 0.0)
+    return np.asarray(np.sqrt(ratio(deviations, np.where(count > 1, count - 1, np.nan))))

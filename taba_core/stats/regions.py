@@ -1,0 +1,131 @@
+"""Plain areas of images, and how errors and spread differ between plain and other areas (Table 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from taba_core.errors import StoreError, UsageError
+from taba_core.stats.base import Array, Block, RowStatistic, as_float64, ratio, std_from_sums
+
+REGIONS = ("plain", "non_plain", "all")
+THRESHOLD = 0.025
+
+
+def plain_mask(
+    image: Array, threshold: float = THRESHOLD, value_range: tuple[float, float] = (-1.0, 1.0)
+) -> NDArray[np.bool_]:
+    """Pixels whose neighbours below and to the right are nearly the same in every channel (paper, App. I).
+
+    D = (|x[y+1] - x[y]| + |x[x+1] - x[x]|) / 2 per channel, a missing neighbour counts 0 (so the bottom right
+    pixel is always plain); plain where D < threshold in all channels.
+
+    Args:
+      image: (n, C, H, W).
+      threshold: in units of images on [-1, 1]; 0.025 is 3.2 grey levels.
+      value_range: range of `image`; differences are rescaled from it to [-1, 1].
+
+    Returns:
+      (n, H, W), True where plain.
+    """
+    low, high = value_range
+    if not high > low:
+        raise UsageError(f"value_range=({low}, {high}) is empty; give (lowest, highest).")
+    x = as_float64(image)
+    step = np.zeros_like(x)
+    step[:, :, :-1, :] += np.abs(np.diff(x, axis=2))
+    step[:, :, :, :-1] += np.abs(np.diff(x, axis=3))
+    return np.asarray(np.all(step * (2 / (high - low)) / 2 < threshold, axis=1))
+
+
+def area_average(image: Array, cell: int) -> NDArray[np.float64]:
+    """Mean over cell x cell pixels, (n, C, H, W) -> (n, C, H/cell, W/cell): an image on its latent's grid."""
+    return _cells(as_float64(image), cell).mean(axis=(-3, -1))
+
+
+def plain_cells(mask: Array, cell: int) -> NDArray[np.bool_]:
+    """Cells all of whose pixels are plain, (n, H, W) -> (n, H/cell, W/cell): the strict mask of a latent."""
+    return np.asarray(_cells(np.asarray(mask, dtype=bool), cell).all(axis=(-3, -1)))
+
+
+def _cells(values: Array, cell: int) -> Array:
+    height, width = values.shape[-2:]
+    if cell < 1 or height % cell or width % cell:
+        raise UsageError(f"cell={cell} does not divide {height}x{width} pixels; use a divisor of both.")
+    return values.reshape(*values.shape[:-2], height // cell, cell, width // cell, cell)
+
+
+def region_weights(region: Array) -> NDArray[np.float64]:
+    """Indicator of plain and of non-plain pixels, (n, H, W) of 0 and 1 -> (n, H W, 2).
+
+    Raises:
+      StoreError: values other than 0 and 1 (255 marks a region that was never written).
+    """
+    region = np.asarray(region)
+    if region.dtype != bool and not np.isin(region, (0, 1)).all():
+        raise StoreError(
+            "region holds values other than 0 and 1: it was not (fully) written. Compute the regions first."
+        )
+    plain = as_float64(region).reshape(len(region), -1)
+    return np.stack([plain, 1 - plain], axis=-1)
+
+
+def with_all(by_region: Array) -> NDArray[np.float64]:
+    """Append the sum over plain and non-plain as third region, on the last axis."""
+    return np.concatenate([by_region, by_region.sum(axis=-1, keepdims=True)], axis=-1)
+
+
+@dataclass(frozen=True)
+class RegionError(RowStatistic):
+    """Error of `estimate` against `reference`, and the spread of both, per region (Table 3).
+
+    error_R = sum over region R of |reference - estimate| / number of entries, pooled over samples, channels,
+    pixels; std_R = standard deviation of all entries of the region about their pooled mean. Units: those of
+    the variables.
+
+    Values, each (3,) for plain, non_plain, all:
+      error, rms_error; std (of `estimate`), std_reference; share: part of the entries.
+    """
+
+    reference: str = "noise"
+    estimate: str = "latent"
+    region: str = "region"
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """Two states (n, C, H, W) and the plain mask (n, H, W)."""
+        return (self.reference, self.estimate, self.region)
+
+    def rows(self, block: Block) -> dict[str, Array]:
+        """Sums over the entries of either region of a sample, each (n, 2)."""
+        u, v = as_float64(block[self.reference]), as_float64(block[self.estimate])
+        n, channels = u.shape[:2]
+        masks = region_weights(block[self.region])
+
+        def sums(entries: Array) -> Array:
+            by_pixel = entries.reshape(n, channels, -1).sum(axis=1)
+            return np.stack([(by_pixel * masks[..., region]).sum(axis=1) for region in (0, 1)], axis=-1)
+
+        return {
+            "entries": channels * masks.sum(axis=1),
+            "absolute": sums(np.abs(u - v)),
+            "square": sums(np.square(u - v)),
+            "u": sums(u),
+            "uu": sums(np.square(u)),
+            "v": sums(v),
+            "vv": sums(np.square(v)),
+        }
+
+    def summarise_sums(self, sums: Mapping[str, Array], count: Array) -> dict[str, Array]:
+        """Pool over samples; a region without entries is NaN."""
+        s = {name: with_all(values) for name, values in sums.items()}
+        return {
+            "error": ratio(s["absolute"], s["entries"]),
+            "rms_error": np.sqrt(ratio(s["square"], s["entries"])),
+            "std": std_from_sums(s["entries"], s["v"], s["vv"]),
+            "std_reference": std_from_sums(s["entries"], s["u"], s["uu"]),
+            "share": ratio(s["entries"], s["entries"][..., 2:]),
+        }

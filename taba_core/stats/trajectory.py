@@ -1,0 +1,173 @@
+"""Where does the sampling path run between noise, latent and image? (Figures 3 and 16, Table 10)"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from taba_core.stats.base import Array, Block, RowStatistic, as_float64, flat, over, ratio
+
+NUM_POINTS = 25
+
+
+@dataclass(frozen=True)
+class PathDistance(RowStatistic):
+    """Distance of the sampling path to the segment from noise to latent (Figure 3).
+
+    D(t, w) = mean over samples of ||(1-w) x_T + w xhat_T - x_t||_2. With v = xhat_T - x_T, a_t = ||x_t -
+    x_T||^2, b_t = <x_t - x_T, v>, c = ||v||^2 it is sqrt(a_t - 2 w b_t + w^2 c) for every w, so a sample
+    keeps 2 L + 1 numbers and `weights` can change later without a pass over the data.
+
+    Levels, L of them: `image` as level 0 (unless None), then the steps of `path` in their order 1..T, x_T
+      last.
+
+    Values:
+      distance: (L, len(weights)); nearest: (L,) the weight with the smallest mean distance.
+      to_noise, to_latent: (L,) mean distances to the two ends; share_nearer_latent: (L,) of the samples.
+      crossing: share of the path from x_T to level 0 walked when the state is first nearer to the latent than
+        to the noise in the mean (claim CF3); NaN if it never is.
+    """
+
+    noise: str = "noise"
+    latent: str = "latent"
+    path: str = "x_t"
+    image: str | None = "image"
+    weights: tuple[float, ...] = tuple(np.linspace(0, 1, NUM_POINTS).tolist())
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """Noise, latent, image (n, C, H, W) and the path (n, T, C, H, W)."""
+        return (self.noise, self.latent, self.path) + (() if self.image is None else (self.image,))
+
+    def rows(self, block: Block) -> dict[str, Array]:
+        """a (n, L), b (n, L) and c (n,), in float64: a and 2wb - w^2 c nearly cancel close to the segment."""
+        noise, latent = flat(block[self.noise]), flat(block[self.latent])
+        v = latent - noise
+        levels = [] if self.image is None else [np.asarray(block[self.image])]
+        levels += [np.asarray(block[self.path][:, step]) for step in range(block[self.path].shape[1])]
+        a, b = np.empty((len(v), len(levels))), np.empty((len(v), len(levels)))
+        for index, level in enumerate(levels):
+            u = flat(level) - noise
+            a[:, index], b[:, index] = np.square(u).sum(axis=1), (u * v).sum(axis=1)
+        return {"a": a, "b": b, "c": np.square(v).sum(axis=1)}
+
+    def terms(self, rows: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Distances of every sample."""
+        a, b, c = rows["a"], rows["b"], rows["c"][:, None]
+        to_noise, to_latent = np.sqrt(a), np.sqrt(np.maximum(a - 2 * b + c, 0.0))
+        w = np.asarray(self.weights)
+        squares = a[..., None] - 2 * w * b[..., None] + w**2 * c[..., None]
+        return {
+            "distance": np.sqrt(np.maximum(squares, 0.0)),
+            "to_noise": to_noise,
+            "to_latent": to_latent,
+            "share_nearer_latent": to_latent < to_noise,
+        }
+
+    def summarise_sums(self, sums: Mapping[str, Array], count: Array) -> dict[str, Array]:
+        """Mean distances, and where they are smallest."""
+        mean = {name: ratio(total, over(count, total)) for name, total in sums.items()}
+        nearest = np.asarray(self.weights)[np.argmin(np.nan_to_num(mean["distance"], nan=np.inf), axis=-1)]
+        crossing = self._crossing(mean["to_latent"] < mean["to_noise"])
+        return {**mean, "nearest": nearest, "crossing": crossing}
+
+    def _crossing(self, nearer: Array) -> Array:
+        """Progress (T - t) / T at the first nearer level met on the way down, for (..., L)."""
+        downwards = nearer[..., ::-1]
+        last = nearer.shape[-1] - 1 + (1 if self.image is None else 0)
+        progress = np.argmax(downwards, axis=-1) / last
+        return np.where(downwards.any(axis=-1), progress, np.nan)
+
+
+def path_distance_direct(noise: Array, latent: Array, states: Array, weights: Array) -> NDArray[np.float64]:
+    """D(t, w) as it is defined, with every interpolant formed: the slow reference of `PathDistance`.
+
+    Args:
+      noise, latent: (n, ...).
+      states: (n, L, ...).
+      weights: (G,).
+
+    Returns:
+      (L, G).
+    """
+    u, v = flat(noise), flat(latent)
+    out = np.empty((states.shape[1], len(weights)))
+    for step in range(states.shape[1]):
+        x = flat(states[:, step])
+        for index, w in enumerate(weights):
+            out[step, index] = np.sqrt(np.square((1 - w) * u + w * v - x).sum(axis=1)).mean()
+    return out
+
+
+@dataclass(frozen=True)
+class Triangle(RowStatistic):
+    """Sides and angles of the triangle noise, image, latent of each sample (paper, Eq. 9; Table 10, Fig. 16).
+
+    The angle at x_0 is acos cos(x_T - x_0, xhat_T - x_0), in degrees, per sample, and so on. A vertex that
+    coincides with another has no angle; it is left out of the angles' means.
+
+    Values:
+      side_mean, side_std: (3,) image-latent, image-noise, noise-latent.
+      angle_mean, angle_std: (3,) at the image, the noise, the latent.
+      angle_of_mean_cosine: (3,) acos of the mean cosine, which the reference reports.
+    """
+
+    noise: str = "noise"
+    image: str = "image"
+    latent: str = "latent"
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """Three states of one shape, (n, C, H, W)."""
+        return (self.noise, self.image, self.latent)
+
+    def rows(self, block: Block) -> dict[str, Array]:
+        """Sides (n, 3) and cosines (n, 3), NaN for no angle."""
+        noise, image, latent = (as_float64(flat(block[name])) for name in self.variables)
+        to_latent, to_noise, base = latent - image, noise - image, latent - noise
+        sides = np.sqrt(np.stack([np.square(x).sum(axis=1) for x in (to_latent, to_noise, base)], axis=1))
+        inner = [(to_noise * to_latent), (-to_noise * base), (to_latent * base)]
+        lengths = np.stack(
+            [sides[:, 0] * sides[:, 1], sides[:, 1] * sides[:, 2], sides[:, 0] * sides[:, 2]], axis=1
+        )
+        cosine = ratio(np.stack([x.sum(axis=1) for x in inner], axis=1), lengths)
+        return {"side": sides, "cosine": np.clip(cosine, -1.0, 1.0)}
+
+    def terms(self, rows: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Sides, angles and cosines with their squares."""
+        defined = np.isfinite(rows["cosine"])
+        cosine = np.where(defined, rows["cosine"], 0.0)
+        angle = np.where(defined, np.degrees(np.arccos(cosine)), 0.0)
+        side = rows["side"]
+        return {
+            "side": side,
+            "side2": side**2,
+            "cosine": cosine,
+            "angle": angle,
+            "angle2": angle**2,
+            "angles": defined,
+        }
+
+    def summarise_sums(self, sums: Mapping[str, Array], count: Array) -> dict[str, Array]:
+        """Means and standard deviations over samples."""
+        side_mean, side_std = _mean_and_std(
+            np.broadcast_to(over(count, sums["side"]), sums["side"].shape), sums["side"], sums["side2"]
+        )
+        angle_mean, angle_std = _mean_and_std(sums["angles"], sums["angle"], sums["angle2"])
+        mean_cosine = ratio(sums["cosine"], sums["angles"])
+        return {
+            "side_mean": side_mean,
+            "side_std": side_std,
+            "angle_mean": angle_mean,
+            "angle_std": angle_std,
+            "angle_of_mean_cosine": np.degrees(np.arccos(np.clip(mean_cosine, -1.0, 1.0))),
+        }
+
+
+def _mean_and_std(count: Array, total: Array, squares: Array) -> tuple[Array, Array]:
+    mean = ratio(total, count)
+    deviations = np.maximum(squares - count * np.square(mean), 0.0)
+    return mean, np.sqrt(ratio(deviations, np.where(count > 1, count - 1, np.nan)))

@@ -1,0 +1,135 @@
+"""Durable, atomic file writes, and what to do about the ways an operating system refuses them."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import uuid
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from taba_core.errors import StoreError, WorkError
+
+LEDGER_DIRECTORY = "_ledger"
+PARTIAL_SUFFIX = ".partial"
+_CRC_BLOCK = 16 * 1024 * 1024
+
+_WAYS_OUT = {
+    errno.ENOSPC: "Free space or use another --store",
+    errno.EDQUOT: "Free some of your quota or use another --store",
+    errno.EFBIG: "Raise the file size limit (ulimit -f) or use fewer samples_per_shard",
+    errno.EROFS: "Use a --store on a writable file system",
+    errno.EACCES: "Fix the permissions or use another --store",
+    errno.EPERM: "Fix the permissions or use another --store",
+}
+
+
+def write_atomic(path: Path, data: bytes | memoryview) -> None:
+    """Write a whole file so that it exists complete and on disk, or not at all, even after a power cut.
+
+    The bytes go to a `.partial` beside it, are synced, renamed, and the directory is synced. The sync comes
+    before the rename: a renamed file that was never synced can be empty after a node crash, and an empty
+    shard reads as NaN without any error.
+
+    Raises:
+      WorkError: the operating system refused; no partial file is left.
+    """
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}")
+    with explained(path):
+        try:
+            with partial.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise
+        sync_directory(path.parent)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append one line and sync it. A line cut short by a crash is closed first, so it damages no other."""
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        created = not path.exists()
+        with path.open("ab+") as file:
+            if file.seek(0, os.SEEK_END):
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
+                    line = "\n" + line
+            file.write((line + "\n").encode())
+            file.flush()
+            os.fsync(file.fileno())
+        if created:
+            sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make a directory's entries durable (a renamed or new file is not, until its directory is synced)."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_tree(path: Path) -> None:
+    """Sync every file and directory below a path."""
+    for folder, _, names in os.walk(path):
+        for name in names:
+            with open(os.path.join(folder, name), "rb") as file:
+                os.fsync(file.fileno())
+        sync_directory(Path(folder))
+
+
+def crc32_of_file(path: Path) -> int:
+    """CRC-32 of a whole file, read in blocks."""
+    crc = 0
+    with path.open("rb") as file:
+        while block := file.read(_CRC_BLOCK):
+            crc = zlib.crc32(block, crc)
+    return crc
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+      StoreError: the file is not readable as JSON.
+      FileNotFoundError: there is no such file.
+    """
+    try:
+        value = json.loads(path.read_text())
+    except ValueError as error:
+        raise StoreError(
+            f"{path} is damaged ({error}). Remove its directory; a run makes it again."
+        ) from None
+    if not isinstance(value, dict):
+        raise StoreError(f"{path} is damaged (no JSON object). Remove its directory; a run makes it again.")
+    return value
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write a JSON object atomically."""
+    write_atomic(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn an OSError of the block into a WorkError that says what failed, where, and the way out."""
+    try:
+        yield
+    except OSError as error:
+        code = errno.errorcode.get(error.errno or 0, "unknown")
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        way_out = _WAYS_OUT.get(error.errno or 0, "See to the file system")
+        raise WorkError(
+            f"cannot write {path}: {reason} ({code}). Nothing partial was kept. "
+            f"{way_out}, then run the same command again: it continues from here."
+        ) from error

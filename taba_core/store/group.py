@@ -1,0 +1,184 @@
+"""One artifact in the store: which shards it has, writing one, reading them back."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+from taba_core.errors import UsageError
+from taba_core.schema import num_shards, variable_of, variables_of
+from taba_core.spec import Artifact
+from taba_core.store.files import LEDGER_DIRECTORY as LEDGER_DIRECTORY
+from taba_core.store.ledger import FileRecord, Ledger, Receipt
+from taba_core.store.shards import ShardedArray
+
+if TYPE_CHECKING:
+    from taba_core.store.integrity import Problem
+
+
+@dataclass(frozen=True)
+class ArtifactGroup:
+    """An artifact's group; holds paths and the spec only, so it can be sent to workers.
+
+    Workers call `write_shard` and the readers; `record`, `adopt`, `verify` and `remove_orphans` belong to the
+    driver, which is the ledger's only writer.
+    """
+
+    store: Path
+    artifact: Artifact
+
+    @property
+    def name(self) -> str:
+        """Name of the group in the store."""
+        return self.artifact.name
+
+    @property
+    def path(self) -> Path:
+        """Directory of the group."""
+        return self.store / self.name
+
+    @property
+    def num_shards(self) -> int:
+        """Shards (units of work) of the artifact."""
+        return num_shards(self.artifact)
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """Variables the store holds, in the schema's order."""
+        names = variables_of(self.artifact.kind)
+        return tuple(name for name in names if (self.path / name / "zarr.json").exists())
+
+    @property
+    def ledger(self) -> Ledger:
+        """The artifact's receipts."""
+        return Ledger(self.store / LEDGER_DIRECTORY / f"{self.name}.jsonl")
+
+    def array(self, variable: str) -> ShardedArray:
+        """The array of a variable.
+
+        Raises:
+          UsageError: the kind has no such variable. StoreError: this store does not hold it.
+        """
+        return ShardedArray.open(self.path / variable, variable_of(self.artifact.kind, variable))
+
+    def shard_range(self, shard: int) -> tuple[int, int]:
+        """Sample ids [start, stop) of a shard.
+
+        Raises:
+          UsageError: no such shard.
+        """
+        if not 0 <= shard < self.num_shards:
+            raise UsageError(f"shard {shard} of {self.name}: shards are 0 to {self.num_shards - 1}.")
+        root = self.artifact.root()
+        start = shard * root.samples_per_shard
+        return start, min(start + root.samples_per_shard, root.num_samples)
+
+    def missing(self, variables: Iterable[str] | None = None) -> dict[int, list[str]]:
+        """Shards not complete, each with its variables that are not. Empty when all is done.
+
+        Complete means: the file has exactly the expected size, and the ledger holds a receipt for it.
+
+        Args:
+          variables: those that are wanted; all that the store holds if None.
+        Raises:
+          UsageError: the kind has no such variable.
+        """
+        names = list(self.variables if variables is None else variables)
+        for name in names:
+            variable_of(self.artifact.kind, name)
+        done = self._complete(names)
+        open_work = {i: [n for n in names if (i, n) not in done] for i in range(self.num_shards)}
+        return {shard: left for shard, left in open_work.items() if left}
+
+    def write_shard(
+        self, shard: int, arrays: Mapping[str, NDArray[Any]], info: Mapping[str, Any] | None = None
+    ) -> Receipt:
+        """Write a whole shard of some variables; durable on return. Called by workers.
+
+        Every block is checked before the first one is written. Writing the same shard again replaces it.
+
+        Args:
+          arrays: block per variable, (samples of the shard, ...), exact shape and type.
+          info: plain JSON to keep in the receipt (device, versions, seconds of the computation).
+        Raises:
+          UsageError: unknown variable, wrong shape or type, no arrays.
+          WorkError: values that are not finite, or the file system refused (no partial file is left; the
+          cause is the OSError). StoreError: the store does not hold a variable.
+        """
+        if not arrays:
+            raise UsageError(f"shard {shard} of {self.name}: no arrays to write.")
+        began = time.perf_counter()
+        targets = {name: self.array(name) for name in arrays}
+        for name, target in targets.items():
+            target.check(shard, arrays[name])
+        written: dict[str, FileRecord] = {n: t.put(shard, arrays[n]) for n, t in targets.items()}
+        return Receipt(
+            shard=shard,
+            variables=written,
+            seconds=time.perf_counter() - began,
+            worker=f"{socket.gethostname()}:{os.getpid()}",
+            info=dict(info or {}),
+        )
+
+    def record(self, receipt: Receipt) -> None:
+        """Put a worker's receipt into the ledger. Driver only."""
+        self.ledger.record(receipt)
+
+    def read_shard(self, shard: int, variables: Iterable[str]) -> dict[str, NDArray[Any]]:
+        """All samples and steps of a shard, by variable.
+
+        Raises:
+          UsageError: no such shard or variable. StoreError: a file is missing or damaged.
+        """
+        return self.read_samples(*self.shard_range(shard), variables)
+
+    def read_samples(
+        self, start: int, stop: int, variables: Iterable[str], steps: Sequence[int] | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """Samples [start, stop) by variable.
+
+        Of per-step variables all steps, or those labelled `steps` (1..T), in that order.
+
+        Raises:
+          UsageError: samples, steps or variables that do not exist. StoreError: a file is missing or damaged.
+        """
+        return {name: self.array(name).read(start, stop, steps) for name in variables}
+
+    def adopt(self) -> list[Receipt]:
+        """Give receipts to whole shards without one (the driver ended before it wrote them). Driver only."""
+        from taba_core.store.integrity import adopt
+
+        return adopt(self)
+
+    def verify(self, deep: bool = False, forget: bool = False) -> list[Problem]:
+        """Everything wrong with the artifact; see `taba_core.store.integrity.verify`. Driver only."""
+        from taba_core.store.integrity import verify
+
+        return verify(self, deep=deep, forget=forget)
+
+    def remove_orphans(self) -> list[Path]:
+        """Delete files that interrupted writes left behind. Driver only, while no worker writes."""
+        from taba_core.store.integrity import remove_orphans
+
+        return remove_orphans(self)
+
+    def _complete(self, names: Sequence[str]) -> set[tuple[int, str]]:
+        records = self.ledger.records()
+        held = set(self.variables)
+        done: set[tuple[int, str]] = set()
+        for name in names:
+            if name not in held:
+                continue
+            array = self.array(name)
+            for shard, size in array.sizes().items():
+                record = records.get((shard, name))
+                if record is not None and size == record.bytes == array.layout.shard_bytes:
+                    done.add((shard, name))
+        return done

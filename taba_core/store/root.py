@@ -1,0 +1,188 @@
+"""The store as a whole: its root group, its artifacts, the results of studies."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from numpy.typing import NDArray
+
+from taba_core.errors import StoreError, UsageError
+from taba_core.schema import layout
+from taba_core.spec import KINDS, SCHEMA_VERSION, Artifact
+from taba_core.store import template
+from taba_core.store.files import LEDGER_DIRECTORY, PARTIAL_SUFFIX, explained, read_json
+from taba_core.store.group import ArtifactGroup
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+FORMAT = "taba"
+
+
+@dataclass(frozen=True)
+class Store:
+    """A directory that is a Zarr v3 group: one group per artifact and per result."""
+
+    path: Path
+    mode: Literal["r", "a"]
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], mode: Literal["r", "a"] = "r") -> Store:
+        """Open a store; mode "a" makes it if there is none.
+
+        Raises:
+          UsageError: a URL, a file, no store there ("r"), or a directory that belongs to something else.
+          StoreError: a store of another schema version. WorkError: not writable ("a").
+        """
+        root = _local_directory(path)
+        if (root / "zarr.json").exists():
+            _check_root(root)
+        elif mode == "r":
+            raise UsageError(
+                f"no store at {root}: there is no zarr.json. Check --store, or run a study to make it."
+            )
+        else:
+            _create_root(root)
+        if mode == "a" and not os.access(root, os.W_OK):
+            raise StoreError(f"store {root} is not writable: fix its permissions or use another --store.")
+        return cls(root, mode)
+
+    def ensure(
+        self,
+        artifact: Artifact,
+        variables: Sequence[str],
+        sample_shape: Sequence[int],
+        coords: Mapping[str, NDArray[Any]] | None = None,
+        *,
+        decoded_shape: Sequence[int] | None = None,
+    ) -> ArtifactGroup:
+        """Make the artifact's group and arrays where missing, and check those that exist. Driver only.
+
+        Args:
+          variables: names of the artifact's kind; later calls may add others.
+          sample_shape: (C, H, W) of a state.
+          coords: per-step coordinates, each (T,), levels 1..T ascending: `timestep`, `alpha_bar`.
+          decoded_shape: (3, height, width), needed for `decoded` only.
+        Raises:
+          UsageError: read-only store, unknown variable or coordinate, wrong shapes.
+          StoreError: the group there was made by another spec, or its arrays differ in shape or type.
+          WorkError: the file system refused.
+        """
+        if self.mode == "r":
+            raise UsageError(f"store {self.path} is open for reading only; open it with mode 'a'.")
+        layouts = {name: layout(artifact, name, sample_shape, decoded_shape) for name in variables}
+        group = ArtifactGroup(self.path, artifact)
+        template.ensure_group(group, template.coordinates(artifact, coords))
+        for name, wanted in layouts.items():
+            template.ensure_array(group, name, wanted)
+        return group
+
+    def open_artifact(self, artifact: Artifact) -> ArtifactGroup:
+        """The group of an artifact that is in the store.
+
+        Raises:
+          UsageError: it is not. StoreError: the group of that name was made by another spec.
+        """
+        group = self.find(artifact)
+        if group is None:
+            known = ", ".join(g.name for g in self.artifacts()) or "none"
+            raise UsageError(f"no artifact '{artifact.name}' in store {self.path}. It holds: {known}.")
+        return group
+
+    def find(self, artifact: Artifact) -> ArtifactGroup | None:
+        """The group of an artifact, or None if it is not in the store.
+
+        Raises:
+          StoreError: the group of that name was made by another spec.
+        """
+        group = ArtifactGroup(self.path, artifact)
+        if not (group.path / "zarr.json").exists():
+            return None
+        template.check_spec(group)
+        return group
+
+    def artifacts(self) -> list[ArtifactGroup]:
+        """All artifacts in the store, by name.
+
+        Raises:
+          StoreError: a group that cannot be understood.
+        """
+        groups = []
+        for directory, attrs in self._groups():
+            if attrs.get("kind") in KINDS:
+                group = ArtifactGroup(self.path, template.artifact_of(directory, attrs))
+                if group.path != directory:
+                    raise StoreError(
+                        f"group {directory} holds the artifact '{group.name}': it was renamed; undo that."
+                    )
+                groups.append(group)
+        return groups
+
+    def write_result(self, name: str, dataset: xr.Dataset, attrs: Mapping[str, Any]) -> None:
+        """Store a study's dataset as group `name`, replacing an earlier one; see `store.results`."""
+        from taba_core.store.results import write_result
+
+        if self.mode == "r":
+            raise UsageError(f"store {self.path} is open for reading only; open it with mode 'a'.")
+        write_result(self.path, name, dataset, attrs)
+
+    def read_result(self, name: str) -> xr.Dataset | None:
+        """The dataset of a result, in memory; None if there is none of that name."""
+        from taba_core.store.results import read_result
+
+        return read_result(self.path, name)
+
+    def results(self) -> list[str]:
+        """Names of all results in the store."""
+        return [directory.name for directory, attrs in self._groups() if attrs.get("kind") == "result"]
+
+    def _groups(self) -> list[tuple[Path, dict[str, Any]]]:
+        found = sorted(path.parent for path in self.path.glob("*/zarr.json"))
+        return [(path, read_json(path / "zarr.json").get("attributes", {})) for path in found]
+
+
+def _local_directory(path: str | os.PathLike[str]) -> Path:
+    text = os.fspath(path)
+    if "://" in text:
+        raise UsageError(
+            f"--store {text}: this version keeps stores in directories only (local or shared); "
+            "give a path."
+        )
+    root = Path(text)
+    if root.exists() and not root.is_dir():
+        raise UsageError(f"--store {root} is a file; a store is a directory. Give another path.")
+    return root
+
+
+def _check_root(root: Path) -> None:
+    attrs = read_json(root / "zarr.json").get("attributes", {})
+    if attrs.get("format") != FORMAT:
+        raise UsageError(f"{root} is a Zarr hierarchy but no taba store; give --store another path.")
+    version = attrs.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise StoreError(
+            f"store {root} has schema version {version}, this taba reads version {SCHEMA_VERSION}. "
+            "Use the taba that made it, or give --store a new path."
+        )
+
+
+def _create_root(root: Path) -> None:
+    # What an interrupted creation or a lost root leaves is ours; anything else is not.
+    ours = {LEDGER_DIRECTORY, "report"}
+    names = [p.name for p in root.iterdir()] if root.exists() else []
+    foreign = [name for name in names if name not in ours and not name.endswith(PARTIAL_SUFFIX)]
+    if foreign:
+        raise UsageError(
+            f"{root} is not empty and no taba store (it holds '{sorted(foreign)[0]}'); "
+            "give --store a new or empty directory."
+        )
+    from taba_core import __version__
+
+    with explained(root):
+        root.mkdir(parents=True, exist_ok=True)
+    attrs = {"format": FORMAT, "schema_version": SCHEMA_VERSION, "created_by": f"taba {__version__}"}
+    template.write_group(root / "zarr.json", attrs)

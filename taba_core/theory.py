@@ -1,0 +1,216 @@
+"""Closed forms for Gaussian data: what DDIM sampling, inversion and forward replacement do to one mode.
+
+For data whose modes are independent, x_0 ~ N(0, lam), the optimal prediction at level a is linear,
+eps(x) = k x with k = sqrt(1 - a) / (a lam + 1 - a), so every step multiplies by a number and a latent is
+Gaussian with a known standard deviation. Symbols: F sampling gain (noise to image), G inversion gain (image
+to latent), a_K the level to which forward replacement noises. All float64, no network, no samples.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from taba_core.conventions import ForwardLevel, Levels, NetworkTime
+from taba_core.diffusion.grid import TimestepGrid, Transition
+from taba_core.errors import UsageError
+
+Modes = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianLatent:
+    """The latent of one image mode: sqrt(a) G F noise + sqrt(1 - a) G z, with z independent of the noise.
+
+    Attributes:
+      sampling_gain: F, per mode.
+      inversion_gain: G of the steps after the start, per mode.
+      alpha_bar_start: a, level the clean image was noised to; 1 without forward replacement.
+    """
+
+    sampling_gain: Modes
+    inversion_gain: Modes
+    alpha_bar_start: float = 1.0
+
+    @property
+    def signal_gain(self) -> Modes:
+        """Latent per unit of the original noise, sqrt(a) G F; 1 for an exact inversion."""
+        return math.sqrt(self.alpha_bar_start) * self.inversion_gain * self.sampling_gain
+
+    @property
+    def injected_std(self) -> Modes:
+        """Standard deviation of the part of the latent that forward replacement drew, sqrt(1 - a) G."""
+        return math.sqrt(1 - self.alpha_bar_start) * self.inversion_gain
+
+    @property
+    def std(self) -> Modes:
+        """Standard deviation of the latent; 1 for noise."""
+        return np.hypot(self.signal_gain, self.injected_std)
+
+    @property
+    def noise_error_std(self) -> Modes:
+        """Standard deviation of noise - latent."""
+        return np.hypot(1 - self.signal_gain, self.injected_std)
+
+    @property
+    def expected_absolute_error(self) -> Modes:
+        """E |noise - latent| = sqrt(2 / pi) std(noise - latent)."""
+        return math.sqrt(2 / math.pi) * self.noise_error_std
+
+    @property
+    def reconstruction_rmse(self) -> Modes:
+        """Root mean squared difference of the image and the image sampled back from the latent."""
+        return self.sampling_gain * self.noise_error_std
+
+    @property
+    def kl_to_noise(self) -> Modes:
+        """KL(latent || noise) = (s^2 - 1 - ln s^2) / 2 with s the latent's std, nats."""
+        variance = self.std**2
+        return (variance - 1 - np.log(variance)) / 2
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianModes:
+    """Independent Gaussian modes under a sampler's grid.
+
+    Attributes:
+      variance: lam > 0 of each mode, any shape; every result has this shape.
+      grid: the levels.
+
+    Raises:
+      UsageError: a variance that is not positive.
+    """
+
+    variance: Modes
+    grid: TimestepGrid
+
+    def __post_init__(self) -> None:
+        variance = np.array(self.variance, dtype=np.float64)
+        if not np.all(variance > 0):
+            raise UsageError(
+                f"smallest mode variance {variance.min():g}: every mode needs a positive variance."
+            )
+        variance.setflags(write=False)
+        object.__setattr__(self, "variance", variance)
+
+    def eps_gain(self, alpha_bar: float) -> Modes:
+        """k = sqrt(1 - a) / (a lam + 1 - a): optimal prediction per unit of the state at level a."""
+        return math.sqrt(1 - alpha_bar) / (alpha_bar * self.variance + 1 - alpha_bar)
+
+    def step_gains(self, moves: list[Transition]) -> Modes:
+        """Factor P + Q k(network) of each move, (len(moves), *shape of variance)."""
+        if not moves:
+            return np.ones((0, *self.variance.shape))
+        return np.stack([p + q * self.eps_gain(a) for p, q, a in map(_coefficients, moves)])
+
+    def sampling_gain(self) -> Modes:
+        """F: image per unit of noise, prod of the T sampling steps."""
+        return _product(self.step_gains(self.grid.downward()))
+
+    def inversion_gain(
+        self, first_step: int = 0, *, network_time: NetworkTime = "target", levels: Levels = "exact"
+    ) -> Modes:
+        """G of DDIM inversion from step first_step + 1 on; conventions as `TimestepGrid.upward`."""
+        return _product(
+            self.step_gains(self.grid.upward(first_step, network_time=network_time, levels=levels))
+        )
+
+    def exact_inversion_gain(self, first_step: int = 0) -> Modes:
+        """G of the exact inverse of the sampling steps l > first_step, prod 1 / f_l."""
+        steps = self.step_gains(self.grid.downward()[::-1])
+        return 1 / _product(steps[first_step:])
+
+    def fixed_point_gain(self, num_refinements: int, first_step: int = 0) -> Modes:
+        """G of fixed-point inversion: z <- P + Q k z, num_refinements + 1 times from z = 1, in each step.
+
+        0 refinements is DDIM inversion at target times; the limit is the exact inverse.
+        """
+        total = np.ones(self.variance.shape)
+        for p, q, a in map(_coefficients, self.grid.upward(first_step)):
+            z = np.ones(self.variance.shape)
+            for _ in range(num_refinements + 1):
+                z = p + q * self.eps_gain(a) * z
+            total = total * z
+        return total
+
+    def latent(
+        self,
+        forward_steps: int = 0,
+        forward_level: ForwardLevel = "exact",
+        *,
+        network_time: NetworkTime = "target",
+        levels: Levels = "exact",
+    ) -> GaussianLatent:
+        """Latent of DDIM inversion with the first K = `forward_steps` steps replaced by forward diffusion."""
+        gain = self.inversion_gain(forward_steps, network_time=network_time, levels=levels)
+        return self.latent_with(gain, self.grid.forward_alpha_bar(forward_steps, forward_level, levels))
+
+    def latent_with(self, inversion_gain: Modes, alpha_bar_start: float = 1.0) -> GaussianLatent:
+        """Latent of a method with the given G, started from level `alpha_bar_start`."""
+        return GaussianLatent(self.sampling_gain(), inversion_gain, alpha_bar_start)
+
+    def marginal_step_ratio(self) -> Modes:
+        """rho(l) = std(eps_hat_l) / std(eps_l) of steps l = 1..T on exact marginals, (T, *shape).
+
+        sqrt((a_{l-1} lam + 1 - a_{l-1}) / (a_l lam + 1 - a_l)), the law of
+        infinitely fine sampling; target time.
+        """
+        ratios = [
+            np.sqrt(self._power(m.alpha_bar_to) / self._power(m.alpha_bar_from)) for m in self._ascending()
+        ]
+        return np.stack(ratios)
+
+    def sampled_step_ratio(self) -> Modes:
+        """std(eps_hat_l) / std(eps_l) of steps l = 1..T on the states that DDIM itself visits, (T, *shape).
+
+        The state shrinks by the step's own gain f_l and the network is the same, so the ratio is f_l; target
+        time. This is what a measurement on cached sampling states sees.
+        """
+        return self.step_gains(self._ascending())
+
+    def _ascending(self) -> list[Transition]:
+        return self.grid.downward()[::-1]
+
+    def _power(self, alpha_bar: float) -> Modes:
+        return alpha_bar * self.variance + 1 - alpha_bar
+
+
+def power_law_spectrum(size: int, beta: float, total_variance: float) -> Modes:
+    """Mode variances of a stationary square field, lam(f) ~ |f|^-beta, (size, size) in FFT order.
+
+    Scaled so that a pixel has variance `total_variance` (the mean of lam); the mean mode (f = 0) is given the
+    variance of the lowest other frequency.
+    """
+    f = np.fft.fftfreq(size)
+    radius = np.hypot(f[:, None], f[None, :])
+    radius[0, 0] = 1 / size
+    lam = radius**-beta
+    return cast(Modes, lam * (total_variance / lam.mean()))
+
+
+def lag_correlation(mode_variance: ArrayLike, lag: int = 1) -> float:
+    """Correlation of horizontally neighbouring pixels of a stationary field with these mode variances.
+
+    sum lam(f) cos(2 pi f_x lag) / sum lam(f), signed.
+
+    Args:
+      mode_variance: (H, W) in FFT order, the last axis horizontal.
+    """
+    spectrum = np.asarray(mode_variance, dtype=np.float64)
+    phase = np.cos(2 * math.pi * np.fft.fftfreq(spectrum.shape[-1]) * lag)
+    return float((spectrum * phase).sum() / spectrum.sum())
+
+
+def _coefficients(move: Transition) -> tuple[float, float, float]:
+    """(P, Q, alpha_bar of the network's time) of x_to = P x_from + Q eps."""
+    p = math.sqrt(move.alpha_bar_to / move.alpha_bar_from)
+    q = math.sqrt(1 - move.alpha_bar_to) - p * math.sqrt(1 - move.alpha_bar_from)
+    return p, q, move.alpha_bar_network
+
+
+def _product(gains: Modes) -> Modes:
+    return cast(Modes, np.prod(gains, axis=0))

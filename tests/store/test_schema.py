@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+
+from taba_core import schema
+from taba_core.errors import UsageError
+from taba_core.spec import Generation, Inversion, ModelSpec, PlainRegions, Reconstruction, StepPredictions
+
+
+def generation(num_samples=10, samples_per_shard=4, steps=5):
+    return Generation(
+        model=ModelSpec(name="m"),
+        num_samples=num_samples,
+        samples_per_shard=samples_per_shard,
+        num_inference_steps=steps,
+        seed=0,
+    )
+
+
+def test_a_shard_holds_all_steps_of_a_block_and_a_chunk_one_step():
+    found = schema.layout(generation(), "x_t", (3, 4, 4))
+    assert found.shape == (10, 5, 3, 4, 4)
+    assert found.shard == (4, 5, 3, 4, 4)
+    assert found.chunk == (4, 1, 3, 4, 4)
+    assert [found.samples(i) for i in range(found.num_shards)] == [(0, 4), (4, 8), (8, 10)]
+
+
+def test_bytes_of_a_shard_by_hand():
+    # payload 4 * 5 * 48 * 4 = 3840; five chunks: 5 * (4 checksum + 16 index) = 100; checksum of the index 4
+    assert schema.layout(generation(), "x_t", (3, 4, 4)).shard_bytes == 3840 + 100 + 4
+    # one chunk: 4 * 48 * 4 = 768; 20; 4
+    assert schema.layout(generation(), "noise", (3, 4, 4)).shard_bytes == 792
+    # uint8, no channels: 4 * 16 = 64; 20; 4
+    assert schema.layout(PlainRegions(source=generation()), "region", (3, 4, 4)).shard_bytes == 88
+
+
+def test_bytes_and_files_of_an_artifact_by_hand():
+    # three shards of each: 3 * (3944 + 792)
+    assert schema.bytes_of(generation(), ["x_t", "noise"], (3, 4, 4)) == 14208
+    assert schema.num_files(generation(), ["x_t", "noise"]) == 6
+
+
+def test_a_paper_sized_run_is_as_large_as_planned():
+    # DiT, 10,000 x 100 steps of 4x32x32 float32 = 16.384 GB, in 157 shards of 64
+    artifact = generation(10_000, 64, 100)
+    assert schema.num_shards(artifact) == 157
+    total = schema.bytes_of(artifact, ["x_t"], (4, 32, 32))
+    assert total == pytest.approx(157 * 64 * 100 * 4096 * 4, rel=1e-3)
+
+
+def test_a_shard_is_never_larger_than_the_artifact():
+    assert schema.layout(generation(3, 64), "noise", (3, 4, 4)).shard == (3, 3, 4, 4)
+
+
+def test_every_kind_has_variables_and_all_floats_read_as_nan_when_unwritten():
+    source = generation()
+    inversion = Inversion(source=source, num_inference_steps=7)
+    artifacts = [source, inversion, Reconstruction(source=inversion), StepPredictions(source=source)]
+    for artifact in [*artifacts, PlainRegions(source=source)]:
+        for variable in schema.variables_of(artifact.kind).values():
+            assert (variable.fill == "NaN") == (np.dtype(variable.dtype).kind == "f")
+            assert variable.per_step == ("step" in variable.dims)
+    assert schema.num_steps(inversion) == 7
+
+
+def test_decoded_images_have_their_own_shape():
+    found = schema.layout(generation(), "decoded", (4, 8, 8), decoded_shape=(3, 64, 64))
+    assert found.shape == (10, 3, 64, 64) and found.dtype == "uint8"
+    with pytest.raises(UsageError, match=r"decoded_shape=\(\): three positive sizes"):
+        schema.layout(generation(), "decoded", (4, 8, 8))
+
+
+def test_unknown_names_are_refused_with_the_nearest():
+    with pytest.raises(UsageError, match="unknown generation variable 'noize': did you mean noise"):
+        schema.variable_of("generation", "noize")
+    with pytest.raises(UsageError, match="unknown artifact kind 'inversions': did you mean inversion"):
+        schema.variables_of("inversions")

@@ -1,0 +1,28 @@
+"""Entry point of `taba` and `python -m workflows`: runs the command line, turns errors into one clear message."""
+
+from __future__ import annotations
+
+import sys
+
+from taba_core.errors import TabaError
+
+DRAINED = 85
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line. Exit codes: 0 ok, 1 work failed, 2 usage, 3 failed units, 85 drained (run again)."""
+    from workflows.cli import app
+
+    try:
+        app(args=arguments, prog_name="taba")
+    except TabaError as error:
+        print(f"taba: error: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt as stop:
+        text = str(stop) or "stopped"
+        print(f"taba: {text}; finished shards are stored, the same command resumes.", file=sys.stderr)
+        raise SystemExit(DRAINED) from None
+
+
+if __name__ == "__main__":
+    main()

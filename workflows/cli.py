@@ -1,0 +1,127 @@
+"""The command line: list, plan, run, status, verify, report, bench. Heavy imports happen inside the commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from workflows.settings import FIELDS, Settings
+
+_SET_HELP = "Fields for --set (field=value, repeatable): " + "; ".join(
+    f"{name} ({Settings.model_fields[name].description})" for name in FIELDS if not name.endswith("_options")
+)
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Audit how diffusion models turn noise into images, and images back into noise.",
+    epilog=_SET_HELP + "; model.NAME and method.NAME (options of the model or the method).",
+)
+
+Studies = Annotated[list[str], typer.Argument(help="Study names or aliases (table2, fig4); `paper` means all.")]
+StorePath = Annotated[str, typer.Option("--store", help="Directory of the store (Zarr).")]
+Model = Annotated[str, typer.Option("--model", help="Model (see `taba list`).")]
+Method = Annotated[str, typer.Option("--method", help="Inversion method (see `taba list`).")]
+Sets = Annotated[list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Set a field; repeatable.")]
+Address = Annotated[
+    str | None, typer.Option("--address", help="Ray cluster to join: auto, ray://..., HOST:PORT. Default: start one here.")
+]
+ExecutorName = Annotated[str, typer.Option("--executor", help="ray, or local (threads of this process, no Ray).")]
+Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Workers (default: one per core or GPU).")]
+
+DEFAULT_STORE = "runs/taba"
+
+
+@app.command("list")
+def list_everything() -> None:
+    """Models, inversion methods and studies, with the paper's sections, tables and figures."""
+    from workflows.listing import print_listing
+
+    print_listing()
+
+
+@app.command()
+def plan(
+    studies: Studies,
+    store: StorePath = DEFAULT_STORE,
+    model: Model = "photo-mixture",
+    method: Method = "ddim",
+    set_: Sets = None,
+) -> None:
+    """What would run: artifacts to compute or reuse, network evaluations, hours, bytes, memory. Changes nothing."""
+    from workflows.run import print_plan
+
+    print_plan(studies, store=store, model=model, method=method, assignments=set_ or [])
+
+
+@app.command(epilog=_SET_HELP)
+def run(
+    studies: Studies,
+    store: StorePath = DEFAULT_STORE,
+    model: Model = "photo-mixture",
+    method: Method = "ddim",
+    set_: Sets = None,
+    address: Address = None,
+    executor: ExecutorName = "ray",
+    workers: Workers = None,
+    report: Annotated[bool, typer.Option(help="Write the report at the end.")] = True,
+) -> None:
+    """Compute what is missing and only that, reduce it, write the report. Resumable: run it again."""
+    from workflows.run import run_studies
+
+    run_studies(
+        studies,
+        store=store,
+        model=model,
+        method=method,
+        assignments=set_ or [],
+        address=address,
+        executor=executor,
+        workers=workers,
+        report=report,
+    )
+
+
+@app.command()
+def status(store: StorePath = DEFAULT_STORE) -> None:
+    """What is complete in a store, per artifact and variable. Needs no Ray."""
+    from workflows.inspect import print_status
+
+    print_status(store)
+
+
+@app.command()
+def verify(
+    store: StorePath = DEFAULT_STORE,
+    deep: Annotated[bool, typer.Option(help="Read every shard and compare checksums.")] = False,
+    forget: Annotated[bool, typer.Option(help="Drop receipts of damaged shards, so that `taba run` recomputes them.")] = False,
+) -> None:
+    """Missing, truncated or corrupt shards of a store. Exit code 1 if there are any problems."""
+    from workflows.inspect import print_verification
+
+    print_verification(store, deep=deep, forget=forget)
+
+
+@app.command()
+def report(
+    store: StorePath = DEFAULT_STORE,
+    output: Annotated[Path | None, typer.Option(help="Folder (default: <store>/report).")] = None,
+) -> None:
+    """Tables and figures of all finished studies: HTML, CSV, Markdown, LaTeX, PNG, PDF, results and claims."""
+    from workflows.reporting import write_store_report
+
+    print(write_store_report(store, output, force=True))
+
+
+@app.command()
+def bench(
+    names: Annotated[list[str] | None, typer.Argument(help="Benchmarks (default: list them).")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Paired runs of each side.")] = 5,
+) -> None:
+    """Benchmarks of the README's numbers: two sides in turn, medians and their ratio."""
+    from workflows.bench import run_benchmarks
+
+    run_benchmarks(names or [], repeats=repeats)

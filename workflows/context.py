@@ -1,0 +1,145 @@
+"""One model under one set of settings: where card, conventions and settings meet to become artifact specs.
+
+Studies ask the context for artifacts; two studies that ask for the same thing get the same spec, hence the same
+content key, and the plan computes it once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from taba_core.conventions import EXACT, Conventions, ForwardLevel
+from taba_core.errors import UsageError
+from taba_core.models.base import model_spec
+from taba_core.models.cards import Card, load_card
+from taba_core.models.grids import timestep_grid
+from taba_core.spec import Generation, Inversion, ModelSpec, PlainRegions, Reconstruction, StepPredictions
+from workflows.settings import Settings
+
+if TYPE_CHECKING:
+    from taba_core.diffusion.grid import TimestepGrid
+
+_OVERRIDES = ("network_time", "levels", "sampling_x0_rule", "inversion_x0_rule", "forward_level")
+
+
+@dataclass(frozen=True)
+class Context:
+    """A model's card, the inversion method, and the user's settings."""
+
+    model: str
+    method: str
+    settings: Settings
+
+    @cached_property
+    def card(self) -> Card:
+        """The model's card. Raises UsageError for an unknown model."""
+        return load_card(self.model)
+
+    @cached_property
+    def model_spec(self) -> ModelSpec:
+        """The model as it enters every key. A model whose weights are elsewhere is planned without them."""
+        if not self.card.embedded:
+            return ModelSpec(name=self.model, options=self.settings.model_options)
+        return model_spec(self.model, self.settings.model_options)
+
+    @cached_property
+    def runnable_model(self) -> ModelSpec:
+        """The model spec, refused (UsageError) if this version cannot run the model here."""
+        return model_spec(self.model, self.settings.model_options)
+
+    @cached_property
+    def conventions(self) -> Conventions:
+        """The preset, with the fields the user set laid over it."""
+        preset = self.card.reference if self.settings.conventions == "reference" else EXACT
+        chosen = {name: getattr(self.settings, name) for name in _OVERRIDES}
+        chosen = {name: value for name, value in chosen.items() if value is not None}
+        try:
+            return Conventions.model_validate(preset.model_dump() | chosen)
+        except ValueError as error:
+            raise UsageError(str(error).split("Value error, ")[-1].split(" [type=")[0]) from None
+
+    def num_steps(self, paper_steps: int) -> int:
+        """T: the user's, else the card's (models that run everywhere), else the paper's for the study."""
+        own = self.card.defaults.num_inference_steps if self.card.embedded else paper_steps
+        return self.settings.num_inference_steps or own
+
+    @property
+    def num_samples(self) -> int:
+        """n: the user's, else the card's."""
+        return self.settings.num_samples or self.card.defaults.num_samples
+
+    def grid(self, num_inference_steps: int) -> TimestepGrid:
+        """The model's timestep grid. Raises UsageError for a T the model's schedule cannot have."""
+        return timestep_grid(self.card, num_inference_steps)
+
+    def generation(self, num_inference_steps: int) -> Generation:
+        """The images everything starts from."""
+        s = self.settings
+        self.grid(num_inference_steps)
+        if s.conditioning == "class" and self.card.conditional == "none":
+            raise UsageError(f"conditioning=class: {self.card.title} has no classes; use conditioning=none.")
+        return Generation(
+            model=self.model_spec,
+            num_samples=self.num_samples,
+            samples_per_shard=min(s.samples_per_shard or self.card.defaults.samples_per_shard, self.num_samples),
+            num_inference_steps=num_inference_steps,
+            seed=s.seed,
+            conditioning=s.conditioning,
+            class_seed=s.class_seed if s.conditioning == "class" else 10,
+            x0_rule=self.conventions.sampling_x0_rule,
+        )
+
+    def inversion(
+        self, source: Generation, forward_steps: int = 0, forward_level: ForwardLevel | None = None
+    ) -> Inversion:
+        """Inversion of the generated images, its first `forward_steps` steps replaced."""
+        rules = self.conventions
+        return Inversion(
+            source=source,
+            num_inference_steps=source.num_inference_steps,
+            method=self.method,
+            method_options=self.settings.method_options,
+            network_time=rules.network_time,
+            levels=rules.levels,
+            x0_rule=rules.inversion_x0_rule,
+            forward_steps=forward_steps,
+            forward_level=forward_level or rules.forward_level,
+            forward_seed=self.settings.forward_seed,
+        )
+
+    def reconstruction(self, source: Inversion) -> Reconstruction:
+        """The latent sampled back to an image."""
+        return Reconstruction(source=source)
+
+    def step_predictions(self, source: Generation) -> StepPredictions:
+        """Inversion predictions from the cached states of the sampling path."""
+        return StepPredictions(
+            source=source, network_time=self.conventions.network_time, x0_rule=self.conventions.inversion_x0_rule
+        )
+
+    def regions(self, source: Generation) -> PlainRegions:
+        """Plain masks of the generated images."""
+        s = self.settings
+        return PlainRegions(source=source, threshold=s.plain_threshold, value_range=s.plain_range)
+
+    def sweep(self, num_inference_steps: int) -> tuple[int, ...]:
+        """K of the fix, ascending and without repeats. Raises UsageError for a fraction of no whole step."""
+        grid = self.grid(num_inference_steps)
+        steps = sorted({grid.steps_of(text) for text in self.settings.forward_steps})
+        if steps[0] < 1 or steps[-1] >= num_inference_steps:
+            bad = steps[0] if steps[0] < 1 else steps[-1]
+            raise UsageError(
+                f"forward_steps: K={bad} of T={num_inference_steps}; the sweep needs 1 <= K < T "
+                f"(K=0, plain inversion, is always in the table)."
+            )
+        return tuple(steps)
+
+    def convention_line(self) -> str:
+        """The conventions as one line printed under every table."""
+        c = self.conventions
+        return (
+            f"network_time={c.network_time}, levels={c.levels}, sampling_x0_rule={c.sampling_x0_rule}, "
+            f"inversion_x0_rule={c.inversion_x0_rule}, forward_level={c.forward_level}"
+        )

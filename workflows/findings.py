@@ -1,0 +1,130 @@
+"""From estimates to a stored result, and from a stored result back to cells, curves and claims.
+
+A number `name` is stored as `name` with `name_low` and `name_high`, the ends of its 95 % interval; claims are
+stored as JSON in the attributes. A notebook reads the same dataset the report reads.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike, NDArray
+
+from workflows.present import Cell, Claim, PaperValue
+
+if TYPE_CHECKING:
+    from taba_core.stats.estimate import Estimate
+
+
+class Findings:
+    """Collects what a study found, then becomes one dataset."""
+
+    def __init__(self) -> None:
+        self._variables: dict[str, tuple[tuple[str, ...], NDArray[Any], dict[str, Any]]] = {}
+        self._coords: dict[str, Any] = {}
+        self._claims: list[dict[str, Any]] = []
+
+    def coordinate(self, name: str, values: Sequence[Any] | NDArray[Any]) -> None:
+        """Label a dimension."""
+        self._coords[name] = np.asarray(values)
+
+    def array(self, name: str, values: ArrayLike, dims: Sequence[str] = (), **attrs: Any) -> None:
+        """A plain array (a picture, a spread, a floor)."""
+        self._variables[name] = (tuple(dims), np.asarray(values), attrs)
+
+    def estimate(self, name: str, estimate: Estimate, dims: Sequence[str] = (), **attrs: Any) -> None:
+        """A value with its 95 % interval."""
+        low, high = estimate.interval(0.95)
+        attrs = {"interval": estimate.kind, **attrs}
+        for suffix, values in (("", estimate.value), ("_low", low), ("_high", high)):
+            self.array(name + suffix, values, dims, **attrs)
+
+    def claim(
+        self, id: str, statement: str, verdict: str, numbers: Mapping[str, Any], explanation: str = ""
+    ) -> None:
+        """A tested claim; numbers are what its verdict was read from."""
+        plain = {k: v.tolist() if isinstance(v, (np.ndarray, np.generic)) else v for k, v in numbers.items()}
+        self._claims.append(
+            {"id": id, "statement": statement, "verdict": verdict, "numbers": plain, "explanation": explanation}
+        )
+
+    def dataset(self) -> xr.Dataset:
+        """Everything collected."""
+        return xr.Dataset(self._variables, coords=self._coords, attrs={"claims": json.dumps(self._claims)})
+
+
+def interval_numbers(name: str, estimate: Estimate) -> dict[str, Any]:
+    """A scalar estimate as claim numbers: value and interval."""
+    low, high = estimate.interval(0.95)
+    return {name: float(estimate.value), f"{name}_ci95": [float(low), float(high)]}
+
+
+def claims_of(result: xr.Dataset, suffix: str = "") -> tuple[Claim, ...]:
+    """The claims stored with a result; `suffix` tells apart several results of a study."""
+    study = str(result.attrs["study"])
+    return tuple(
+        Claim(
+            id=entry["id"] + suffix,
+            statement=entry["statement"],
+            verdict=entry["verdict"],
+            numbers=entry["numbers"],
+            explanation=entry["explanation"],
+            study=study,
+        )
+        for entry in json.loads(result.attrs["claims"])
+    )
+
+
+def cell(
+    result: xr.Dataset,
+    name: str,
+    *,
+    floor: float | None = None,
+    spread: float | None = None,
+    theory: float | None = None,
+    paper: PaperValue | None = None,
+    digits: int = 3,
+    unit: str = "",
+    scale: float = 1.0,
+    **where: Any,
+) -> Cell:
+    """A table cell of the number `name` at coordinates `where`, with its interval if one is stored."""
+    value = float(result[name].sel(where)) * scale
+    ci95 = None
+    if f"{name}_low" in result:
+        ci95 = (float(result[f"{name}_low"].sel(where)) * scale, float(result[f"{name}_high"].sel(where)) * scale)
+    return Cell(
+        value, ci95=ci95, floor=floor, spread=spread, theory=theory, paper=paper, digits=digits, unit=unit,
+        n=int(result.attrs["n"]), T=int(result.attrs["T"]),
+    )
+
+
+def row_labels(results: Sequence[xr.Dataset]) -> list[str]:
+    """One label a result: the model's title, told apart by n, T, conventions and key where titles repeat."""
+    differing: tuple[Callable[[xr.Dataset], str], ...] = (
+        lambda r: f"n={r.attrs['n']}",
+        lambda r: f"T={r.attrs['T']}",
+        lambda r: f"seed={r.attrs['seed']}",
+        lambda r: f"{r.attrs['settings']['conventions']}",
+        lambda r: r.attrs["name"].rsplit("-", 1)[-1],
+    )
+    titles = [str(r.attrs["model_title"]) for r in results]
+    for tell in differing:
+        if len(set(titles)) == len(titles):
+            break
+        parts = [tell(r) for r in results]
+        for title in set(titles):
+            same = [i for i, t in enumerate(titles) if t == title]
+            if len({parts[i] for i in same}) > 1:
+                for i in same:
+                    titles[i] = f"{title}, {parts[i]}"
+    return titles
+
+
+def item_id(base: str, index: int, results: Sequence[xr.Dataset]) -> str:
+    """Id of a figure drawn once a result: the plain name for the first, the key added for the others."""
+    return base if index == 0 else f"{base}-{results[index].attrs['name'].rsplit('-', 1)[-1]}"

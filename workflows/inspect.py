@@ -1,0 +1,46 @@
+"""`taba status` and `taba verify`: what a store holds, without Ray."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from taba_core.errors import UsageError
+from taba_core.store import Store
+from workflows.text import print_table
+
+
+def _open(path: str) -> Store:
+    if not Path(path).exists():
+        raise UsageError(f"--store {path}: there is no such directory; `taba run STUDY --store {path}` makes one.")
+    return Store.open(path, mode="r")
+
+
+def print_status(path: str) -> None:
+    """One row per artifact and variable: shards complete of all; then the stored results."""
+    store = _open(path)
+    rows = []
+    for group in store.artifacts():
+        variables = group.variables
+        missing = group.missing(variables)
+        for name in variables:
+            absent = sum(name in names for names in missing.values())
+            state = "complete" if not absent else f"{absent} missing"
+            rows.append((group.name, name, f"{group.num_shards - absent}/{group.num_shards}", state))
+    print_table(("artifact", "variable", "shards", "state"), rows)
+    results = store.results()
+    print(f"\n{len(results)} results: {', '.join(results) or 'none yet'}")
+
+
+def print_verification(path: str, *, deep: bool, forget: bool) -> None:
+    """Print every problem; exit code 1 if there are any."""
+    store = _open(path)
+    problems = [problem for group in store.artifacts() for problem in group.verify(deep=deep, forget=forget)]
+    for problem in problems:
+        print(problem)
+    checked = "checksums and sizes" if deep else "sizes and receipts"
+    if not problems:
+        print(f"{path}: no problems ({checked} of {len(store.artifacts())} artifacts).")
+        return
+    print(f"{len(problems)} problems. `taba run` with the same settings recomputes what is missing"
+          + ("." if forget or not deep else "; add --forget to recompute corrupt shards too."))
+    raise SystemExit(1)

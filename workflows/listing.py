@@ -1,0 +1,33 @@
+"""`taba list`: what there is."""
+
+from __future__ import annotations
+
+from taba_core.diffusion.inversion import list_methods
+from taba_core.models.cards import Card, list_cards
+from taba_core.models.options import OPTIONS
+from workflows.study import studies
+from workflows.text import print_table
+
+
+def print_listing() -> None:
+    """Models with what they need, inversion methods, studies with the paper's tables and figures."""
+    print("models")
+    print_table(
+        ("name", "state", "train set", "condition", "weights"),
+        [(c.name, "x".join(map(str, c.sample_shape)), c.train_set, c.conditional, _weights(c)) for c in list_cards()],
+    )
+    for name, options in OPTIONS.items():
+        described = "; ".join(f"{k}={f.default!r} ({f.description})" for k, f in options.model_fields.items())
+        print(f"  {name}, --set model.NAME=VALUE: {described}")
+    print(f"\ninversion methods\n{', '.join(list_methods())}")
+    print("\nstudies")
+    print_table(
+        ("name", "aliases", "section", "question"),
+        [(s.name, " ".join(s.aliases), s.paper_section, s.question) for s in studies().values()],
+    )
+
+
+def _weights(card: Card) -> str:
+    if card.embedded:
+        return "none needed"
+    return "planning only in this version"

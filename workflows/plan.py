@@ -1,0 +1,140 @@
+"""The plan: artifacts of all asked studies, deduplicated, ordered, minus what is complete, with its costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from taba_core import schema
+from taba_core.spec import Artifact
+from taba_core.store import Store
+from workflows.context import Context
+from workflows.study import Study
+
+# What a unit reads from its sources, by kind.
+_READS: dict[str, tuple[str, ...]] = {
+    "inversion": ("image", "class_id"),
+    "reconstruction": ("latent", "class_id"),
+    "step-predictions": ("image", "x_t", "class_id"),
+    "regions": ("image",),
+}
+_DEFAULT_VARIABLES = {"generation": ("noise", "image", "class_id")}
+
+
+@dataclass
+class PlannedArtifact:
+    """An artifact, the variables asked of it by all studies, and what is missing of them."""
+
+    artifact: Artifact
+    variables: list[str]
+    missing: dict[int, list[str]] = field(default_factory=dict)
+
+    @property
+    def num_shards(self) -> int:
+        """Number of shards (units of work)."""
+        root = self.artifact.root()
+        return -(-root.num_samples // root.samples_per_shard)
+
+    def samples_in(self, shard: int) -> int:
+        """Number of samples of a shard."""
+        root = self.artifact.root()
+        return min(root.samples_per_shard, root.num_samples - shard * root.samples_per_shard)
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations (image-NFE) of the whole artifact."""
+        return self.artifact.num_evaluations() * self.artifact.root().num_samples
+
+    @property
+    def evaluations_missing(self) -> int:
+        """Network evaluations of the missing shards."""
+        return sum(self.artifact.num_evaluations() * self.samples_in(shard) for shard in self.missing)
+
+
+@dataclass
+class Plan:
+    """Everything `taba run` will do and everything `taba plan` prints."""
+
+    context: Context
+    studies: list[Study]
+    artifacts: list[PlannedArtifact]
+
+    @property
+    def evaluations(self) -> int:
+        """Image-NFE of all artifacts."""
+        return sum(p.evaluations for p in self.artifacts)
+
+    @property
+    def evaluations_missing(self) -> int:
+        """Image-NFE still to compute."""
+        return sum(p.evaluations_missing for p in self.artifacts)
+
+    @property
+    def units(self) -> int:
+        """Missing shards over all artifacts."""
+        return sum(len(p.missing) for p in self.artifacts)
+
+    def bytes_of(self, planned: PlannedArtifact) -> int:
+        """Stored bytes of an artifact's asked variables."""
+        return schema.bytes_of(planned.artifact, planned.variables, self.context.card.sample_shape)
+
+    @property
+    def bytes_total(self) -> int:
+        """Stored bytes of all artifacts."""
+        return sum(self.bytes_of(p) for p in self.artifacts)
+
+    def hours(self, evaluations: int) -> float:
+        """Device hours of that many image-NFE on the card's measured step time."""
+        return evaluations * self.context.card.cost.image_seconds / 3600
+
+    @property
+    def peak_memory(self) -> int:
+        """Host memory of one worker, bytes: weights plus the largest unit's arrays, read and written."""
+        card = self.context.card
+        unit = 0
+        for planned in self.artifacts:
+            written = self.bytes_of(planned) / max(planned.num_shards, 1)
+            reads = [p for p in self.artifacts if p.artifact in planned.artifact.sources()]
+            unit = max(unit, written + sum(self.bytes_of(p) / max(p.num_shards, 1) for p in reads))
+        return int(card.num_parameters * 4 + 2 * unit)
+
+
+def make_plan(context: Context, chosen: list[Study], store: Store | None = None) -> Plan:
+    """Collect what the studies ask, add what that reads, order it, and subtract what the store holds.
+
+    Raises:
+      UsageError: settings that cannot be (T, K, conventions). StoreError: a group made by another spec.
+    """
+    asked: dict[Artifact, list[str]] = {}
+    for study in chosen:
+        for request in study.requests(context).values():
+            _ask(asked, request.artifact, request.variables)
+    for artifact in sorted(asked, key=_depth, reverse=True):
+        _ask_sources(asked, artifact)
+    planned = [PlannedArtifact(a, asked[a]) for a in sorted(asked, key=lambda a: (_depth(a), a.kind, a.name))]
+    for entry in planned:
+        entry.missing = _missing(entry, store)
+    return Plan(context, chosen, planned)
+
+
+def _ask(asked: dict[Artifact, list[str]], artifact: Artifact, variables: tuple[str, ...]) -> None:
+    order = list(schema.variables_of(artifact.kind))
+    wanted = {*asked.get(artifact, ()), *variables, *_DEFAULT_VARIABLES.get(artifact.kind, ())}
+    asked[artifact] = [name for name in order if name in wanted]
+
+
+def _ask_sources(asked: dict[Artifact, list[str]], artifact: Artifact) -> None:
+    for source in artifact.sources():
+        available = schema.variables_of(source.kind)
+        _ask(asked, source, tuple(name for name in _READS[artifact.kind] if name in available))
+        _ask_sources(asked, source)
+
+
+def _depth(artifact: Artifact) -> int:
+    return 1 + max((_depth(source) for source in artifact.sources()), default=0)
+
+
+def _missing(entry: PlannedArtifact, store: Store | None) -> dict[int, list[str]]:
+    group = store.find(entry.artifact) if store is not None else None
+    if group is None:
+        return {shard: list(entry.variables) for shard in range(entry.num_shards)}
+    return group.missing(entry.variables)

@@ -1,0 +1,65 @@
+"""Writing the report's files: whole or not at all, and strict JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from taba_core.errors import WorkError
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace a file in one step: a reader sees the old content or the new, never a part.
+
+    Raises:
+      WorkError: the file cannot be written (permission, disk full).
+    """
+    temporary: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.chmod(temporary, 0o644)  # mkstemp makes 0600, which a shared folder's other readers cannot open
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        raise WorkError(
+            f"cannot write {path}: {error.strerror or error}. The report needs a writable folder with free "
+            f"space; choose another with --out."
+        ) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """`write_bytes` for UTF-8 text."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def plain(value: Any) -> Any:
+    """A value as strict JSON can hold it: NaN and infinities to null, tuples and arrays to lists.
+
+    Objects JSON has no type for become their text.
+    """
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if hasattr(value, "tolist"):  # numpy scalars and arrays, without importing numpy
+        return plain(value.tolist())
+    return str(value)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write strict, indented JSON (see `plain`)."""
+    text = json.dumps(plain(value), allow_nan=False, ensure_ascii=False, indent=1)
+    write_text(path, text + "\n")

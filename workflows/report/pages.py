@@ -1,0 +1,153 @@
+"""The HTML page: a run's objects as what the template shows."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from workflows import published
+from workflows.present import PROVENANCE_MEANING, Claim, Figure, Run, Section, Table
+from workflows.report.notation import format_any, to_html
+from workflows.report.tables import PROVENANCE_MARK, cell_text, column_heading, context_line
+
+_FOLDER = Path(__file__).parent
+_BADGE = {"holds": ("holds", "✓"), "fails": ("fails", "✗"), "not resolved": ("unresolved", "?")}
+
+
+def render(run: Run, folder: Path) -> str:
+    """The page as text; figures are taken from `folder`/figures and embedded.
+
+    The page needs no other file: style and pictures are inside it, and the links to the table and figure
+    files beside it are relative.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["maths"] = lambda text: Markup(to_html(text))
+    environment.filters["shown"] = format_any
+    template = environment.get_template("template.html.j2")
+    sections = [_section(section, folder) for section in in_paper_order(run.sections)]
+    return template.render(
+        run=run,
+        css=Markup((_FOLDER / "style.css").read_text(encoding="utf-8")),
+        sections=sections,
+        headline=_headline(run),
+        claims=[claim for section in sections for claim in section["claims"]],
+        tally=_tally(run),
+        provenance=_flat(run.provenance),
+        marks=[(PROVENANCE_MARK[name], name, text) for name, text in PROVENANCE_MEANING.items()],
+    )
+
+
+def in_paper_order(sections: tuple[Section, ...]) -> list[Section]:
+    """Sections sorted by `paper_section` ("3.1" before "3.10", numbers before appendices, then the rest)."""
+
+    def order(section: Section) -> tuple[int, list[int], str]:
+        text = section.paper_section
+        numbers = [int(part) for part in re.findall(r"\d+", text)]
+        if text[:1].isdigit():
+            return (0, numbers, "")
+        return (1, [], text) if text else (2, [], "")
+
+    return sorted(sections, key=order)
+
+
+def _section(section: Section, folder: Path) -> dict[str, Any]:
+    return {
+        "source": section,
+        "tables": [_table(table) for table in section.tables],
+        "figures": [_figure(figure, folder) for figure in section.figures],
+        "claims": [_claim(claim, section) for claim in section.claims],
+        "provenance": _flat(section.provenance),
+    }
+
+
+def _headline(run: Run) -> dict[str, Any] | None:
+    tables = [table for section in run.sections for table in section.tables]
+    chosen = [table for table in tables if table.id == run.headline]
+    return _table(chosen[0]) if chosen else None
+
+
+def _tally(run: Run) -> list[tuple[str, str, int]]:
+    verdicts = [claim.verdict for claim in run.claims]
+    return [(css, name, verdicts.count(name)) for name, (css, _) in _BADGE.items() if name in verdicts]
+
+
+def _claim(claim: Claim, section: Section) -> dict[str, Any]:
+    css, sign = _BADGE[claim.verdict]
+    return {
+        "source": claim,
+        "study": claim.study or section.study,
+        "css": css,
+        "sign": sign,
+        "numbers": [(name, format_any(value)) for name, value in claim.numbers.items()],
+    }
+
+
+def _figure(figure: Figure, folder: Path) -> dict[str, Any]:
+    picture = (folder / "figures" / f"{figure.id}.png").read_bytes()
+    context = [f"{name} = {value}" for name, value in (("n", figure.n), ("T", figure.T)) if value is not None]
+    return {
+        "source": figure,
+        "picture": "data:image/png;base64," + base64.b64encode(picture).decode("ascii"),
+        "context": "; ".join([*context, *([figure.conventions] if figure.conventions else [])]),
+    }
+
+
+def _table(table: Table) -> dict[str, Any]:
+    groups = [
+        (group, len(list(columns))) for group, columns in itertools.groupby(table.columns, lambda c: c.group)
+    ]
+    rows: list[dict[str, Any]] = []
+    for index, (label, cells) in enumerate(zip(table.rows, table.cells, strict=True)):
+        group = table.row_groups[index] if table.row_groups else ""
+        new = bool(group) and (index == 0 or table.row_groups[index - 1] != group)
+        shown = [(cell, cell_text(cell), _cell_context(table, cell)) for cell in cells]
+        rows.append({"label": label, "group": group if new else "", "cells": shown})
+    return {
+        "source": table,
+        "groups": groups if any(name for name, _ in groups) else [],
+        "heads": [column_heading(column, with_group=False) for column in table.columns],
+        "rows": rows,
+        "context": context_line(table),
+        "reference": _reference(table),
+    }
+
+
+def _cell_context(table: Table, cell: Any) -> str:
+    own = (("n", cell.n, table.n), ("T", cell.T, table.T))
+    return ", ".join(f"{name} = {value}" for name, value, common in own if value not in (None, common))
+
+
+def _reference(table: Table) -> dict[str, Any] | None:
+    """The paper's rows of the same table, as they were printed, for reading beside ours."""
+    entries = published.paper_rows(table.id)
+    number = published.table_number(table.id)
+    if not entries or number not in published.PAPER_SETTINGS:
+        return None
+    columns = list(dict.fromkeys(entry.column for entry in entries))
+    values: dict[str, dict[str, Any]] = {}
+    for entry in entries:
+        spread = "" if entry.value.spread is None else f"± {entry.value.spread:g}"
+        shown = {"value": f"{entry.value.value:g}", "spread": spread, "note": entry.value.note}
+        values.setdefault(entry.row, {})[entry.column] = {
+            **shown,
+            "mark": PROVENANCE_MARK[entry.value.provenance],
+        }
+    rows = [(row, [cells.get(column) for column in columns]) for row, cells in values.items()]
+    return {"number": number, "columns": columns, "rows": rows, "setting": published.PAPER_SETTINGS[number]}
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    lines: list[tuple[str, str]] = []
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        lines += _flat(value, f"{name} · ") if isinstance(value, Mapping) else [(name, format_any(value))]
+    return lines

@@ -1,0 +1,35 @@
+"""The plotting functions a study may call; all return an off-screen matplotlib figure in taba's style."""
+
+from workflows.report.curves import Curve, bars_with_ci, heat_map, step_curves, sweep_curves
+from workflows.report.grids import (
+    difference_maps,
+    heat_tiles,
+    image_grid,
+    image_tiles,
+    latent_grid,
+    latent_tiles,
+    mask_overlay_grid,
+    mask_tiles,
+    principal_channels,
+    symmetric_limit,
+    tile_grid,
+)
+
+__all__ = [
+    "Curve",
+    "bars_with_ci",
+    "difference_maps",
+    "heat_map",
+    "heat_tiles",
+    "image_grid",
+    "image_tiles",
+    "latent_grid",
+    "latent_tiles",
+    "mask_overlay_grid",
+    "mask_tiles",
+    "principal_channels",
+    "step_curves",
+    "sweep_curves",
+    "symmetric_limit",
+    "tile_grid",
+]

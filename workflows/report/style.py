@@ -1,0 +1,119 @@
+"""One look for all figures: colours, fonts, sizes, and files that do not change from run to run."""
+
+from __future__ import annotations
+
+import functools
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ParamSpec
+
+import matplotlib as mpl
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+
+from workflows.report.files import write_bytes
+
+P = ParamSpec("P")
+
+# Symbols of the paper, as matplotlib mathtext.
+NOISE_SYMBOL = r"$x^T$"
+LATENT_SYMBOL = r"$\hat{x}^T$"
+SAMPLE_SYMBOL = r"$x^0$"
+
+# Told apart with any common colour vision, and in grey: lightness differs as well as hue.
+INK = "#1d2530"
+MUTED = "#8a94a3"
+COLORS = {
+    "Noise": "#e08a1e",
+    "Latent": "#5e3c99",
+    "Sample": "#1b9e8a",
+    "Fix": "#2b6cb0",
+    "Plain": "#c2410c",
+    "Non-plain": "#1f5f99",
+}
+CYCLE = ("#2b6cb0", "#c2410c", "#1b9e8a", "#5e3c99", "#e08a1e", "#64748b")
+LINE_STYLES = ("-", "--", ":", "-.")
+
+_FLARE = ("#f3d3b3", "#edb081", "#e98d6b", "#e3685c", "#d14a61", "#b13c6c", "#8f3371", "#6c2b6d", "#4b2362")
+SEQUENTIAL = LinearSegmentedColormap.from_list("taba-flare", _FLARE)
+DIVERGING = LinearSegmentedColormap.from_list(
+    "taba-diverging", ("#1f5f99", "#8fb8da", "#f7f7f7", "#f0a787", "#b5340a")
+)
+
+TEXT_WIDTH = 7.2  # inches: the width of a page's text block
+PNG_DPI = 170
+_PDF_METADATA = {"CreationDate": None, "Creator": "taba", "Producer": "taba"}
+
+RC: Any = {
+    "font.family": "DejaVu Sans",  # ships with matplotlib: the same file on every machine
+    "mathtext.fontset": "dejavusans",
+    "font.size": 8.5,
+    "axes.titlesize": 9,
+    "axes.titleweight": "bold",
+    "axes.labelsize": 8.5,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e4e7ec",
+    "grid.linewidth": 0.6,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "lines.linewidth": 1.6,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "pdf.fonttype": 42,  # embed TrueType outlines; type 3 fonts are refused by most publishers
+    "svg.hashsalt": "taba",
+}
+
+
+def styled(function: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Run a drawing function under taba's settings without changing the caller's."""
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        with mpl.rc_context(RC):
+            return function(*args, **kwargs)
+
+    return run
+
+
+def new_figure(width: float = TEXT_WIDTH, height: float = 3.0) -> Figure:
+    """An empty figure in inches, off screen, outside pyplot's global list, laid out automatically."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def color_of(name: str, index: int = 0) -> str:
+    """The fixed colour of a known quantity ("Noise", "Plain", ...), else the index-th of the cycle."""
+    return COLORS.get(name, CYCLE[index % len(CYCLE)])
+
+
+def save_figure(figure: Figure, stem: Path) -> tuple[Path, Path]:
+    """Write `stem`.png and `stem`.pdf: fonts embedded, no timestamps, so equal figures are equal files."""
+    paths = (stem.with_name(stem.name + ".png"), stem.with_name(stem.name + ".pdf"))
+    options: tuple[dict[str, Any], ...] = (
+        {"format": "png", "dpi": PNG_DPI, "metadata": {"Software": None}},
+        {
+            "format": "pdf",
+            "dpi": 300,
+            "metadata": {"CreationDate": None, "Creator": "taba", "Producer": "taba"},
+        },
+    )
+    with mpl.rc_context(RC):
+        for path, option in zip(paths, options, strict=True):
+            buffer = io.BytesIO()
+            figure.savefig(buffer, bbox_inches="tight", pad_inches=0.04, **option)
+            write_bytes(path, buffer.getvalue())
+    return paths

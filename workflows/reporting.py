@@ -1,0 +1,101 @@
+"""From a store's results to its report: every finished study presents itself, the report package writes files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from taba_core.errors import UsageError
+from taba_core.store import Store
+from taba_core.store.group import LEDGER_DIRECTORY
+from workflows.engine import RUN_LOG
+from workflows.study import studies
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from workflows.present import Run
+
+_STAMP = ".stamp"
+
+
+def write_store_report(path: str | Path, output: Path | None, *, force: bool) -> Path:
+    """Write the report of a store; skipped if it already shows exactly these results and `force` is off.
+
+    Returns:
+      Path of index.html.
+    Raises:
+      UsageError: no store, or a store without results.
+    """
+    store = Store.open(path)
+    folder = output or Path(path) / "report"
+    names = store.results()
+    if not names:
+        raise UsageError(f"{path} holds no results yet; run a study first: taba run correlation --store {path}.")
+    stamp = _stamp(store, names)
+    index = folder / "index.html"
+    if not force and index.exists() and (folder / _STAMP).exists() and (folder / _STAMP).read_text() == stamp:
+        return index
+    from workflows.report.write import write_report
+
+    index = write_report(collect(store, names), folder)
+    (folder / _STAMP).write_text(stamp)
+    return index
+
+
+def collect(store: Store, names: list[str]) -> Run:
+    """All results of a store as one presentable run. Results of another study version are left out."""
+    from workflows.present import Run
+
+    by_study: dict[str, list[xr.Dataset]] = {}
+    for name in names:
+        result = store.read_result(name)
+        assert result is not None
+        result.attrs["name"] = name
+        by_study.setdefault(str(result.attrs["study"]), []).append(result)
+    sections = []
+    for study in studies().values():
+        current = [r for r in by_study.get(study.name, []) if r.attrs["study_version"] == study.version]
+        if current:
+            sections.append(study.present(sorted(current, key=_result_order)))
+    log = run_log(store)
+    models = sorted({str(r.attrs["model_title"]) for results in by_study.values() for r in results})
+    return Run(
+        title="There and Back Again: noise, images and DDIM inversions",
+        summary=f"{len(sections)} studies on {', '.join(models)}. Every number carries its 95 % interval; "
+        "every claim is an inequality tested on that interval.",
+        sections=tuple(sections),
+        provenance={"store": Path(store.path).name, "runs": log} if log else {"store": Path(store.path).name},
+    )
+
+
+def _result_order(result: xr.Dataset) -> tuple[Any, ...]:
+    # The largest run of each model first: it gets the plain figure ids.
+    return (result.attrs["model"] != "photo-mixture", result.attrs["model"], -result.attrs["n"], result.attrs["name"])
+
+
+def run_log(store: Store) -> list[dict[str, Any]]:
+    """What `taba run` wrote about itself, oldest first."""
+    file = store.path / LEDGER_DIRECTORY / RUN_LOG
+    if not file.exists():
+        return []
+    return [json.loads(line) for line in file.read_text().splitlines() if line.strip()]
+
+
+def _stamp(store: Store, names: list[str]) -> str:
+    text = json.dumps([names, version("taba"), [(s.name, s.version) for s in studies().values()]])
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def print_headline(path: str | Path) -> None:
+    """Print the headline table (Table 2) and the claims' verdicts from the written report."""
+    folder = Path(path) / "report"
+    table = folder / "tables" / "table2.md"
+    if table.exists():
+        print(f"\n{table.read_text().strip()}")
+    claims = json.loads((folder / "claims.json").read_text())
+    if claims:
+        print("\nclaims: " + ", ".join(f"{c['id']} {c['verdict']}" for c in claims))

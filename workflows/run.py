@@ -1,0 +1,180 @@
+"""`taba plan` and `taba run`: from what a user typed to a plan, its execution and the last lines printed."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from taba_core.errors import UsageError
+from taba_core.store import Store
+from workflows.context import Context
+from workflows.plan import Plan, make_plan
+from workflows.settings import parse_settings
+from workflows.study import find_studies
+from workflows.text import bytes_text, count_text, duration_text, print_table
+
+if TYPE_CHECKING:
+    from cluster.executor import Executor, Resources
+
+
+def prepare(
+    studies: list[str], *, store: str, model: str, method: str, assignments: list[str], write: bool
+) -> tuple[Plan, Store | None]:
+    """Everything that can be refused is refused here, before any work starts.
+
+    Raises:
+      UsageError: unknown names or impossible values. StoreError: a store that is not taba's, or not this version's.
+    """
+    chosen = find_studies(studies)
+    context = Context(model, method, parse_settings(assignments))
+    check_method(context)
+    for study in chosen:
+        study.requests(context)
+    opened = None
+    if write:
+        # A model that cannot run here is refused before the store is touched.
+        _ = context.runnable_model
+        opened = Store.open(store, mode="a")
+    elif Path(store).exists():
+        opened = Store.open(store, mode="r")
+    return make_plan(context, chosen, opened), opened
+
+
+def check_method(context: Context) -> None:
+    """Refuse an unknown inversion method or option before any work."""
+    from taba_core.diffusion.inversion import inversion_method_named
+
+    inversion_method_named(context.method, **context.settings.method_options)
+
+
+def print_plan(studies: list[str], *, store: str, model: str, method: str, assignments: list[str]) -> None:
+    """Print the plan of the asked studies against a store, if there is one."""
+    plan, opened = prepare(studies, store=store, model=model, method=method, assignments=assignments, write=False)
+    where = store if opened is not None else f"{store} (does not exist yet)"
+    print(f"{plan.context.card.title}: {', '.join(s.name for s in plan.studies)}; store {where}\n")
+    rows = [
+        (
+            p.artifact.name,
+            " ".join(p.variables),
+            f"{p.num_shards - len(p.missing)}/{p.num_shards}",
+            count_text(p.evaluations),
+            count_text(p.evaluations_missing),
+            f"{plan.hours(p.evaluations_missing):.2f}",
+            bytes_text(plan.bytes_of(p)),
+        )
+        for p in plan.artifacts
+    ]
+    total = (
+        "total", "", "", count_text(plan.evaluations), count_text(plan.evaluations_missing),
+        f"{plan.hours(plan.evaluations_missing):.2f}", bytes_text(plan.bytes_total),
+    )
+    header = ("artifact", "variables", "shards done", "NFE", "NFE to do", "device-hours", "bytes")
+    print_table(header, [*rows, total])
+    cost = plan.context.card.cost
+    unit = "GPU-hours" if not plan.context.card.embedded else "CPU-hours (one core)"
+    print(
+        f"\n{count_text(plan.evaluations_missing)} network evaluations (image-NFE) to do = "
+        f"{plan.hours(plan.evaluations_missing):.2f} {unit} at {cost.step_seconds:g} s per step of "
+        f"{cost.batch_size} images ({cost.measured_on}); {plan.units} units; "
+        f"{bytes_text(plan.bytes_total)} in {sum(p.num_shards * len(p.variables) for p in plan.artifacts)} shard "
+        f"files; about {bytes_text(plan.peak_memory)} of memory per worker."
+    )
+
+
+def run_studies(
+    studies: list[str],
+    *,
+    store: str,
+    model: str,
+    method: str,
+    assignments: list[str],
+    address: str | None,
+    executor: str,
+    workers: int | None,
+    report: bool,
+) -> None:
+    """Carry out `taba run` and print the headline table."""
+    from workflows.engine import log_run, run_plan
+    from workflows.reporting import print_headline, write_store_report
+
+    started, clock = datetime.now(UTC), time.monotonic()
+    plan, opened = prepare(studies, store=store, model=model, method=method, assignments=assignments, write=True)
+    assert opened is not None
+    make_executor, resources, workers = choose_executor(executor, address, workers)
+    print(
+        f"{plan.context.card.title}, n={plan.context.num_samples}: {plan.units} of "
+        f"{sum(p.num_shards for p in plan.artifacts)} units to compute "
+        f"({count_text(plan.evaluations_missing)} network evaluations, {bytes_text(plan.bytes_total)} in all).",
+        flush=True,
+    )
+    done = run_plan(plan, opened, make_executor, resources, workers=workers)
+    if done.units or done.analysed:
+        log_run(opened, provenance(plan, done, started))
+    print(
+        f"computed {done.units} units, analysed {len(done.analysed)} studies, reused {len(done.reused)}: "
+        f"{duration_text(time.monotonic() - clock)}.",
+        flush=True,
+    )
+    if report:
+        index = write_store_report(opened.path, None, force=False)
+        print_headline(opened.path)
+        print(f"\nreport: {index}")
+
+
+def choose_executor(
+    name: str, address: str | None, workers: int | None
+) -> tuple[Callable[[], Executor], Resources, int]:
+    """A factory of the executor (so that nothing starts if there is nothing to do), resources, worker count."""
+    from cluster.executor import Resources
+
+    cores = workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    resources = Resources(num_cpus=1, num_gpus=1 if _has_gpu() else 0)
+    if name == "local":
+        if address is not None:
+            raise UsageError("--address names a Ray cluster; it cannot go with --executor local.")
+        from cluster.local import LocalExecutor
+
+        return (lambda: LocalExecutor(workers=cores)), resources, cores
+    if name == "ray":
+
+        def make() -> Executor:
+            from cluster.ray_executor import RayExecutor
+
+            return RayExecutor(address=address, num_workers=workers)
+
+        return make, resources, cores
+    raise UsageError(f"--executor {name}: use ray (the default) or local.")
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def provenance(plan: Plan, done: Any, started: datetime) -> dict[str, Any]:
+    """One line of the store's log: command, versions, machine, times, counts, settings."""
+    from importlib.metadata import version
+
+    packages = ("taba", "torch", "numpy", "zarr", "xarray", "dask", "ray", "scipy")
+    return {
+        "command": "taba " + " ".join(sys.argv[1:]),
+        "started": started.isoformat(timespec="seconds"),
+        "seconds": round(done.seconds, 1),
+        "stages": {name: round(seconds, 2) for name, seconds in done.stages.items()},
+        "model": plan.context.model,
+        "studies": [s.name for s in plan.studies],
+        "units": done.units,
+        "network_evaluations": done.evaluations,
+        "bytes": plan.bytes_total,
+        "settings": plan.context.settings.model_dump(mode="json"),
+        "conventions": plan.context.convention_line(),
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+    }

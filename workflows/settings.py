@@ -1,0 +1,112 @@
+"""The settings of a run: every field a user can `--set`, typed, validated and listed in `--help`."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
+
+from taba_core.conventions import ForwardLevel, Levels, NetworkTime, X0Rule
+from taba_core.errors import UsageError, unknown_name
+
+
+class Settings(BaseModel):
+    """What may change a number, and how much of it to compute.
+
+    A value of None means: the model's own (its card), or the paper's for that study.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    num_samples: int | None = Field(None, ge=2, description="n, images per artifact (default: the card's)")
+    num_inference_steps: int | None = Field(None, ge=1, description="T, DDIM transitions (default: the card's)")
+    samples_per_shard: int | None = Field(None, ge=1, description="samples computed and stored together")
+    seed: int = Field(420, ge=0, description="seed of the noise x_T")
+    forward_seed: int = Field(42, ge=0, description="seed of the noise of forward replacement")
+    conditioning: Literal["none", "class"] = Field("none", description="condition on a random class per image")
+    class_seed: int = Field(10, ge=0, description="seed of the class draws")
+    conventions: Literal["reference", "exact"] = Field(
+        "reference", description="preset: the model's reference choices, or exact levels without clipping"
+    )
+    network_time: NetworkTime | None = Field(None, description="override: target | source")
+    levels: Levels | None = Field(None, description="override: exact | shifted")
+    sampling_x0_rule: X0Rule | None = Field(None, description="override: none | clip | clip-rederive | dynamic")
+    inversion_x0_rule: X0Rule | None = Field(None, description="override: as sampling_x0_rule")
+    forward_level: ForwardLevel | None = Field(None, description="override: exact | matched")
+    forward_steps: tuple[str, ...] = Field(
+        ("2%", "4%", "10%", "20%"), description="K sweep of the fix: counts or percentages of T, comma-separated"
+    )
+    patch_size: int = Field(8, ge=2, description="side of the patches of the correlation, pixels")
+    top_k: int = Field(20, ge=1, description="largest |r| kept per patch")
+    plain_threshold: float = Field(0.025, gt=0, description="mean absolute difference below which a pixel is plain")
+    plain_range: Literal["-1..1", "0..1"] = Field("-1..1", description="value range the threshold refers to")
+    bootstrap_replicates: int = Field(1000, ge=100, description="Poisson bootstrap replicates")
+    model_options: dict[str, JsonValue] = Field(
+        default_factory=dict, description="options of the model, set as model.NAME=VALUE (see `taba list`)"
+    )
+    method_options: dict[str, JsonValue] = Field(
+        default_factory=dict, description="options of the inversion method, set as method.NAME=VALUE"
+    )
+
+    @field_validator("forward_steps", mode="before")
+    @classmethod
+    def _split_list(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = [part.strip() for part in value.split(",") if part.strip()]
+        if isinstance(value, (list, tuple)) and not value:
+            raise ValueError("give at least one step count or percentage, e.g. 2%,4%")
+        return tuple(str(v) for v in value) if isinstance(value, (list, tuple)) else value
+
+    def analysis(self) -> dict[str, Any]:
+        """The fields that only the analysis reads (they enter a result's key, not an artifact's)."""
+        return {"patch_size": self.patch_size, "top_k": self.top_k, "replicates": self.bootstrap_replicates}
+
+
+FIELDS = tuple(Settings.model_fields)
+_GROUPS = {"model": "model_options", "method": "method_options"}
+
+
+def parse_settings(assignments: list[str]) -> Settings:
+    """Settings from `field=value` texts; `model.name=value` and `method.name=value` reach the options.
+
+    Raises:
+      UsageError: no '=', an unknown field (with the nearest names), or a value the field refuses.
+    """
+    values: dict[str, Any] = {}
+    for text in assignments:
+        name, equals, value = text.partition("=")
+        name = name.strip()
+        if not equals:
+            raise UsageError(f"--set {text}: write field=value, for example --set num_samples=512.")
+        group, dot, option = name.partition(".")
+        if dot and group in _GROUPS:
+            values.setdefault(_GROUPS[group], {})[option] = _scalar(value)
+        elif name in FIELDS and name not in _GROUPS.values():
+            values[name] = value
+        else:
+            raise unknown_name("field", name, [*(f for f in FIELDS if f not in _GROUPS.values()), "model.NAME"])
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise UsageError(_first_problem(error)) from None
+
+
+def _scalar(text: str) -> JsonValue:
+    """An option's value: int, float, true/false, else the text itself."""
+    lowered = text.strip().lower()
+    if lowered in ("true", "false"):
+        return lowered == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    field = str(problem["loc"][0]) if problem["loc"] else "?"
+    message = problem["msg"].removeprefix("Value error, ")
+    described = Settings.model_fields[field].description if field in Settings.model_fields else ""
+    return f"--set {field}={problem['input']}: {message}. {field} is: {described}."

@@ -1,0 +1,89 @@
+"""Which models differ in what? (Table 1)"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import xarray as xr
+
+from taba_core.models.cards import Card, list_cards
+from workflows.context import Context
+from workflows.findings import Findings, claims_of
+from workflows.present import DASH, Cell, Column, Section, Table
+from workflows.study import Request, Study, register
+
+if TYPE_CHECKING:
+    from workflows.inputs import Inputs
+
+_COLUMNS = (
+    Column("diffusion", "Diffusion"),
+    Column("image_size", "Image res."),
+    Column("latent_size", "Latent res."),
+    Column("train_set", "Trainset"),
+    Column("conditional", "Cond?"),
+    Column("backbone", "Backbone"),
+    Column("parameters", "Parameters"),
+    Column("state", "State C×H×W"),
+)
+
+
+@register
+class ModelCard(Study):
+    """No network is run; the shapes are checked against arrays that are stored."""
+
+    name = "model-card"
+    aliases = ("table1",)
+    title = "The models"
+    question = "Which models differ in what?"
+    paper_section = "2"
+
+    def requests(self, context: Context) -> Mapping[str, Request]:
+        """The generated images, to compare the card's shape with what is stored."""
+        generation = context.generation(context.num_steps(self.paper_steps))
+        return {"generation": Request(generation, ("noise", "image"))}
+
+    def analyse(self, inputs: Inputs, context: Context) -> xr.Dataset:
+        """Compare the card's shapes with the stored arrays'."""
+        found = Findings()
+        stored = {name: inputs.head("generation", name, 1).shape[1:] for name in ("noise", "image")}
+        stated = tuple(context.card.sample_shape)
+        verdict = "holds" if all(shape == stated for shape in stored.values()) else "fails"
+        found.claim(
+            "C1",
+            "The shapes of the card are the shapes of the stored arrays.",
+            verdict,
+            {"card": list(stated)} | {name: list(shape) for name, shape in stored.items()},
+        )
+        return found.dataset()
+
+    def present(self, results: Sequence[xr.Dataset]) -> Section:
+        """Table 1 of every model there is a card for."""
+        cards = list_cards()
+        table = Table(
+            id="table1",
+            title="Models",
+            caption="Models and their training data; resolutions in pixels.",
+            rows=tuple(card.title for card in cards),
+            columns=_COLUMNS,
+            cells=tuple(_row(card) for card in cards),
+            notes=("The embedded models run without weights; the others are the paper's.",),
+        )
+        return Section(
+            self.name, self.title, self.question, self.paper_section, tables=(table,),
+            claims=tuple(c for r in results[:1] for c in claims_of(r)),
+        )
+
+
+def _row(card: Card) -> tuple[Cell, ...]:
+    size = card.sample_shape[-1]
+    return (
+        Cell(card.domain),
+        Cell(f"{card.image_size}×{card.image_size}"),
+        Cell(f"{size}×{size}") if card.domain == "latent" else DASH,
+        Cell(card.train_set),
+        Cell("no" if card.conditional == "none" else card.conditional),
+        Cell(card.backbone),
+        Cell(f"{card.num_parameters / 1e6:.1f} M"),
+        Cell("×".join(map(str, card.sample_shape))),
+    )

@@ -1,0 +1,190 @@
+"""Where is the error of the latents? (Table 3, Figures 1 and 12)"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xarray as xr
+
+from taba_core.stats.regions import REGIONS, RegionError
+from taba_core.stats.verdict import positive
+from workflows.context import Context
+from workflows.findings import Findings, cell, claims_of, interval_numbers, item_id, row_labels
+from workflows.present import DASH, Cell, Column, Figure, Row, Section, Table
+from workflows.published import paper_value
+from workflows.report import plots
+from workflows.study import Request, Study, register
+
+if TYPE_CHECKING:
+    from workflows.inputs import Inputs
+
+_SHOWN = 8
+_LABELS = {"plain": "Plain", "non_plain": "Non-plain"}
+_MEASURES = {"error": "Absolute error", "std": "Standard deviation"}
+
+
+@register
+class Regions(Study):
+    """Absolute error and standard deviation of latents in plain areas (sky, walls) and elsewhere."""
+
+    name = "regions"
+    aliases = ("table3", "fig1", "fig12")
+    title = "The error sits in plain areas"
+    question = "Where do latents deviate from the noise, and where do they lack variance?"
+    paper_section = "3.1"
+
+    def requests(self, context: Context) -> Mapping[str, Request]:
+        """Noise, images, latents and plain masks."""
+        generation = context.generation(context.num_steps(self.paper_steps))
+        return {
+            "generation": Request(generation, ("noise", "image")),
+            "inversion": Request(context.inversion(generation), ("latent",)),
+            "regions": Request(context.regions(generation), ("region",)),
+        }
+
+    def analyse(self, inputs: Inputs, context: Context) -> xr.Dataset:
+        """Errors and spreads by region, claims C3, the images whose plain share is largest."""
+        columns = {
+            "noise": ("generation", "noise"),
+            "latent": ("inversion", "latent"),
+            "region": ("regions", "region"),
+        }
+        of = inputs.reduce(columns, {"error": RegionError()}, context.settings.bootstrap_replicates)["error"]
+        found = Findings()
+        found.coordinate("region", REGIONS)
+        for name in ("error", "rms_error", "std", "std_reference", "share"):
+            found.estimate(name, of[name], ("region",))
+        # std(latent) >= std(noise) - RMS error, by the triangle inequality: no measurement may lie below it.
+        found.array("std_bound", (of["std_reference"] - of["rms_error"]).value, ("region",))
+        _claims(found, of)
+        self._examples(found, inputs)
+        return found.dataset()
+
+    def _examples(self, found: Findings, inputs: Inputs) -> None:
+        region = inputs.head("regions", "region", 256)
+        shares = region.reshape(len(region), -1).mean(axis=1)
+        # The teaser shows images in which both areas are well populated: plain share nearest to one half.
+        chosen = np.sort(np.argsort(np.abs(shares - 0.5), kind="stable")[:_SHOWN])
+        found.array("example_id", chosen, ("example",))
+        found.array("example_region", region[chosen], ("example", "y", "x"))
+        for name, (request, variable) in {
+            "image": ("generation", "image"), "noise": ("generation", "noise"), "latent": ("inversion", "latent"),
+        }.items():
+            found.array(
+                f"example_{name}", inputs.head(request, variable, 256)[chosen], ("example", "channel", "y", "x")
+            )
+
+    def present(self, results: Sequence[xr.Dataset]) -> Section:
+        """Table 3, Figure 1 (teaser) and Figure 12 (masks)."""
+        labels = row_labels(results)
+        figures = [f for i, r in enumerate(results) for f in _figures(labels[i], r, i, results)]
+        claims = tuple(c for i, r in enumerate(results) for c in claims_of(r, "" if i == 0 else f", {labels[i]}"))
+        return Section(
+            self.name, self.title, self.question, self.paper_section,
+            tables=(_table3(labels, results),), figures=tuple(figures), claims=claims,
+        )
+
+
+def _claims(found: Findings, of: Mapping[str, object]) -> None:
+    error, std = of["error"], of["std"]
+    more_error = error[0] - error[1]
+    less_spread = std[1] - std[0]
+    found.claim(
+        "C3a", "The error is larger in plain areas: err_p > err_n.",
+        positive(more_error), interval_numbers("difference", more_error),
+    )
+    found.claim(
+        "C3b", "The spread is smaller in plain areas: std_p < std_n.",
+        positive(less_spread), interval_numbers("difference", less_spread),
+    )
+    below_one = 1.0 - std[0]
+    found.claim(
+        "C3c", "Latents have less than unit variance in plain areas: std_p < 1.",
+        positive(below_one), interval_numbers("one_minus_std", below_one),
+    )
+
+
+def _table3(labels: list[str], results: Sequence[xr.Dataset]) -> Table:
+    columns = tuple(
+        Column(f"{measure}_{region}", label, group=group)
+        for measure, group in _MEASURES.items()
+        for region, label in _LABELS.items()
+    )
+    noise_row = (DASH, DASH, Cell(1.0, digits=2), Cell(1.0, digits=2))
+    cells = [noise_row]
+    for result in results:
+        title = str(result.attrs["model_title"])
+        cells.append(
+            tuple(
+                cell(
+                    result, measure, region=region,
+                    paper=paper_value("3", title, f"{_PAPER[measure]} / {label}"),
+                )
+                for measure in _MEASURES
+                for region, label in _LABELS.items()
+            )
+        )
+    first = results[0]
+    notes = [
+        f"{label}: {float(r['share'].sel(region='plain')):.1%} of the pixels are plain; the noise itself has std "
+        f"{float(r['std_reference'].sel(region='plain')):.3f} / {float(r['std_reference'].sel(region='non_plain')):.3f} "
+        f"there; std can be no smaller than {float(r['std_bound'].sel(region='plain')):.3f} / "
+        f"{float(r['std_bound'].sel(region='non_plain')):.3f} (noise std minus RMS error)."
+        for label, r in zip(labels, results, strict=True)
+    ]
+    return Table(
+        id="table3",
+        title="Error and spread of latents by region",
+        caption="Mean |x^T - x̂^T| and standard deviation of x̂^T over all entries of the region, pooled over images "
+        "and channels.",
+        rows=("Noise (def.)", *labels),
+        columns=columns,
+        cells=tuple(cells),
+        conventions=str(first.attrs["conventions"]),
+        n=int(first.attrs["n"]),
+        T=int(first.attrs["T"]),
+        seed=int(first.attrs["seed"]),
+        notes=tuple(notes),
+    )
+
+
+_PAPER = {"error": "Absolute Error", "std": "Standard Deviation"}
+
+
+def _figures(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Dataset]) -> tuple[Figure, ...]:
+    images, masks = result["example_image"].values, result["example_region"].values.astype(bool)
+    noise, latent = result["example_noise"].values, result["example_latent"].values
+    n, T, conventions = int(result.attrs["n"]), int(result.attrs["T"]), str(result.attrs["conventions"])
+    ids = ", ".join(map(str, result["example_id"].values))
+
+    def draw_teaser() -> object:
+        rows = [
+            plots.image_tiles(images[:4]), plots.mask_tiles(images[:4], masks[:4]),
+            plots.latent_tiles(noise[:4], 3.0)[0], plots.latent_tiles(latent[:4], 3.0)[0],
+        ]
+        return plots.tile_grid(rows, ("$x^0$", "plain areas", "$x^T$", r"$\hat{x}^T$"))
+
+    def draw_masks() -> object:
+        return plots.mask_overlay_grid(images, masks)
+
+    values = tuple(
+        Row(f"{label} / image {i}", f"std {name}", float(latent[k][:, area].std()))
+        for k, i in enumerate(result["example_id"].values[:4])
+        for name, area in (("plain", masks[k]), ("non-plain", ~masks[k]))
+        if area.any()
+    )
+    return (
+        Figure(
+            item_id("fig1", index, results), f"Latents are flat where the image is flat, {label}",
+            "Images, their plain areas, the noise they came from, and their latents on the same scale: in plain areas "
+            "the latent lacks variance.",
+            draw_teaser, n=n, T=T, conventions=conventions, values=values,
+        ),
+        Figure(
+            item_id("fig12", index, results), f"Plain masks, {label}",
+            f"Images with a plain share near one half (samples {ids}) and their masks.",
+            draw_masks, n=n, T=T, conventions=conventions,
+        ),
+    )

@@ -1,0 +1,113 @@
+"""What a study is: the artifacts it asks for, how they are reduced, and how the result is shown.
+
+A study is named after its question. `requests` declares artifacts, `analyse` reduces their stores to one dataset
+(kept in the same store), `present` turns that dataset into tables, figures and claims. The three meet only
+through stored data, so a report can be written again at any time without the arrays.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from taba_core.errors import unknown_name
+from taba_core.spec import SCHEMA_VERSION, Artifact
+from workflows.context import Context
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from workflows.inputs import Inputs
+    from workflows.present import Section
+
+
+@dataclass(frozen=True)
+class Request:
+    """An artifact a study reads, and which of its variables."""
+
+    artifact: Artifact
+    variables: tuple[str, ...]
+
+
+class Study(ABC):
+    """One question of the paper. Subclasses are registered by `@register`."""
+
+    name: ClassVar[str]
+    aliases: ClassVar[tuple[str, ...]] = ()
+    title: ClassVar[str]
+    question: ClassVar[str]
+    paper_section: ClassVar[str]
+    paper_steps: ClassVar[int] = 100
+    # Raise it when the numbers of a finished study would change: stored results of another version are not read.
+    version: ClassVar[int] = 1
+
+    @abstractmethod
+    def requests(self, context: Context) -> Mapping[str, Request]:
+        """Artifacts by the name under which `analyse` finds them."""
+
+    @abstractmethod
+    def analyse(self, inputs: Inputs, context: Context) -> xr.Dataset:
+        """Reduce the artifacts to everything the tables and figures need, claims included."""
+
+    @abstractmethod
+    def present(self, results: Sequence[xr.Dataset]) -> Section:
+        """Tables, figures and claims from stored results alone; one result a model (or setting)."""
+
+    def result_key(self, context: Context) -> str:
+        """Content key of the result: study, version, artifacts and analysis fields."""
+        parts = {
+            "schema": SCHEMA_VERSION,
+            "study": self.name,
+            "version": self.version,
+            "model": context.model_spec.model_dump(mode="json"),
+            "artifacts": {name: request.artifact.key for name, request in self.requests(context).items()},
+            "analysis": context.settings.analysis(),
+        }
+        text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
+        return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+
+    def result_name(self, context: Context) -> str:
+        """Group name of the result in the store: <model>-<study>-<key>."""
+        return f"{context.model}-{self.name}-{self.result_key(context)}"
+
+
+# In the paper's order; `taba list` and the report follow it.
+_MODULES = ("model_card", "correlation", "regions", "location", "step_error", "fix")
+_REGISTRY: dict[str, Study] = {}
+
+
+def register(cls: type[Study]) -> type[Study]:
+    """Class decorator: make a study known by its name."""
+    _REGISTRY[cls.name] = cls()
+    return cls
+
+
+def studies() -> dict[str, Study]:
+    """All studies by name, in the paper's order."""
+    for module in _MODULES:
+        importlib.import_module(f"workflows.studies.{module}")
+    return _REGISTRY
+
+
+def find_studies(names: list[str]) -> list[Study]:
+    """Studies for what a user typed: a name, an alias such as table2 or fig4, or `paper` for all.
+
+    Raises:
+      UsageError: an unknown name, with the nearest names.
+    """
+    known = studies()
+    by_alias = {alias: study for study in known.values() for alias in (study.name, *study.aliases)}
+    chosen: dict[str, Study] = {}
+    for name in names:
+        if name == "paper":
+            chosen.update(known)
+        elif name in by_alias:
+            chosen[by_alias[name].name] = by_alias[name]
+        else:
+            raise unknown_name("study", name, [*by_alias, "paper"])
+    return [study for name, study in known.items() if name in chosen]

@@ -1,0 +1,238 @@
+"""What one unit of work does: read a shard's sources, run the denoiser, write the shard, return a receipt.
+
+The only file where tensors become stored arrays. It runs inside a worker process (a Ray actor, a thread, or the
+driver itself), keeps models warm between units, and knows nothing of who runs it.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cluster.executor import StopRun
+from taba_core import rng
+from taba_core.diffusion.inversion import inversion_method_named, invert, step_predictions
+from taba_core.diffusion.sampling import StepRecord, generate
+from taba_core.errors import WorkError
+from taba_core.models.base import load_model
+from taba_core.models.cards import load_card
+from taba_core.models.grids import timestep_grid
+from taba_core.spec import (
+    Artifact,
+    Generation,
+    Inversion,
+    ModelSpec,
+    PlainRegions,
+    Reconstruction,
+    StepPredictions,
+    from_attrs,
+)
+from taba_core.stats.regions import plain_mask
+from taba_core.store import Store
+
+Arrays = dict[str, NDArray[Any]]
+# Going on is pointless when the disk is full or read-only: every other unit would fail the same way.
+_FATAL = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EIO}
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """The payload of a unit: small, picklable, complete."""
+
+    store: str
+    attrs: Mapping[str, Any]
+    shard: int
+    variables: tuple[str, ...]
+
+
+class ShardWorker:
+    """Runs shard tasks; one per worker process or thread. Models stay loaded between tasks."""
+
+    def __init__(self, device: str = "cpu", threads: int = 1) -> None:
+        # One thread per worker on CPU: the bits of a product must not depend on the machine's core count.
+        torch.set_num_threads(threads)
+        self.device = device
+        self._models: dict[ModelSpec, Any] = {}
+
+    def run(self, task: ShardTask) -> dict[str, Any]:
+        """Compute and write one shard.
+
+        Returns:
+          The receipt (files, bytes, checksums, seconds), JSON-able.
+        Raises:
+          StopRun: the disk refuses (full, read-only, quota): the run must end, nothing is lost.
+        """
+        started = time.perf_counter()
+        try:
+            store = Store.open(task.store)
+            artifact = from_attrs(dict(task.attrs))
+            arrays = self.compute(store, artifact, task.shard, task.variables)
+            info = {"compute_seconds": round(time.perf_counter() - started, 4), "device": self.device}
+            return store.open_artifact(artifact).write_shard(task.shard, arrays, info).to_json()
+        except WorkError as error:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno in _FATAL:
+                raise StopRun(str(error)) from None
+            raise
+
+    def compute(self, store: Store, artifact: Artifact, shard: int, variables: tuple[str, ...]) -> Arrays:
+        """The asked variables of one shard, from its sources in the store."""
+        for kind, function in _COMPUTE.items():
+            if isinstance(artifact, kind):
+                with torch.inference_mode():
+                    arrays = function(self, store, artifact, shard, variables)
+                return {name: arrays[name] for name in variables}
+        raise TypeError(f"no task computes artifacts of kind {artifact.kind!r}")
+
+    def model(self, spec: ModelSpec) -> Any:
+        """The denoiser of a model spec, loaded once."""
+        if spec not in self._models:
+            self._models[spec] = load_model(spec.name, device=self.device, options=spec.options)
+        return self._models[spec]
+
+    def tensor(self, array: NDArray[Any]) -> torch.Tensor:
+        """A tensor on the worker's device."""
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+
+
+def _ids(artifact: Artifact, shard: int) -> NDArray[np.int64]:
+    root = artifact.root()
+    start = shard * root.samples_per_shard
+    return np.arange(start, min(start + root.samples_per_shard, root.num_samples), dtype=np.int64)
+
+
+def _grid(spec: ModelSpec, num_inference_steps: int) -> Any:
+    return timestep_grid(load_card(spec.name), num_inference_steps)
+
+
+def _condition(worker: ShardWorker, class_id: NDArray[Any]) -> dict[str, torch.Tensor]:
+    # -1 means unconditional; an unconditional artifact passes no condition at all.
+    return {} if (class_id < 0).all() else {"class_id": worker.tensor(class_id.astype(np.int64))}
+
+
+def _generation(
+    worker: ShardWorker, store: Store, artifact: Generation, shard: int, variables: tuple[str, ...]
+) -> Arrays:
+    model, ids = worker.model(artifact.model), _ids(artifact, shard)
+    noise = rng.normal(ids, model.sample_shape, seed=artifact.seed, stream="noise")
+    class_id = np.full(len(ids), -1, dtype=np.int32)
+    if artifact.conditioning == "class":
+        class_id = rng.integers(ids, len(model.class_names), seed=artifact.class_seed, stream="class").astype(np.int32)
+    steps = artifact.num_inference_steps
+    on_step, path = _recorder((len(ids), steps, *model.sample_shape), variables)
+    image = generate(
+        model,
+        worker.tensor(noise),
+        _grid(artifact.model, steps),
+        _condition(worker, class_id),
+        x0_rule=artifact.x0_rule,
+        on_step=on_step,
+    )
+    return {"noise": noise, "image": image.cpu().numpy(), "class_id": class_id, **path}
+
+
+def _recorder(
+    shape: tuple[int, ...], variables: tuple[str, ...]
+) -> tuple[Callable[[StepRecord], None] | None, Arrays]:
+    """Row l of x_t and eps_t is what sampling step l read and predicted (l = 1..T)."""
+    path = {name: np.empty(shape, dtype=np.float32) for name in ("x_t", "eps_t") if name in variables}
+    if not path:
+        return None, path
+
+    def record(step: StepRecord) -> None:
+        for name, value in (("x_t", step.x_from), ("eps_t", step.eps_t)):
+            if name in path:
+                path[name][:, step.step - 1] = value.cpu().numpy()
+
+    return record, path
+
+
+def _inversion(
+    worker: ShardWorker, store: Store, artifact: Inversion, shard: int, variables: tuple[str, ...]
+) -> Arrays:
+    root = artifact.source
+    source = store.open_artifact(root).read_shard(shard, ("image", "class_id"))
+    model = worker.model(root.model)
+    forward_noise = None
+    if artifact.forward_steps:
+        forward_noise = worker.tensor(
+            rng.normal(_ids(artifact, shard), model.sample_shape, seed=artifact.forward_seed, stream="forward")
+        )
+    latent = invert(
+        model,
+        worker.tensor(source["image"]),
+        _grid(root.model, artifact.num_inference_steps),
+        inversion_method_named(artifact.method, **artifact.method_options),
+        _condition(worker, source["class_id"]),
+        network_time=artifact.network_time,
+        levels=artifact.levels,
+        x0_rule=artifact.x0_rule,
+        forward_steps=artifact.forward_steps,
+        forward_level=artifact.forward_level,
+        forward_noise=forward_noise,
+    )
+    return {"latent": latent.cpu().numpy()}
+
+
+def _reconstruction(
+    worker: ShardWorker, store: Store, artifact: Reconstruction, shard: int, variables: tuple[str, ...]
+) -> Arrays:
+    root = artifact.root()
+    latent = store.open_artifact(artifact.source).read_shard(shard, ("latent",))["latent"]
+    class_id = store.open_artifact(root).read_shard(shard, ("class_id",))["class_id"]
+    image = generate(
+        worker.model(root.model),
+        worker.tensor(latent),
+        _grid(root.model, artifact.source.num_inference_steps),
+        _condition(worker, class_id),
+        x0_rule=root.x0_rule,
+    )
+    return {"reconstruction": image.cpu().numpy()}
+
+
+def _step_predictions(
+    worker: ShardWorker, store: Store, artifact: StepPredictions, shard: int, variables: tuple[str, ...]
+) -> Arrays:
+    root = artifact.source
+    source = store.open_artifact(root).read_shard(shard, ("image", "x_t", "class_id"))
+    model, grid = worker.model(root.model), _grid(root.model, root.num_inference_steps)
+    cond = _condition(worker, source["class_id"])
+    eps_hat = np.empty_like(source["x_t"])
+    for step in range(1, root.num_inference_steps + 1):
+        # x_{l-1}: the image for l = 1, else what sampling step l-1 read.
+        state = source["image"] if step == 1 else source["x_t"][:, step - 2]
+        eps = step_predictions(
+            model,
+            worker.tensor(state[:, None]),
+            grid,
+            (step,),
+            cond,
+            network_time=artifact.network_time,
+            x0_rule=artifact.x0_rule,
+        )
+        eps_hat[:, step - 1] = eps[:, 0].cpu().numpy()
+    return {"eps_hat": eps_hat}
+
+
+def _regions(
+    worker: ShardWorker, store: Store, artifact: PlainRegions, shard: int, variables: tuple[str, ...]
+) -> Arrays:
+    image = store.open_artifact(artifact.source).read_shard(shard, ("image",))["image"]
+    # A threshold meant for [0, 1] is twice as large on the model's [-1, 1].
+    threshold = artifact.threshold * (2 if artifact.value_range == "0..1" else 1)
+    return {"region": plain_mask(image, threshold).astype(np.uint8)}
+
+
+_COMPUTE: dict[type[Artifact], Callable[..., Arrays]] = {
+    Generation: _generation,
+    Inversion: _inversion,
+    Reconstruction: _reconstruction,
+    StepPredictions: _step_predictions,
+    PlainRegions: _regions,
+}
