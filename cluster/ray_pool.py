@@ -1,8 +1,8 @@
 """Warm Ray workers, one per free place on every node that is alive. Each rule answers an observed failure.
 
 Workers are pinned to a node and get work only after they said they are ready: workers placed freely from a
-stale list of nodes wait forever for a node that is gone, with the unit they were given. Ray restarts nothing by
-itself, for the same reason; a lost worker is replaced here, on the nodes that are alive then.
+stale list of nodes wait forever for a node that is gone, with the unit they were given. Ray restarts nothing
+by itself, for the same reason; a lost worker is replaced here, on the nodes that are alive then.
 """
 
 from __future__ import annotations
@@ -210,7 +210,7 @@ class RayPool:
             )
 
     def _check_builds(self, nodes: dict[str, dict[str, Any]]) -> None:
-        """Raise NoWorkers when workers were tried and none is left: two failures at first, later all nodes."""
+        """Raise NoWorkers when workers were tried and none is left: two failures at first, later all."""
         failures = sum(self._failed_loads.values())
         banned = all(self._failed_loads[node] >= self._limits.failed_loads for node in nodes)
         if not self._members and failures and (banned or (failures >= 2 and not self._ever_ready)):

@@ -31,10 +31,10 @@ class RaySession:
     """An open connection to Ray. `local` says that it is a private cluster of this process.
 
     Args:
-      address: None = the value of RAY_ADDRESS (set inside a Ray job), else "local"; "local" = start a cluster on
-        this machine; "auto" = the one running on this machine; "HOST:PORT" = head node of a cluster this machine
-        has joined; "ray://HOST:PORT" = through a Ray Client. A connection this process already has is used as
-        it is, whatever the address.
+      address: None = the value of RAY_ADDRESS (set inside a Ray job), else "local"; "local" = start a cluster
+        on this machine; "auto" = the one running on this machine; "HOST:PORT" = head node of a cluster this
+        machine has joined; "ray://HOST:PORT" = through a Ray Client. A connection this process already has is
+        used as it is, whatever the address.
       num_cpus: logical cores of a local cluster; None = all cores.
 
     Raises:

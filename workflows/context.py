@@ -96,6 +96,9 @@ class Context:
     ) -> Inversion:
         """Inversion of the generated images, its first `forward_steps` steps replaced."""
         rules = self.conventions
+        if rules.levels == "shifted":
+            # Shifted levels treat the state as the level it was noised to: the two rules are one.
+            forward_level = "matched"
         return Inversion(
             source=source,
             num_inference_steps=source.num_inference_steps,

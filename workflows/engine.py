@@ -70,7 +70,13 @@ def run_plan(
             report.reused.append(study.name)
             continue
         begun = time.monotonic()
-        inputs = Inputs(store, study.requests(plan.context), scheduler=scheduler, workers=workers)
+        inputs = Inputs(
+            store,
+            study.requests(plan.context),
+            sample_shape=plan.context.card.sample_shape,
+            scheduler=scheduler,
+            workers=workers,
+        )
         result = study.analyse(inputs, plan.context)
         store.write_result(name, result, result_attrs(study, plan.context))
         report.analysed.append(study.name)

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from taba_core.spec import Artifact
+from taba_core import rng
+from taba_core.spec import Artifact, from_attrs
 from taba_core.store import Store
 from workflows.study import Request
 
 if TYPE_CHECKING:
     from taba_core.stats.base import Statistic
     from taba_core.stats.estimate import Estimate
+
+
+_SAMPLES_AT_ONCE = 64
+# Name of the column that is white noise of its own stream: what noise rows are compared with.
+INDEPENDENT = "independent"
 
 
 @dataclass(frozen=True)
@@ -27,15 +33,17 @@ class JoinedReader:
 
     store: str
     columns: Mapping[str, tuple[Mapping[str, Any], str]]
+    noise_shape: tuple[int, ...]
 
     def __call__(self, start: int, stop: int, variables: tuple[str, ...]) -> dict[str, NDArray[Any]]:
         """Arrays of samples start..stop-1, and their ids under "sample"."""
-        from taba_core.spec import from_attrs
-
         store = Store.open(self.store, mode="r")
         block: dict[str, NDArray[Any]] = {"sample": np.arange(start, stop, dtype=np.int64)}
         for name in variables:
             if name == "sample":
+                continue
+            if name == INDEPENDENT:
+                block[name] = rng.normal(block["sample"], self.noise_shape, seed=0, stream="independent")
                 continue
             attrs, variable = self.columns[name]
             group = store.open_artifact(from_attrs(dict(attrs)))
@@ -46,9 +54,18 @@ class JoinedReader:
 class Inputs:
     """The artifacts of one study in one store, by the names its `requests` gave them."""
 
-    def __init__(self, store: Store, requests: Mapping[str, Request], *, scheduler: Any, workers: int) -> None:
+    def __init__(
+        self,
+        store: Store,
+        requests: Mapping[str, Request],
+        *,
+        sample_shape: tuple[int, ...],
+        scheduler: Any,
+        workers: int,
+    ) -> None:
         self.store = store
         self.requests = requests
+        self.sample_shape = sample_shape
         self.scheduler = scheduler
         self.workers = workers
 
@@ -61,20 +78,40 @@ class Inputs:
         return JoinedReader(
             str(self.store.path),
             {name: (self.artifact(request).attrs(), variable) for name, (request, variable) in columns.items()},
+            self.sample_shape,
         )
+
+    @property
+    def num_samples(self) -> int:
+        """n."""
+        return next(iter(self.requests.values())).artifact.root().num_samples
 
     def reduce(
         self, columns: Mapping[str, tuple[str, str]], statistics: Mapping[str, Statistic], replicates: int = 1000
     ) -> dict[str, dict[str, Estimate]]:
         """One pass over the samples: every statistic, with replicates for its intervals."""
-        from taba_core.stats.estimate import estimates
+        from taba_core.stats.resample import estimates
         from taba_core.stats.reduce import reduce
 
-        num_samples = next(iter(self.requests.values())).artifact.root().num_samples
         reduced = reduce(
-            self.reader(columns), num_samples, dict(statistics), scheduler=self.scheduler, workers=self.workers
+            self.reader(columns), self.num_samples, dict(statistics), scheduler=self.scheduler, workers=self.workers
         )
-        return {name: estimates(result, replicates=replicates) for name, result in reduced.items()}
+        return {name: estimates(result, num_replicates=replicates) for name, result in reduced.items()}
+
+    def per_sample(
+        self, columns: Mapping[str, tuple[str, str]], function: Callable[[Mapping[str, NDArray[Any]]], NDArray[Any]]
+    ) -> NDArray[Any]:
+        """One value a sample, (n,), computed block by block."""
+        read, names = self.reader(columns), tuple(columns)
+        starts = range(0, self.num_samples, _SAMPLES_AT_ONCE)
+        return np.concatenate(
+            [function(read(i, min(i + _SAMPLES_AT_ONCE, self.num_samples), names)) for i in starts]
+        )
+
+    def pick(self, name: str, variable: str, samples: NDArray[np.integer]) -> NDArray[Any]:
+        """A variable of chosen samples, in their order."""
+        read = self.reader({variable: (name, variable)})
+        return np.concatenate([read(int(i), int(i) + 1, (variable,))[variable] for i in samples])
 
     def head(self, name: str, variable: str, count: int) -> NDArray[Any]:
         """The first `count` samples of a variable (fewer if there are fewer)."""

@@ -200,9 +200,8 @@ class Claim:
 
     def __post_init__(self) -> None:
         if self.verdict not in get_args(Verdict):
-            raise ValueError(
-                f"claim {self.id}: verdict {self.verdict!r}; use {', '.join(get_args(Verdict))}."
-            )
+            known = ", ".join(get_args(Verdict))
+            raise ValueError(f"claim {self.id}: verdict {self.verdict!r}; use one of {known}.")
 
 
 @dataclass(frozen=True)

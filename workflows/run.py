@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -153,9 +154,8 @@ def choose_executor(
 
 
 def _has_gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
+    # The driver answers without importing torch: a run that computes nothing should not pay for it.
+    return shutil.which("nvidia-smi") is not None and os.environ.get("CUDA_VISIBLE_DEVICES", "all") != ""
 
 
 def provenance(plan: Plan, done: Any, started: datetime) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from taba_core.models.basis import analyse, low_frequencies
 from taba_core.models.options import PhotoMixtureOptions
 from taba_core.models.photos import Photo, fingerprint, load_photos, random_crops
 
-FIT_VERSION = 1  # raise when anything below changes a fitted value
+FIT_VERSION = 2  # raise when anything below changes a fitted value
 CROP_SIZE = 32
 CROPS_PER_COMPONENT = 200
 MIN_CLUSTER = 24  # crops; a smaller cluster would be a memory of a few crops

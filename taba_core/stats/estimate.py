@@ -225,7 +225,7 @@ def _check_paired(a: Estimate, b: Estimate) -> None:
     if len(a.replicates) != len(b.replicates) or a.group_sizes != b.group_sizes:
         raise UsageError(
             f"cannot pair {len(a.replicates)} with {len(b.replicates)} {a.kind} replicates "
-            f"(n={a.n} and n={b.n}); paired estimates need the same samples and the same number of replicates."
+            f"(n={a.n} and n={b.n}); paired estimates need the same samples and as many replicates."
         )
 
 

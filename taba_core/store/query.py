@@ -36,7 +36,8 @@ def open_store(path: str | os.PathLike[str], chunks: Mapping[str, int] | None = 
             "step": STEPS_PER_BLOCK,
             **(chunks or {}),
         }
-        nodes[group.name] = _lazy(xr.open_zarr(str(group.path), consolidated=False, chunks=None), wanted)
+        dataset = xr.open_zarr(str(group.path), consolidated=False, chunks=None)
+        nodes[group.name] = _lazy(dataset[list(group.variables)], wanted)
     for name in store.results():
         nodes[name] = xr.open_zarr(str(store.path / name), consolidated=False, chunks={})
     return xr.DataTree.from_dict({"/": xr.Dataset(attrs=_root_attrs(store)), **nodes})

@@ -37,7 +37,12 @@ def write_result(store: Path, name: str, dataset: xr.Dataset, attrs: Mapping[str
     """
     target = store / name
     _check_name(target)
-    marked = dataset.assign_attrs({**attrs, "kind": "result", "schema_version": SCHEMA_VERSION})
+    marks = {
+        "kind": "result",
+        "schema_version": SCHEMA_VERSION,
+        "variables": [str(n) for n in dataset.data_vars],
+    }
+    marked = dataset.assign_attrs({**attrs, **marks})
     folder = store / LEDGER_DIRECTORY
     aside = folder / f"{name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}"
     with explained(target):
@@ -72,7 +77,9 @@ def read_result(store: Path, name: str) -> xr.Dataset | None:
     import xarray as xr
 
     with xr.open_zarr(str(path), consolidated=False, chunks=None) as dataset:
-        return _text_as(dataset.load(), "T", str)
+        text = _text_as(dataset.load(), "T", str)
+    # A directory has no order of its own; tables and figures follow the order the study gave.
+    return text[text.attrs.pop("variables")]
 
 
 def _to_zarr(dataset: xr.Dataset, path: Path) -> None:

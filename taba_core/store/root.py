@@ -149,8 +149,7 @@ def _local_directory(path: str | os.PathLike[str]) -> Path:
     text = os.fspath(path)
     if "://" in text:
         raise UsageError(
-            f"--store {text}: this version keeps stores in directories only (local or shared); "
-            "give a path."
+            f"--store {text}: this version keeps stores in directories only (local or shared); give a path."
         )
     root = Path(text)
     if root.exists() and not root.is_dir():

@@ -1,6 +1,9 @@
 """Indices, levels and conventions of the grids, and what the errors say."""
 
 import math
+import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -80,7 +83,9 @@ def test_inversion_retraces_the_samplers_levels_on_every_grid(T, offset, style):
     grid = TimestepGrid.build(LINEAR, T, f"diffusers-{style}", offset)
     assert len(grid.alpha_bar) == T + 1 and np.all(np.diff(grid.alpha_bar) < 0)
     pairs = [(m.step, m.alpha_bar_from, m.alpha_bar_to, m.network_time) for m in grid.upward()]
-    assert pairs == [(m.step, m.alpha_bar_to, m.alpha_bar_from, m.network_time) for m in grid.downward()[::-1]]
+    assert pairs == [
+        (m.step, m.alpha_bar_to, m.alpha_bar_from, m.network_time) for m in grid.downward()[::-1]
+    ]
 
 
 def test_transitions_of_the_conventions():
@@ -90,7 +95,11 @@ def test_transitions_of_the_conventions():
     shifted = grid.upward(network_time="source", levels="shifted")
     assert (target.step, target.network_time, target.alpha_bar_network) == (5, 80, a[5])
     assert (source.step, source.network_time, source.alpha_bar_network) == (5, 60, a[4])
-    assert (target.alpha_bar_from, target.alpha_bar_to) == (source.alpha_bar_from, source.alpha_bar_to) == (a[4], a[5])
+    assert (
+        (target.alpha_bar_from, target.alpha_bar_to)
+        == (source.alpha_bar_from, source.alpha_bar_to)
+        == (a[4], a[5])
+    )
     assert (shifted[4].alpha_bar_from, shifted[4].alpha_bar_to, shifted[4].network_time) == (a[5], a[6], 80)
     assert shifted[-1].alpha_bar_to == 0
 
@@ -135,10 +144,14 @@ def test_schedules():
     # cosine: beta_0 = 1 - f(1/N)/f(0), all betas capped, so alpha_bar falls to the end
     assert_allclose(NoiseSchedule.linear(2, 0.1, 0.2).alpha_bar, [0.9, 0.9 * 0.8], rtol=1e-14)
     # sqrt(beta): .1, .2, .3 -> beta: .01, .04, .09
-    assert_allclose(NoiseSchedule.scaled_linear(3, 0.01, 0.09).alpha_bar, np.cumprod([0.99, 0.96, 0.91]), rtol=1e-14)
+    assert_allclose(
+        NoiseSchedule.scaled_linear(3, 0.01, 0.09).alpha_bar, np.cumprod([0.99, 0.96, 0.91]), rtol=1e-14
+    )
     f = [math.cos((t / 4 + 0.008) / 1.008 * math.pi / 2) ** 2 for t in range(5)]
     # the last beta would be 1 and is capped at .999
-    assert_allclose(NoiseSchedule.cosine(4).alpha_bar, [f[1] / f[0], f[2] / f[0], f[3] / f[0], f[3] / f[0] * 0.001])
+    assert_allclose(
+        NoiseSchedule.cosine(4).alpha_bar, [f[1] / f[0], f[2] / f[0], f[3] / f[0], f[3] / f[0] * 0.001]
+    )
     assert_array_equal(NoiseSchedule.named("cosine", N=4).alpha_bar, NoiseSchedule.cosine(4).alpha_bar)
     assert NoiseSchedule.named("cosine", N=4000, timestep_scale=0.25).timestep_scale == 0.25
 
@@ -151,8 +164,8 @@ ERRORS = [
     ),
     (
         lambda: TimestepGrid.build(SDXL, 1000, "diffusers-leading", 1),
-        "num_inference_steps=1000 with steps_offset=1 puts a step at training timestep 1000, outside 0 to 999. "
-        "Use 999 steps, or steps_offset=0.",
+        "num_inference_steps=1000 with steps_offset=1 puts a step at training timestep 1000, "
+        "outside 0 to 999. Use 999 steps, or steps_offset=0.",
     ),
     (
         lambda: TimestepGrid.build(LINEAR, 0),
@@ -173,11 +186,13 @@ ERRORS = [
     ),
     (
         lambda: TimestepGrid.build(LINEAR, 50).steps_of(0.01),
-        "forward_fraction=0.01 of num_inference_steps=50 is 0.5 steps; it must be whole. Use a multiple of 0.02.",
+        "forward_fraction=0.01 of num_inference_steps=50 is 0.5 steps; it must be whole. "
+        "Use a multiple of 0.02.",
     ),
     (
         lambda: TimestepGrid.build(LINEAR, 50).steps_of("3%"),
-        "forward_fraction=0.03 of num_inference_steps=50 is 1.5 steps; it must be whole. Use a multiple of 0.02.",
+        "forward_fraction=0.03 of num_inference_steps=50 is 1.5 steps; it must be whole. "
+        "Use a multiple of 0.02.",
     ),
     (
         lambda: TimestepGrid.build(LINEAR, 50).steps_of(2.0),
@@ -185,7 +200,8 @@ ERRORS = [
     ),
     (
         lambda: TimestepGrid.build(LINEAR, 50).steps_of("two"),
-        "forward_steps='two' is no number of steps; give a count (2), a fraction (0.04) or a percentage (4%).",
+        "forward_steps='two' is no number of steps; "
+        "give a count (2), a fraction (0.04) or a percentage (4%).",
     ),
     (
         lambda: TimestepGrid.build(LINEAR, 50).steps_of(60),
@@ -219,17 +235,14 @@ def test_errors_say_what_and_the_way_out(cause, text):
     assert str(error.value) == text
 
 
-@pytest.mark.parametrize("T, below_or_above", [(99, {100, 91}), (37, {36, 38}), (51, {50, 52})])
-def test_guided_grids_that_do_not_exist_suggest_ones_that_do(T, below_or_above):
-    with pytest.raises(UsageError, match="no integer stride"):
+@pytest.mark.parametrize("T", [37, 41, 43, 45, 47, 49, 51, 99])
+def test_guided_grids_that_do_not_exist_suggest_ones_that_do(T):
+    with pytest.raises(UsageError, match="no integer stride") as error:
         TimestepGrid.build(LINEAR, T, "guided")
-    for near in below_or_above:
-        assert TimestepGrid.build(LINEAR, near, "guided").num_inference_steps == near
+    for near in re.search(r"Use (\d+) or (\d+)\.$", str(error.value)).groups():
+        assert TimestepGrid.build(LINEAR, int(near), "guided").num_inference_steps == int(near)
 
 
 def test_grids_do_not_import_torch():
-    import subprocess
-    import sys
-
-    code = "import sys; from taba_core.diffusion import TimestepGrid, NoiseSchedule; sys.exit('torch' in sys.modules)"
+    code = "import sys, taba_core.theory, taba_core.diffusion.grid; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -141,7 +141,12 @@ def test_cached_state_predictions_of_step_one_are_the_inversions_own(golden):
 
 
 # diffusers: T = 30 trailing has steps whose lower level is no grid point; T = 7 trailing ends on timestep 0
-LIVE = [("leading", 50, 0, True), ("leading", 30, 1, False), ("trailing", 30, 0, True), ("trailing", 7, 0, True)]
+LIVE = [
+    ("leading", 50, 0, True),
+    ("leading", 30, 1, False),
+    ("trailing", 30, 0, True),
+    ("trailing", 7, 0, True),
+]
 
 
 @pytest.mark.parametrize("spacing, T, offset, to_one", LIVE)

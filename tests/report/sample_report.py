@@ -21,13 +21,15 @@ def correlation_table() -> Table:
         for column, value in zip(columns[:3], values, strict=True):
             paper = paper_value("table2", model, column.label)
             interval = (value - half, value + half)
-            cells.append(Cell(value, interval, 0.04 * value, 0.252, paper=paper, bold=column.name == "latent"))
+            cells.append(
+                Cell(value, interval, 0.04 * value, 0.252, paper=paper, bold=column.name == "latent")
+            )
         return (*cells, Cell(excess, (excess * 0.9, excess * 1.1), digits=4, floor=0.0))
 
     return Table(
         id="table2",
         title="Table 2. Correlation of noise, latents and samples",
-        caption="Do DDIM latents x̂_T follow the Gaussian x_T they started from? Mean of the 20 largest |r| per 8×8 patch.",
+        caption="Do DDIM latents x̂_T follow the Gaussian x_T they started from? Mean of the top 20 |r| per patch.",
         rows=("photo-mixture", "ADM-64", "DiT"),
         columns=columns,
         cells=(
@@ -55,7 +57,7 @@ def region_table() -> Table:
     return Table(
         id="table3",
         title="Table 3. Where is the error?",
-        caption="Error and spread of the latent in plain and non-plain regions of the image, threshold τ = 0.025.",
+        caption="Error and spread of the latent in plain and non-plain regions, threshold τ = 0.025.",
         rows=("Noise (by definition)", "photo-mixture", "ADM-32"),
         columns=columns,
         cells=((DASH, DASH, one, one), *cells),
@@ -120,7 +122,9 @@ def _grid():
 
     y, x = np.mgrid[0:32, 0:32] / 31
     rng = np.random.default_rng(7)
-    images = np.stack([np.stack([np.sin(k * x + c) * np.cos((k + 1) * y) for c in range(3)]) for k in range(8)])
+    images = np.stack(
+        [np.stack([np.sin(k * x + c) * np.cos((k + 1) * y) for c in range(3)]) for k in range(8)]
+    )
     masks = np.abs(np.diff(images, axis=3, append=images[..., -1:])).max(1) < 0.1
     latents = rng.normal(size=images.shape) * np.where(masks[:, None], 0.3, 0.8)
     rows = [image_tiles(images), latent_tiles(latents)[0], mask_tiles(images, masks)]
@@ -158,9 +162,13 @@ def sample_run() -> Run:
         question="Is the error of a latent concentrated where the image is plain?",
         paper_section="3.3",
         tables=(region_table(),),
-        figures=(Figure("fig1", "Figure 1. Structure in latents", "Image, latent, plain region.", _grid, 8, 50),),
+        figures=(
+            Figure("fig1", "Figure 1. Structure in latents", "Image, latent, plain region.", _grid, 8, 50),
+        ),
         claims=(
-            Claim("C3", "err_p > err_n and std_p < std_n", "fails", {"gap": float("nan")}, "ADM-32 is reversed."),
+            Claim(
+                "C3", "err_p > err_n and std_p < std_n", "fails", {"gap": float("nan")}, "ADM-32 is reversed."
+            ),
         ),
     )
     steps = Section(
@@ -182,9 +190,18 @@ def sample_run() -> Run:
                     Row("photo-mixture / Plain", "step 2", float("nan")),
                 ),
             ),
-            Figure("fig3", "Figure 3. Distance to noise and latent", "The path bends to the latent.", _heat, 64, 50),
+            Figure(
+                "fig3",
+                "Figure 3. Distance to noise and latent",
+                "The path bends to the latent.",
+                _heat,
+                64,
+                50,
+            ),
         ),
-        claims=(Claim("CF4a", "E_p(t) > E_n(t) in the first 10 %", "not resolved", {}, "n = 64 is too few."),),
+        claims=(
+            Claim("CF4a", "E_p(t) > E_n(t) in the first 10 %", "not resolved", {}, "n = 64 is too few."),
+        ),
     )
     fix = Section(
         study="forward-fix",
@@ -203,5 +220,5 @@ def sample_run() -> Run:
             "network evaluations": 38400,
             "seconds": 71.25,
         },
-        summary="photo-mixture, the exact denoiser of a mixture fitted to real photographs; 192 images, 50 steps.",
+        summary="photo-mixture, the exact denoiser of a mixture fitted to photographs; 192 images, 50 steps.",
     )

@@ -12,7 +12,11 @@ STEPS = 5
 def generation():
     """Ten samples in shards of four: 4 + 4 + 2, so the last shard is short."""
     return Generation(
-        model=ModelSpec(name="gaussian"), num_samples=10, samples_per_shard=4, num_inference_steps=STEPS, seed=0
+        model=ModelSpec(name="gaussian"),
+        num_samples=10,
+        samples_per_shard=4,
+        num_inference_steps=STEPS,
+        seed=0,
     )
 
 

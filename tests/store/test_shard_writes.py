@@ -80,15 +80,19 @@ def test_an_all_plain_or_all_other_mask_counts_as_present(store, generation):
 
 
 def test_a_shard_equal_to_the_fill_value_is_stored(tmp_path, generation):
-    group = Store.open(tmp_path / "s", "a").ensure(generation, ["decoded"], (4, 4, 4), decoded_shape=(3, 8, 8))
+    group = Store.open(tmp_path / "s", "a").ensure(
+        generation, ["decoded"], (4, 4, 4), decoded_shape=(3, 8, 8)
+    )
     group.record(group.write_shard(0, {"decoded": np.zeros((4, 3, 8, 8), "uint8")}))  # black = fill value 0
     assert 0 not in group.missing()
 
 
 def test_the_zarr_trap_this_guards_against_is_real(tmp_path):
-    # Opened by zarr, the setting made at creation is lost, and `config=` does not bring it back in every version.
+    # The setting made at creation is lost when the array is opened again: the chunk is left out.
     path = str(tmp_path / "a")
-    zarr.create_array(path, shape=(4,), chunks=(4,), dtype="u1", fill_value=0, config={"write_empty_chunks": True})
+    zarr.create_array(
+        path, shape=(4,), chunks=(4,), dtype="u1", fill_value=0, config={"write_empty_chunks": True}
+    )
     zarr.open_array(path, mode="r+")[...] = np.zeros(4, "u1")
     assert not (tmp_path / "a" / "c" / "0").exists()
 
@@ -96,7 +100,9 @@ def test_the_zarr_trap_this_guards_against_is_real(tmp_path):
 @pytest.mark.parametrize("rows", [slice(0, 3), slice(1, 4), slice(0, 1)])
 def test_part_of_a_shard_is_refused(group, blocks, rows):
     part = {"noise": blocks(group, 0)["noise"][rows]}
-    with pytest.raises(UsageError, match=r"shape \(\d, 3, 4, 4\), but a whole shard is \(4, 3, 4, 4\); write it whole"):
+    with pytest.raises(
+        UsageError, match=r"shape \(\d, 3, 4, 4\), but a whole shard is \(4, 3, 4, 4\); write it whole"
+    ):
         group.write_shard(0, part)
 
 
@@ -119,7 +125,7 @@ def test_wrong_types_names_and_shards_are_refused(group, blocks):
         group.write_shard(0, {"noise": noise.astype("float64")})
     with pytest.raises(UsageError, match="unknown generation variable 'nois'"):
         group.write_shard(0, {"nois": noise})
-    with pytest.raises(StoreError, match="no variable 'image' in .*Run the study that needs it"):
+    with pytest.raises(StoreError, match=r"no variable 'image' in .*Run the study that needs it"):
         group.write_shard(0, {"image": noise})
     with pytest.raises(UsageError, match="shards are 0 to 2"):
         group.write_shard(3, {"noise": noise})
@@ -132,7 +138,9 @@ def test_values_that_are_not_finite_are_refused_and_nothing_is_written(group, bl
     bad["x_t"][2, 3, 0, 1, 1] = np.nan
     bad["x_t"][3, 0, 0, 0, 0] = np.inf
     # shard 1 starts at sample 4, so row 2 is sample 6
-    with pytest.raises(WorkError, match=r"shard 1 of 'x_t' .*2 of 960 values are not finite \(first: sample 6\)"):
+    with pytest.raises(
+        WorkError, match=r"shard 1 of 'x_t' .*2 of 960 values are not finite \(first: sample 6\)"
+    ):
         group.write_shard(1, bad)
     assert not list(group.path.glob("*/c.1*"))
 
@@ -159,7 +167,9 @@ def test_a_file_system_that_refuses_leaves_nothing_partial(group, blocks, monkey
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(os, "fsync", refuse)
-    with pytest.raises(WorkError, match=rf"cannot write .*c\.0.*\({name}\).*Nothing partial was kept. {way_out}") as e:
+    with pytest.raises(
+        WorkError, match=rf"cannot write .*c\.0.*\({name}\).*Nothing partial was kept. {way_out}"
+    ) as e:
         group.write_shard(0, blocks(group, 0))
     assert e.value.__cause__.errno == code
     assert files_below(group.path) == before
@@ -181,8 +191,12 @@ except WorkError as error:
 
 def test_a_real_limit_of_the_operating_system_is_reported_the_same_way(group):
     command = [sys.executable, "-c", LIMITED, str(group.store)]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": os.getcwd()})
-    assert "File too large (EFBIG). Nothing partial was kept. Raise the file size limit" in done.stdout, done.stderr
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": os.getcwd()}
+    )
+    assert "File too large (EFBIG). Nothing partial was kept. Raise the file size limit" in done.stdout, (
+        done.stderr
+    )
     assert not list(group.path.glob("x_t/*partial")) and 0 in group.missing(["x_t"])
 
 

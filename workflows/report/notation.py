@@ -1,7 +1,7 @@
 """Numbers and mathematics as text: rounding, and plain unicode mathematics as HTML and LaTeX.
 
-Captions are written in plain text ("x̂_T", "ᾱ_t", "10^{-4}"); a single letter followed by _ or ^ and one
-character or a braced group is a symbol, anything else is text.
+Captions are written in plain text ("x̂_T", "ᾱ_t", "std_p", "10^{-4}"): a letter, or a word of up to five,
+followed by _ or ^ and one character or a braced group is a symbol; anything else is text ("x0_rule").
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 _MARKS = {"\u0302": "hat", "\u0303": "tilde", "\u0304": "bar"}
 _SYMBOL = re.compile(
-    r"(?<![^\W_])((?:[^\W\d_]|10)[\u0302-\u0304]?)((?:[_^](?:\{[^{}]*\}|[^\W_](?![^\W_])))+)"
+    r"(?<![^\W_])((?:[^\W\d_]|10|[a-zA-Z]{2,5})[\u0302-\u0304]?)((?:[_^](?:\{[^{}]*\}|[^\W_](?![^\W_])))+)"
 )
 _SCRIPT = re.compile(r"([_^])(?:\{([^{}]*)\}|(.))")
 
@@ -124,6 +124,10 @@ def format_any(value: Any) -> str:
     return str(value)
 
 
+def _letters(text: str) -> list[str]:
+    return [letter for letter in text if letter not in _MARKS]
+
+
 def to_html(text: str) -> str:
     """Escaped HTML with sub- and superscripts: "x̂_T" -> "<i>x̂</i><sub>T</sub>"."""
 
@@ -132,7 +136,7 @@ def to_html(text: str) -> str:
         return f"<{tag}>{match[2] or match[3]}</{tag}>"
 
     def symbol(match: re.Match[str]) -> str:
-        base = match[1] if match[1] == "10" else f"<i>{match[1]}</i>"
+        base = match[1] if len(_letters(match[1])) > 1 else f"<i>{match[1]}</i>"
         return base + _SCRIPT.sub(script, match[2])
 
     return _SYMBOL.sub(symbol, html.escape(unicodedata.normalize("NFC", text)))
@@ -171,6 +175,8 @@ def to_latex(text: str) -> str:
             for s in _SCRIPT.finditer(match[2])
         )
         result.append(_latex_plain(text[end : match.start()]))
-        result.append(f"${match[1] if match[1] == '10' else _latex_letter(match[1])}{scripts}$")
+        word = len(_letters(match[1])) > 1
+        base = rf"\mathrm{{{match[1]}}}" if word else _latex_letter(match[1])
+        result.append(f"${base}{scripts}$")
         end = match.end()
     return "".join(result) + _latex_plain(text[end:])

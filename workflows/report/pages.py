@@ -15,9 +15,11 @@ from markupsafe import Markup
 from workflows import published
 from workflows.present import PROVENANCE_MEANING, Claim, Figure, Run, Section, Table
 from workflows.report.notation import format_any, to_html
+from workflows.report.style import PNG_DPI
 from workflows.report.tables import PROVENANCE_MARK, cell_text, column_heading, context_line
 
 _FOLDER = Path(__file__).parent
+_PIXELS_PER_INCH = 118  # one scale for all figures, so that their lettering has one size on the page
 _BADGE = {"holds": ("holds", "✓"), "fails": ("fails", "✗"), "not resolved": ("unresolved", "?")}
 
 
@@ -33,7 +35,7 @@ def render(run: Run, folder: Path) -> str:
     environment.filters["maths"] = lambda text: Markup(to_html(text))
     environment.filters["shown"] = format_any
     template = environment.get_template("template.html.j2")
-    sections = [_section(section, folder) for section in in_paper_order(run.sections)]
+    sections = [_section(section, folder) for section in run.sections]
     return template.render(
         run=run,
         css=Markup((_FOLDER / "style.css").read_text(encoding="utf-8")),
@@ -97,6 +99,7 @@ def _figure(figure: Figure, folder: Path) -> dict[str, Any]:
     return {
         "source": figure,
         "picture": "data:image/png;base64," + base64.b64encode(picture).decode("ascii"),
+        "width": round(int.from_bytes(picture[16:20], "big") / PNG_DPI * _PIXELS_PER_INCH),
         "context": "; ".join([*context, *([figure.conventions] if figure.conventions else [])]),
     }
 
@@ -109,7 +112,7 @@ def _table(table: Table) -> dict[str, Any]:
     for index, (label, cells) in enumerate(zip(table.rows, table.cells, strict=True)):
         group = table.row_groups[index] if table.row_groups else ""
         new = bool(group) and (index == 0 or table.row_groups[index - 1] != group)
-        shown = [(cell, cell_text(cell), _cell_context(table, cell)) for cell in cells]
+        shown = [(cell, cell_text(cell)) for cell in cells]
         rows.append({"label": label, "group": group if new else "", "cells": shown})
     return {
         "source": table,
@@ -119,11 +122,6 @@ def _table(table: Table) -> dict[str, Any]:
         "context": context_line(table),
         "reference": _reference(table),
     }
-
-
-def _cell_context(table: Table, cell: Any) -> str:
-    own = (("n", cell.n, table.n), ("T", cell.T, table.T))
-    return ", ".join(f"{name} = {value}" for name, value, common in own if value not in (None, common))
 
 
 def _reference(table: Table) -> dict[str, Any] | None:

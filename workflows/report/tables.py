@@ -1,4 +1,4 @@
-"""A table as CSV, Markdown and LaTeX, and every number of a run as records."""
+"""A table as CSV, Markdown and LaTeX."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import io
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Any
 
-from workflows.present import Cell, Column, PaperValue, Run, Table
+from workflows.present import PROVENANCE_MEANING, Cell, Column, Table
 from workflows.report.notation import format_number, to_latex
 
 PROVENANCE_MARK = {"certain": "c", "probable": "p", "secondary": "s"}
@@ -29,18 +28,25 @@ class CellText:
     mark: str = ""
     note: str = ""
     unit: str = ""
+    own: str = ""
 
     def comparisons(self) -> list[str]:
-        """Floor, theory and paper as short texts, those that exist."""
+        """Floor, theory, paper and the cell's own n and T as short texts, those that exist."""
         paper = f"paper {self.paper} ({self.mark})" if self.paper else ""
-        parts = (self.floor and f"floor {self.floor}", self.theory and f"theory {self.theory}", paper)
+        parts = (
+            self.floor and f"floor {self.floor}",
+            self.theory and f"theory {self.theory}",
+            paper,
+            self.own,
+        )
         return [part for part in parts if part]
 
 
 def cell_text(cell: Cell) -> CellText:
     """Round everything in a cell to its digits; a dash for "not defined", n/a for "not computed"."""
+    own = ", ".join(f"{name} = {v}" for name, v in (("n", cell.n), ("T", cell.T)) if v is not None)
     if cell.value is None or isinstance(cell.value, str):
-        return CellText(cell.value or "–", unit=cell.unit)
+        return CellText(cell.value or "–", unit=cell.unit, own=own)
 
     def show(value: float | None) -> str:
         return "" if value is None else format_number(value, cell.digits)
@@ -54,9 +60,8 @@ def cell_text(cell: Cell) -> CellText:
         mark, note = PROVENANCE_MARK[cell.paper.provenance], cell.paper.note
     spread = f"± {show(cell.spread)}" if cell.spread is not None else ""
     shown = format_number(float(cell.value), cell.digits)
-    return CellText(
-        shown, spread, interval, show(cell.floor), show(cell.theory), paper, mark, note, cell.unit
-    )
+    compared = (show(cell.floor), show(cell.theory), paper, mark, note)
+    return CellText(shown, spread, interval, *compared, cell.unit, own)
 
 
 def column_heading(column: Column, with_group: bool = True) -> str:
@@ -75,14 +80,22 @@ def context_line(table: Table) -> str:
     return "; ".join([*shown, *([table.conventions] if table.conventions else [])])
 
 
+def _footer(table: Table) -> list[str]:
+    """The lines under a table: context, notes, and what the marks of the paper's values mean."""
+    used = {cell.paper.provenance for row in table.cells for cell in row if cell.paper}
+    marks = [f"{PROVENANCE_MARK[name]}: {text}" for name, text in PROVENANCE_MEANING.items() if name in used]
+    legend = f"Paper's values, ({'; ('.join(mark.replace(':', ')', 1) for mark in marks)}." if marks else ""
+    return [text for text in (context_line(table), *table.notes, legend) if text]
+
+
 # ------------------------------------------------------------------------------------------------
 # CSV
 
 
 def _number(value: float | str | None) -> str:
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        return ""
-    return str(value)
+    if isinstance(value, int | str):
+        return str(value)
+    return str(float(value)) if value is not None and math.isfinite(value) else ""
 
 
 def to_csv(table: Table) -> str:
@@ -128,8 +141,8 @@ def to_markdown(table: Table) -> str:
         return f"| {' | '.join(cells)} |"
 
     lines = [f"**{table.title}.** {table.caption}", "", *map(line, [grid[0], rule, *grid[1:]])]
-    notes = [text for text in (context_line(table), *table.notes) if text]
-    return "\n".join([*lines, *(["", *notes] if notes else [])]) + "\n"
+    footer = [line for text in _footer(table) for line in ("", text)]
+    return "\n".join([*lines, *footer]) + "\n"
 
 
 # ------------------------------------------------------------------------------------------------
@@ -166,7 +179,9 @@ def to_latex_table(table: Table) -> str:
     width = len(table.columns) + 1
     labels = [to_latex(table.row_header), *(to_latex(column_heading(c, False)) for c in table.columns)]
     lines = [r"% \usepackage{booktabs}", r"\begin{table}", r"\centering"]
-    caption = " ".join(f"{part.rstrip('.')}." for part in (table.title, table.caption) if part)
+    caption = " ".join(
+        part if part[-1] in ".?!" else f"{part}." for part in (table.title, table.caption) if part
+    )
     lines += [rf"\caption{{{to_latex(caption)}}}", rf"\label{{tab:{table.id}}}"]
     lines += [rf"\begin{{tabular}}{{l{'r' * (width - 1)}}}", r"\toprule", *_latex_groups(table)]
     lines += [" & ".join(labels) + r" \\", r"\midrule"]
@@ -181,72 +196,6 @@ def to_latex_table(table: Table) -> str:
             shown = group
         lines.append(" & ".join([to_latex(table.rows[index]), *map(_latex_cell, cells)]) + r" \\")
     lines += [r"\bottomrule", r"\end{tabular}"]
-    notes = [to_latex(text) for text in (context_line(table), *table.notes) if text]
+    notes = [to_latex(text.rstrip(".") + ".") for text in _footer(table)]
     lines += [rf"\par\smallskip{{\footnotesize {' '.join(notes)}\par}}"] if notes else []
     return "\n".join([*lines, r"\end{table}"]) + "\n"
-
-
-# ------------------------------------------------------------------------------------------------
-# Records
-
-
-def _paper_record(paper: PaperValue | None) -> dict[str, Any] | None:
-    if paper is None:
-        return None
-    return {"value": paper.value, "spread": paper.spread, "provenance": paper.provenance, "note": paper.note}
-
-
-def result_records(run: Run) -> list[dict[str, Any]]:
-    """Every number of the tables and figures, one record each, in the order of the report."""
-    records = []
-    for section in run.sections:
-        for table in section.tables:
-            for index, cells in enumerate(table.cells):
-                for column, cell in zip(table.columns, cells, strict=True):
-                    place = (section.study, table.id, table.row_key(index), column.name)
-                    records.append(_record(place, cell, table, table.seed, column.proxy))
-        for figure in section.figures:
-            for row in figure.values:
-                place = (section.study, figure.id, row.row, row.column)
-                records.append(_record(place, row, figure, None, figure.proxy))
-    return records
-
-
-def _record(
-    place: tuple[str, str, str, str], number: Any, item: Any, seed: int | None, proxy: str
-) -> dict[str, Any]:
-    study, name, row, column = place
-    return {
-        "study": study,
-        "item": name,
-        "row": row,
-        "column": column,
-        "value": number.value,
-        "ci95": number.ci95,
-        "spread": number.spread,
-        "n": item.n if number.n is None else number.n,
-        "T": item.T if number.T is None else number.T,
-        "seed": seed,
-        "floor": number.floor,
-        "theory": number.theory,
-        "conventions": item.conventions,
-        "unit": number.unit,
-        "proxy": proxy,
-        "paper": _paper_record(number.paper),
-    }
-
-
-def claim_records(run: Run) -> list[dict[str, Any]]:
-    """Every claim with its verdict and the numbers it was read from."""
-    return [
-        {
-            "id": claim.id,
-            "study": claim.study or section.study,
-            "statement": claim.statement,
-            "verdict": claim.verdict,
-            "numbers": dict(claim.numbers),
-            "explanation": claim.explanation,
-        }
-        for section in run.sections
-        for claim in section.claims
-    ]

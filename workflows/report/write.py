@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from workflows.present import Figure, Run, Table
 from workflows.report.files import write_json, write_text
-from workflows.report.pages import render
+from workflows.report.pages import in_paper_order, render
+from workflows.report.records import claim_records, result_records
 from workflows.report.style import RC, save_figure
-from workflows.report.tables import claim_records, result_records, to_csv, to_latex_table, to_markdown
+from workflows.report.tables import to_csv, to_latex_table, to_markdown
 
 
 def write_report(run: Run, folder: Path) -> Path:
@@ -22,6 +24,7 @@ def write_report(run: Run, folder: Path) -> Path:
       WorkError: the folder cannot be written.
     """
     folder = Path(folder)
+    run = replace(run, sections=tuple(in_paper_order(run.sections)))
     for section in run.sections:
         for table in section.tables:
             _write_table(table, folder / "tables")

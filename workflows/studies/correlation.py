@@ -183,7 +183,7 @@ def _figures(label: str, result: xr.Dataset, id: str) -> tuple[Figure, ...]:
             plots.latent_tiles(noise)[0],
             plots.latent_tiles(latent)[0],
             plots.latent_tiles(latent - noise)[0],
-            plots.principal_channels(latent),
+            plots.latent_tiles(plots.principal_channels(latent))[0],
         ]
         names = ("$x^0$", "$x^T$", r"$\hat{x}^T$", r"$\hat{x}^T - x^T$", r"PCA of $\hat{x}^T$")
         return plots.tile_grid(rows, names)

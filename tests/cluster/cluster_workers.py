@@ -1,0 +1,109 @@
+"""Workers the executor tests run; importable in Ray's worker processes too."""
+
+import os
+import signal
+import threading
+import time
+
+from cluster import StopRun
+
+
+class Echo:
+    """Returns its payload and counts what it ran, to show that a worker stays warm."""
+
+    def __init__(self):
+        self.is_ready = False
+        self.num_calls = 0
+
+    def ready(self):
+        self.is_ready = True
+
+    def run(self, payload):
+        assert self.is_ready
+        self.num_calls += 1
+        return payload
+
+
+class Journal(Echo):
+    """Payload (directory, name, seconds): leaves a start and an end mark, in order of a shared clock."""
+
+    def run(self, payload):
+        directory, name, seconds = payload
+        begin = time.monotonic_ns()
+        time.sleep(seconds)
+        with open(os.path.join(directory, f"{name}.{begin}"), "x") as file:
+            file.write(str(time.monotonic_ns()))
+        return name
+
+
+class EveryThirdFails(Echo):
+    """The third call and every third after it raises, whatever the payload."""
+
+    def run(self, payload):
+        super().run(payload)
+        if self.num_calls % 3 == 0:
+            raise OSError(f"call {self.num_calls} failed")
+        return payload * payload
+
+
+class Poisoned(Echo):
+    """Raises for the payload 'poison', asks to stop for 'stop', returns the others."""
+
+    def run(self, payload):
+        if payload == "poison":
+            raise ValueError("this unit is poisoned")
+        if payload == "stop":
+            raise StopRun("no space left on /data; free some and run the same command again.")
+        return payload
+
+
+class NeverBuilt:
+    def __init__(self):
+        raise RuntimeError("weights of adm-64 are missing")
+
+    def run(self, payload):
+        return payload
+
+
+class StopsWhileBuilt:
+    def __init__(self):
+        raise StopRun("the store is of another version.")
+
+    def run(self, payload):
+        return payload
+
+
+class Dies(Echo):
+    """Payload (marker, how): the first attempt ends or hangs its process, later ones return its id."""
+
+    def run(self, payload):
+        marker, how = payload
+        if how == "never" or os.path.exists(marker):
+            return os.getpid()
+        if how != "always":
+            open(marker, "x").close()
+        if how == "hang":
+            time.sleep(600)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class AcceleratorError(RuntimeError):
+    """Named like torch's error after which a device context is unusable."""
+
+
+class Awkward(Echo):
+    """Results and errors that do not survive pickling, and errors that spoil the process."""
+
+    def run(self, payload):
+        if payload == "result":
+            return threading.Lock()
+        if payload == "error":
+            error = RuntimeError("carries a lock")
+            error.lock = threading.Lock()
+            raise error
+        if payload == "device":
+            self.num_calls += 1
+            if self.num_calls > 1:
+                return "used a spoiled process"
+            raise AcceleratorError("CUDA error: an illegal memory access was encountered")
+        return os.getpid(), os.environ.get("OMP_NUM_THREADS")

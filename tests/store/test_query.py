@@ -1,0 +1,156 @@
+import os
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import taba_core
+from taba_core.errors import StoreError, UsageError
+from taba_core.spec import Inversion, PlainRegions
+
+
+@pytest.fixture
+def tree(filled, store, generation):
+    inversion = Inversion(source=generation, num_inference_steps=5, forward_steps=1)
+    latent = store.ensure(inversion, ["latent"], (3, 4, 4))
+    latent.record(latent.write_shard(1, {"latent": np.ones((4, 3, 4, 4), "float32")}))
+    store.ensure(PlainRegions(source=generation), ["region"], (3, 4, 4))
+    store.write_result("correlation", table(), {"n": 10})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return taba_core.open_store(store.path)
+
+
+def table():
+    rows = ["noise", "latent"]
+    data = {"value": ("row", np.array([0.25, 0.7])), "note": ("row", np.array(["floor", "much higher"]))}
+    return xr.Dataset(data, coords={"row": rows})
+
+
+def test_a_store_opens_as_one_lazy_tree_with_specs_as_attributes(tree, generation):
+    node = tree[generation.name]
+    assert node.attrs["spec"] == generation.model_dump(mode="json")
+    assert (node.attrs["model"], node.attrs["seed"], node.attrs["num_inference_steps"]) == ("gaussian", 0, 5)
+    assert node["x_t"].dims == ("sample", "step", "channel", "y", "x")
+    assert node["x_t"].chunks is not None and node["x_t"].attrs["units"] == "standard deviations of the noise"
+    assert {"sample", "step", "timestep", "alpha_bar"} == set(node.coords)
+
+
+def test_the_expression_a_reader_would_write_gives_the_right_numbers(tree, generation):
+    node = tree[generation.name]
+    # sample i at level l is i + l / 100; the mean of 0..9 is 4.5
+    found = node["x_t"].sel(step=3).mean().compute()
+    assert float(found) == pytest.approx(4.53, rel=1e-6)
+    assert int(node["x_t"].where(node.alpha_bar > 0.6, drop=True).sizes["step"]) == 2  # .9, .7, not .5
+
+
+def test_sources_fields_are_on_top_of_a_derived_artifact(tree, generation):
+    inversion = next(node for name, node in tree.children.items() if "inversion" in name)
+    assert inversion.attrs["source"] == generation.name
+    assert inversion.attrs["seed"] == 0 and inversion.attrs["forward_steps"] == 1
+
+
+def test_what_was_not_written_is_nan_never_zero(tree):
+    inversion = next(node for name, node in tree.children.items() if "inversion" in name)
+    absent = np.isnan(inversion["latent"].values).all(axis=(1, 2, 3))
+    assert absent.tolist() == [True] * 4 + [False] * 4 + [True] * 2
+    regions = next(node for name, node in tree.children.items() if "regions" in name)
+    assert (regions["region"].values == 255).all()
+
+
+def test_results_are_nodes_of_the_tree(tree):
+    assert float(tree["correlation"]["value"].sel(row="latent")) == 0.7
+    assert tree["correlation"].attrs["n"] == 10
+
+
+def test_blocks_are_the_shards_samples_by_ten_steps_or_as_asked(tree, store, generation):
+    assert tree[generation.name]["x_t"].chunks[:2] == ((4, 4, 2), (5,))
+    asked = taba_core.open_store(store.path, chunks={"sample": 2, "step": 1})
+    assert asked[generation.name]["x_t"].chunks[:2] == ((2,) * 5, (1,) * 5)
+
+
+def test_opening_what_is_no_store_says_so(tmp_path):
+    with pytest.raises(UsageError, match="no store at"):
+        taba_core.open_store(tmp_path)
+
+
+PLAIN = """
+import sys, warnings
+sys.modules["taba_core"] = None              # importing it fails
+import numpy as np, xarray as xr
+path, name = sys.argv[1:]
+warnings.filterwarnings("ignore", "Object at (_ledger|report) is not recognized")
+warnings.simplefilter("error", append=True)
+tree = xr.open_datatree(path, engine="zarr", consolidated=False)
+group = xr.open_zarr(f"{path}/{name}", consolidated=False)
+for found in (tree[name], group):
+    assert found["noise"].dims == ("sample", "channel", "y", "x"), found
+    assert float(found["noise"].mean()) == 4.5
+    assert found.attrs["num_inference_steps"] == 5 and "alpha_bar" in found.coords
+assert float(tree["correlation"]["value"].sel(row="noise")) == 0.25
+print("read", len(tree.children))
+"""
+
+
+def test_a_store_can_be_read_without_taba(tree, store, generation):
+    (store.path / "report").mkdir()
+    command = [sys.executable, "-c", PLAIN, str(store.path), generation.name]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.stdout == "read 4\n", done.stderr
+
+
+def test_a_result_is_read_back_as_it_was(store):
+    store.write_result("correlation", table(), {"spec": {"nested": [1, 2]}})
+    found = store.read_result("correlation")
+    xr.testing.assert_equal(found, table())
+    assert found["row"].dtype.kind == found["note"].dtype.kind == "U"
+    assert found.attrs == {"spec": {"nested": [1, 2]}, "kind": "result", "schema_version": 1}
+    assert store.results() == ["correlation"] and store.read_result("absent") is None
+
+
+def test_a_result_is_replaced_as_a_whole(store):
+    store.write_result("a", table(), {})
+    store.write_result("a", xr.Dataset({"other": 1.0}), {"second": True})
+    assert list(store.read_result("a")) == ["other"]
+    assert not list(store.path.rglob("*.partial"))
+
+
+def test_a_result_that_fails_keeps_the_old_one(store, monkeypatch):
+    store.write_result("a", table(), {})
+    monkeypatch.setattr(
+        xr.Dataset, "to_zarr", lambda *args, **kwargs: (_ for _ in ()).throw(OSError(28, "full"))
+    )
+    with pytest.raises(taba_core.errors.WorkError, match=r"No space left on device \(ENOSPC\)"):
+        store.write_result("a", xr.Dataset({"other": 1.0}), {})
+    assert list(store.read_result("a")) == ["value", "note"]
+    assert not list(store.path.rglob("*.partial"))
+
+
+def test_a_result_cannot_take_the_place_of_an_artifact_or_the_report(store, group):
+    with pytest.raises(UsageError, match="is that of an artifact in the store"):
+        store.write_result(group.name, table(), {})
+    with pytest.raises(UsageError, match="result name 'report': lower-case letters"):
+        store.write_result("report", table(), {})
+    with pytest.raises(UsageError, match="result name 'A b'"):
+        store.write_result("A b", table(), {})
+    with pytest.raises(StoreError, match="is no result but 'generation'"):
+        store.read_result(group.name)
+
+
+def test_importing_taba_core_and_its_store_loads_nothing_heavy():
+    heavy = "{'torch', 'ray', 'zarr', 'xarray', 'dask', 'matplotlib', 'skimage'}"
+    loaded = f"sorted({heavy} & set(sys.modules))"
+    code = f"import sys, taba_core, taba_core.store; print({loaded}, taba_core.__version__)"
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.stdout == f"[] {taba_core.__version__}\n", done.stderr
+
+
+def test_an_unknown_name_of_the_package_is_an_attribute_error():
+    with pytest.raises(
+        AttributeError, match=r"module 'taba_core' has no attribute 'nothing'; it has: .*open_store"
+    ):
+        taba_core.nothing

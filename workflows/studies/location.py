@@ -1,0 +1,142 @@
+"""Where do latents lie between noise and image? (Figure 3)"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xarray as xr
+
+from taba_core.stats.trajectory import NUM_POINTS, PathDistance
+from taba_core.stats.verdict import every, positive
+from workflows.context import Context
+from workflows.findings import Findings, claims_of, interval_numbers, item_id, row_labels
+from workflows.present import Figure, Row, Section
+from workflows.report import plots
+from workflows.study import Request, Study, register
+
+if TYPE_CHECKING:
+    from workflows.inputs import Inputs
+
+_WEIGHTS = tuple(np.linspace(0, 1, NUM_POINTS).tolist())
+# The catalogue's tolerance around "between one half and seven tenths of the way".
+_EARLIEST, _LATEST = 0.45, 0.75
+
+
+@register
+class Location(Study):
+    """Distance of every sampling state to the segment from noise to latent."""
+
+    name = "location"
+    aliases = ("fig3",)
+    title = "Latents lie along the sampling path"
+    question = "Where on its way from noise to image is a sample nearest to its latent?"
+    paper_section = "3.2"
+
+    def requests(self, context: Context) -> Mapping[str, Request]:
+        """The whole sampling path and the latents."""
+        generation = context.generation(context.num_steps(self.paper_steps))
+        return {
+            "generation": Request(generation, ("noise", "image", "x_t")),
+            "inversion": Request(context.inversion(generation), ("latent",)),
+        }
+
+    def analyse(self, inputs: Inputs, context: Context) -> xr.Dataset:
+        """Distances by inner products, claim CF3 and its companion share of images."""
+        columns = {
+            "noise": ("generation", "noise"),
+            "image": ("generation", "image"),
+            "x_t": ("generation", "x_t"),
+            "latent": ("inversion", "latent"),
+        }
+        replicates = context.settings.bootstrap_replicates
+        of = inputs.reduce(columns, {"path": PathDistance(weights=_WEIGHTS)}, replicates)["path"]
+        found = Findings()
+        found.coordinate("level", np.arange(of["to_noise"].shape[0]))
+        found.coordinate("weight", _WEIGHTS)
+        found.estimate("distance", of["distance"], ("level", "weight"), long_name="mean l2 distance")
+        for name in ("to_noise", "to_latent", "share_nearer_latent", "nearest"):
+            found.estimate(name, of[name], ("level",))
+        found.estimate("crossing", of["crossing"], long_name="share of the path walked when the latent is nearer")
+        crossing = of["crossing"]
+        found.claim(
+            "CF3a",
+            f"The state first comes nearer to the latent than to the noise between {_EARLIEST} and {_LATEST} of the "
+            "sampling path.",
+            every((positive(crossing - _EARLIEST), positive(_LATEST - crossing))),
+            interval_numbers("progress", crossing),
+            "The progress at which mean ||x_t - x̂^T|| < mean ||x_t - x^T|| first holds lies outside the paper's range."
+            if not _EARLIEST < float(crossing) < _LATEST
+            else "",
+        )
+        # Levels ascend towards the noise, so along the path (downwards) the weight must never fall.
+        smallest_move = of["nearest"].map(lambda weights: (weights[:-1] - weights[1:]).min())
+        found.claim(
+            "CF3b",
+            "The nearest point moves from noise towards latent along the path: argmin_λ D(t, λ) never falls.",
+            positive(smallest_move + 0.5 / (NUM_POINTS - 1)),
+            interval_numbers("smallest_move", smallest_move),
+        )
+        return found.dataset()
+
+    def present(self, results: Sequence[xr.Dataset]) -> Section:
+        """Figure 3, raw and scaled, and the distances to the two ends."""
+        labels = row_labels(results)
+        figures = [f for i, r in enumerate(results) for f in _figures(labels[i], r, i, results)]
+        claims = tuple(c for i, r in enumerate(results) for c in claims_of(r, "" if i == 0 else f", {labels[i]}"))
+        return Section(
+            self.name, self.title, self.question, self.paper_section, figures=tuple(figures), claims=claims
+        )
+
+
+def _figures(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Dataset]) -> tuple[Figure, ...]:
+    downwards = result.isel(level=slice(None, None, -1))
+    crossing = float(result["crossing"])
+    n, T, conventions = int(result.attrs["n"]), int(result.attrs["T"]), str(result.attrs["conventions"])
+
+    def draw_map() -> object:
+        marks = {} if np.isnan(crossing) else {label: crossing}
+        return plots.heat_map({label: downwards["distance"].values}, list(_WEIGHTS), crossing=marks)
+
+    def draw_ends() -> object:
+        def curve(name: str, text: str) -> plots.Curve:
+            return plots.Curve(
+                text, downwards[name].values, downwards[f"{name}_low"].values, downwards[f"{name}_high"].values
+            )
+
+        return plots.step_curves(
+            {
+                "mean distance of $x_t$": [
+                    curve("to_noise", "to noise $x^T$"), curve("to_latent", r"to latent $\hat{x}^T$")
+                ],
+                "share of images": [curve("share_nearer_latent", "nearer to the latent")],
+            },
+            "",
+            xlabel="sampling step",
+            first_fraction=None,
+        )
+
+    low, high = float(result["crossing_low"]), float(result["crossing_high"])
+    values = (
+        Row(label, "crossing", crossing, ci95=(low, high), unit="share of the path"),
+        *(
+            Row(label, f"distance to {name} at t={int(level)}", float(result[f"to_{name}"].sel(level=level)))
+            for level in result["level"].values[:: max(1, len(result["level"]) // 5)]
+            for name in ("noise", "latent")
+        ),
+    )
+    return (
+        Figure(
+            item_id("fig3", index, results), f"Distance to the segment from noise to latent, {label}",
+            "Left: min-max scaled over λ in every step, as the paper draws it (the scaling is not in its text). Right: "
+            "the distance itself. White line: nearest point; dotted: the step at which the latent becomes nearer.",
+            draw_map, n=n, T=T, conventions=conventions, values=values,
+        ),
+        Figure(
+            item_id("fig3-ends", index, results), f"Distance to noise and to latent, {label}",
+            "Mean distance of the sampling state to either end, and the share of images that are nearer to their "
+            "latent than to their noise.",
+            draw_ends, n=n, T=T, conventions=conventions,
+        ),
+    )
