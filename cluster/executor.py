@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+"""What numerical libraries read, when they are loaded, to know how many threads to use."""
+
+
 class ClusterError(Exception):
     """Base of the errors an executor raises to end a run."""
 
@@ -53,6 +57,11 @@ class Resources:
     num_cpus: float = 1
     num_gpus: float = 0
     memory_bytes: int = 0
+
+    @property
+    def num_threads(self) -> int:
+        """Threads a numerical library may use in one worker: its whole cores, at least 1."""
+        return max(1, int(self.num_cpus))
 
     def __post_init__(self) -> None:
         if self.num_cpus < 0 or self.num_gpus < 0 or self.memory_bytes < 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import queue
@@ -14,11 +15,20 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from cluster.drain import DrainRequest
-from cluster.executor import Drained, NoWorkers, OnStart, Outcome, Resources, StopRun, Unit, Worker
+from cluster.executor import (
+    THREAD_VARIABLES,
+    Drained,
+    NoWorkers,
+    OnStart,
+    Outcome,
+    Resources,
+    StopRun,
+    Unit,
+    Worker,
+)
 from cluster.queue import UnitQueue
 
 _log = logging.getLogger(__name__)
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _TICK_S = 0.2  # how soon a signal is seen while threads are busy
 
 
@@ -83,8 +93,6 @@ class LocalExecutor:
     ) -> Iterator[Outcome]:
         if pending.finished:
             return
-        if self.workers > 1:
-            _bound_threads(resources)
         reports: queue.Queue[_Report] = queue.Queue()
         count = min(self.workers, pending.remaining)
         slots: list[_Slot]
@@ -94,7 +102,8 @@ class LocalExecutor:
             slots = [_ThreadSlot(f"local-{i}", make_worker, reports) for i in range(count)]
         wait = True
         try:
-            with DrainRequest(self._drain_file) as drain:
+            bounded = _bound_threads(resources) if count > 1 else contextlib.nullcontext()
+            with bounded, DrainRequest(self._drain_file) as drain:
                 yield from _drive(pending, slots, reports, drain, on_start)
         except KeyboardInterrupt:
             wait = False
@@ -229,7 +238,13 @@ class _ThreadSlot(_InlineSlot):
             super().start(unit)
 
 
-def _bound_threads(resources: Resources) -> None:
-    """Keep each worker thread to its share of cores; only reaches libraries that are not loaded yet."""
-    for name in _THREAD_VARIABLES:
-        os.environ.setdefault(name, str(max(1, int(resources.num_cpus))))
+@contextlib.contextmanager
+def _bound_threads(resources: Resources) -> Iterator[None]:
+    """Keep each worker thread to its share of cores; only reaches libraries loaded during the run."""
+    added = [name for name in THREAD_VARIABLES if name not in os.environ]
+    os.environ.update(dict.fromkeys(added, str(resources.num_threads)))
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)

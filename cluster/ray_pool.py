@@ -251,7 +251,7 @@ class RayPool:
             max_task_retries=0,
             scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
             **options,
-        ).remote(self._make_worker)
+        ).remote(self._make_worker, self._resources.num_threads)
         name = f"ray-{self._started}"
         self._started += 1
         self._members.append(Member(name, node, host, actor, actor.ready.remote(), time.monotonic()))

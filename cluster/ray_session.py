@@ -7,18 +7,15 @@ import contextlib
 import logging
 import os
 import secrets
-import shutil
 import socket
 import sys
-import tempfile
-import time
 from collections.abc import Iterator
 from types import ModuleType
 
 from cluster.executor import ClusterError
+from cluster.scratch import PrivateDirectory
 
 OBJECT_STORE_BYTES = 200_000_000  # results are receipts and partial sums; arrays go straight to storage
-_MAX_TEMP_PATH = 42  # Ray's socket names add 64 characters to it and a socket path holds 107
 _CONNECT_S = 5.0
 _token = ""  # one per process: Ray keeps the first token it has read
 
@@ -45,7 +42,7 @@ class RaySession:
         self.local = False
         self.address = address or os.environ.get("RAY_ADDRESS") or "local"
         self._saved: dict[str, str | None] = {}
-        self._directory: str | None = None
+        self._directory: PrivateDirectory | None = None
         self._owned = True
         if _is_connected():
             self.address, self._owned = "the open connection", False
@@ -70,7 +67,7 @@ class RaySession:
             atexit.unregister(self.close)
 
     def _start(self, num_cpus: int | None) -> None:
-        self._directory = _private_directory()
+        self._directory = PrivateDirectory()
         self._set_environment(_authentication(self._directory))
         try:
             with _python_path():
@@ -82,7 +79,7 @@ class RaySession:
                     configure_logging=False,
                     object_store_memory=OBJECT_STORE_BYTES,
                     _node_ip_address="127.0.0.1",  # else Ray asks public name servers for its own address
-                    _temp_dir=os.path.join(self._directory, "r"),
+                    _temp_dir=self._directory.ray,
                 )
         except BaseException:
             self._clean()
@@ -92,7 +89,7 @@ class RaySession:
         host, port = _host_and_port(self.address)
         try:
             if host:
-                socket.create_connection((host, port), timeout=_CONNECT_S).close()
+                _knock(host, port)
             _quiet_ray().init(address=self.address, log_to_driver=False, configure_logging=False)
         except Exception as error:
             self._clean()
@@ -116,11 +113,9 @@ class RaySession:
             else:
                 os.environ[name] = value
         self._saved.clear()
-        for _ in range(10):  # a Ray process that is just ending may still write a log
-            if self._directory is None or not os.path.exists(self._directory):
-                break
-            shutil.rmtree(self._directory, ignore_errors=True)
-            time.sleep(0.05)
+        if self._directory is not None:
+            self._directory.remove()
+            self._directory = None
 
 
 def _is_connected() -> bool:
@@ -137,28 +132,14 @@ def _quiet_ray() -> ModuleType:
     return ray
 
 
-def _private_directory() -> str:
-    """Make a directory only this user can enter, with a path short enough for Ray's sockets.
-
-    Ray opens its own temporary directory to everybody (mode 0777) and unpacks code there.
-    """
-    base = tempfile.gettempdir()
-    if len(base) + len("/taba-xxxxxxxx/r") > _MAX_TEMP_PATH:
-        base = "/tmp"
-    return tempfile.mkdtemp(prefix="taba-", dir=base)
-
-
-def _authentication(directory: str) -> dict[str, str]:
+def _authentication(directory: PrivateDirectory) -> dict[str, str]:
     """Settings that lock a local cluster with a private token, without touching the home directory.
 
     A mode the user has set is left alone.
     """
     global _token
     _token = _token or secrets.token_hex(32)
-    path = os.path.join(directory, "token")
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(_token)
-    settings = {"RAY_AUTH_TOKEN_PATH": path}
+    settings = {"RAY_AUTH_TOKEN_PATH": directory.write_secret("token", _token)}
     if "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
         # Ray reads the mode when it is imported. If that has happened, its default for new clusters, which is
         # to turn authentication on, must be left to act.
@@ -181,6 +162,25 @@ def _python_path() -> Iterator[None]:
             del os.environ["PYTHONPATH"]
         else:
             os.environ["PYTHONPATH"] = before
+
+
+def _knock(host: str, port: int) -> None:
+    """Raise OSError at once where nothing, or something that is not Ray, listens; Ray would try for minutes.
+
+    Ray speaks gRPC, hence HTTP/2, whose server answers the client's preface with a SETTINGS frame (RFC 9113,
+    section 3.4): 9 bytes of header, the fourth of which is the type, 4.
+    """
+    empty_settings = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+    with socket.create_connection((host, port), timeout=_CONNECT_S) as connection:
+        if os.environ.get("RAY_USE_TLS", "0") != "0":
+            return
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + empty_settings)
+        try:
+            header = connection.recv(9)
+        except TimeoutError:
+            header = b""
+        if header[3:4] != b"\x04":
+            raise ConnectionError("something listens there, but it is not Ray")
 
 
 def _host_and_port(address: str) -> tuple[str, int]:

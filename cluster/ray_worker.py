@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.executor import StopRun, Worker
+from cluster.executor import THREAD_VARIABLES, StopRun, Worker
 
 # After these the process cannot be trusted with another unit: device context or heap are damaged.
 _POISON_TYPES = ("OutOfMemoryError", "AcceleratorError", "MemoryError")
@@ -46,7 +46,10 @@ class WarmWorker:
     the driver lacks, is reported like any other; what does raise in the driver is the loss of the process.
     """
 
-    def __init__(self, make_worker: bytes) -> None:
+    def __init__(self, make_worker: bytes, num_threads: int) -> None:
+        # Ray keeps a value it inherits from the driver; a worker must use the cores it holds and no others.
+        for name in THREAD_VARIABLES:
+            os.environ[name] = str(num_threads)
         self._make_worker = make_worker
         self._worker: Worker | None = None
 

@@ -1,0 +1,1 @@
+"""Models: cards of the zoo, and the denoisers that run without weights."""

@@ -21,7 +21,7 @@ GAUSSIAN_VERSION = 1
 def model_spec(name: str, options: Mapping[str, Any] | None = None) -> ModelSpec:
     """Describe a model completely without building it: all options, and a hash of what it is made from.
 
-    Fast (no fit, no torch): the photo mixture's fingerprint hashes the photographs and the version of the fit.
+    Fast (no fit, no torch): the photo mixture's fingerprint is a hash of its photographs and the fit's version.
 
     Args:
       name: a card's name.
@@ -72,8 +72,8 @@ def _runnable(name: str) -> Card:
     if not card.embedded:
         runs = ", ".join(other.name for other in list_cards() if other.embedded)
         raise UsageError(
-            f"model '{name}' has a card, so `taba plan` can cost it, but this version has no adapter to run it. "
-            f"Models that run: {runs}."
+            f"model '{name}' has a card, so `taba plan` can cost it, but this version has no "
+            f"adapter to run it. Models that run: {runs}."
         )
     return card
 

@@ -1,9 +1,9 @@
 """Fit a mixture of Gaussians to the crops of each photograph, once; keep the fit in a cache.
 
-Component k has weight pi_k, mean m_k and covariance  U_k U_k^T + diag(D_k)  in the basis of `basis.py`. U_k holds
-principal components of the low frequencies. D_k is the variance of what they leave, estimated from the median: a
-few crops with edges or stars must not put noise into all the plain ones (a plain variance leaves 12 % plain
-pixels in samples, the median 16 %).
+Component k has weight pi_k, mean m_k and covariance  U_k U_k^T + diag(D_k)  in the basis of `basis.py`. U_k
+holds principal components of the low frequencies. D_k is the variance of what they leave, estimated from the
+median: a few crops with edges or stars must not put noise into all the plain ones (the plain variance leaves
+12 % plain pixels in draws of the mixture, the median 16 %).
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def _fit_photo(photo: Photo, options: PhotoMixtureOptions) -> tuple[NDArray[np.f
 
 
 def _cluster(crops: NDArray[np.float32], num_clusters: int, seed: int) -> NDArray[np.int64]:
-    """Group crops by coarse colour and local texture: plain crops must not share a Gaussian with busy ones."""
+    """Group crops by coarse colour and local texture: plain crops are not to share with busy ones."""
     from sklearn.cluster import KMeans
 
     features = _features(crops)
@@ -166,16 +166,15 @@ def _read(path: Path) -> Mixture | None:
 
 
 def _write(path: Path, mixture: Mixture) -> None:
-    """Write beside and rename, so that no reader sees half a file; a cache that cannot be written is no error."""
+    """Write beside and rename, so that no reader sees half a file; a read-only cache is no error."""
+    arrays = {field.name: np.asarray(getattr(mixture, field.name)) for field in fields(Mixture)}
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, draft = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
         try:
             with os.fdopen(handle, "wb") as file:
-                np.savez(
-                    file,
-                    **{field.name: np.asarray(getattr(mixture, field.name)) for field in fields(Mixture)},
-                )
+                np.savez(file, allow_pickle=False, **arrays)
+            os.chmod(draft, 0o644)  # a shared cache is read by others
             os.replace(draft, path)
         except BaseException:
             Path(draft).unlink(missing_ok=True)

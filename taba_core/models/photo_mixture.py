@@ -1,7 +1,7 @@
 """The exact denoiser of a Gaussian mixture fitted to photographs: a diffusion model without a network.
 
-With x_t = sqrt(a) x_0 + sqrt(1-a) e and x_0 from the mixture (pi_k, m_k, Sigma_k), x_t is a mixture of Gaussians
-with covariances C_k = a Sigma_k + (1-a) I, and by Tweedie's formula the posterior mean of the noise is
+With x_t = sqrt(a) x_0 + sqrt(1-a) e and x_0 from the mixture (pi_k, m_k, Sigma_k), x_t is a mixture of
+Gaussians of covariance C_k = a Sigma_k + (1-a) I, and by Tweedie's formula the posterior mean of the noise is
 
     eps(x_t) = sqrt(1-a) * sum_k r_k C_k^-1 (x_t - sqrt(a) m_k),      r_k = P(component k | x_t).
 
@@ -25,6 +25,8 @@ from taba_core import rng
 from taba_core.diffusion.schedule import NoiseSchedule
 from taba_core.errors import UsageError
 from taba_core.models.basis import OPPONENT, cosine_matrix, low_frequencies
+from taba_core.models.cards import load_card
+from taba_core.models.grids import noise_schedule
 from taba_core.models.mixture_fit import CROP_SIZE, Mixture, cached_mixture
 from taba_core.models.options import PhotoMixtureOptions
 from taba_core.models.photos import load_photos, random_crops
@@ -41,13 +43,13 @@ class _Level:
 
     const_k + sum_d (linear_dk x_d - precision_dk x_d^2 / 2) + |p_k|^2 / 2,    p_k = V_k^T (x - sqrt(a) m_k).
 
-    On the low frequencies the sum cancels where a is near 1, so `low_*` and `const` are float64.
+    On the low frequencies the sum cancels where a is near 1, so `low_*` and the constants are float64.
     """
 
     precision: Tensor  # (K, d) W
     linear: Tensor  # (K, d) sqrt(a) W m
-    high: tuple[Tensor, Tensor]  # (d, K) each: -W / 2 and sqrt(a) W m, 0 on the low frequencies
-    low: tuple[Tensor, Tensor]  # (L, K) each, float64: the same on the low frequencies
+    low_precision: Tensor  # (K, L), float64: W on the low frequencies
+    low_linear: Tensor  # (K, L), float64: sqrt(a) W m on the low frequencies
     factors: Tensor  # (K r, L) V
     offset: Tensor  # (K r,) sqrt(a) V^T m
     const: Tensor  # (K,) float64
@@ -71,7 +73,7 @@ class PhotoMixture:
     ) -> None:
         self.mixture = mixture
         self.options = options or PhotoMixtureOptions()
-        self.schedule = schedule or NoiseSchedule.linear()
+        self.schedule = schedule or noise_schedule(load_card("photo-mixture"))
         self.device = torch.device(device)
         self._levels: OrderedDict[int, _Level] = OrderedDict()
         self._rank = mixture.factors.shape[2]
@@ -95,7 +97,7 @@ class PhotoMixture:
         return self.mixture.class_names
 
     def real_crops(self, sample_ids: Sequence[int] | NDArray[np.integer], seed: int) -> NDArray[np.float32]:
-        """Real crops to hold beside samples: (n, 3, 32, 32) in [-1, 1]; row i depends on (seed, sample_ids[i])."""
+        """Real crops to hold beside samples, (n, 3, 32, 32) in [-1, 1]; row i is of (seed, sample_ids[i])."""
         photos = load_photos(self.options.photos)
         ids = np.asarray(sample_ids, dtype=np.int64)
         chosen = rng.integers(ids, len(photos), seed=seed, stream="real-crops/photo")
@@ -131,7 +133,7 @@ class PhotoMixture:
         return self._synthesise(score.mul_(-level.sigma), x_t)
 
     def eps_loop(self, x_t: Tensor, t: float, cond: Mapping[str, Tensor]) -> Tensor:
-        """The same as `eps`, one component after the other: the plain way, for benchmarks and as an oracle."""
+        """The same as `eps`, one component after the other: the plain way, for benchmarks and tests."""
         level = self._level(t)
         x = self._analyse(x_t)
         root_a = math.sqrt(1.0 - level.sigma**2)
@@ -144,7 +146,9 @@ class PhotoMixture:
             solved.append(solve)
             log_density.append(level.log_norm[k] - 0.5 * (centred * solve).sum(1, dtype=torch.float64))
         share = self._responsibilities(torch.stack(log_density, 1), cond)
-        score = sum(share[:, k, None] * solve for k, solve in enumerate(solved))
+        score = torch.zeros_like(x)
+        for k, solve in enumerate(solved):
+            score += share[:, k, None] * solve
         return self._synthesise(level.sigma * score, x_t)
 
     def _tensor(self, array: NDArray[np.floating]) -> Tensor:
@@ -156,13 +160,13 @@ class PhotoMixture:
 
     def _log_density(self, level: _Level, x: Tensor, projected: Tensor) -> Tensor:
         """log pi_k N(x; k) up to a constant of the level, (B, K), float64."""
-        high = (x * x) @ level.high[0]
-        high.addmm_(x, level.high[1])
         low = x[:, self._low].double()
-        density = torch.addmm(level.const, low, level.low[1])
-        density.addmm_(low.square_(), level.low[0])
+        density = torch.addmm(level.const, low, level.low_linear.T)
+        density.addmm_(low.square_(), level.low_precision.T, alpha=-0.5)
+        high = x.index_fill(1, self._low, 0.0)
+        density += torch.addmm(high @ level.linear.T, high * high, level.precision.T, alpha=-0.5)
         squares = torch.linalg.vector_norm(projected.view(len(x), -1, self._rank), dim=2).square_()
-        return density.add_(high).add_(squares, alpha=0.5)
+        return density.add_(squares, alpha=0.5)
 
     def _responsibilities(self, log_density: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         """r, (B, K), float32; 0 outside the class of a row."""
@@ -183,8 +187,8 @@ class PhotoMixture:
             )
         if len(class_id) and not -1 <= int(class_id.min()) <= int(class_id.max()) < len(names):
             raise UsageError(
-                f"class_id from {int(class_id.min())} to {int(class_id.max())}: the photo mixture has classes 0 to "
-                f"{len(names) - 1} ({', '.join(names)}); -1 is any."
+                f"class_id from {int(class_id.min())} to {int(class_id.max())}: the photo mixture has "
+                f"classes 0 to {len(names) - 1} ({', '.join(names)}); -1 is any."
             )
         return class_id.to(self.device)
 
@@ -218,7 +222,7 @@ class PhotoMixture:
     def _prepare(self, a: float) -> _Level:
         """Invert and factorise all covariances at alpha-bar `a`, in float64:
 
-        C = diag(a D + 1 - a) + a U U^T,  W = 1 / (a D + 1 - a),  G G^T = I + a U^T W U,  V = sqrt(a) W U G^-T.
+        C = diag(1/W) + a U U^T,  W = 1 / (a D + 1 - a),  G G^T = I + a U^T W U,  V = sqrt(a) W U G^-T.
         """
         mean, remainder = self._mean.double(), self._remainder.double()
         precision = 1.0 / (a * remainder + (1.0 - a))
@@ -231,14 +235,11 @@ class PhotoMixture:
         offset = math.sqrt(a) * (factors @ mean[:, self._low, None])
         log_det = 2.0 * cholesky.diagonal(dim1=1, dim2=2).log().sum(1) - precision.log().sum(1)
         log_norm = self._log_weight - 0.5 * log_det
-        half, line = -0.5 * precision.T, linear.T.clone()
-        low = half[self._low], line[self._low]
-        half[self._low] = line[self._low] = 0.0
         return _Level(
             precision=precision.float(),
             linear=linear.float(),
-            high=(half.float(), line.float()),
-            low=low,
+            low_precision=precision[:, self._low],
+            low_linear=linear[:, self._low],
             factors=factors.float().reshape(-1, len(self._low)),
             offset=offset.float().reshape(-1),
             const=log_norm - 0.5 * math.sqrt(a) * (linear * mean).sum(1),

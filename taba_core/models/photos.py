@@ -105,9 +105,9 @@ def random_crops(
 ) -> NDArray[np.float32]:
     """Random crops of one photograph, area-averaged: (len(crop_ids), 3, size, size), float32 in [-1, 1].
 
-    The side runs from 64 to 384 pixels (or to the shorter side of the photograph), the position is uniform and
-    every other crop on average is mirrored left to right. Half of the sides lie below 1.25 times the smallest:
-    close views have the plain areas a mixture of few Gaussians can express. Row i depends on
+    The side runs from 64 to 384 pixels (or to the shorter side of the photograph), the position is uniform
+    and every other crop on average is mirrored left to right. Half of the sides lie below 1.25 times the
+    smallest: close views have the plain areas that few Gaussians can express. Row i depends on
     (photo, seed, crop_ids[i]) only.
     """
     name, pixels = photo

@@ -81,8 +81,8 @@ def test_one_worker_keeps_the_given_order(make_executor):
 def test_every_third_call_raises_and_all_units_complete(make_executor):
     outcomes = run(make_executor(), [Unit(f"u{i}", i) for i in range(20)], workers.EveryThirdFails)
     assert {key: o.result for key, o in outcomes.items()} == {f"u{i}": i * i for i in range(20)}
-    # One worker makes 29 calls: 20 good ones and the 3rd, 6th, ... 27th, which is 9. Two workers that end just
-    # before or just after a third call make one failure less or more.
+    # One worker makes 29 calls: 20 good ones and the 3rd, 6th, ... 27th, which is 9. Two workers that end
+    # just before or just after a third call make one failure less or more.
     failures = sum(o.attempts - 1 for o in outcomes.values())
     assert 8 <= failures <= 10
 
@@ -126,7 +126,7 @@ def test_on_start_names_the_worker_that_reports_the_outcome(make_executor):
     assert started == {key: outcome.worker for key, outcome in outcomes.items()}
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_lets_running_units_finish_and_starts_no_other(make_executor, number, tmp_path):
     started, outcomes = [], []
 

@@ -1,7 +1,6 @@
 """Several Ray nodes on one machine: some are lost in the middle of a run, some join."""
 
 import os
-import threading
 import time
 
 import cluster_workers as workers
@@ -35,20 +34,15 @@ def test_a_run_survives_the_loss_of_a_node_and_uses_one_that_joins(three_nodes, 
     units = [Unit(f"u{i}", (str(tmp_path), f"u{i}.{i}", 0.3)) for i in range(60)]
     started_on, outcomes = {}, {}
     executor = RayExecutor("auto", limits=Limits(refresh=0.5))
-    changes = []
     for outcome in executor.execute(
         units, Tolerant, Resources(), on_start=lambda u, w: started_on.setdefault(w, u.id)
     ):
         outcomes[outcome.unit.id] = outcome
         if len(outcomes) == 8:
             workers_before = set(started_on)
-            changes.append(threading.Thread(target=machines.remove_node, args=(others[0], False)))
-            changes[-1].start()
+            machines.remove_node(others[0], allow_graceful=False)
         if len(outcomes) == 20:
-            changes.append(threading.Thread(target=machines.add_node, kwargs=small))
-            changes[-1].start()
-    for change in changes:
-        change.join()
+            machines.add_node(**small)
     assert len(workers_before) == 3
     assert sorted(outcomes) == sorted(unit.id for unit in units)
     assert [o.error for o in outcomes.values() if o.error] == []

@@ -1,10 +1,13 @@
 """A private Ray cluster is locked, quiet, leaves nothing behind; a missing one is a clear error."""
 
+import http.server
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -12,6 +15,7 @@ import pytest
 
 import cluster
 from cluster import ClusterUnreachable, RayExecutor, Resources, Unit
+from cluster.scratch import PrivateDirectory
 
 HERE = Path(__file__).parent
 ROOT = Path(cluster.__file__).parents[1]
@@ -105,6 +109,36 @@ def test_a_refused_connection_says_where_and_what_to_do(prefix):
     assert first == f"no Ray cluster answers at {address}: [Errno 111] Connection refused"
     assert "use the address 'local' to run on this machine only" in rest
     assert time.monotonic() - begin < 20
+
+
+def test_a_directory_left_by_a_killed_process_is_removed_and_one_in_use_is_not(environment, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", environment["TMPDIR"])
+    code = "from cluster.scratch import PrivateDirectory; d = PrivateDirectory(); import os; os._exit(9)"
+    settings = environment | {"PYTHONPATH": str(ROOT)}
+    assert subprocess.run([sys.executable, "-c", code], env=settings, timeout=30).returncode == 9
+    (left,) = os.listdir(environment["TMPDIR"])
+    first, second = PrivateDirectory(), PrivateDirectory()
+    assert left not in os.listdir(environment["TMPDIR"])
+    assert os.path.exists(first.path) and os.path.exists(second.path)
+    first.remove()
+    second.remove()
+
+
+def test_a_private_directory_keeps_ray_sockets_within_their_limit(tmp_path, monkeypatch):
+    deep = tmp_path / ("d" * 60)
+    deep.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+    directory = PrivateDirectory()
+    directory.remove()
+    assert len(directory.ray) <= 42  # Ray adds up to 64 characters; a socket path holds 107
+
+
+def test_a_server_that_is_not_ray_is_told_apart_at_once():
+    with http.server.HTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        address = f"127.0.0.1:{server.server_port}"
+        with pytest.raises(ClusterUnreachable, match="something listens there, but it is not Ray"):
+            list(RayExecutor(address).execute([Unit("a", 0)], object, Resources()))
 
 
 def test_a_failed_connection_leaves_the_environment_as_it_was():

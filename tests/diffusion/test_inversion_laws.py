@@ -94,6 +94,15 @@ def test_swapping_fewer_predictions_leaves_the_rest_to_the_inner_method():
             assert torch.equal(latent, invert(model, image, LEADING))
 
 
+def test_a_recorded_prediction_is_not_rederived_again():
+    # guided-diffusion: x_0 is not clamped in replaced steps, because the recorded eps already went through it
+    model, image = waves(GUIDED.schedule), 1.5 * normal(SHAPE, 1)
+    options = dict(x0_rule="clip-rederive", reference={1: normal(SHAPE, 2)}, **GUIDED_REVERSE)
+    _, up = record(invert, model, image, GUIDED, OraclePrediction(DDIMInversion(), 1), **options)
+    expected = ddim_step(image, options["reference"][1], GUIDED.alpha_bar[1], GUIDED.alpha_bar[2])
+    assert_close(up[1].x_to, expected, rtol=0, atol=1e-14)
+
+
 def test_step_predictions_are_first_unswapped_predictions_of_an_inversion():
     # App. J as written runs one inversion per step; the cached states give the same in one evaluation each
     model = waves()

@@ -29,7 +29,7 @@ def correlation_table() -> Table:
     return Table(
         id="table2",
         title="Table 2. Correlation of noise, latents and samples",
-        caption="Do DDIM latents x̂_T follow the Gaussian x_T they started from? Mean of the top 20 |r| per patch.",
+        caption="Do DDIM latents x̂_T follow the Gaussian x_T they started from? Mean of the top 20 |r|.",
         rows=("photo-mixture", "ADM-64", "DiT"),
         columns=columns,
         cells=(

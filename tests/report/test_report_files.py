@@ -1,5 +1,6 @@
 """The folder a report is: complete, strict, the same bytes for the same run, and a page that stands alone."""
 
+import base64
 import dataclasses
 import html.parser
 import json
@@ -129,9 +130,12 @@ def test_the_page_is_well_formed_and_every_link_leads_somewhere(folder, page):
             assert (folder / link).is_file(), link  # relative, so the folder can be copied; nothing external
 
 
-def test_the_page_embeds_its_figures_and_describes_them(page):
+def test_the_page_embeds_its_figures_and_describes_them(folder, page):
     assert len(page.images) == 3
-    assert all(image["src"].startswith("data:image/png;base64,") and image["alt"] for image in page.images)
+    assert all(image["alt"] for image in page.images)
+    codes = [image["src"].removeprefix("data:image/png;base64,") for image in page.images]
+    embedded = {base64.b64decode(code, validate=True) for code in codes}
+    assert embedded == {path.read_bytes() for path in (folder / "figures").glob("*.png")}
 
 
 def test_the_page_shows_floor_paper_proxy_provenance_and_notes(page):

@@ -11,8 +11,8 @@ from taba_core.rng import normal
 from taba_core.stats import (
     EntryKL,
     Estimate,
-    MomentStatistic,
     Moments,
+    MomentStatistic,
     PatchCorrelation,
     RowStatistic,
     all_positive,
@@ -83,11 +83,13 @@ def bootstrap(*replicates, value=None):
 def test_bootstrap_error_of_a_mean_is_the_textbook_one():
     x = numbers(2000)
     got = estimate_of(MeanRow(), x).standard_error
-    assert_allclose(got, x.std() / np.sqrt(2000), rtol=0.08)  # relative error of a std from 1000 replicates: 2.2 %
+    assert_allclose(
+        got, x.std() / np.sqrt(2000), rtol=0.08
+    )  # relative error of a std from 1000 replicates: 2.2 %
 
 
 def test_jackknife_error_of_a_mean_is_the_textbook_one_on_average():
-    # equal groups: the jackknife of a mean is s/sqrt(G) of the 20 group means, 1/sqrt(2 * 19) = 16 % off for one set
+    # the jackknife of a mean is s/sqrt(G) of the 20 group means: 1/sqrt(2 * 19) = 16 % off for one set
     squares = [estimate_of(MeanMoment(), numbers(320, seed=s)).standard_error ** 2 for s in range(60)]
     assert_allclose(np.sqrt(np.mean(squares)), 1 / np.sqrt(320), rtol=0.07)
 
@@ -103,9 +105,9 @@ def test_jackknife_of_a_mean_by_hand():
 
 
 def test_a_short_last_group_is_weighted():
-    # groups of 16, 16, 8 with means 0, 3, 6: n = 40, total 96/40 = 2.4, left out (96)/24 = 4, 48/24 = 2, 48/32 = 1.5
-    # h = 2.5, 2.5, 5; pseudo-values h*2.4 - (h-1)*theta_j = 0, 3, 6 (the group means, as it must be for a mean)
-    # p = 3*2.4 - (.6*4 + .6*2 + .8*1.5) = 2.4; SE^2 = (2.4^2/1.5 + .6^2/1.5 + 3.6^2/4)/3 = (3.84 + .24 + 3.24)/3
+    # groups of 16, 16, 8 with means 0, 3, 6: mean 96/40 = 2.4; left out 96/24 = 4, 48/24 = 2, 48/32 = 1.5
+    # h = 2.5, 2.5, 5; pseudo-values h*2.4 - (h-1)*theta_j = 0, 3, 6 (the group means, as it must be)
+    # p = 3*2.4 - (.6*4 + .6*2 + .8*1.5) = 2.4; SE^2 = (2.4^2/1.5 + .6^2/1.5 + 3.6^2/4)/3 = 7.32/3
     got = estimate_of(MeanMoment(), np.repeat([0.0, 3.0, 6.0], [16, 16, 8]))
     assert_allclose(got.standard_error, np.sqrt(7.32 / 3), rtol=1e-12)
 
@@ -113,11 +115,11 @@ def test_a_short_last_group_is_weighted():
 def test_percentile_interval_by_hand():
     # replicates 0..100: the 2.5 % and 97.5 % quantiles are 2.5 and 97.5
     low, high = bootstrap(*range(101)).interval()
-    assert (low, high) == (2.5, 97.5)
+    assert_allclose((low, high), (2.5, 97.5))
 
 
 def test_bootstrap_intervals_cover_the_truth_at_their_level():
-    # 200 sets of 100 numbers: expected 190 of 200, sd 3.1; the percentile interval is a little short (about 94 %)
+    # 200 sets of 100 numbers: expected 190, sd 3.1; the percentile interval is a little short (about 94 %)
     covered = 0
     for seed in range(200):
         low, high = estimate_of(MeanRow(), numbers(100, seed=seed), num_replicates=200).interval()
@@ -126,12 +128,12 @@ def test_bootstrap_intervals_cover_the_truth_at_their_level():
 
 
 def test_the_jackknife_is_conservative_on_white_noise():
-    # of correlations picked for being large, and of squares of quantities that are 0, it overestimates the error
+    # of correlations picked for being large, and of squares of what is 0, it overestimates the error
     values, errors = {}, {}
     statistics = {"corr": PatchCorrelation("x", patch_size=4), "kl": EntryKL(None, "x")}
     for seed in range(30):
         x = normal(range(128), (2, 8, 8), seed=seed, stream="noise")
-        for name, r in reduce_blocks([{"sample": np.arange(128), "x": x}], 128, statistics).items():
+        for r in reduce_blocks([{"sample": np.arange(128), "x": x}], 128, statistics).values():
             for key, e in estimates(r).items():
                 if key in ("mean_top", "excess_r2", "kl_excess"):
                     values.setdefault(key, []).append(float(e))
@@ -180,7 +182,7 @@ def test_weights_are_poisson_of_mean_one():
 
 
 def test_differences_on_the_same_samples_are_paired():
-    # y = x + 1 sample by sample: the difference of the means is 1 in every replicate, whatever the spread of x
+    # y = x + 1 for every sample: the means differ by 1 in every replicate, whatever the spread of x
     x = numbers(200)
     a, b = estimate_of(MeanRow(), x), estimate_of(MeanRow(), x + 1)
     difference = b - a
@@ -271,7 +273,7 @@ def test_all_of_an_array_must_hold():
 
 
 def test_one_of_many_elements_fails_only_at_the_simultaneous_level():
-    # 98 of 100 replicates are below 0: it fails as one element (97.5 % quantile < 0), not as one of ten (99.75 %)
+    # 98 of 100 replicates are below 0: it fails alone (97.5 % quantile < 0), not as one of ten (99.75 %)
     column = np.concatenate([np.full(98, -1.0), np.full(2, 1.0)])
     assert positive(bootstrap(*column)) == "fails"
     many = np.full((100, 10), 1.0)

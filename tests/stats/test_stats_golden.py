@@ -20,7 +20,7 @@ from taba_core.stats import (
 )
 
 DATA = Path(__file__).parents[1] / "data"
-OBJECTS = ("noise", "sample", "latent")
+OBJECTS = {"noise": "noise", "image": "sample", "latent": "latent"}  # our name: name in the files
 
 
 def load(name):
@@ -33,8 +33,11 @@ SCALE = {"i8": 32, "i16": 1024}
 
 
 def sets(prefix):
-    pick = {"noise": "i8", "sample": "i16", "latent": "i8"}
-    return {o: (INPUTS[f"{prefix}_{o}_{c}"] / SCALE[c]).astype(np.float32) for o, c in pick.items()}
+    codes = {"noise": "i8", "image": "i16", "latent": "i8"}
+    return {
+        name: (INPUTS[f"{prefix}_{OBJECTS[name]}_{code}"] / SCALE[code]).astype(np.float32)
+        for name, code in codes.items()
+    }
 
 
 def summary(statistic, data):
@@ -52,24 +55,29 @@ each_object = pytest.mark.parametrize("name", OBJECTS)
 @each_object
 def test_patch_correlation(prefix, k, name):
     got = summary(PatchCorrelation(name, top_k=k), sets(prefix))
-    assert_allclose([got["mean_top"], got["spread"]], EXPECTED[f"{prefix}_corrpatch{k}_{name}"], atol=1e-4)
+    assert_allclose(
+        [got["mean_top"], got["spread"]], EXPECTED[f"{prefix}_corrpatch{k}_{OBJECTS[name]}"], atol=1e-4
+    )
     if k == 20:
-        assert_allclose(got["values"], EXPECTED[f"{prefix}_corrpatch20_{name}_values"], atol=1e-6)
+        assert_allclose(got["values"], EXPECTED[f"{prefix}_corrpatch20_{OBJECTS[name]}_values"], atol=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("prefix", "k", "name"), [("lat", 20, n) for n in OBJECTS] + [("lat", 10, "latent"), ("pix", 20, "latent")]
+    ("prefix", "k", "name"),
+    [("lat", 20, n) for n in OBJECTS] + [("lat", 10, "latent"), ("pix", 20, "latent")],
 )
 def test_correlation_over_the_whole_object(prefix, k, name):
     got = summary(PatchCorrelation(name, patch_size=None, top_k=k), {name: sets(prefix)[name]})
-    assert_allclose([got["mean_top"], got["spread"]], EXPECTED[f"{prefix}_corr{k}_{name}"], atol=1e-4)
+    assert_allclose(
+        [got["mean_top"], got["spread"]], EXPECTED[f"{prefix}_corr{k}_{OBJECTS[name]}"], atol=1e-4
+    )
 
 
 @both
 @each_object
 def test_pooled_mean_and_std(prefix, name):
     got = summary(Moments(name), sets(prefix))
-    assert_allclose([got["mean"], got["std"]], EXPECTED[f"{prefix}_stats_{name}"], atol=1e-5)
+    assert_allclose([got["mean"], got["std"]], EXPECTED[f"{prefix}_stats_{OBJECTS[name]}"], atol=1e-5)
 
 
 @both
@@ -82,7 +90,7 @@ def test_kl_divergences(prefix, p, q):
 
 @both
 def test_triangles(prefix):
-    statistic, data = Triangle(image="sample"), sets(prefix)
+    statistic, data = Triangle(), sets(prefix)
     got = summary(statistic, data)
     sides = [EXPECTED[f"{prefix}_mean_l2_{s}"][0] for s in ("img_lat", "img_noise", "noise_lat")]
     spreads = [EXPECTED[f"{prefix}_std_l2_{s}"][0] for s in ("img_lat", "img_noise", "noise_lat")]
@@ -100,7 +108,7 @@ def test_triangles(prefix):
 def test_path_distances(prefix):
     data = {name: x[:6] for name, x in sets(prefix).items()}
     shares = (0, 0.25, 0.5, 0.75, 1)
-    data["path"] = np.stack([(1 - u) * data["noise"] + u * data["sample"] for u in shares], axis=1)
+    data["path"] = np.stack([(1 - u) * data["noise"] + u * data["image"] for u in shares], axis=1)
     got = summary(PathDistance(path="path", image=None), data)
     assert_allclose(got["distance"], EXPECTED[f"{prefix}_interp_dist"], atol=1e-3)
     direct = path_distance_direct(data["noise"], data["latent"], data["path"], np.linspace(0, 1, 25))
@@ -110,7 +118,7 @@ def test_path_distances(prefix):
 @both
 def test_reconstruction_error(prefix):
     data = sets(prefix)
-    image = data["sample"]
+    image = data["image"]
     data = {"image": image, "reconstruction": 0.8 * image + 0.2 * data["noise"]}
     assert_allclose(
         summary(ReconstructionError(), data)["mae"], EXPECTED[f"{prefix}_reconstruction_error"][0], atol=1e-6
@@ -120,17 +128,17 @@ def test_reconstruction_error(prefix):
 @both
 def test_mean_squared_error(prefix):
     data = sets(prefix)
-    data = {"image": data["sample"], "reconstruction": 0.9 * data["sample"] + 0.1 * data["noise"]}
+    data = {"image": data["image"], "reconstruction": 0.9 * data["image"] + 0.1 * data["noise"]}
     assert_allclose(
         summary(ReconstructionError(), data)["mse"], EXPECTED[f"{prefix}_mean_mse_img_img2"][0], atol=1e-6
     )
 
 
 def test_plain_mask_is_exact():
-    assert_array_equal(plain_mask(sets("pix")["sample"]), EXPECTED["pix_mask"].astype(bool))
+    assert_array_equal(plain_mask(sets("pix")["image"]), EXPECTED["pix_mask"].astype(bool))
 
 
 @pytest.mark.parametrize("threshold", [0.02, 0.025, 0.03])
 def test_share_of_plain_pixels(threshold):
-    share = plain_mask(sets("pix")["sample"], threshold).mean()
+    share = plain_mask(sets("pix")["image"], threshold).mean()
     assert_allclose(share, EXPECTED[f"pix_mask_fraction_{threshold}"][0], atol=1e-6)

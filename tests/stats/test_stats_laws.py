@@ -1,4 +1,4 @@
-"""Laws of every statistic: the value belongs to the samples, not to how they were split, ordered or merged."""
+"""Laws of every statistic: a value belongs to the samples, not to how they were split, ordered or merged."""
 
 import dataclasses
 import pickle

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 from stats_cases import NUM_SAMPLES, STATISTICS, arrays, assert_same_bits, block
-from threadpoolctl import threadpool_info
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from taba_core.errors import UsageError, WorkError
 from taba_core.rng import normal
@@ -63,7 +63,16 @@ def test_many_blocks_in_nodes_of_any_size_give_the_same_bits(workers):
         assert_same_bits(reduced[name].total, whole[name].total)
 
 
-def test_blas_threads_do_not_change_bits_and_the_limit_is_lifted():
+def test_blas_threads_do_not_change_bits():
+    statistics = {"c": PatchCorrelation("x", patch_size=None, top_k=5)}
+    with threadpool_limits(limits=1, user_api="blas"):
+        one = reduce_blocks([noise_block(0, 256, ())], 256, statistics)["c"]
+    with threadpool_limits(limits=4, user_api="blas"):
+        four = reduce_blocks([noise_block(0, 256, ())], 256, statistics)["c"]
+    assert_same_bits(one.total, four.total)
+
+
+def test_the_blas_limit_nests_and_is_lifted():
     before = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
     with single_threaded_blas(), single_threaded_blas():
         assert {p["num_threads"] for p in threadpool_info() if p["user_api"] == "blas"} == {1}
@@ -93,13 +102,17 @@ def test_memory_of_the_correlation_does_not_grow_with_samples():
 
 
 def test_missing_blocks_are_named():
-    with pytest.raises(WorkError, match=r"1 of 5 blocks are missing, the first is block 3 \(samples 48 to 63\)"):
+    with pytest.raises(
+        WorkError, match=r"1 of 5 blocks are missing, the first is block 3 \(samples 48 to 63\)"
+    ):
         parts = [block(DATA, 0, 48), block(DATA, 64, NUM_SAMPLES)]
         reduce_blocks(parts, NUM_SAMPLES, {"m": Moments("noise")})
 
 
 def test_duplicate_blocks_are_named():
-    with pytest.raises(WorkError, match=r"block 1 \(samples 16 to 31\) was added twice; a sample counts once"):
+    with pytest.raises(
+        WorkError, match=r"block 1 \(samples 16 to 31\) was added twice; a sample counts once"
+    ):
         reduce_blocks([block(DATA, 0, 32), block(DATA, 16, 32)], NUM_SAMPLES, {"m": Moments("noise")})
 
 
@@ -108,7 +121,7 @@ def test_a_block_already_inside_a_merged_node_is_a_duplicate():
     tree = MergeTree(statistic, NUM_SAMPLES, max_groups=1)
     state = statistic.partial(block(DATA, 0, 16))
     tree.add(0, state, level=1)
-    with pytest.raises(WorkError, match="block 1 .* was added twice"):
+    with pytest.raises(WorkError, match=r"block 1 .* was added twice"):
         tree.add(1, state)
 
 
@@ -153,6 +166,8 @@ def test_one_pass_reads_every_sample_once_and_only_what_is_needed():
     calls = []
     statistics = {"m": Moments("noise"), "c": PatchCorrelation("noise", patch_size=4)}
     reduced = reduce(functools.partial(counted, calls), NUM_SAMPLES, statistics, scheduler="sync", workers=1)
-    assert sorted(sample for start, stop, _ in calls for sample in range(start, stop)) == list(range(NUM_SAMPLES))
+    assert sorted(sample for start, stop, _ in calls for sample in range(start, stop)) == list(
+        range(NUM_SAMPLES)
+    )
     assert {variables for *_, variables in calls} == {("noise",)}
     assert_allclose(reduced["m"].summary()["mean"], DATA["noise"].mean(dtype=np.float64), rtol=1e-9)

@@ -57,6 +57,14 @@ def test_forgetting_a_damaged_shard_makes_the_next_run_compute_it(filled, blocks
     assert filled.missing() == {} and filled.verify(deep=True) == []
 
 
+def test_a_forgotten_receipt_does_not_come_back_with_a_file_of_the_right_size(filled):
+    file = damage(filled, "flipped bit")
+    damaged = file.read_bytes()
+    filled.verify(deep=True, forget=True)
+    file.write_bytes(damaged)  # from a backup, say
+    assert filled.missing() == {1: ["x_t"]} and filled.adopt() == []
+
+
 def test_forgetting_touches_no_sound_shard(filled):
     before = {name: filled.array(name).sizes() for name in filled.variables}
     assert filled.verify(deep=True, forget=True) == []

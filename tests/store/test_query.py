@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -66,6 +67,10 @@ def test_results_are_nodes_of_the_tree(tree):
     assert tree["correlation"].attrs["n"] == 10
 
 
+def test_variables_come_in_the_schemas_order_on_every_file_system(tree, generation):
+    assert list(tree[generation.name].data_vars) == ["noise", "class_id", "x_t"]
+
+
 def test_blocks_are_the_shards_samples_by_ten_steps_or_as_asked(tree, store, generation):
     assert tree[generation.name]["x_t"].chunks[:2] == ((4, 4, 2), (5,))
     asked = taba_core.open_store(store.path, chunks={"sample": 2, "step": 1})
@@ -127,6 +132,21 @@ def test_a_result_that_fails_keeps_the_old_one(store, monkeypatch):
         store.write_result("a", xr.Dataset({"other": 1.0}), {})
     assert list(store.read_result("a")) == ["value", "note"]
     assert not list(store.path.rglob("*.partial"))
+
+
+def test_a_result_that_cannot_be_put_in_place_gives_the_old_one_back(store, monkeypatch):
+    store.write_result("a", table(), {})
+    rename = Path.rename
+
+    def refuse_the_new(self, target):
+        if self.name == "new":
+            raise OSError(13, "denied")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse_the_new)
+    with pytest.raises(taba_core.errors.WorkError, match=r"Permission denied \(EACCES\)"):
+        store.write_result("a", xr.Dataset({"other": 1.0}), {})
+    assert list(store.read_result("a")) == ["value", "note"]
 
 
 def test_a_result_cannot_take_the_place_of_an_artifact_or_the_report(store, group):

@@ -108,6 +108,7 @@ def test_a_variable_and_a_coordinate_can_be_added_later(store, generation, coord
     assert group.variables == ("noise",)
     group = store.ensure(generation, ["eps_t"], (3, 4, 4), coords)
     assert group.variables == ("noise", "eps_t")
+    store.ensure(generation, ["eps_t"], (3, 4, 4), {"timestep": coords["timestep"]})  # the other stays
     attrs = json.loads((group.path / "zarr.json").read_text())["attributes"]
     assert attrs["coordinates"] == "alpha_bar timestep"
 

@@ -32,7 +32,7 @@ def write_bytes(path: Path, content: bytes) -> None:
             Path(temporary).unlink(missing_ok=True)
         raise WorkError(
             f"cannot write {path}: {error.strerror or error}. The report needs a writable folder with free "
-            f"space; choose another with --out."
+            f"space; free some, or write the report elsewhere."
         ) from error
 
 

@@ -44,7 +44,7 @@ DIVERGING = LinearSegmentedColormap.from_list(
 
 TEXT_WIDTH = 7.2  # inches: the width of a page's text block
 PNG_DPI = 170
-_PDF_METADATA = {"Creator": "taba", "Producer": "taba"}
+_PDF_METADATA = {"CreationDate": None, "Creator": "taba", "Producer": "taba"}
 
 RC: Any = {
     "font.family": "DejaVu Sans",  # ships with matplotlib: the same file on every machine
@@ -108,7 +108,7 @@ def save_figure(figure: Figure, stem: Path) -> tuple[Path, Path]:
         {
             "format": "pdf",
             "dpi": 300,
-            "metadata": {"Creator": "taba", "Producer": "taba"},
+            "metadata": _PDF_METADATA,
         },
     )
     with mpl.rc_context(RC):

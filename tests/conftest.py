@@ -1,0 +1,27 @@
+"""Shared by all tests: one cache for fitted models, quiet and single-threaded numerics."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+
+DATA = Path(__file__).parent / "data"
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    return DATA
+
+
+@pytest.fixture(scope="session", autouse=True)
+def model_cache(tmp_path_factory):
+    """Fits are cached for the session, not in the user's home; subprocesses inherit the variable."""
+    previous = os.environ.get("TABA_CACHE")
+    os.environ["TABA_CACHE"] = previous or str(tmp_path_factory.mktemp("cache"))
+    yield Path(os.environ["TABA_CACHE"])
+    if previous is None:
+        del os.environ["TABA_CACHE"]

@@ -1,0 +1,92 @@
+"""Cards say what the paper's models are, and can be read without torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from taba_core.errors import UsageError
+from taba_core.models.cards import Card, list_cards, load_card
+from taba_core.models.grids import noise_schedule, timestep_grid
+
+CARDS = {card.name: card for card in list_cards()}
+
+
+def test_the_zoo_is_complete_and_the_embedded_models_come_first():
+    assert list(CARDS) == [
+        "photo-mixture", "gaussian", "adm-32", "adm-64", "adm-256", "ldm", "dit", "if", "sdxl",
+    ]  # fmt: skip
+    assert [name for name, card in CARDS.items() if card.embedded] == ["photo-mixture", "gaussian"]
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "milliseconds"),  # values of one state; ms per image-evaluation of Appendix D
+    [
+        ("adm-32", 3072, 0.211),
+        ("adm-64", 12288, 0.727),
+        ("adm-256", 196608, 14.08),
+        ("ldm", 12288, 2.13),
+        ("dit", 4096, 0.813),
+        ("if", 12288, 9.52),
+        ("sdxl", 65536, 142.9),
+    ],
+)
+def test_state_size_and_cost_are_the_papers(name, values, milliseconds):
+    channels, height, width = CARDS[name].sample_shape
+    assert channels * height * width == values
+    assert 1e3 * CARDS[name].cost.image_seconds == pytest.approx(milliseconds, rel=2e-3)
+
+
+@pytest.mark.parametrize("name", list(CARDS))
+def test_every_card_has_a_grid_of_its_default_steps(name):
+    card = load_card(name)
+    grid = timestep_grid(card, card.defaults.num_inference_steps)
+    assert grid.num_inference_steps == card.defaults.num_inference_steps
+
+
+def test_network_times_of_adm_are_rescaled_to_a_thousand():
+    # 4000 training steps, stride 80 for T = 50, times 1000/4000: 0, 20, ..., 980 (guided-diffusion).
+    assert list(timestep_grid(CARDS["adm-64"], 50).network_times) == list(range(0, 1000, 20))
+
+
+def test_sdxl_starts_above_level_zero_with_an_offset_of_one():
+    grid = timestep_grid(CARDS["sdxl"], 50)
+    assert list(grid.timesteps[:2]) == [1, 21]
+    assert grid.alpha_bar[0] == pytest.approx(0.99915)  # 1 - beta_start
+
+
+def test_reference_conventions_differ_as_the_reference_codes_do():
+    adm, dit, deepfloyd, sdxl = (CARDS[n].reference for n in ("adm-32", "dit", "if", "sdxl"))
+    assert (adm.network_time, adm.levels, adm.inversion_x0_rule) == ("source", "shifted", "clip-rederive")
+    assert (dit.network_time, dit.levels, dit.forward_level) == ("target", "exact", "matched")
+    assert (deepfloyd.sampling_x0_rule, deepfloyd.inversion_x0_rule) == ("dynamic", "clip")
+    assert sdxl.forward_level == "exact"
+
+
+def test_adm_256_is_linear_and_not_rescaled():
+    schedule = noise_schedule(CARDS["adm-256"])
+    assert (len(schedule.alpha_bar), schedule.timestep_scale) == (1000, 1.0)
+
+
+def test_an_unknown_model_is_answered_with_the_nearest_names():
+    with pytest.raises(UsageError, match=r"unknown model 'adm64': did you mean adm-64 .*Known models: adm-256"):
+        load_card("adm64")
+
+
+def test_a_card_whose_parts_disagree_is_refused():
+    fields = CARDS["adm-32"].model_dump()
+    with pytest.raises(ValueError, match="a pixel model's sample_shape is its image size"):
+        Card(**fields | {"image_size": 64})
+    with pytest.raises(ValueError, match="embedded and weights.source must agree"):
+        Card(**fields | {"embedded": True})
+    with pytest.raises(ValueError, match="a cosine schedule takes max_beta"):
+        Card(**fields | {"schedule": {"kind": "cosine", "N": 10, "beta_start": 1e-4, "beta_end": 0.02}})
+
+
+def test_cards_and_specs_need_no_torch():
+    code = (
+        "import sys; from taba_core.models.cards import list_cards; list_cards();"
+        "from taba_core.models.base import model_spec; model_spec('gaussian'); sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

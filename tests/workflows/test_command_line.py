@@ -1,0 +1,182 @@
+"""What a user types, right and wrong: one clear message, the right exit code, nothing lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SMALL = [
+    "--set", "num_samples=32", "--set", "num_inference_steps=10", "--set", "forward_steps=1,2",
+    "--set", "bootstrap_replicates=100",
+]  # fmt: skip
+
+
+def taba(*arguments, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "workflows", *map(str, arguments)], capture_output=True, text=True, **options
+    )
+
+
+def refused(done, code, *parts):
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("taba: error: ") and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    for part in parts:
+        assert part in done.stderr
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """A small finished store of the gaussian model."""
+    path = tmp_path_factory.mktemp("cli") / "store"
+    done = taba("run", "correlation", "--model", "gaussian", "--store", path, "--executor", "local", *SMALL)
+    assert done.returncode == 0, done.stderr
+    return path
+
+
+BAD = [
+    (["run", "corelation"], "unknown study 'corelation': did you mean correlation"),
+    (["run", "correlation", "--model", "photo-mixtur"], "unknown model 'photo-mixtur': did you mean photo-mixture"),
+    (["run", "correlation", "--method", "dim"], "unknown inversion method 'dim': did you mean ddim"),
+    (["run", "correlation", "--set", "num_sample=3"], "unknown field 'num_sample': did you mean num_samples"),
+    (["run", "correlation", "--set", "num_samples"], "write field=value"),
+    (["run", "correlation", "--set", "num_samples=1"], "greater than or equal to 2"),
+    (["run", "correlation", "--set", "num_samples=many"], "valid integer"),
+    (["run", "correlation", "--set", "num_inference_steps=0"], "greater than or equal to 1"),
+    (["run", "correlation", "--set", "num_inference_steps=1001"], "1000"),
+    (["run", "fix", "--set", "forward_steps=1%"], "0.5 steps; it must be whole"),
+    (["run", "fix", "--set", "forward_steps=50"], "1 <= K < T"),
+    (["run", "correlation", "--set", "levels=shifted"], "network_time=source"),
+    (["run", "correlation", "--set", "model.rnak=3"], "unknown photo-mixture option 'rnak': did you mean rank"),
+    (["run", "correlation", "--set", "method.steps=3"], "has no option 'steps'"),
+    (["run", "correlation", "--model", "adm-64"], "no adapter to run it"),
+    (["run", "correlation", "--executor", "dask"], "use ray (the default) or local"),
+    (["run", "correlation", "--set", "seed=-1"], "greater than or equal to 0"),
+    (["run", "correlation", "--set", "patch_size=7"], "patch_size=7"),
+    (["run", "correlation", "--set", "top_k=999999"], "top_k=999999"),
+    (["bench", "mixtur"], "unknown benchmark 'mixtur': did you mean mixture"),
+    (["status", "--store", "nowhere"], "no such directory"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "text"), BAD, ids=[" ".join(a) for a, _ in BAD])
+def test_a_bad_request_is_refused_before_anything_is_written(arguments, text, tmp_path):
+    done = taba(*arguments, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])})
+    refused(done, 2, text)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("content", [None, [], ["notes.txt"]])
+def test_a_folder_without_images_is_refused(content, tmp_path):
+    folder = tmp_path / "photos"
+    if content is not None:
+        folder.mkdir()
+        for name in content:
+            (folder / name).write_text("no image")
+    done = taba("run", "correlation", "--store", tmp_path / "s", "--set", f"model.photos={folder}")
+    refused(done, 2, str(folder))
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_finished_store_computes_nothing_again(store):
+    done = taba("run", "correlation", "--model", "gaussian", "--store", store, "--executor", "local", *SMALL)
+    assert done.returncode == 0
+    assert "0 of 2 units to compute" in done.stdout and "reused 1" in done.stdout
+
+
+def test_status_and_verify_of_a_finished_store(store):
+    assert "complete" in taba("status", "--store", store).stdout
+    done = taba("verify", "--store", store, "--deep")
+    assert done.returncode == 0 and "no problems" in done.stdout
+
+
+def test_a_truncated_shard_is_found_and_recomputed_by_the_same_command(store):
+    shard = next(store.glob("gaussian-inversion-*/latent/c.0*"))
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[: len(whole) // 2])
+    found = taba("verify", "--store", store)
+    assert found.returncode == 1 and "latent" in found.stdout
+    done = taba("run", "correlation", "--model", "gaussian", "--store", store, "--executor", "local", *SMALL)
+    assert done.returncode == 0 and "1 of 2 units to compute" in done.stdout
+    assert shard.read_bytes() == whole
+
+
+def test_a_flipped_bit_is_found_by_a_deep_verify_and_recomputed_after_forget(store):
+    shard = next(store.glob("gaussian-inversion-*/latent/c.0*"))
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:1000] + bytes([whole[1000] ^ 1]) + whole[1001:])
+    assert taba("verify", "--store", store).returncode == 0
+    assert taba("verify", "--store", store, "--deep", "--forget").returncode == 1
+    done = taba("run", "correlation", "--model", "gaussian", "--store", store, "--executor", "local", *SMALL)
+    assert done.returncode == 0 and shard.read_bytes() == whole
+
+
+def test_a_store_of_another_schema_version_is_refused(store, tmp_path):
+    other = tmp_path / "old"
+    other.mkdir()
+    meta = json.loads((store / "zarr.json").read_text())
+    meta["attributes"]["schema_version"] = 0
+    (other / "zarr.json").write_text(json.dumps(meta))
+    refused(taba("run", "correlation", "--store", other, "--executor", "local"), 1, "schema version 0", "new path")
+
+
+def test_a_group_made_by_another_spec_is_refused(store, tmp_path):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(store, copy)
+    meta = next(copy.glob("gaussian-generation-*/zarr.json"))
+    content = json.loads(meta.read_text())
+    content["attributes"]["spec"]["seed"] = 7
+    meta.write_text(json.dumps(content))
+    done = taba("run", "correlation", "--model", "gaussian", "--store", copy, "--executor", "local", *SMALL)
+    refused(done, 1, "made by another spec")
+
+
+def test_a_store_that_is_a_file_or_somebody_elses_directory_is_refused(tmp_path):
+    (tmp_path / "file").write_text("x")
+    refused(taba("run", "correlation", "--store", tmp_path / "file"), 2, "is a file")
+    refused(taba("run", "correlation", "--store", tmp_path), 2, "not empty and no taba store")
+
+
+def test_a_full_disk_ends_the_run_with_one_message_and_the_same_command_completes_it(tmp_path):
+    # A file size limit of 200 kB stands in for a full disk: shards of 393 kB cannot be written.
+    limited = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000)); "
+        "from workflows.__main__ import main; main(sys.argv[1:])"
+    )
+    arguments = ["run", "correlation", "--model", "gaussian", "--store", str(tmp_path / "s"), "--executor", "local", *SMALL]
+    done = subprocess.run([sys.executable, "-c", limited, *arguments], capture_output=True, text=True)
+    refused(done, 1, "cannot write", "then run the same command again")
+    assert not list(tmp_path.rglob("*.partial"))
+    assert taba(*arguments).returncode == 0
+
+
+def test_planning_the_paper_needs_no_weights_and_touches_no_store(tmp_path):
+    done = taba("plan", "paper", "--model", "adm-64", "--set", "num_samples=10240", "--store", tmp_path / "s")
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "s").exists()
+    # T=100 for Tables 2, 3 and Figure 3: generation and inversion, 2 x 100 x 10240 evaluations;
+    # T=50 for Figure 4 and Table 4: generation 50, cached states 50, DDIM 50, K = 1, 2, 5, 10: 182, 5 reconstructions.
+    # Under the ADM conventions the two forward rules are one, so nothing is computed twice.
+    evaluations = 10240 * (200 + 50 + 50 + 50 + (49 + 48 + 45 + 40) + 5 * 50)
+    assert f"{evaluations:,}" in done.stdout
+    hours = evaluations * 0.093 / 128 / 3600
+    assert f"{hours:.2f} GPU-hours at 0.093 s per step of 128 images" in done.stdout
+
+
+def test_table_and_figure_names_are_aliases_of_studies(tmp_path):
+    by_alias = taba("plan", "table2", "fig4", "--store", tmp_path / "s").stdout
+    assert by_alias == taba("plan", "correlation", "step-error", "--store", tmp_path / "s").stdout
+
+
+def test_list_shows_models_methods_and_studies():
+    out = taba("list").stdout
+    for name in ("photo-mixture", "adm-64", "sdxl", "ddim", "table4", "step-error"):
+        assert name in out

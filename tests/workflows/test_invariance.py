@@ -1,0 +1,174 @@
+"""Meaning never depends on the machine: any executor, worker count, order of shards, or kill gives the same bits."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cluster.executor import Resources
+from cluster.local import LocalExecutor
+from taba_core.store import Store
+from workflows.context import Context
+from workflows.engine import run_plan
+from workflows.plan import make_plan
+from workflows.settings import parse_settings
+from workflows.study import find_studies
+
+# 40 samples in shards of 16: the last shard is short. T=10 keeps it quick; every study runs.
+SETTINGS = [
+    "num_samples=40", "samples_per_shard=16", "num_inference_steps=10", "forward_steps=1,2",
+    "bootstrap_replicates=100", "model.num_components_per_photo=2", "model.rank=8",
+]  # fmt: skip
+
+
+class LastFirst(LocalExecutor):
+    """Hands units over in the opposite order, as far as their dependencies allow."""
+
+    def execute(self, units, make_worker, resources, on_start=None):
+        return super().execute(list(reversed(units)), make_worker, resources, on_start)
+
+
+def run(path, make_executor, settings=SETTINGS, studies=("paper",), scheduler="threads", workers=2):
+    context = Context("photo-mixture", "ddim", parse_settings(list(settings)))
+    store = Store.open(path, mode="a")
+    plan = make_plan(context, find_studies(list(studies)), store)
+    return run_plan(plan, store, make_executor, Resources(num_cpus=1), workers=workers, scheduler=scheduler)
+
+
+def fingerprints(path: Path) -> dict[str, str]:
+    """Hash of every file that carries data or meaning; the ledger and the report tell of the run itself."""
+    files = [f for f in sorted(path.rglob("*")) if f.is_file() and f.relative_to(path).parts[0] not in ("_ledger", "report")]
+    return {str(f.relative_to(path)): hashlib.blake2b(f.read_bytes()).hexdigest() for f in files}
+
+
+def ray_executor(workers):
+    from cluster.ray_executor import RayExecutor
+
+    return lambda: RayExecutor(address=None, num_workers=workers)
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    path = tmp_path_factory.mktemp("reference") / "store"
+    run(path, lambda: LocalExecutor(workers=1), workers=1)
+    return fingerprints(path)
+
+
+def test_a_run_stores_every_artifact_and_every_result(reference):
+    groups = {Path(name).parts[0] for name in reference if len(Path(name).parts) > 1}
+    kinds = ("generation", "inversion", "reconstruction", "step-predictions", "regions")
+    results = ("model-card", "correlation", "regions", "location", "step-error", "fix")
+    for kind in (*kinds, *results):
+        assert any(g.startswith(f"photo-mixture-{kind}-") for g in groups), kind
+
+
+def test_two_threads_give_the_same_bits(reference, tmp_path):
+    run(tmp_path / "s", lambda: LocalExecutor(workers=2))
+    assert fingerprints(tmp_path / "s") == reference
+
+
+def test_shards_in_another_order_and_another_scheduler_give_the_same_bits(reference, tmp_path):
+    run(tmp_path / "s", lambda: LastFirst(workers=1), scheduler="synchronous", workers=1)
+    assert fingerprints(tmp_path / "s") == reference
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ray_gives_the_same_bits(reference, tmp_path, workers):
+    run(tmp_path / "s", ray_executor(workers))
+    assert fingerprints(tmp_path / "s") == reference
+
+
+def test_a_second_run_computes_nothing(tmp_path):
+    run(tmp_path / "s", lambda: LocalExecutor(workers=2), studies=("correlation",))
+
+    def refuse():
+        raise AssertionError("nothing is missing, so no executor may be made")
+
+    again = run(tmp_path / "s", refuse, studies=("correlation",))
+    assert (again.units, again.analysed, again.reused) == (0, [], ["correlation"])
+
+
+def test_a_study_added_later_computes_only_what_it_needs(tmp_path):
+    first = run(tmp_path / "s", lambda: LocalExecutor(workers=2), studies=("correlation",))
+    second = run(tmp_path / "s", lambda: LocalExecutor(workers=2), studies=("correlation", "regions"))
+    # 3 shards each: generation and inversion first; then only the masks.
+    assert (first.units, second.units) == (6, 3)
+
+
+LONG = ["num_samples=96", "samples_per_shard=32", "num_inference_steps=50", "bootstrap_replicates=100"]
+STUDIES = ("correlation", "step-error")
+
+
+def start(path, executor="ray"):
+    sets = [part for s in LONG for part in ("--set", s)]
+    command = [sys.executable, "-m", "workflows", "run", *STUDIES, "--store", str(path), "--no-report"]
+    return subprocess.Popen(
+        [*command, "--executor", executor, "--workers", "2", *sets], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True,
+    )  # fmt: skip
+
+
+def wait_for_receipts(path, process, count, seconds=120):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and process.poll() is None:
+        ledgers = [f for f in path.glob("_ledger/*.jsonl") if f.name != "runs.jsonl"]
+        if sum(f.read_text().count('"receipt"') for f in ledgers) >= count:
+            return
+        time.sleep(0.02)
+    process.kill()
+    raise AssertionError(f"no {count} receipts in time: {process.communicate()[0]}")
+
+
+def descendants(pid: int) -> list[int]:
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(stat.parent.name)] = int(stat.read_text().rsplit(")", 1)[1].split()[1])
+        except OSError:
+            continue
+    found, frontier = [], [pid]
+    while frontier:
+        children = [child for child, parent in parents.items() if parent in frontier]
+        found += children
+        frontier = children
+    return found
+
+
+def ray_actors(pid: int) -> list[int]:
+    def title(process: int) -> str:
+        try:
+            return Path(f"/proc/{process}/cmdline").read_bytes().decode(errors="replace")
+        except OSError:
+            return ""
+
+    return [p for p in descendants(pid) if title(p).startswith("ray::") and "IDLE" not in title(p)]
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_driver_then_worker_killed_mid_shard_and_resumed_gives_the_same_bits(tmp_path):
+    run(tmp_path / "undisturbed", lambda: LocalExecutor(workers=2), settings=LONG, studies=STUDIES)
+    path = tmp_path / "disturbed"
+    driver = start(path)
+    wait_for_receipts(path, driver, 1)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.communicate()
+    assert fingerprints(path) != fingerprints(tmp_path / "undisturbed")
+
+    driver = start(path)
+    wait_for_receipts(path, driver, 4)
+    victims = ray_actors(driver.pid)
+    assert victims, "no Ray worker process found to kill"
+    os.kill(victims[0], signal.SIGKILL)
+    output, _ = driver.communicate(timeout=240)
+    assert driver.returncode == 0, output
+    assert fingerprints(path) == fingerprints(tmp_path / "undisturbed")
