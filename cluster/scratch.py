@@ -1,4 +1,4 @@
-"""A private directory for a Ray cluster, and the removal of those whose process was killed before it could."""
+"""A private directory for a Ray cluster, and the removal of those whose process was killed."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class PrivateDirectory:
     """A directory only this user can enter, with a path short enough for Ray's sockets below `ray`.
 
     Ray opens its own temporary directory to everybody (mode 0777) and unpacks code there, hence the private
-    parent. A locked file inside says that its process lives; the system drops the lock with the process, so that
-    the next one to start can tell and remove what was left.
+    parent. A locked file inside says that its process lives; the system drops the lock with the process, so
+    that the next one to start can tell and remove what was left.
     """
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class PrivateDirectory:
         return path
 
     def remove(self) -> None:
-        """Delete the directory; a Ray process that is just ending may still write a log, so try a few times."""
+        """Delete the directory; again if a Ray process that is just ending still wrote a log."""
         for _ in range(10):
             shutil.rmtree(self.path, ignore_errors=True)
             if not os.path.exists(self.path):

@@ -139,6 +139,21 @@ class Context:
             )
         return tuple(steps)
 
+    def patch_features(self) -> int:
+        """p, positions of a correlation patch over all channels.
+
+        Raises:
+          UsageError: patch_size does not divide the state, or a patch has fewer than top_k pairs.
+        """
+        size, (channels, height, width) = self.settings.patch_size, self.card.sample_shape
+        if height % size or width % size:
+            raise UsageError(f"patch_size={size} does not divide states of {height}x{width}; use a divisor of both.")
+        features = channels * size**2
+        pairs = features * (features - 1) // 2
+        if self.settings.top_k > pairs:
+            raise UsageError(f"top_k={self.settings.top_k}: a patch of {features} positions has {pairs} pairs; use fewer.")
+        return features
+
     def convention_line(self) -> str:
         """The conventions as one line printed under every table."""
         c = self.conventions

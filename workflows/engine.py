@@ -185,7 +185,7 @@ def _compute(
 
 def _failure_text(failures: list[Outcome], total: int) -> str:
     own = [f for f in failures if not (f.error or "").startswith("not run")] or failures
-    listed = "; ".join(f"{f.unit.label}: {(f.error or '').strip().splitlines()[-1]}" for f in own[:3])
+    listed = "; ".join(f"{f.unit.label}: {(f.error or '').strip().splitlines()[-1].rstrip('.')}" for f in own[:3])
     return (
         f"{len(failures)} of {total} units failed ({len(own)} by themselves, the rest wait for them): {listed}. "
         "Everything else is stored; run the same command again to retry only these."

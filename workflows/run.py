@@ -105,9 +105,9 @@ def run_studies(
     from workflows.reporting import print_headline, write_store_report
 
     started, clock = datetime.now(UTC), time.monotonic()
+    make_executor, resources, workers = choose_executor(executor, address, workers)
     plan, opened = prepare(studies, store=store, model=model, method=method, assignments=assignments, write=True)
     assert opened is not None
-    make_executor, resources, workers = choose_executor(executor, address, workers)
     print(
         f"{plan.context.card.title}, n={plan.context.num_samples}: {plan.units} of "
         f"{sum(p.num_shards for p in plan.artifacts)} units to compute "

@@ -39,7 +39,7 @@ from taba_core.store import Store
 
 Arrays = dict[str, NDArray[Any]]
 # Going on is pointless when the disk is full or read-only: every other unit would fail the same way.
-_FATAL = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EIO}
+_FATAL = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG}
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ class Correlation(Study):
 
     def requests(self, context: Context) -> Mapping[str, Request]:
         """Noise, images and their latents."""
+        context.patch_features()
         generation = context.generation(context.num_steps(self.paper_steps))
         return {
             "generation": Request(generation, ("noise", "image")),
@@ -63,8 +64,7 @@ class Correlation(Study):
             found.array(f"correlation_{o}_spread", of["spread"].value)
             found.estimate(f"excess_r2_{o}", of["excess_r2"], long_name="mean r² - 1/(n-1)")
             found.estimate(f"lag1_{o}", estimates[f"lag/{o}"]["value"], long_name="signed lag-1 autocorrelation")
-        p = statistics["corr/noise"].num_features(context.card.sample_shape[0])
-        floor = correlation_floor(context.num_samples, p, settings.top_k)
+        floor = correlation_floor(context.num_samples, context.patch_features(), settings.top_k)
         found.array("correlation_floor", floor.mean)
         found.array("correlation_floor_spread", floor.spread)
         _claims(found, top, estimates["corr/noise"]["excess_r2"], estimates["corr/latent"]["excess_r2"])

@@ -44,6 +44,7 @@ class Fix(Study):
 
     def requests(self, context: Context) -> Mapping[str, Request]:
         """Latents and reconstructions for K = 0 and for every K and rule."""
+        context.patch_features()
         steps = context.num_steps(self.paper_steps)
         generation = context.generation(steps)
         asked = {"generation": Request(generation, ("noise", "image"))}
@@ -163,8 +164,7 @@ def _stacked(
 
 def _floors(found: Findings, context: Context) -> None:
     s, n = context.settings, context.num_samples
-    features = PatchCorrelation("noise", s.patch_size, s.top_k).num_features(context.card.sample_shape[0])
-    found.array("correlation_floor", correlation_floor(n, features, s.top_k).mean)
+    found.array("correlation_floor", correlation_floor(n, context.patch_features(), s.top_k).mean)
     found.array("kl_floor", kl_floor(n) if n >= 4 else np.nan)
 
 
