@@ -21,7 +21,7 @@ GAUSSIAN_VERSION = 1
 def model_spec(name: str, options: Mapping[str, Any] | None = None) -> ModelSpec:
     """Describe a model completely without building it: all options, and a hash of what it is made from.
 
-    Fast (no fit, no torch): the photo mixture's fingerprint is a hash of its photographs and the fit's version.
+    Fast (no fit, no torch): the photo mixture's fingerprint is a hash of photographs and fit version.
 
     Args:
       name: a card's name.

@@ -23,7 +23,7 @@ class ModelOptions(BaseModel):
 class PhotoMixtureOptions(ModelOptions):
     """How the mixture is fitted to the photographs."""
 
-    num_components_per_photo: int = Field(default=6, ge=1, le=64, description="Gaussians fitted to one photo")
+    num_components_per_photo: int = Field(default=6, ge=1, le=24, description="Gaussians fitted to one photo")
     rank: int = Field(default=32, ge=1, le=128, description="rank of the low-frequency part of a covariance")
     photos: str = Field(default="builtin", description="'builtin', or a folder of images: one class a file")
     fit_seed: int = Field(

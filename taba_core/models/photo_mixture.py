@@ -128,7 +128,7 @@ class PhotoMixture:
 
         # sum_k r_k C_k^-1 (x - sqrt(a) m_k) = x (r W) - r (sqrt(a) W m) - sum_k r_k V_k p_k
         score = torch.addcmul(share @ level.linear, x, share @ level.precision, value=-1.0)
-        weighted = projected.view(len(x), -1, self._rank).mul_(share[:, :, None])
+        weighted = projected.view(len(x), -1, self._rank) * share[:, :, None]
         score.index_add_(1, self._low, weighted.view(len(x), -1) @ level.factors)
         return self._synthesise(score.mul_(-level.sigma), x_t)
 
@@ -165,7 +165,7 @@ class PhotoMixture:
         density.addmm_(low.square_(), level.low_precision.T, alpha=-0.5)
         high = x.index_fill(1, self._low, 0.0)
         density += torch.addmm(high @ level.linear.T, high * high, level.precision.T, alpha=-0.5)
-        squares = torch.linalg.vector_norm(projected.view(len(x), -1, self._rank), dim=2).square_()
+        squares = torch.linalg.vector_norm(projected.view(len(x), -1, self._rank), dim=2).square()
         return density.add_(squares, alpha=0.5)
 
     def _responsibilities(self, log_density: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
@@ -177,7 +177,7 @@ class PhotoMixture:
                 (wanted >= 0) & (wanted != self._component_class), -torch.inf
             )
         share = log_density.softmax(1)
-        return share.masked_fill_(share < NEGLIGIBLE, 0.0).float()
+        return share.masked_fill(share < NEGLIGIBLE, 0.0).float()
 
     def _checked_classes(self, class_id: Tensor, num_rows: int) -> Tensor:
         names = self.class_names

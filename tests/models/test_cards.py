@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+
 from taba_core.errors import UsageError
 from taba_core.models.cards import Card, list_cards, load_card
 from taba_core.models.grids import noise_schedule, timestep_grid
@@ -70,7 +71,9 @@ def test_adm_256_is_linear_and_not_rescaled():
 
 
 def test_an_unknown_model_is_answered_with_the_nearest_names():
-    with pytest.raises(UsageError, match=r"unknown model 'adm64': did you mean adm-64 .*Known models: adm-256"):
+    with pytest.raises(
+        UsageError, match=r"unknown model 'adm64': did you mean adm-64 .*Known models: adm-256"
+    ):
         load_card("adm64")
 
 
@@ -78,7 +81,7 @@ def test_a_card_whose_parts_disagree_is_refused():
     fields = CARDS["adm-32"].model_dump()
     with pytest.raises(ValueError, match="a pixel model's sample_shape is its image size"):
         Card(**fields | {"image_size": 64})
-    with pytest.raises(ValueError, match="embedded and weights.source must agree"):
+    with pytest.raises(ValueError, match=r"embedded and weights\.source must agree"):
         Card(**fields | {"embedded": True})
     with pytest.raises(ValueError, match="a cosine schedule takes max_beta"):
         Card(**fields | {"schedule": {"kind": "cosine", "N": 10, "beta_start": 1e-4, "beta_end": 0.02}})
@@ -87,6 +90,7 @@ def test_a_card_whose_parts_disagree_is_refused():
 def test_cards_and_specs_need_no_torch():
     code = (
         "import sys; from taba_core.models.cards import list_cards; list_cards();"
-        "from taba_core.models.base import model_spec; model_spec('gaussian'); sys.exit('torch' in sys.modules)"
+        "from taba_core.models.base import model_spec; model_spec('gaussian');"
+        "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

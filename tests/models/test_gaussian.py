@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+
 from taba_core import rng
 from taba_core.diffusion.ddim import ddim_step
 from taba_core.errors import UsageError
@@ -80,7 +81,9 @@ def test_one_sampling_step_keeps_the_norm_ratio_of_the_worked_number():
 
 def test_wrong_shapes_and_times_are_refused():
     model = GaussianField(GaussianOptions(size=8))
-    with pytest.raises(UsageError, match=r"x_t has shape \(1, 3, 9, 8\); the gaussian model reads \(B, 3, 8, 8\)"):
+    with pytest.raises(
+        UsageError, match=r"x_t has shape \(1, 3, 9, 8\); the gaussian model reads \(B, 3, 8, 8\)"
+    ):
         model.eps(torch.zeros(1, 3, 9, 8), 0, {})
     for t in (1000, -1, 0.5):
         with pytest.raises(UsageError, match=f"t={t:g} is no training timestep; use 0 to 999 times 1"):

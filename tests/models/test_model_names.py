@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from PIL import Image
+
 from taba_core.diffusion.denoiser import Denoiser
 from taba_core.errors import UsageError
 from taba_core.models import mixture_fit
@@ -52,7 +53,11 @@ def test_embedded_models_are_denoisers():
         ("gauss", None, r"unknown model 'gauss': did you mean gaussian\?"),
         ("gaussian", {"betta": 1}, r"unknown gaussian option 'betta': did you mean beta\?"),
         ("gaussian", {"size": 1}, r"gaussian option size=1: input should be greater than or equal to 2"),
-        ("photo-mixture", {"rank": "many"}, r"rank='many': .*valid integer.*Leave it out for the default 32\."),
+        (
+            "photo-mixture",
+            {"rank": "many"},
+            r"rank='many': .*valid integer.*Leave it out for the default 32\.",
+        ),
         ("dit", None, r"model 'dit' has a card, .* Models that run: photo-mixture, gaussian\."),
     ],
 )

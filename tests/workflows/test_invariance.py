@@ -103,7 +103,7 @@ def test_a_study_added_later_computes_only_what_it_needs(tmp_path):
     assert (first.units, second.units) == (6, 3)
 
 
-LONG = ["num_samples=96", "samples_per_shard=32", "num_inference_steps=50", "bootstrap_replicates=100"]
+LONG = ["num_samples=192", "samples_per_shard=32", "num_inference_steps=50", "bootstrap_replicates=100"]
 STUDIES = ("correlation", "step-error")
 
 
@@ -116,11 +116,15 @@ def start(path, executor="ray"):
     )  # fmt: skip
 
 
+def receipts(path):
+    ledgers = [f for f in path.glob("_ledger/*.jsonl") if f.name != "runs.jsonl"]
+    return sum(f.read_text().count('"receipt"') for f in ledgers)
+
+
 def wait_for_receipts(path, process, count, seconds=120):
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and process.poll() is None:
-        ledgers = [f for f in path.glob("_ledger/*.jsonl") if f.name != "runs.jsonl"]
-        if sum(f.read_text().count('"receipt"') for f in ledgers) >= count:
+        if receipts(path) >= count:
             return
         time.sleep(0.02)
     process.kill()
@@ -142,14 +146,20 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
-def ray_actors(pid: int) -> list[int]:
-    def title(process: int) -> str:
-        try:
-            return Path(f"/proc/{process}/cmdline").read_bytes().decode(errors="replace")
-        except OSError:
-            return ""
-
-    return [p for p in descendants(pid) if title(p).startswith("ray::") and "IDLE" not in title(p)]
+def busy_actor(driver, seconds=120) -> int:
+    """A Ray worker process that is computing a unit: Ray shows the running method in the process title."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and driver.poll() is None:
+        for process in descendants(driver.pid):
+            try:
+                title = Path(f"/proc/{process}/cmdline").read_bytes().decode(errors="replace")
+            except OSError:
+                continue
+            if title.startswith("ray::WarmWorker.run"):
+                return process
+        time.sleep(0.02)
+    driver.kill()
+    raise AssertionError(f"no worker was ever computing: {driver.communicate()[0]}")
 
 
 @pytest.mark.cluster
@@ -165,10 +175,7 @@ def test_driver_then_worker_killed_mid_shard_and_resumed_gives_the_same_bits(tmp
     assert fingerprints(path) != fingerprints(tmp_path / "undisturbed")
 
     driver = start(path)
-    wait_for_receipts(path, driver, 4)
-    victims = ray_actors(driver.pid)
-    assert victims, "no Ray worker process found to kill"
-    os.kill(victims[0], signal.SIGKILL)
+    os.kill(busy_actor(driver), signal.SIGKILL)
     output, _ = driver.communicate(timeout=240)
     assert driver.returncode == 0, output
     assert fingerprints(path) == fingerprints(tmp_path / "undisturbed")

@@ -89,7 +89,7 @@ def measure(
     *,
     repeats: int = 5,
     model: str = "photo-mixture",
-    num_shards: int = 8,
+    num_shards: int = 4,
     samples_per_shard: int | None = None,
     num_steps: int = 50,
     workers: int = 2,

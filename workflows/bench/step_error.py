@@ -44,7 +44,7 @@ def measure(
     num_samples: int = 16,
     num_inference_steps: int = 20,
     model_name: str = "photo-mixture",
-    threads: int = 2,
+    threads: int = 1,
 ) -> Measurement:
     """Time and count both ways to eps_hat of all T steps.
 
