@@ -32,7 +32,9 @@ class Conventions(BaseModel):
 
     network_time: NetworkTime = Field("target", description="inversion asks the network at: target | source")
     levels: Levels = Field("exact", description="levels the inversion moves between: exact | shifted")
-    sampling_x0_rule: X0Rule = Field("none", description="x_0 rule when sampling: none|clip|clip-rederive|dynamic")
+    sampling_x0_rule: X0Rule = Field(
+        "none", description="x_0 rule when sampling: none|clip|clip-rederive|dynamic"
+    )
     inversion_x0_rule: X0Rule = Field("none", description="x_0 rule when inverting")
     forward_level: ForwardLevel = Field("exact", description="forward replacement noises to: exact | matched")
 

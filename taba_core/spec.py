@@ -25,7 +25,9 @@ class Spec(BaseModel):
 
     def canonical(self) -> str:
         """Canonical JSON of all fields that can change a value, the input of the content key."""
-        return json.dumps(_without_location(self.model_dump(mode="json")), sort_keys=True, separators=(",", ":"))
+        return json.dumps(
+            _without_location(self.model_dump(mode="json")), sort_keys=True, separators=(",", ":")
+        )
 
     def __hash__(self) -> int:
         # Options are dictionaries, so the generated field-wise hash would fail.
@@ -104,9 +106,11 @@ class Generation(Artifact):
     x0_rule: X0Rule = "none"
 
     def root(self) -> Generation:
+        """Itself."""
         return self
 
     def num_evaluations(self) -> int:
+        """T: one evaluation per transition."""
         return self.num_inference_steps
 
 
@@ -143,12 +147,15 @@ class Inversion(Artifact):
         return value
 
     def root(self) -> Generation:
+        """The generation whose images are inverted."""
         return self.source
 
     def sources(self) -> tuple[Artifact, ...]:
+        """The generation."""
         return (self.source,)
 
     def num_evaluations(self) -> int:
+        """T - K: replaced steps cost nothing."""
         return self.num_inference_steps - self.forward_steps
 
 
@@ -160,12 +167,15 @@ class Reconstruction(Artifact):
     source: Inversion
 
     def root(self) -> Generation:
+        """The generation of the inverted images."""
         return self.source.source
 
     def sources(self) -> tuple[Artifact, ...]:
+        """The inversion, and the generation for its conditioning."""
         return (self.source, self.source.source)
 
     def num_evaluations(self) -> int:
+        """T of the inversion."""
         return self.source.num_inference_steps
 
 
@@ -182,12 +192,15 @@ class StepPredictions(Artifact):
     x0_rule: X0Rule = "none"
 
     def root(self) -> Generation:
+        """The generation whose path is used."""
         return self.source
 
     def sources(self) -> tuple[Artifact, ...]:
+        """The generation."""
         return (self.source,)
 
     def num_evaluations(self) -> int:
+        """T: one evaluation per cached state."""
         return self.source.num_inference_steps
 
 
@@ -201,12 +214,15 @@ class PlainRegions(Artifact):
     value_range: Literal["-1..1", "0..1"] = "-1..1"
 
     def root(self) -> Generation:
+        """The generation whose images are masked."""
         return self.source
 
     def sources(self) -> tuple[Artifact, ...]:
+        """The generation."""
         return (self.source,)
 
     def num_evaluations(self) -> int:
+        """None."""
         return 0
 
 

@@ -21,16 +21,27 @@ app = typer.Typer(
     epilog=_SET_HELP + "; model.NAME and method.NAME (options of the model or the method).",
 )
 
-Studies = Annotated[list[str], typer.Argument(help="Study names or aliases (table2, fig4); `paper` means all.")]
+Studies = Annotated[
+    list[str], typer.Argument(help="Study names or aliases (table2, fig4); `paper` means all.")
+]
 StorePath = Annotated[str, typer.Option("--store", help="Directory of the store (Zarr).")]
 Model = Annotated[str, typer.Option("--model", help="Model (see `taba list`).")]
 Method = Annotated[str, typer.Option("--method", help="Inversion method (see `taba list`).")]
-Sets = Annotated[list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Set a field; repeatable.")]
-Address = Annotated[
-    str | None, typer.Option("--address", help="Ray cluster to join: auto, ray://..., HOST:PORT. Default: start one here.")
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Set a field; repeatable.")
 ]
-ExecutorName = Annotated[str, typer.Option("--executor", help="ray, or local (threads of this process, no Ray).")]
-Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Workers (default: one per core or GPU).")]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        "--address", help="Ray cluster to join: auto, ray://..., HOST:PORT. Default: start one here."
+    ),
+]
+ExecutorName = Annotated[
+    str, typer.Option("--executor", help="ray, or local (threads of this process, no Ray).")
+]
+Workers = Annotated[
+    int | None, typer.Option("--workers", min=1, help="Workers (default: one per core or GPU).")
+]
 
 DEFAULT_STORE = "runs/taba"
 
@@ -97,7 +108,9 @@ def status(store: StorePath = DEFAULT_STORE) -> None:
 def verify(
     store: StorePath = DEFAULT_STORE,
     deep: Annotated[bool, typer.Option(help="Read every shard and compare checksums.")] = False,
-    forget: Annotated[bool, typer.Option(help="Drop receipts of damaged shards, so that `taba run` recomputes them.")] = False,
+    forget: Annotated[
+        bool, typer.Option(help="Drop receipts of damaged shards, so that `taba run` recomputes them.")
+    ] = False,
 ) -> None:
     """Missing, truncated or corrupt shards of a store. Exit code 1 if there are any problems."""
     from workflows.inspect import print_verification

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taba_core.conventions import ForwardLevel
-from taba_core.theory import GaussianLatent, GaussianModes, lag_correlation
+from taba_core.stats.correlation import LAGS
+from taba_core.theory import GaussianLatent, GaussianModes
 from workflows.context import Context
 
 # A mode of almost no variance: what a plain area is made of.
@@ -71,7 +72,11 @@ def gaussian_latent(
     """The latent of the `gaussian` model under the context's conventions; None where it has no closed form."""
     modes = gaussian_modes(context, num_inference_steps)
     rules = context.conventions
-    if modes is None or context.method != "ddim" or {rules.sampling_x0_rule, rules.inversion_x0_rule} != {"none"}:
+    if (
+        modes is None
+        or context.method != "ddim"
+        or {rules.sampling_x0_rule, rules.inversion_x0_rule} != {"none"}
+    ):
         return None
     return modes.latent(forward_steps, forward_level, network_time=rules.network_time, levels=rules.levels)
 
@@ -104,8 +109,20 @@ def region_theory(context: Context, num_inference_steps: int) -> dict[str, float
 
 
 def lag_theory(context: Context, num_inference_steps: int) -> float | None:
-    """Lag-1 correlation of neighbours of the latent, horizontal (Table 2, bias-free)."""
+    """Lag-1 correlation of the latent's neighbours, as `LagCorrelation` measures it (Table 2, bias-free).
+
+    Per lag, sum over modes but the mean of s^2(f) cos(2 pi f.lag) / sum of s^2(f), plus the 1/(HW - 1) that the
+    measure adds. Exact up to the ratio of means for the mean of ratios, and to the pairs lost at the border.
+    """
     latent = gaussian_latent(context, num_inference_steps)
     if latent is None or context.model_spec.options.get("basis") != "fourier":
         return None
-    return lag_correlation(latent.std**2)
+    power = latent.std**2
+    power[0, 0] = 0.0
+    height, width = power.shape
+    phases = [
+        np.cos(2 * np.pi * (dy * np.fft.fftfreq(height)[:, None] + dx * np.fft.fftfreq(width)[None, :]))
+        for dy, dx in LAGS
+    ]
+    lags = [float((power * phase).sum() / power.sum()) for phase in phases]
+    return float(np.mean(lags)) + 1 / (height * width - 1)

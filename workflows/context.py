@@ -83,7 +83,9 @@ class Context:
         return Generation(
             model=self.model_spec,
             num_samples=self.num_samples,
-            samples_per_shard=min(s.samples_per_shard or self.card.defaults.samples_per_shard, self.num_samples),
+            samples_per_shard=min(
+                s.samples_per_shard or self.card.defaults.samples_per_shard, self.num_samples
+            ),
             num_inference_steps=num_inference_steps,
             seed=s.seed,
             conditioning=s.conditioning,
@@ -119,7 +121,9 @@ class Context:
     def step_predictions(self, source: Generation) -> StepPredictions:
         """Inversion predictions from the cached states of the sampling path."""
         return StepPredictions(
-            source=source, network_time=self.conventions.network_time, x0_rule=self.conventions.inversion_x0_rule
+            source=source,
+            network_time=self.conventions.network_time,
+            x0_rule=self.conventions.inversion_x0_rule,
         )
 
     def regions(self, source: Generation) -> PlainRegions:
@@ -147,11 +151,15 @@ class Context:
         """
         size, (channels, height, width) = self.settings.patch_size, self.card.sample_shape
         if height % size or width % size:
-            raise UsageError(f"patch_size={size} does not divide states of {height}x{width}; use a divisor of both.")
+            raise UsageError(
+                f"patch_size={size} does not divide states of {height}x{width}; use a divisor of both."
+            )
         features = channels * size**2
         pairs = features * (features - 1) // 2
         if self.settings.top_k > pairs:
-            raise UsageError(f"top_k={self.settings.top_k}: a patch of {features} positions has {pairs} pairs; use fewer.")
+            raise UsageError(
+                f"top_k={self.settings.top_k}: a patch of {features} positions has {pairs} pairs; use fewer."
+            )
         return features
 
     def convention_line(self) -> str:

@@ -9,8 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from cluster.executor import ClusterError, Drained, Executor, Outcome, Resources, Unit
 from taba_core.errors import WorkError
 from taba_core.spec import Artifact
@@ -105,7 +103,9 @@ def result_attrs(study: Any, context: Context) -> dict[str, Any]:
 
 def _ensure(store: Store, context: Context, planned: PlannedArtifact) -> ArtifactGroup:
     artifact = planned.artifact
-    return store.ensure(artifact, planned.variables, context.card.sample_shape, coordinates(context, artifact))
+    return store.ensure(
+        artifact, planned.variables, context.card.sample_shape, coordinates(context, artifact)
+    )
 
 
 def coordinates(context: Context, artifact: Artifact) -> dict[str, Any]:
@@ -185,7 +185,9 @@ def _compute(
 
 def _failure_text(failures: list[Outcome], total: int) -> str:
     own = [f for f in failures if not (f.error or "").startswith("not run")] or failures
-    listed = "; ".join(f"{f.unit.label}: {(f.error or '').strip().splitlines()[-1].rstrip('.')}" for f in own[:3])
+    listed = "; ".join(
+        f"{f.unit.label}: {(f.error or '').strip().splitlines()[-1].rstrip('.')}" for f in own[:3]
+    )
     return (
         f"{len(failures)} of {total} units failed ({len(own)} by themselves, the rest wait for them): {listed}. "
         "Everything else is stored; run the same command again to retry only these."

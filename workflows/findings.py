@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import xarray as xr
@@ -18,6 +18,8 @@ from workflows.present import Cell, Claim, PaperValue
 
 if TYPE_CHECKING:
     from taba_core.stats.estimate import Estimate
+
+View = TypeVar("View")
 
 
 class Findings:
@@ -49,7 +51,13 @@ class Findings:
         """A tested claim; numbers are what its verdict was read from."""
         plain = {k: v.tolist() if isinstance(v, (np.ndarray, np.generic)) else v for k, v in numbers.items()}
         self._claims.append(
-            {"id": id, "statement": statement, "verdict": verdict, "numbers": plain, "explanation": explanation}
+            {
+                "id": id,
+                "statement": statement,
+                "verdict": verdict,
+                "numbers": plain,
+                "explanation": explanation,
+            }
         )
 
     def dataset(self) -> xr.Dataset:
@@ -79,6 +87,26 @@ def claims_of(result: xr.Dataset, suffix: str = "") -> tuple[Claim, ...]:
     )
 
 
+def for_each(
+    view: Callable[[str, xr.Dataset, int, Sequence[xr.Dataset]], tuple[View, ...]],
+    results: Sequence[xr.Dataset],
+    labels: Sequence[str],
+) -> tuple[View, ...]:
+    """The tables or figures drawn once a result: view(label, result, index, results), put in a row."""
+    return tuple(
+        item for index, result in enumerate(results) for item in view(labels[index], result, index, results)
+    )
+
+
+def all_claims(results: Sequence[xr.Dataset], labels: Sequence[str]) -> tuple[Claim, ...]:
+    """The claims of all results; those of the first keep their ids, the others' name their result."""
+    return tuple(
+        claim
+        for index, (result, label) in enumerate(zip(results, labels, strict=True))
+        for claim in claims_of(result, "" if index == 0 else f", {label}")
+    )
+
+
 def cell(
     result: xr.Dataset,
     name: str,
@@ -96,10 +124,21 @@ def cell(
     value = float(result[name].sel(where)) * scale
     ci95 = None
     if f"{name}_low" in result:
-        ci95 = (float(result[f"{name}_low"].sel(where)) * scale, float(result[f"{name}_high"].sel(where)) * scale)
+        ci95 = (
+            float(result[f"{name}_low"].sel(where)) * scale,
+            float(result[f"{name}_high"].sel(where)) * scale,
+        )
     return Cell(
-        value, ci95=ci95, floor=floor, spread=spread, theory=theory, paper=paper, digits=digits, unit=unit,
-        n=int(result.attrs["n"]), T=int(result.attrs["T"]),
+        value,
+        ci95=ci95,
+        floor=floor,
+        spread=spread,
+        theory=theory,
+        paper=paper,
+        digits=digits,
+        unit=unit,
+        n=int(result.attrs["n"]),
+        T=int(result.attrs["T"]),
     )
 
 

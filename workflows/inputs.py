@@ -77,7 +77,10 @@ class Inputs:
         """A reader for columns given as name -> (request name, variable)."""
         return JoinedReader(
             str(self.store.path),
-            {name: (self.artifact(request).attrs(), variable) for name, (request, variable) in columns.items()},
+            {
+                name: (self.artifact(request).attrs(), variable)
+                for name, (request, variable) in columns.items()
+            },
             self.sample_shape,
         )
 
@@ -87,19 +90,28 @@ class Inputs:
         return next(iter(self.requests.values())).artifact.root().num_samples
 
     def reduce(
-        self, columns: Mapping[str, tuple[str, str]], statistics: Mapping[str, Statistic], replicates: int = 1000
+        self,
+        columns: Mapping[str, tuple[str, str]],
+        statistics: Mapping[str, Statistic],
+        replicates: int = 1000,
     ) -> dict[str, dict[str, Estimate]]:
         """One pass over the samples: every statistic, with replicates for its intervals."""
-        from taba_core.stats.resample import estimates
         from taba_core.stats.reduce import reduce
+        from taba_core.stats.resample import estimates
 
         reduced = reduce(
-            self.reader(columns), self.num_samples, dict(statistics), scheduler=self.scheduler, workers=self.workers
+            self.reader(columns),
+            self.num_samples,
+            dict(statistics),
+            scheduler=self.scheduler,
+            workers=self.workers,
         )
         return {name: estimates(result, num_replicates=replicates) for name, result in reduced.items()}
 
     def per_sample(
-        self, columns: Mapping[str, tuple[str, str]], function: Callable[[Mapping[str, NDArray[Any]]], NDArray[Any]]
+        self,
+        columns: Mapping[str, tuple[str, str]],
+        function: Callable[[Mapping[str, NDArray[Any]]], NDArray[Any]],
     ) -> NDArray[Any]:
         """One value a sample, (n,), computed block by block."""
         read, names = self.reader(columns), tuple(columns)

@@ -11,7 +11,9 @@ from workflows.text import print_table
 
 def _open(path: str) -> Store:
     if not Path(path).exists():
-        raise UsageError(f"--store {path}: there is no such directory; `taba run STUDY --store {path}` makes one.")
+        raise UsageError(
+            f"--store {path}: there is no such directory; `taba run STUDY --store {path}` makes one."
+        )
     return Store.open(path, mode="r")
 
 
@@ -41,6 +43,8 @@ def print_verification(path: str, *, deep: bool, forget: bool) -> None:
     if not problems:
         print(f"{path}: no problems ({checked} of {len(store.artifacts())} artifacts).")
         return
-    print(f"{len(problems)} problems. `taba run` with the same settings recomputes what is missing"
-          + ("." if forget or not deep else "; add --forget to recompute corrupt shards too."))
+    print(
+        f"{len(problems)} problems. `taba run` with the same settings recomputes what is missing"
+        + ("." if forget or not deep else "; add --forget to recompute corrupt shards too.")
+    )
     raise SystemExit(1)

@@ -14,7 +14,10 @@ def print_listing() -> None:
     print("models")
     print_table(
         ("name", "state", "train set", "condition", "weights"),
-        [(c.name, "x".join(map(str, c.sample_shape)), c.train_set, c.conditional, _weights(c)) for c in list_cards()],
+        [
+            (c.name, "x".join(map(str, c.sample_shape)), c.train_set, c.conditional, _weights(c))
+            for c in list_cards()
+        ],
     )
     for name, options in OPTIONS.items():
         described = "; ".join(f"{k}={f.default!r} ({f.description})" for k, f in options.model_fields.items())

@@ -34,7 +34,9 @@ def write_store_report(path: str | Path, output: Path | None, *, force: bool) ->
     folder = output or Path(path) / "report"
     names = store.results()
     if not names:
-        raise UsageError(f"{path} holds no results yet; run a study first: taba run correlation --store {path}.")
+        raise UsageError(
+            f"{path} holds no results yet; run a study first: taba run correlation --store {path}."
+        )
     stamp = _stamp(store, names)
     index = folder / "index.html"
     if not force and index.exists() and (folder / _STAMP).exists() and (folder / _STAMP).read_text() == stamp:
@@ -74,7 +76,12 @@ def collect(store: Store, names: list[str]) -> Run:
 
 def _result_order(result: xr.Dataset) -> tuple[Any, ...]:
     # The largest run of each model first: it gets the plain figure ids.
-    return (result.attrs["model"] != "photo-mixture", result.attrs["model"], -result.attrs["n"], result.attrs["name"])
+    return (
+        result.attrs["model"] != "photo-mixture",
+        result.attrs["model"],
+        -result.attrs["n"],
+        result.attrs["name"],
+    )
 
 
 def run_log(store: Store) -> list[dict[str, Any]]:

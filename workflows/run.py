@@ -56,7 +56,9 @@ def check_method(context: Context) -> None:
 
 def print_plan(studies: list[str], *, store: str, model: str, method: str, assignments: list[str]) -> None:
     """Print the plan of the asked studies against a store, if there is one."""
-    plan, opened = prepare(studies, store=store, model=model, method=method, assignments=assignments, write=False)
+    plan, opened = prepare(
+        studies, store=store, model=model, method=method, assignments=assignments, write=False
+    )
     where = store if opened is not None else f"{store} (does not exist yet)"
     print(f"{plan.context.card.title}: {', '.join(s.name for s in plan.studies)}; store {where}\n")
     rows = [
@@ -72,8 +74,13 @@ def print_plan(studies: list[str], *, store: str, model: str, method: str, assig
         for p in plan.artifacts
     ]
     total = (
-        "total", "", "", count_text(plan.evaluations), count_text(plan.evaluations_missing),
-        f"{plan.hours(plan.evaluations_missing):.2f}", bytes_text(plan.bytes_total),
+        "total",
+        "",
+        "",
+        count_text(plan.evaluations),
+        count_text(plan.evaluations_missing),
+        f"{plan.hours(plan.evaluations_missing):.2f}",
+        bytes_text(plan.bytes_total),
     )
     header = ("artifact", "variables", "shards done", "NFE", "NFE to do", "device-hours", "bytes")
     print_table(header, [*rows, total])
@@ -106,7 +113,9 @@ def run_studies(
 
     started, clock = datetime.now(UTC), time.monotonic()
     make_executor, resources, workers = choose_executor(executor, address, workers)
-    plan, opened = prepare(studies, store=store, model=model, method=method, assignments=assignments, write=True)
+    plan, opened = prepare(
+        studies, store=store, model=model, method=method, assignments=assignments, write=True
+    )
     assert opened is not None
     print(
         f"{plan.context.card.title}, n={plan.context.num_samples}: {plan.units} of "
@@ -134,7 +143,9 @@ def choose_executor(
     """A factory of the executor (so that nothing starts if there is nothing to do), resources, worker count."""
     from cluster.executor import Resources
 
-    cores = workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     resources = Resources(num_cpus=1, num_gpus=1 if _has_gpu() else 0)
     if name == "local":
         if address is not None:

@@ -19,26 +19,35 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     num_samples: int | None = Field(None, ge=2, description="n, images per artifact (default: the card's)")
-    num_inference_steps: int | None = Field(None, ge=1, description="T, DDIM transitions (default: the card's)")
+    num_inference_steps: int | None = Field(
+        None, ge=1, description="T, DDIM transitions (default: the card's)"
+    )
     samples_per_shard: int | None = Field(None, ge=1, description="samples computed and stored together")
     seed: int = Field(420, ge=0, description="seed of the noise x_T")
     forward_seed: int = Field(42, ge=0, description="seed of the noise of forward replacement")
-    conditioning: Literal["none", "class"] = Field("none", description="condition on a random class per image")
+    conditioning: Literal["none", "class"] = Field(
+        "none", description="condition on a random class per image"
+    )
     class_seed: int = Field(10, ge=0, description="seed of the class draws")
     conventions: Literal["reference", "exact"] = Field(
         "reference", description="preset: the model's reference choices, or exact levels without clipping"
     )
     network_time: NetworkTime | None = Field(None, description="override: target | source")
     levels: Levels | None = Field(None, description="override: exact | shifted")
-    sampling_x0_rule: X0Rule | None = Field(None, description="override: none | clip | clip-rederive | dynamic")
+    sampling_x0_rule: X0Rule | None = Field(
+        None, description="override: none | clip | clip-rederive | dynamic"
+    )
     inversion_x0_rule: X0Rule | None = Field(None, description="override: as sampling_x0_rule")
     forward_level: ForwardLevel | None = Field(None, description="override: exact | matched")
     forward_steps: tuple[str, ...] = Field(
-        ("2%", "4%", "10%", "20%"), description="K sweep of the fix: counts or percentages of T, comma-separated"
+        ("2%", "4%", "10%", "20%"),
+        description="K sweep of the fix: counts or percentages of T, comma-separated",
     )
     patch_size: int = Field(8, ge=2, description="side of the patches of the correlation, pixels")
     top_k: int = Field(20, ge=1, description="largest |r| kept per patch")
-    plain_threshold: float = Field(0.025, gt=0, description="mean absolute difference below which a pixel is plain")
+    plain_threshold: float = Field(
+        0.025, gt=0, description="mean absolute difference below which a pixel is plain"
+    )
     plain_range: Literal["-1..1", "0..1"] = Field("-1..1", description="value range the threshold refers to")
     bootstrap_replicates: int = Field(1000, ge=100, description="Poisson bootstrap replicates")
     model_options: dict[str, JsonValue] = Field(
@@ -84,7 +93,9 @@ def parse_settings(assignments: list[str]) -> Settings:
         elif name in FIELDS and name not in _GROUPS.values():
             values[name] = value
         else:
-            raise unknown_name("field", name, [*(f for f in FIELDS if f not in _GROUPS.values()), "model.NAME"])
+            raise unknown_name(
+                "field", name, [*(f for f in FIELDS if f not in _GROUPS.values()), "model.NAME"]
+            )
     try:
         return Settings.model_validate(values)
     except ValidationError as error:

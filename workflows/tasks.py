@@ -123,7 +123,9 @@ def _generation(
     noise = rng.normal(ids, model.sample_shape, seed=artifact.seed, stream="noise")
     class_id = np.full(len(ids), -1, dtype=np.int32)
     if artifact.conditioning == "class":
-        class_id = rng.integers(ids, len(model.class_names), seed=artifact.class_seed, stream="class").astype(np.int32)
+        class_id = rng.integers(ids, len(model.class_names), seed=artifact.class_seed, stream="class").astype(
+            np.int32
+        )
     steps = artifact.num_inference_steps
     on_step, path = _recorder((len(ids), steps, *model.sample_shape), variables)
     image = generate(
@@ -162,7 +164,9 @@ def _inversion(
     forward_noise = None
     if artifact.forward_steps:
         forward_noise = worker.tensor(
-            rng.normal(_ids(artifact, shard), model.sample_shape, seed=artifact.forward_seed, stream="forward")
+            rng.normal(
+                _ids(artifact, shard), model.sample_shape, seed=artifact.forward_seed, stream="forward"
+            )
         )
     latent = invert(
         model,

@@ -2,8 +2,8 @@
 
 Component k has weight pi_k, mean m_k and covariance  U_k U_k^T + diag(D_k)  in the basis of `basis.py`. U_k
 holds principal components of the low frequencies. D_k is the variance of what they leave, estimated from the
-median: a few crops with edges or stars must not put noise into all the plain ones (the plain variance leaves
-12 % plain pixels in draws of the mixture, the median 16 %).
+median: a few crops with edges or stars must not put noise into all the plain ones (draws of the mixture have a
+third more plain pixels than with the mean square).
 """
 
 from __future__ import annotations

@@ -41,7 +41,10 @@ def store(tmp_path_factory):
 
 BAD = [
     (["run", "corelation"], "unknown study 'corelation': did you mean correlation"),
-    (["run", "correlation", "--model", "photo-mixtur"], "unknown model 'photo-mixtur': did you mean photo-mixture"),
+    (
+        ["run", "correlation", "--model", "photo-mixtur"],
+        "unknown model 'photo-mixtur': did you mean photo-mixture",
+    ),
     (["run", "correlation", "--method", "dim"], "unknown inversion method 'dim': did you mean ddim"),
     (["run", "correlation", "--set", "num_sample=3"], "unknown field 'num_sample': did you mean num_samples"),
     (["run", "correlation", "--set", "num_samples"], "write field=value"),
@@ -52,7 +55,10 @@ BAD = [
     (["run", "fix", "--set", "forward_steps=1%"], "0.5 steps; it must be whole"),
     (["run", "fix", "--set", "forward_steps=50"], "1 <= K < T"),
     (["run", "correlation", "--set", "levels=shifted"], "network_time=source"),
-    (["run", "correlation", "--set", "model.rnak=3"], "unknown photo-mixture option 'rnak': did you mean rank"),
+    (
+        ["run", "correlation", "--set", "model.rnak=3"],
+        "unknown photo-mixture option 'rnak': did you mean rank",
+    ),
     (["run", "correlation", "--set", "method.steps=3"], "has no option 'steps'"),
     (["run", "correlation", "--model", "adm-64"], "no adapter to run it"),
     (["run", "correlation", "--executor", "dask"], "use ray (the default) or local"),
@@ -78,7 +84,9 @@ def taba_here(capsys):
 
 
 @pytest.mark.parametrize(("arguments", "text"), BAD, ids=[" ".join(a) for a, _ in BAD])
-def test_a_bad_request_is_refused_before_anything_is_written(arguments, text, tmp_path, monkeypatch, taba_here):
+def test_a_bad_request_is_refused_before_anything_is_written(
+    arguments, text, tmp_path, monkeypatch, taba_here
+):
     monkeypatch.chdir(tmp_path)
     refused(taba_here(*arguments), 2, text)
     assert not list(tmp_path.iterdir())
@@ -101,7 +109,9 @@ def test_a_folder_without_images_is_refused(content, tmp_path, taba_here):
 
 
 def test_a_finished_store_computes_nothing_again(store, taba_here):
-    done = taba_here("run", "correlation", "--model", "gaussian", "--store", store, "--executor", "local", *SMALL)
+    done = taba_here(
+        "run", "correlation", "--model", "gaussian", "--store", store, "--executor", "local", *SMALL
+    )
     assert done.returncode == 0
     assert "0 of 2 units to compute" in done.stdout and "reused 1" in done.stdout
 
@@ -118,7 +128,9 @@ def test_a_truncated_shard_is_found_and_recomputed_by_the_same_command(store, ta
     shard.write_bytes(whole[: len(whole) // 2])
     found = taba_here("verify", "--store", store)
     assert found.returncode == 1 and "latent" in found.stdout
-    done = taba_here("run", "correlation", "--model", "gaussian", "--store", store, "--executor", "local", *SMALL)
+    done = taba_here(
+        "run", "correlation", "--model", "gaussian", "--store", store, "--executor", "local", *SMALL
+    )
     assert done.returncode == 0 and "1 of 2 units to compute" in done.stdout
     assert shard.read_bytes() == whole
 
@@ -129,7 +141,9 @@ def test_a_flipped_bit_is_found_by_a_deep_verify_and_recomputed_after_forget(sto
     shard.write_bytes(whole[:1000] + bytes([whole[1000] ^ 1]) + whole[1001:])
     assert taba_here("verify", "--store", store).returncode == 0
     assert taba_here("verify", "--store", store, "--deep", "--forget").returncode == 1
-    done = taba_here("run", "correlation", "--model", "gaussian", "--store", store, "--executor", "local", *SMALL)
+    done = taba_here(
+        "run", "correlation", "--model", "gaussian", "--store", store, "--executor", "local", *SMALL
+    )
     assert done.returncode == 0 and shard.read_bytes() == whole
 
 
@@ -139,7 +153,12 @@ def test_a_store_of_another_schema_version_is_refused(store, tmp_path, taba_here
     meta = json.loads((store / "zarr.json").read_text())
     meta["attributes"]["schema_version"] = 0
     (other / "zarr.json").write_text(json.dumps(meta))
-    refused(taba_here("run", "correlation", "--store", other, "--executor", "local"), 1, "schema version 0", "new path")
+    refused(
+        taba_here("run", "correlation", "--store", other, "--executor", "local"),
+        1,
+        "schema version 0",
+        "new path",
+    )
 
 
 def test_a_group_made_by_another_spec_is_refused(store, tmp_path, taba_here):
@@ -151,7 +170,9 @@ def test_a_group_made_by_another_spec_is_refused(store, tmp_path, taba_here):
     content = json.loads(meta.read_text())
     content["attributes"]["spec"]["seed"] = 7
     meta.write_text(json.dumps(content))
-    done = taba_here("run", "correlation", "--model", "gaussian", "--store", copy, "--executor", "local", *SMALL)
+    done = taba_here(
+        "run", "correlation", "--model", "gaussian", "--store", copy, "--executor", "local", *SMALL
+    )
     refused(done, 1, "made by another spec")
 
 
@@ -168,7 +189,17 @@ def test_a_full_disk_ends_the_run_with_one_message_and_the_same_command_complete
         "resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000)); "
         "from workflows.__main__ import main; main(sys.argv[1:])"
     )
-    arguments = ["run", "correlation", "--model", "gaussian", "--store", str(tmp_path / "s"), "--executor", "local", *SMALL]
+    arguments = [
+        "run",
+        "correlation",
+        "--model",
+        "gaussian",
+        "--store",
+        str(tmp_path / "s"),
+        "--executor",
+        "local",
+        *SMALL,
+    ]
     done = subprocess.run([sys.executable, "-c", limited, *arguments], capture_output=True, text=True)
     refused(done, 1, "cannot write", "then run the same command again")
     assert not list(tmp_path.rglob("*.partial"))
@@ -176,7 +207,9 @@ def test_a_full_disk_ends_the_run_with_one_message_and_the_same_command_complete
 
 
 def test_planning_the_paper_needs_no_weights_and_touches_no_store(tmp_path, taba_here):
-    done = taba_here("plan", "paper", "--model", "adm-64", "--set", "num_samples=10240", "--store", tmp_path / "s")
+    done = taba_here(
+        "plan", "paper", "--model", "adm-64", "--set", "num_samples=10240", "--store", tmp_path / "s"
+    )
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "s").exists()
     # T=100 for Tables 2, 3 and Figure 3: generation and inversion, 2 x 100 x 10240 evaluations;

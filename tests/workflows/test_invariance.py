@@ -44,7 +44,11 @@ def run(path, make_executor, settings=SETTINGS, studies=("paper",), scheduler="t
 
 def fingerprints(path: Path) -> dict[str, str]:
     """Hash of every file that carries data or meaning; the ledger and the report tell of the run itself."""
-    files = [f for f in sorted(path.rglob("*")) if f.is_file() and f.relative_to(path).parts[0] not in ("_ledger", "report")]
+    files = [
+        f
+        for f in sorted(path.rglob("*"))
+        if f.is_file() and f.relative_to(path).parts[0] not in ("_ledger", "report")
+    ]
     return {str(f.relative_to(path)): hashlib.blake2b(f.read_bytes()).hexdigest() for f in files}
 
 

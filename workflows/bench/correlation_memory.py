@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from workflows.bench.paired import Comparison, Measurement, Pairs
+from workflows.bench.paired import Comparison, Measurement, Pairs, Row
 from workflows.text import bytes_text
 
 WAYS = {
@@ -33,7 +33,8 @@ def measure(
 
     Figures: <way>_bytes_small, <way>_bytes_large (peaks), state_small, state_large (bytes of the final state).
     """
-    rows, figures = [], {}
+    rows: list[Row] = []
+    figures: dict[str, float] = {}
     for way, title in WAYS.items():
         found = [[_in_fresh_process(way, n, sample_shape, patch_size) for n in sizes] for _ in range(repeats)]
         pairs = Pairs(*(tuple(run[i]["peak"] for run in found) for i in (0, 1)))
@@ -62,7 +63,8 @@ def _in_fresh_process(way: str, n: int, sample_shape: tuple[int, ...], patch_siz
     asked = json.dumps({"way": way, "n": n, "sample_shape": sample_shape, "patch_size": patch_size})
     command = [sys.executable, "-m", __name__, asked]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return json.loads(done.stdout)
+    measured: dict[str, int] = json.loads(done.stdout)
+    return measured
 
 
 def stream(way: str, n: int, sample_shape: tuple[int, ...], patch_size: int) -> dict[str, int]:

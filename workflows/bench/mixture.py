@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from workflows.bench.paired import Comparison, Measurement, run_pairs, seconds_text, timed, torch_threads
+from workflows.bench.paired import Comparison, Measurement, Row, run_pairs, seconds_text, timed, torch_threads
 from workflows.text import count_text
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ def measure(
     level_seconds = _prepare_seconds(model, states)
     # One model a thread, as every worker has its own.
     models = [PhotoMixture(model.mixture, options=model.options) for _ in range(workers)]
-    rows, rates = [], []
+    rows: list[Row] = []
+    rates: list[float] = []
     for side, around in (
         (f"torch on {workers} threads", functools.partial(_one_caller, model, states, workers)),
         (f"{workers} workers of 1 thread", functools.partial(_many_callers, models, states)),

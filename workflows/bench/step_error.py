@@ -108,17 +108,10 @@ def _ways(
     def restarted(method: Callable[[OraclePrediction], Any]) -> Tensor:
         predictions = []
         for step in steps:
-            records: dict[int, StepRecord] = {}
+            records: list[StepRecord] = []
             oracle = method(OraclePrediction(DDIMInversion(), step - 1))
-            invert(
-                model,
-                image,
-                grid,
-                oracle,
-                reference=reference,
-                on_step=lambda record, kept=records: kept.__setitem__(record.step, record),
-            )
-            predictions.append(records[step].eps_t)
+            invert(model, image, grid, oracle, reference=reference, on_step=records.append)
+            predictions.append(records[step - 1].eps_t)
         return torch.stack(predictions, dim=1)
 
     return (

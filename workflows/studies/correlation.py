@@ -12,8 +12,9 @@ from taba_core.stats.correlation import LagCorrelation, PatchCorrelation
 from taba_core.stats.estimate import Estimate
 from taba_core.stats.floor import correlation_floor
 from taba_core.stats.verdict import every, positive
+from workflows.closed_form import lag_theory
 from workflows.context import Context
-from workflows.findings import Findings, cell, claims_of, interval_numbers, item_id, row_labels
+from workflows.findings import Findings, all_claims, cell, for_each, interval_numbers, item_id, row_labels
 from workflows.present import Column, Figure, Row, Section, Table
 from workflows.published import paper_value
 from workflows.report import plots
@@ -60,36 +61,42 @@ class Correlation(Study):
         top = {o: estimates[f"corr/{o}"]["mean_top"] for o in _OBJECTS}
         for o in _OBJECTS:
             of = estimates[f"corr/{o}"]
-            found.estimate(f"correlation_{o}", top[o], long_name=f"mean of the top-{settings.top_k} |r| per patch")
+            found.estimate(
+                f"correlation_{o}", top[o], long_name=f"mean of the top-{settings.top_k} |r| per patch"
+            )
             found.array(f"correlation_{o}_spread", of["spread"].value)
             found.estimate(f"excess_r2_{o}", of["excess_r2"], long_name="mean r² - 1/(n-1)")
-            found.estimate(f"lag1_{o}", estimates[f"lag/{o}"]["value"], long_name="signed lag-1 autocorrelation")
+            found.estimate(
+                f"lag1_{o}", estimates[f"lag/{o}"]["value"], long_name="signed lag-1 autocorrelation"
+            )
         floor = correlation_floor(context.num_samples, context.patch_features(), settings.top_k)
         found.array("correlation_floor", floor.mean)
         found.array("correlation_floor_spread", floor.spread)
+        theory = lag_theory(context, context.num_steps(self.paper_steps))
+        if theory is not None:
+            found.array("lag1_latent_theory", theory)
         _claims(found, top, estimates["corr/noise"]["excess_r2"], estimates["corr/latent"]["excess_r2"])
         for o, (request, variable) in columns.items():
-            found.array(f"first_{o}", inputs.head(request, variable, _SHOWN), ("example", "channel", "y", "x"))
+            found.array(
+                f"first_{o}", inputs.head(request, variable, _SHOWN), ("example", "channel", "y", "x")
+            )
         return found.dataset()
 
     def present(self, results: Sequence[xr.Dataset]) -> Section:
         """Table 2, its bias-free companion, and Figure 2."""
         labels = row_labels(results)
-        figures = [
-            figure
-            for index, (label, result) in enumerate(zip(labels, results, strict=True))
-            for figure in _figures(label, result, item_id("fig2", index, results))
-        ]
-        claims = tuple(c for i, r in enumerate(results) for c in claims_of(r, "" if i == 0 else f", {labels[i]}"))
         return Section(
-            self.name, self.title, self.question, self.paper_section,
-            tables=(_table2(labels, results), _unbiased(labels, results)), figures=tuple(figures), claims=claims,
+            self.name,
+            self.title,
+            self.question,
+            self.paper_section,
+            tables=(_table2(labels, results), _unbiased(labels, results)),
+            figures=for_each(_figures, results, labels),
+            claims=all_claims(results, labels),
         )
 
 
-def _claims(
-    found: Findings, top: Mapping[str, Estimate], noise_r2: Estimate, latent_r2: Estimate
-) -> None:
+def _claims(found: Findings, top: Mapping[str, Estimate], noise_r2: Estimate, latent_r2: Estimate) -> None:
     noise, latent, image = top["noise"], top["latent"], top["image"]
     above = latent - noise
     margin = np.maximum(3 * above.standard_error, 0.05 * noise.value)
@@ -145,7 +152,9 @@ def _table2(labels: list[str], results: Sequence[xr.Dataset]) -> Table:
         n=int(first.attrs["n"]),
         T=int(first.attrs["T"]),
         seed=int(first.attrs["seed"]),
-        notes=("The floor is what white noise gives at this n: the paper's noise column is the floor at its own n.",),
+        notes=(
+            "The floor is what white noise gives at this n: the paper's noise column is the floor at its own n.",
+        ),
     )
 
 
@@ -157,7 +166,14 @@ def _unbiased(labels: list[str], results: Sequence[xr.Dataset]) -> Table:
     ]
     cells = tuple(
         tuple(
-            cell(r, c.name, floor=0.0, scale=1e3 if c.name.startswith("excess") else 1.0, digits=3) for c in columns
+            cell(
+                r,
+                c.name,
+                floor=0.0,
+                scale=1e3 if c.name.startswith("excess") else 1.0,
+                theory=float(r[f"{c.name}_theory"]) if f"{c.name}_theory" in r else None,
+            )
+            for c in columns
         )
         for r in results
     )
@@ -167,13 +183,17 @@ def _unbiased(labels: list[str], results: Sequence[xr.Dataset]) -> Table:
         title="The same without finite-sample bias",
         caption="Excess squared correlation, mean r² - 1/(n-1) over all pairs of a patch, and the signed "
         "autocorrelation of neighbouring pixels. Both are 0 for white noise at every n.",
-        rows=tuple(labels), columns=tuple(columns), cells=cells,
+        rows=tuple(labels),
+        columns=tuple(columns),
+        cells=cells,
         conventions=str(first.attrs["conventions"]),
-        n=int(first.attrs["n"]), T=int(first.attrs["T"]), seed=int(first.attrs["seed"]),
+        n=int(first.attrs["n"]),
+        T=int(first.attrs["T"]),
+        seed=int(first.attrs["seed"]),
     )
 
 
-def _figures(label: str, result: xr.Dataset, id: str) -> tuple[Figure, ...]:
+def _figures(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Dataset]) -> tuple[Figure, ...]:
     noise, latent, image = (result[f"first_{o}"].values for o in _OBJECTS)
     n, T, conventions = int(result.attrs["n"]), int(result.attrs["T"]), str(result.attrs["conventions"])
 
@@ -189,7 +209,8 @@ def _figures(label: str, result: xr.Dataset, id: str) -> tuple[Figure, ...]:
         return plots.tile_grid(rows, names)
 
     values = tuple(
-        Row(label, o, float(result[f"correlation_{o}"]), floor=float(result["correlation_floor"])) for o in _OBJECTS
+        Row(label, o, float(result[f"correlation_{o}"]), floor=float(result["correlation_floor"]))
+        for o in _OBJECTS
     )
     caption = (
         "Samples, the noise they came from, their latents, latent minus noise, and the principal components of the "
@@ -197,5 +218,14 @@ def _figures(label: str, result: xr.Dataset, id: str) -> tuple[Figure, ...]:
         "Every row of states has its own symmetric colour scale."
     )
     return (
-        Figure(id, f"Latents of {label}", caption, draw_latents, n=n, T=T, conventions=conventions, values=values),
+        Figure(
+            item_id("fig2", index, results),
+            f"Latents of {label}",
+            caption,
+            draw_latents,
+            n=n,
+            T=T,
+            conventions=conventions,
+            values=values,
+        ),
     )

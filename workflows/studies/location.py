@@ -11,7 +11,7 @@ import xarray as xr
 from taba_core.stats.trajectory import NUM_POINTS, PathDistance
 from taba_core.stats.verdict import every, positive
 from workflows.context import Context
-from workflows.findings import Findings, claims_of, interval_numbers, item_id, row_labels
+from workflows.findings import Findings, all_claims, for_each, interval_numbers, item_id, row_labels
 from workflows.present import Figure, Row, Section
 from workflows.report import plots
 from workflows.study import Request, Study, register
@@ -58,7 +58,9 @@ class Location(Study):
         found.estimate("distance", of["distance"], ("level", "weight"), long_name="mean l2 distance")
         for name in ("to_noise", "to_latent", "share_nearer_latent", "nearest"):
             found.estimate(name, of[name], ("level",))
-        found.estimate("crossing", of["crossing"], long_name="share of the path walked when the latent is nearer")
+        found.estimate(
+            "crossing", of["crossing"], long_name="share of the path walked when the latent is nearer"
+        )
         crossing = of["crossing"]
         found.claim(
             "CF3a",
@@ -83,10 +85,13 @@ class Location(Study):
     def present(self, results: Sequence[xr.Dataset]) -> Section:
         """Figure 3, raw and scaled, and the distances to the two ends."""
         labels = row_labels(results)
-        figures = [f for i, r in enumerate(results) for f in _figures(labels[i], r, i, results)]
-        claims = tuple(c for i, r in enumerate(results) for c in claims_of(r, "" if i == 0 else f", {labels[i]}"))
         return Section(
-            self.name, self.title, self.question, self.paper_section, figures=tuple(figures), claims=claims
+            self.name,
+            self.title,
+            self.question,
+            self.paper_section,
+            figures=for_each(_figures, results, labels),
+            claims=all_claims(results, labels),
         )
 
 
@@ -102,13 +107,17 @@ def _figures(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Da
     def draw_ends() -> object:
         def curve(name: str, text: str) -> plots.Curve:
             return plots.Curve(
-                text, downwards[name].values, downwards[f"{name}_low"].values, downwards[f"{name}_high"].values
+                text,
+                downwards[name].values,
+                downwards[f"{name}_low"].values,
+                downwards[f"{name}_high"].values,
             )
 
         return plots.step_curves(
             {
                 "mean distance of $x_t$": [
-                    curve("to_noise", "to noise $x^T$"), curve("to_latent", r"to latent $\hat{x}^T$")
+                    curve("to_noise", "to noise $x^T$"),
+                    curve("to_latent", r"to latent $\hat{x}^T$"),
                 ],
                 "share of images": [curve("share_nearer_latent", "nearer to the latent")],
             },
@@ -128,15 +137,24 @@ def _figures(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Da
     )
     return (
         Figure(
-            item_id("fig3", index, results), f"Distance to the segment from noise to latent, {label}",
+            item_id("fig3", index, results),
+            f"Distance to the segment from noise to latent, {label}",
             "Left: min-max scaled over λ in every step, as the paper draws it (the scaling is not in its text). Right: "
             "the distance itself. White line: nearest point; dotted: the step at which the latent becomes nearer.",
-            draw_map, n=n, T=T, conventions=conventions, values=values,
+            draw_map,
+            n=n,
+            T=T,
+            conventions=conventions,
+            values=values,
         ),
         Figure(
-            item_id("fig3-ends", index, results), f"Distance to noise and to latent, {label}",
+            item_id("fig3-ends", index, results),
+            f"Distance to noise and to latent, {label}",
             "Mean distance of the sampling state to either end, and the share of images that are nearer to their "
             "latent than to their noise.",
-            draw_ends, n=n, T=T, conventions=conventions,
+            draw_ends,
+            n=n,
+            T=T,
+            conventions=conventions,
         ),
     )

@@ -9,7 +9,7 @@ import xarray as xr
 
 from taba_core.models.cards import Card, list_cards
 from workflows.context import Context
-from workflows.findings import Findings, claims_of
+from workflows.findings import Findings, all_claims, row_labels
 from workflows.present import DASH, Cell, Column, Section, Table
 from workflows.study import Request, Study, register
 
@@ -70,8 +70,12 @@ class ModelCard(Study):
             notes=("The embedded models run without weights; the others are the paper's.",),
         )
         return Section(
-            self.name, self.title, self.question, self.paper_section, tables=(table,),
-            claims=tuple(c for r in results[:1] for c in claims_of(r)),
+            self.name,
+            self.title,
+            self.question,
+            self.paper_section,
+            tables=(table,),
+            claims=all_claims(results, row_labels(results)),
         )
 
 

@@ -10,8 +10,9 @@ import xarray as xr
 
 from taba_core.stats.regions import REGIONS, RegionError
 from taba_core.stats.verdict import positive
+from workflows.closed_form import region_theory
 from workflows.context import Context
-from workflows.findings import Findings, cell, claims_of, interval_numbers, item_id, row_labels
+from workflows.findings import Findings, all_claims, cell, for_each, interval_numbers, item_id, row_labels
 from workflows.present import DASH, Cell, Column, Figure, Row, Section, Table
 from workflows.published import paper_value
 from workflows.report import plots
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from workflows.inputs import Inputs
 
 _SHOWN = 8
-_LABELS = {"plain": "Plain", "non_plain": "Non-plain"}
+_LABELS = {"plain": "Plain", "non_plain": "Non-plain", "all": "All"}
 _MEASURES = {"error": "Absolute error", "std": "Standard deviation"}
 
 
@@ -58,6 +59,8 @@ class Regions(Study):
             found.estimate(name, of[name], ("region",))
         # std(latent) >= std(noise) - RMS error, by the triangle inequality: no measurement may lie below it.
         found.array("std_bound", (of["std_reference"] - of["rms_error"]).value, ("region",))
+        for name, value in (region_theory(context, context.num_steps(self.paper_steps)) or {}).items():
+            found.array(f"{name}_theory", value, long_name="closed form over all entries")
         _claims(found, of)
         self._examples(found, inputs)
         return found.dataset()
@@ -70,20 +73,27 @@ class Regions(Study):
         found.array("example_id", chosen, ("example",))
         found.array("example_region", region[chosen], ("example", "y", "x"))
         for name, (request, variable) in {
-            "image": ("generation", "image"), "noise": ("generation", "noise"), "latent": ("inversion", "latent"),
+            "image": ("generation", "image"),
+            "noise": ("generation", "noise"),
+            "latent": ("inversion", "latent"),
         }.items():
             found.array(
-                f"example_{name}", inputs.head(request, variable, 256)[chosen], ("example", "channel", "y", "x")
+                f"example_{name}",
+                inputs.head(request, variable, 256)[chosen],
+                ("example", "channel", "y", "x"),
             )
 
     def present(self, results: Sequence[xr.Dataset]) -> Section:
         """Table 3, Figure 1 (teaser) and Figure 12 (masks)."""
         labels = row_labels(results)
-        figures = [f for i, r in enumerate(results) for f in _figures(labels[i], r, i, results)]
-        claims = tuple(c for i, r in enumerate(results) for c in claims_of(r, "" if i == 0 else f", {labels[i]}"))
         return Section(
-            self.name, self.title, self.question, self.paper_section,
-            tables=(_table3(labels, results),), figures=tuple(figures), claims=claims,
+            self.name,
+            self.title,
+            self.question,
+            self.paper_section,
+            tables=(_table3(labels, results),),
+            figures=for_each(_figures, results, labels),
+            claims=all_claims(results, labels),
         )
 
 
@@ -92,17 +102,23 @@ def _claims(found: Findings, of: Mapping[str, object]) -> None:
     more_error = error[0] - error[1]
     less_spread = std[1] - std[0]
     found.claim(
-        "C3a", "The error is larger in plain areas: err_p > err_n.",
-        positive(more_error), interval_numbers("difference", more_error),
+        "C3a",
+        "The error is larger in plain areas: err_p > err_n.",
+        positive(more_error),
+        interval_numbers("difference", more_error),
     )
     found.claim(
-        "C3b", "The spread is smaller in plain areas: std_p < std_n.",
-        positive(less_spread), interval_numbers("difference", less_spread),
+        "C3b",
+        "The spread is smaller in plain areas: std_p < std_n.",
+        positive(less_spread),
+        interval_numbers("difference", less_spread),
     )
     below_one = 1.0 - std[0]
     found.claim(
-        "C3c", "Latents have less than unit variance in plain areas: std_p < 1.",
-        positive(below_one), interval_numbers("one_minus_std", below_one),
+        "C3c",
+        "Latents have less than unit variance in plain areas: std_p < 1.",
+        positive(below_one),
+        interval_numbers("one_minus_std", below_one),
     )
 
 
@@ -112,14 +128,17 @@ def _table3(labels: list[str], results: Sequence[xr.Dataset]) -> Table:
         for measure, group in _MEASURES.items()
         for region, label in _LABELS.items()
     )
-    noise_row = (DASH, DASH, Cell(1.0, digits=2), Cell(1.0, digits=2))
+    noise_row = (*(DASH for _ in _LABELS), *(Cell(1.0, digits=2) for _ in _LABELS))
     cells = [noise_row]
     for result in results:
         title = str(result.attrs["model_title"])
         cells.append(
             tuple(
                 cell(
-                    result, measure, region=region,
+                    result,
+                    measure,
+                    region=region,
+                    theory=_theory(result, measure) if region == "all" else None,
                     paper=paper_value("3", title, f"{_PAPER[measure]} / {label}"),
                 )
                 for measure in _MEASURES
@@ -127,13 +146,7 @@ def _table3(labels: list[str], results: Sequence[xr.Dataset]) -> Table:
             )
         )
     first = results[0]
-    notes = [
-        f"{label}: {float(r['share'].sel(region='plain')):.1%} of the pixels are plain; the noise itself has std "
-        f"{float(r['std_reference'].sel(region='plain')):.3f} / {float(r['std_reference'].sel(region='non_plain')):.3f} "
-        f"there; std can be no smaller than {float(r['std_bound'].sel(region='plain')):.3f} / "
-        f"{float(r['std_bound'].sel(region='non_plain')):.3f} (noise std minus RMS error)."
-        for label, r in zip(labels, results, strict=True)
-    ]
+    notes = [_note(label, r) for label, r in zip(labels, results, strict=True)]
     return Table(
         id="table3",
         title="Error and spread of latents by region",
@@ -150,6 +163,21 @@ def _table3(labels: list[str], results: Sequence[xr.Dataset]) -> Table:
     )
 
 
+def _theory(result: xr.Dataset, measure: str) -> float | None:
+    name = f"{measure}_theory"
+    return float(result[name]) if name in result else None
+
+
+def _note(label: str, result: xr.Dataset) -> str:
+    def both(name: str) -> str:
+        return " / ".join(f"{float(result[name].sel(region=region)):.3f}" for region in _LABELS)
+
+    return (
+        f"{label}: {float(result['share'].sel(region='plain')):.1%} of the pixels are plain. The noise itself has std "
+        f"{both('std_reference')} there; no latent can have less than {both('std_bound')} (noise std - RMS error)."
+    )
+
+
 _PAPER = {"error": "Absolute Error", "std": "Standard Deviation"}
 
 
@@ -161,8 +189,10 @@ def _figures(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Da
 
     def draw_teaser() -> object:
         rows = [
-            plots.image_tiles(images[:4]), plots.mask_tiles(images[:4], masks[:4]),
-            plots.latent_tiles(noise[:4], 3.0)[0], plots.latent_tiles(latent[:4], 3.0)[0],
+            plots.image_tiles(images[:4]),
+            plots.mask_tiles(images[:4], masks[:4]),
+            plots.latent_tiles(noise[:4], 3.0)[0],
+            plots.latent_tiles(latent[:4], 3.0)[0],
         ]
         return plots.tile_grid(rows, ("$x^0$", "plain areas", "$x^T$", r"$\hat{x}^T$"))
 
@@ -177,14 +207,23 @@ def _figures(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Da
     )
     return (
         Figure(
-            item_id("fig1", index, results), f"Latents are flat where the image is flat, {label}",
+            item_id("fig1", index, results),
+            f"Latents are flat where the image is flat, {label}",
             "Images, their plain areas, the noise they came from, and their latents on the same scale: in plain areas "
             "the latent lacks variance.",
-            draw_teaser, n=n, T=T, conventions=conventions, values=values,
+            draw_teaser,
+            n=n,
+            T=T,
+            conventions=conventions,
+            values=values,
         ),
         Figure(
-            item_id("fig12", index, results), f"Plain masks, {label}",
+            item_id("fig12", index, results),
+            f"Plain masks, {label}",
             f"Images with a plain share near one half (samples {ids}) and their masks.",
-            draw_masks, n=n, T=T, conventions=conventions,
+            draw_masks,
+            n=n,
+            T=T,
+            conventions=conventions,
         ),
     )

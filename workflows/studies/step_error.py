@@ -14,7 +14,7 @@ from taba_core.stats.step_error import StepError
 from taba_core.stats.verdict import all_positive, every, positive
 from workflows.closed_form import step_ratio
 from workflows.context import Context
-from workflows.findings import Findings, cell, claims_of, interval_numbers, item_id, row_labels
+from workflows.findings import Findings, all_claims, cell, for_each, interval_numbers, item_id, row_labels
 from workflows.present import Column, Figure, Row, Section, Table
 from workflows.report import plots
 from workflows.study import Request, Study, register
@@ -76,11 +76,14 @@ class StepErrors(Study):
     def present(self, results: Sequence[xr.Dataset]) -> Section:
         """Table 11 and Figure 4 a, b."""
         labels = row_labels(results)
-        figures = [f for i, r in enumerate(results) for f in _figures(labels[i], r, i, results)]
-        claims = tuple(c for i, r in enumerate(results) for c in claims_of(r, "" if i == 0 else f", {labels[i]}"))
         return Section(
-            self.name, self.title, self.question, self.paper_section,
-            tables=(_table11(labels, results),), figures=tuple(figures), claims=claims,
+            self.name,
+            self.title,
+            self.question,
+            self.paper_section,
+            tables=(_table11(labels, results),),
+            figures=for_each(_figures, results, labels),
+            claims=all_claims(results, labels),
         )
 
 
@@ -121,8 +124,12 @@ def _claims(found: Findings, of: Mapping[str, Estimate], first: int) -> None:
         "C11a",
         "In every interval of steps the error is larger in plain areas.",
         all_positive(difference),
-        {"intervals": list(_INTERVALS), "difference": difference.value,
-         "low": difference.interval()[0], "high": difference.interval()[1]},
+        {
+            "intervals": list(_INTERVALS),
+            "difference": difference.value,
+            "low": difference.interval()[0],
+            "high": difference.interval()[1],
+        },
     )
     more = share[_PLAIN] - share[_NON_PLAIN]
     found.claim(
@@ -152,18 +159,26 @@ def _table11(labels: list[str], results: Sequence[xr.Dataset]) -> Table:
     return Table(
         id="table11",
         title="Share of the first steps in the error",
-        caption="Per-step error |eps_t - eps-hat_t| normalised by mean |eps_t|, summed over intervals of inversion steps.",
-        rows=tuple(rows), row_groups=tuple(groups), columns=columns, cells=tuple(cells), row_header="Region",
+        caption="Per-step error |ε_t - ε̂_t| divided by mean |ε_t|, summed over intervals of inversion steps.",
+        rows=tuple(rows),
+        row_groups=tuple(groups),
+        columns=columns,
+        cells=tuple(cells),
+        row_header="Region",
         conventions=str(result.attrs["conventions"]),
-        n=int(result.attrs["n"]), T=T, seed=int(result.attrs["seed"]),
-        notes=("One network evaluation per cached state (T per image) gives what restarting the inversion at every step "
-               "gives with T² evaluations.",),
+        n=int(result.attrs["n"]),
+        T=T,
+        seed=int(result.attrs["seed"]),
+        notes=(
+            "One network evaluation per cached state (T per image) gives what restarting the inversion at every step "
+            "gives with T² evaluations.",
+        ),
     )
 
 
 def _figures(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Dataset]) -> tuple[Figure, ...]:
     n, T, conventions = int(result.attrs["n"]), int(result.attrs["T"]), str(result.attrs["conventions"])
-    theory = result["std_ratio_theory"] if "std_ratio_theory" in result else None
+    theory = result.get("std_ratio_theory")
 
     def curves(name: str) -> list[plots.Curve]:
         return [
@@ -187,7 +202,9 @@ def _figures(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Da
 
     values = tuple(
         Row(
-            label, f"{name} {region} step {step}", float(result[name].sel(region=region, step=step)),
+            label,
+            f"{name} {region} step {step}",
+            float(result[name].sel(region=region, step=step)),
             ci95=(
                 float(result[f"{name}_low"].sel(region=region, step=step)),
                 float(result[f"{name}_high"].sel(region=region, step=step)),
@@ -200,18 +217,26 @@ def _figures(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Da
     )
     return (
         Figure(
-            item_id("fig4a", index, results), f"Error of inversion predictions by step, {label}",
-            "Mean |eps_t - eps-hat_t| over the region divided by mean |eps_t|, in the order of the inversion; bands are 95 % "
+            item_id("fig4a", index, results),
+            f"Error of inversion predictions by step, {label}",
+            "Mean |ε_t - ε̂_t| over the region divided by mean |ε_t|, in the order of the inversion; bands are 95 % "
             "bootstrap intervals.",
-            draw_error, n=n, T=T, conventions=conventions,
+            draw_error,
+            n=n,
+            T=T,
+            conventions=conventions,
             values=tuple(v for v in values if v.column.startswith("error")),
         ),
         Figure(
-            item_id("fig4b", index, results), f"Spread of inversion predictions by step, {label}",
+            item_id("fig4b", index, results),
+            f"Spread of inversion predictions by step, {label}",
             "Standard deviation of the inversion's predictions over that of the sampler's, per region. Below one the "
             "inversion adds too little noise."
             + (f" Dashed: {theory.attrs['long_name']}." if theory is not None else ""),
-            draw_ratio, n=n, T=T, conventions=conventions,
+            draw_ratio,
+            n=n,
+            T=T,
+            conventions=conventions,
             values=tuple(v for v in values if v.column.startswith("std_ratio")),
         ),
     )

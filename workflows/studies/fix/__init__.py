@@ -1,0 +1,94 @@
+"""Does replacing the first inversion steps by forward diffusion repair the latents? (Table 4, Figure 22)"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import xarray as xr
+
+from workflows.context import Context
+from workflows.findings import Findings, all_claims, for_each, row_labels
+from workflows.present import Section
+from workflows.studies.fix.claims import find_claims
+from workflows.studies.fix.measures import (
+    MEASURES,
+    RULES,
+    cases,
+    find_floors,
+    find_theory,
+    find_worst_images,
+    latent_row,
+    noise_row,
+    request_name,
+    stacked,
+)
+from workflows.studies.fix.views import figures_of, tables_of
+from workflows.study import Request, Study, register
+
+if TYPE_CHECKING:
+    from workflows.inputs import Inputs
+
+
+@register
+class Fix(Study):
+    """Plain inversion against inversions whose first K steps are forward diffusion, under both level rules."""
+
+    name = "fix"
+    aliases = ("table4", "fig22")
+    title = "Forward diffusion in the first steps repairs the latents"
+    question = (
+        "How many replaced steps make latents look like noise, and what does it cost in reconstruction?"
+    )
+    paper_section = "4"
+    paper_steps = 50
+
+    def requests(self, context: Context) -> Mapping[str, Request]:
+        """Latents and reconstructions for K = 0 and for every K and rule."""
+        context.patch_features()
+        steps = context.num_steps(self.paper_steps)
+        generation = context.generation(steps)
+        asked = {"generation": Request(generation, ("noise", "image"))}
+        for rule, count in cases(context.sweep(steps)):
+            inversion = context.inversion(generation, count, rule)
+            asked[request_name("latent", rule, count)] = Request(inversion, ("latent",))
+            asked[request_name("image", rule, count)] = Request(
+                context.reconstruction(inversion), ("reconstruction",)
+            )
+        return asked
+
+    def analyse(self, inputs: Inputs, context: Context) -> xr.Dataset:
+        """Correlation, divergence and reconstruction by rule and K, claims C4, and the worst reconstructions."""
+        steps = context.num_steps(self.paper_steps)
+        sweep = context.sweep(steps)
+        counts = (0, *sweep)
+        found = Findings()
+        found.coordinate("rule", RULES)
+        found.coordinate("forward_steps", counts)
+        noise = noise_row(inputs, context)
+        plain = latent_row(inputs, context, RULES[0], 0)
+        rows = {(rule, 0): plain for rule in RULES}
+        rows |= {(rule, k): latent_row(inputs, context, rule, k) for rule in RULES for k in sweep}
+        for measure in MEASURES:
+            for suffix, values in stacked(rows, counts, measure).items():
+                found.array(measure + suffix, values, ("rule", "forward_steps"))
+            if measure in noise:
+                found.estimate(f"{measure}_noise", noise[measure])
+        find_floors(found, context)
+        find_theory(found, context, counts)
+        find_claims(found, noise, rows, sweep, steps)
+        find_worst_images(found, inputs, context, sweep)
+        return found.dataset()
+
+    def present(self, results: Sequence[xr.Dataset]) -> Section:
+        """Table 4 of each result, its bias-free companion, the sweep as curves, and Figure 22."""
+        labels = row_labels(results)
+        return Section(
+            self.name,
+            self.title,
+            self.question,
+            self.paper_section,
+            tables=for_each(tables_of, results, labels),
+            figures=for_each(figures_of, results, labels),
+            claims=all_claims(results, labels),
+        )
