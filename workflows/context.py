@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from taba_core.conventions import EXACT, Conventions, ForwardLevel
 from taba_core.errors import UsageError
-from taba_core.models.base import model_spec
-from taba_core.models.cards import Card, load_card
+from taba_core.models.base import card_with_options, model_spec
+from taba_core.models.cards import Card
 from taba_core.models.grids import timestep_grid
 from taba_core.spec import Generation, Inversion, ModelSpec, PlainRegions, Reconstruction, StepPredictions
 from workflows.settings import Settings
@@ -35,7 +35,7 @@ class Context:
     @cached_property
     def card(self) -> Card:
         """The model's card. Raises UsageError for an unknown model."""
-        return load_card(self.model)
+        return card_with_options(self.model, self.settings.model_options)
 
     @cached_property
     def model_spec(self) -> ModelSpec:

@@ -21,7 +21,7 @@ from taba_core import rng
 from taba_core.diffusion.inversion import inversion_method_named, invert, step_predictions
 from taba_core.diffusion.sampling import StepRecord, generate
 from taba_core.errors import WorkError
-from taba_core.models.base import load_model
+from taba_core.models.base import load_spec
 from taba_core.models.cards import load_card
 from taba_core.models.grids import timestep_grid
 from taba_core.spec import (
@@ -93,7 +93,7 @@ class ShardWorker:
     def model(self, spec: ModelSpec) -> Any:
         """The denoiser of a model spec, loaded once."""
         if spec not in self._models:
-            self._models[spec] = load_model(spec.name, device=self.device, options=spec.options)
+            self._models[spec] = load_spec(spec, device=self.device)
         return self._models[spec]
 
     def tensor(self, array: NDArray[Any]) -> torch.Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from taba_core.errors import UsageError
+from taba_core.errors import UsageError, WorkError
 from taba_core.models.cards import Card, list_cards, load_card
 from taba_core.models.options import GaussianOptions, PhotoMixtureOptions, validate_options
 from taba_core.spec import ModelSpec
@@ -31,7 +31,40 @@ def model_spec(name: str, options: Mapping[str, Any] | None = None) -> ModelSpec
         card and no adapter in this version.
     """
     chosen = validate_options(_runnable(name).name, options)
-    return ModelSpec(name=name, options=chosen.model_dump(mode="json"), fingerprint=_fingerprint(chosen))
+    stated, location = chosen.model_dump(mode="json"), ""
+    if stated.get("photos", "builtin") != "builtin":
+        # Which photographs is said by the fingerprint; where they lie may not change a key.
+        location = stated.pop("photos")
+    return ModelSpec(name=name, options=stated, fingerprint=_fingerprint(chosen), location=location)
+
+
+def load_spec(spec: ModelSpec, *, device: str = "cpu") -> Denoiser:
+    """Build the denoiser a spec describes.
+
+    Raises:
+      UsageError: as `model_spec`. WorkError: what lies at the spec's location is not what the spec was made from.
+    """
+    options = spec.options | ({"photos": spec.location} if spec.location else {})
+    found = model_spec(spec.name, options).fingerprint
+    if found != spec.fingerprint:
+        raise WorkError(
+            f"{spec.name} was described with fingerprint {spec.fingerprint}, but {spec.location or 'this version'} "
+            f"gives {found}: the files changed since. Start again with the files as they are, or put them back."
+        )
+    return load_model(spec.name, device=device, options=options)
+
+
+def card_with_options(name: str, options: Mapping[str, Any] | None = None) -> Card:
+    """The card of a model as its options make it: `gaussian` has the shape its `size` says.
+
+    Raises:
+      UsageError: unknown model, unknown option or impossible value.
+    """
+    card = load_card(name)
+    if name != "gaussian":
+        return card
+    size = validate_options(name, options).model_dump()["size"]
+    return card.model_copy(update={"sample_shape": (3, size, size), "image_size": size})
 
 
 def load_model(

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from taba_core.diffusion.denoiser import Denoiser
-from taba_core.errors import UsageError
+from taba_core.errors import UsageError, WorkError
 from taba_core.models import mixture_fit
-from taba_core.models.base import load_model, model_spec
+from taba_core.models.base import card_with_options, load_model, load_spec, model_spec
 
 
 @pytest.fixture
@@ -88,3 +88,30 @@ def test_photo_folders_that_cannot_be_used_are_named(folder, tmp_path_factory):
     assert "small.png' is 200x63 pixels; the shorter side must have at least 64." in refused(folder)
     (folder / "small.png").write_bytes(b"not a picture")
     assert "small.png' cannot be read" in refused(folder)
+
+
+def test_where_the_photographs_lie_is_not_in_the_key(tmp_path):
+    from taba_core.spec import Generation
+
+    def key(folder):
+        folder.mkdir()
+        Image.fromarray(np.full((80, 90, 3), 7, np.uint8)).save(folder / "a.png")
+        model = model_spec("photo-mixture", {"photos": str(folder)})
+        assert model.location == str(folder)
+        return Generation(model=model, num_samples=2, samples_per_shard=2, num_inference_steps=2, seed=0).key
+
+    assert key(tmp_path / "here") == key(tmp_path / "there")
+
+
+def test_photographs_that_changed_since_the_plan_are_refused(tmp_path):
+    picture = tmp_path / "a.png"
+    Image.fromarray(np.full((80, 90, 3), 7, np.uint8)).save(picture)
+    spec = model_spec("photo-mixture", {"photos": str(tmp_path)})
+    Image.fromarray(np.full((80, 90, 3), 8, np.uint8)).save(picture)
+    with pytest.raises(WorkError, match="the files changed since"):
+        load_spec(spec)
+
+
+def test_the_card_of_the_gaussian_field_has_the_size_its_option_says():
+    assert card_with_options("gaussian", {"size": 16}).sample_shape == (3, 16, 16)
+    assert card_with_options("photo-mixture").sample_shape == (3, 32, 32)
