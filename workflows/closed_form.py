@@ -31,6 +31,44 @@ class LatentTheory(NamedTuple):
     mae: float
 
 
+class FlatCrossing(NamedTuple):
+    """Where one flat mode comes nearer to its latent than to its noise, and the share of the noise it keeps."""
+
+    progress: float
+    kept: float
+
+
+def _plain_ddim(context: Context) -> bool:
+    """Whether the closed forms of one mode apply: DDIM at target times on exact levels, no x_0 rule."""
+    c = context.conventions
+    rules = (c.network_time, c.levels, c.sampling_x0_rule, c.inversion_x0_rule)
+    return context.method == "ddim" and rules == ("target", "exact", "none", "none")
+
+
+def flat_mode_crossing(context: Context, num_inference_steps: int) -> FlatCrossing | None:
+    """Crossing of a mode of variance FLAT_VARIANCE; None where its latent has no closed form.
+
+    With state gain g_l and latent gain s of the same noise, |g - s| < |g - 1| once g < (1 + s)/2.
+    """
+    if not _plain_ddim(context):
+        return None
+    mode = GaussianModes(np.array(FLAT_VARIANCE), context.grid(num_inference_steps))
+    kept = float(mode.latent().signal_gain)
+    # State gains at levels T, T-1, ..., 0.
+    state = np.cumprod(np.concatenate([[1.0], mode.sampled_step_ratio()[::-1]]))
+    return FlatCrossing(float(np.argmax(state < (1 + kept) / 2)) / num_inference_steps, kept)
+
+
+def flat_mode_std(
+    context: Context, num_inference_steps: int, forward_steps: int, forward_level: ForwardLevel
+) -> float | None:
+    """Standard deviation of the latent of a mode of variance FLAT_VARIANCE; 1 for noise. None as above."""
+    if not _plain_ddim(context):
+        return None
+    mode = GaussianModes(np.array(FLAT_VARIANCE), context.grid(num_inference_steps))
+    return float(mode.latent(forward_steps, forward_level).std)
+
+
 def gaussian_modes(context: Context, num_inference_steps: int) -> GaussianModes | None:
     """The modes of the `gaussian` model; None for models whose data are not Gaussian."""
     if context.model != "gaussian":
@@ -46,8 +84,7 @@ def step_ratio(context: Context, num_inference_steps: int) -> StepRatio | None:
     gaussian: pooled over modes, sqrt(sum var(eps_hat) / sum var(eps)), on the states DDIM itself visits. Other models
     with exact levels and target time: the law of one flat mode, which is what a plain area consists of.
     """
-    rules = context.conventions
-    if rules.network_time != "target" or rules.levels != "exact" or rules.inversion_x0_rule != "none":
+    if not _plain_ddim(context):
         return None
     grid = context.grid(num_inference_steps)
     modes = gaussian_modes(context, num_inference_steps)

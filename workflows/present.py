@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 if TYPE_CHECKING:
@@ -129,8 +129,14 @@ class Table:
         shape = (len(self.rows), *{len(row) for row in self.cells})
         if len(self.cells) != len(self.rows) or any(len(row) != len(names) for row in self.cells):
             raise ValueError(f"{self.id}: cells are {shape}, labels are ({len(self.rows)}, {len(names)}).")
+        # A cell states its n and T only where they differ from the table's.
+        own = tuple(tuple(self._without_common(cell) for cell in row) for row in self.cells)
+        object.__setattr__(self, "cells", own)
         if self.row_groups and len(self.row_groups) != len(self.rows):
             raise ValueError(f"{self.id}: {len(self.row_groups)} row groups for {len(self.rows)} rows.")
+
+    def _without_common(self, cell: Cell) -> Cell:
+        return replace(cell, n=None if cell.n == self.n else cell.n, T=None if cell.T == self.T else cell.T)
 
     def row_key(self, index: int) -> str:
         """Name of a row in files: its label, after its group's where it has one."""

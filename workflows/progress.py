@@ -38,11 +38,13 @@ class Progress:
     def line(self, outcome: Outcome) -> str:
         """One line: which unit, how many, how fast, how long still."""
         elapsed = time.monotonic() - self.started
-        left = elapsed * (self.weight - self.done_weight) / max(self.done_weight, 1e-9)
+        share = self.done_weight / self.weight
+        # The first units also pay for loading the model: an estimate from them alone would be wild.
+        left = f", about {elapsed * (1 - share) / share:.0f} s left" if share > 0.1 else ""
         failed = f", {self.failed} failed" if self.failed else ""
         return (
             f"{outcome.unit.label}  {self.done}/{self.units}{failed}  {outcome.seconds:.1f} s on "
-            f"{outcome.worker}  {elapsed:.0f} s elapsed, {left:.0f} s left"
+            f"{outcome.worker}  {elapsed:.0f} s elapsed{left}"
         )
 
 

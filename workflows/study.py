@@ -59,13 +59,14 @@ class Study(ABC):
         """Tables, figures and claims from stored results alone; one result a model (or setting)."""
 
     def result_key(self, context: Context) -> str:
-        """Content key of the result: study, version, artifacts and analysis fields."""
+        """Content key of the result: study, version, model, artifacts, conventions, analysis fields."""
         parts = {
             "schema": SCHEMA_VERSION,
             "study": self.name,
             "version": self.version,
             "model": context.model_spec.model_dump(mode="json"),
             "artifacts": {name: request.artifact.key for name, request in self.requests(context).items()},
+            "conventions": context.conventions.model_dump(mode="json"),
             "analysis": context.settings.analysis(),
         }
         text = json.dumps(parts, sort_keys=True, separators=(",", ":"))

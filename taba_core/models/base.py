@@ -7,12 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from taba_core.errors import UsageError, WorkError
 from taba_core.models.cards import Card, list_cards, load_card
 from taba_core.models.options import GaussianOptions, PhotoMixtureOptions, validate_options
 from taba_core.spec import ModelSpec
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from taba_core.diffusion.denoiser import Denoiser
 
 GAUSSIAN_VERSION = 1
@@ -98,6 +102,15 @@ def load_model(
     from taba_core.models.gaussian import GaussianField
 
     return GaussianField(chosen, device=device)
+
+
+def training_images(spec: ModelSpec, count: int) -> NDArray[np.float32] | None:
+    """Images of the kind a model was made from, (count, C, H, W) in [-1, 1]; None if they are not at hand."""
+    if spec.name != "photo-mixture":
+        return None
+    from taba_core.models.photos import load_photos, real_crops
+
+    return real_crops(load_photos(spec.location or "builtin"), np.arange(count), seed=0)
 
 
 def _runnable(name: str) -> Card:

@@ -21,7 +21,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from taba_core import rng
 from taba_core.diffusion.schedule import NoiseSchedule
 from taba_core.errors import UsageError
 from taba_core.models.basis import OPPONENT, cosine_matrix, low_frequencies
@@ -29,7 +28,7 @@ from taba_core.models.cards import load_card
 from taba_core.models.grids import noise_schedule
 from taba_core.models.mixture_fit import CROP_SIZE, Mixture, cached_mixture
 from taba_core.models.options import PhotoMixtureOptions
-from taba_core.models.photos import load_photos, random_crops
+from taba_core.models.photos import load_photos, real_crops
 
 # Axes: B samples, K components, d = 3 * 32 * 32 coefficients, L low-frequency coefficients, r rank.
 
@@ -98,14 +97,7 @@ class PhotoMixture:
 
     def real_crops(self, sample_ids: Sequence[int] | NDArray[np.integer], seed: int) -> NDArray[np.float32]:
         """Real crops to hold beside samples, (n, 3, 32, 32) in [-1, 1]; row i is of (seed, sample_ids[i])."""
-        photos = load_photos(self.options.photos)
-        ids = np.asarray(sample_ids, dtype=np.int64)
-        chosen = rng.integers(ids, len(photos), seed=seed, stream="real-crops/photo")
-        crops = np.empty((len(ids), *self.sample_shape), dtype=np.float32)
-        for index in np.unique(chosen):
-            rows = chosen == index
-            crops[rows] = random_crops(photos[index], ids[rows], seed=seed)
-        return crops
+        return real_crops(load_photos(self.options.photos), sample_ids, seed=seed)
 
     def eps(self, x_t: Tensor, t: float, cond: Mapping[str, Tensor]) -> Tensor:
         """Posterior mean of the noise in x_t, exact for the mixture.

@@ -123,6 +123,22 @@ def random_crops(
     return (crops / 127.5 - 1.0).astype(np.float32)
 
 
+def real_crops(
+    photos: Sequence[Photo], crop_ids: Sequence[int] | NDArray[np.integer], *, seed: int, size: int = 32
+) -> NDArray[np.float32]:
+    """Crops of photographs drawn at random, to hold beside samples: (len(crop_ids), 3, size, size) in [-1, 1].
+
+    Row i depends on (photos, seed, crop_ids[i]) only.
+    """
+    ids = np.asarray(crop_ids, dtype=np.int64)
+    chosen = rng.integers(ids, len(photos), seed=seed, stream="real-crops/photo")
+    crops = np.empty((len(ids), 3, size, size), dtype=np.float32)
+    for index in np.unique(chosen):
+        rows = chosen == index
+        crops[rows] = random_crops(photos[index], ids[rows], seed=seed, size=size)
+    return crops
+
+
 def _box_means(
     pixels: NDArray[np.uint8], ys: NDArray[np.float64], xs: NDArray[np.float64]
 ) -> NDArray[np.float64]:

@@ -31,7 +31,7 @@ def measure(
 ) -> Measurement:
     """Peak memory at both sizes: of one state updated block by block, and as studies reduce it.
 
-    Figures: <way>_bytes_small, <way>_bytes_large (peaks), state_small, state_large (bytes of the final state).
+    Figures: <way>_bytes_small, <way>_bytes_large (peaks), state_small, state_large (final states).
     """
     rows: list[Row] = []
     figures: dict[str, float] = {}
@@ -53,9 +53,7 @@ def measure(
     return Measurement(
         tuple(rows),
         figures,
-        (
-            "jackknife groups: up to 32 states of their own; below 128 samples a group keeps rows, not a state",
-        ),
+        ("jackknife groups: up to 32 states of their own; a group below 128 samples keeps rows instead",),
     )
 
 
@@ -68,7 +66,7 @@ def _in_fresh_process(way: str, n: int, sample_shape: tuple[int, ...], patch_siz
 
 
 def stream(way: str, n: int, sample_shape: tuple[int, ...], patch_size: int) -> dict[str, int]:
-    """Reduce n generated samples in this process; bytes of the peak above the start and of the final state."""
+    """Reduce n generated samples in this process; bytes of the peak above the start, and of the state."""
     from taba_core.stats.correlation import PatchCorrelation
     from taba_core.stats.reduce import reduce_blocks, single_threaded_blas
     from taba_core.stats.tree import CANONICAL_BLOCK

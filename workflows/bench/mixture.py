@@ -1,7 +1,7 @@
 """Evaluations of the photo mixture a second, and against the plain loop over its components.
 
-States are those of a sampling run, at levels spread over it, so that responsibilities are as sharp as in use. The
-preparation of a level (once a level and worker) is not in the times; it is printed.
+States are those of a sampling run, at levels spread over it, so that responsibilities are as sharp as in use.
+The preparation of a level (once a level and worker) is not in the times; it is printed.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def measure(
         pairs = type(pairs)(tuple(s / PASSES for s in pairs.first), pairs.second)
         rate = [work / median for median in pairs.medians]
         comparison = Comparison(
-            what=f"photo mixture, {len(model.mixture.mean)} components of rank {model.mixture.factors.shape[2]}",
+            what=f"mixture of {len(model.mixture.mean)} components of rank {model.mixture.factors.shape[2]}",
             n=f"{callers} x {batch_size} images x {len(states)} levels",
             sides=(f"all at once, {side}", f"loop over components, {side}"),
             figures=(f"{count_text(rate[0])} image-NFE/s", f"{count_text(rate[1])} image-NFE/s"),

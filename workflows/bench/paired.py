@@ -1,7 +1,7 @@
 """Two sides run in turn in one process: medians, spread, ratios, and the table they are printed in.
 
-Runs alternate (A B A B) after one untimed run of each, so that what else the machine does falls on both sides,
-and the ratio of a pair compares neighbours in time.
+Runs alternate (A B A B) after one untimed run of each, so that what else the machine does falls on both
+sides, and the ratio of a pair compares neighbours in time.
 """
 
 from __future__ import annotations

@@ -79,12 +79,12 @@ class Shares:
         self.compute += receipt.info["compute_seconds"]
         self.write += receipt.seconds
 
-    def note(self, workload: str, byte_count: int, unit_seconds: float) -> str:
+    def note(self, workload: str, byte_count: int, compute_seconds: float) -> str:
         """One line: shares of computing, writing and everything else, and the bytes behind them."""
         compute, write = self.compute / self.wall, self.write / self.wall
         return (
             f"{workload}: workers computed {compute:.0%} of the time, wrote {write:.0%}, "
-            f"waited {1 - compute - write:.0%}; {bytes_text(byte_count / unit_seconds)} to write a second of computing"
+            f"waited {1 - compute - write:.0%}; a second of computing makes {bytes_text(byte_count / compute_seconds)}"
         )
 
 
@@ -165,9 +165,9 @@ class BenchWorker:
         """Run a shard task, or warm up."""
         if not isinstance(payload, _WarmUp):
             return self.shards.run(payload)
-        store = MemoryStore()
+        store: Any = MemoryStore()
         for artifact, names in payload.work.artifacts:
-            store.arrays[artifact.key] = self.shards.compute(store, artifact, 0, names)  # type: ignore[arg-type]
+            store.arrays[artifact.key] = self.shards.compute(store, artifact, 0, names)
         place = Path(payload.meeting_place)
         # Threads of one process are workers too.
         (place / f"{os.getpid()}-{id(self)}").touch()

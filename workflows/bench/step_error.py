@@ -1,8 +1,9 @@
 """Predictions of every inversion step from cached states, against one restarted inversion a step.
 
-The reference obtains the prediction of step l from an inversion whose first l-1 predictions are replaced by those
-of the generation (paper, App. J), and evaluates the network in replaced steps too: T^2 evaluations an image. The
-state that step l then stands on is the sampling path's own, which is stored: one evaluation of it is enough.
+The reference obtains the prediction of step l from an inversion whose first l-1 predictions are replaced by
+those of the generation (paper, App. J), and evaluates the network in replaced steps too: T^2 evaluations an
+image. The state that step l then stands on is the sampling path's own, which is stored: one evaluation of it
+is enough.
 """
 
 from __future__ import annotations

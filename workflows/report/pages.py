@@ -126,6 +126,8 @@ def _table(table: Table) -> dict[str, Any]:
 
 def _reference(table: Table) -> dict[str, Any] | None:
     """The paper's rows of the same table, as they were printed, for reading beside ours."""
+    if table.id != f"table{published.table_number(table.id)}":
+        return None  # a companion of the paper's table, not the table itself
     entries = published.paper_rows(table.id)
     number = published.table_number(table.id)
     if not entries or number not in published.PAPER_SETTINGS:

@@ -23,7 +23,7 @@ from workflows.study import Request, Study, register
 if TYPE_CHECKING:
     from workflows.inputs import Inputs
 
-_OBJECTS = {"noise": ("Noise", "x^T"), "latent": ("Latent", r"\hat x^T"), "image": ("Sample", "x^0")}
+_OBJECTS = {"noise": ("Noise", "x^T"), "latent": ("Latent", "x̂^T"), "image": ("Sample", "x^0")}
 _SHOWN = 8
 
 

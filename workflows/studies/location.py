@@ -10,6 +10,7 @@ import xarray as xr
 
 from taba_core.stats.trajectory import NUM_POINTS, PathDistance
 from taba_core.stats.verdict import every, positive
+from workflows.closed_form import FLAT_VARIANCE, FlatCrossing, flat_mode_crossing
 from workflows.context import Context
 from workflows.findings import Findings, all_claims, for_each, interval_numbers, item_id, row_labels
 from workflows.present import Figure, Row, Section
@@ -62,15 +63,14 @@ class Location(Study):
             "crossing", of["crossing"], long_name="share of the path walked when the latent is nearer"
         )
         crossing = of["crossing"]
+        flat = flat_mode_crossing(context, context.num_steps(self.paper_steps))
         found.claim(
             "CF3a",
             f"The state first comes nearer to the latent than to the noise between {_EARLIEST} and {_LATEST} of the "
             "sampling path.",
             every((positive(crossing - _EARLIEST), positive(_LATEST - crossing))),
-            interval_numbers("progress", crossing),
-            "The progress at which mean ||x_t - x̂^T|| < mean ||x_t - x^T|| first holds lies outside the paper's range."
-            if not _EARLIEST < float(crossing) < _LATEST
-            else "",
+            interval_numbers("progress", crossing) | ({} if flat is None else {"flat_mode": flat.progress}),
+            "" if _EARLIEST < float(crossing) < _LATEST else _why_elsewhere(flat),
         )
         # Levels ascend towards the noise, so along the path (downwards) the weight must never fall.
         smallest_move = of["nearest"].map(lambda weights: (weights[:-1] - weights[1:]).min())
@@ -93,6 +93,17 @@ class Location(Study):
             figures=for_each(_figures, results, labels),
             claims=all_claims(results, labels),
         )
+
+
+def _why_elsewhere(flat: FlatCrossing | None) -> str:
+    if flat is None:
+        return "The schedule and the latents' spread set this point; this model's differ from the paper's."
+    return (
+        "The missing variance sets this point: a mode whose latent keeps the share s of its noise is nearer to the "
+        "latent once sampling has shrunk it below (1 + s)/2. In closed form a flat mode of variance "
+        f"{FLAT_VARIANCE:g} keeps s = {flat.kept:.2f} under this grid and crosses at {flat.progress:.2f} of the path; "
+        "latents that keep more, as the paper's networks do (std .34 to .46 in plain areas), cross earlier."
+    )
 
 
 def _figures(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Dataset]) -> tuple[Figure, ...]:
@@ -122,7 +133,7 @@ def _figures(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Da
                 "share of images": [curve("share_nearer_latent", "nearer to the latent")],
             },
             "",
-            xlabel="sampling step",
+            xlabel="state along the sampling path, $x^T$ to $x^0$",
             first_fraction=None,
         )
 

@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import xarray as xr
 
+from taba_core.models.base import training_images
 from taba_core.models.cards import Card, list_cards
 from workflows.context import Context
-from workflows.findings import Findings, all_claims, row_labels
-from workflows.present import DASH, Cell, Column, Section, Table
+from workflows.findings import Findings, all_claims, for_each, item_id, row_labels
+from workflows.present import DASH, Cell, Column, Figure, Section, Table
+from workflows.report import plots
 from workflows.study import Request, Study, register
 
 if TYPE_CHECKING:
     from workflows.inputs import Inputs
 
+_SHOWN = 24
 _COLUMNS = (
     Column("diffusion", "Diffusion"),
     Column("image_size", "Image res."),
@@ -55,6 +59,10 @@ class ModelCard(Study):
             verdict,
             {"card": list(stated)} | {name: list(shape) for name, shape in stored.items()},
         )
+        found.array("samples", inputs.head("generation", "image", _SHOWN), ("example", "channel", "y", "x"))
+        crops = training_images(context.model_spec, _SHOWN)
+        if crops is not None:
+            found.array("training_images", crops, ("crop", "channel", "y", "x"))
         return found.dataset()
 
     def present(self, results: Sequence[xr.Dataset]) -> Section:
@@ -75,8 +83,31 @@ class ModelCard(Study):
             self.question,
             self.paper_section,
             tables=(table,),
+            figures=for_each(_samples, results, row_labels(results)),
             claims=all_claims(results, row_labels(results)),
         )
+
+
+def _samples(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Dataset]) -> tuple[Figure, ...]:
+    halves = np.array_split(result["samples"].values, 2)
+    rows, names = [plots.image_tiles(half) for half in halves], ["samples", ""]
+    if "training_images" in result:
+        rows += [plots.image_tiles(half) for half in np.array_split(result["training_images"].values, 2)]
+        names += ["real crops", ""]
+    if len({len(row) for row in rows}) > 1:
+        rows = [row[: min(map(len, rows))] for row in rows]
+    return (
+        Figure(
+            item_id("samples", index, results),
+            f"Samples of {label}",
+            "Generated images, the first by sample id, and below them (where the model has them) images of the kind "
+            "it was made from.",
+            lambda: plots.tile_grid(rows, names),
+            n=int(result.attrs["n"]),
+            T=int(result.attrs["T"]),
+            conventions=str(result.attrs["conventions"]),
+        ),
+    )
 
 
 def _row(card: Card) -> tuple[Cell, ...]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from taba_core.stats.regions import REGIONS, RegionError
 from taba_core.stats.verdict import positive
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from workflows.inputs import Inputs
 
 _SHOWN = 8
+_CANDIDATES = 256
 _LABELS = {"plain": "Plain", "non_plain": "Non-plain", "all": "All"}
 _MEASURES = {"error": "Absolute error", "std": "Standard deviation"}
 
@@ -66,10 +68,9 @@ class Regions(Study):
         return found.dataset()
 
     def _examples(self, found: Findings, inputs: Inputs) -> None:
-        region = inputs.head("regions", "region", 256)
-        shares = region.reshape(len(region), -1).mean(axis=1)
-        # The teaser shows images in which both areas are well populated: plain share nearest to one half.
-        chosen = np.sort(np.argsort(np.abs(shares - 0.5), kind="stable")[:_SHOWN])
+        candidates = inputs.head("generation", "image", _CANDIDATES)
+        region = inputs.head("regions", "region", _CANDIDATES)
+        chosen = _varied(candidates, region.reshape(len(region), -1).mean(axis=1))
         found.array("example_id", chosen, ("example",))
         found.array("example_region", region[chosen], ("example", "y", "x"))
         for name, (request, variable) in {
@@ -79,7 +80,7 @@ class Regions(Study):
         }.items():
             found.array(
                 f"example_{name}",
-                inputs.head(request, variable, 256)[chosen],
+                inputs.pick(request, variable, chosen),
                 ("example", "channel", "y", "x"),
             )
 
@@ -95,6 +96,22 @@ class Regions(Study):
             figures=for_each(_figures, results, labels),
             claims=all_claims(results, labels),
         )
+
+
+def _varied(images: NDArray[Any], plain_share: NDArray[Any]) -> NDArray[np.int64]:
+    """Ids of images in which both areas are well populated, chosen to differ in their colours.
+
+    Of the quarter whose plain share is nearest to .4, the most balanced one first, then each time the image whose mean
+    colour is farthest from those chosen.
+    """
+    distance = np.abs(plain_share - 0.4)
+    pool = np.argsort(distance, kind="stable")[: max(_SHOWN, len(images) // 4)]
+    colour = images.mean(axis=(2, 3), dtype=np.float64)
+    chosen = [int(pool[0])]
+    while len(chosen) < min(_SHOWN, len(pool)):
+        gap = np.linalg.norm(colour[pool][:, None] - colour[chosen][None], axis=2).min(axis=1)
+        chosen.append(int(pool[np.argmax(gap)]))
+    return np.array(chosen)
 
 
 def _claims(found: Findings, of: Mapping[str, object]) -> None:
@@ -220,7 +237,7 @@ def _figures(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Da
         Figure(
             item_id("fig12", index, results),
             f"Plain masks, {label}",
-            f"Images with a plain share near one half (samples {ids}) and their masks.",
+            f"Images in which both areas are well populated (samples {ids}) and their masks.",
             draw_masks,
             n=n,
             T=T,

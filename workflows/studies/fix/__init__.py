@@ -76,7 +76,7 @@ class Fix(Study):
                 found.estimate(f"{measure}_noise", noise[measure])
         find_floors(found, context)
         find_theory(found, context, counts)
-        find_claims(found, noise, rows, sweep, steps)
+        find_claims(found, noise, rows, sweep, context, steps)
         find_worst_images(found, inputs, context, sweep)
         return found.dataset()
 

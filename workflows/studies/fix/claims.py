@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from taba_core.conventions import ForwardLevel
 from taba_core.stats.estimate import Estimate
 from taba_core.stats.verdict import every, positive
+from workflows.closed_form import FLAT_VARIANCE, flat_mode_std
+from workflows.context import Context
 from workflows.findings import Findings, interval_numbers
 from workflows.studies.fix.measures import RULES
 
@@ -15,9 +18,10 @@ def find_claims(
     noise: Mapping[str, Estimate],
     rows: Mapping[tuple[str, int], Mapping[str, Estimate]],
     sweep: Sequence[int],
+    context: Context,
     steps: int,
 ) -> None:
-    """Test claims C4 on the intervals of the measured rows."""
+    """Test claims C4 on the intervals of the measured rows; T = `steps`."""
     plain = rows[RULES[0], 0]
     above = plain["correlation"] - 1.5 * noise["correlation"]
     found.claim(
@@ -34,6 +38,7 @@ def find_claims(
             f"The fix brings correlation to its floor: corr(K) ≤ 1.10 corr(noise) for K ≥ 4 % of T, {rule} rule.",
             every(positive(gap) for gap in gaps.values()),
             {f"K={k}": interval_numbers("margin", gap) for k, gap in gaps.items()},
+            _why_above({k: positive(gap) for k, gap in gaps.items()}, context, steps, rule),
         )
         # Under the exact rule K = 2 % adds noise of the first level only, too little to matter (the catalogue, C4).
         percent = 2 if rule == "matched" else 4
@@ -53,3 +58,18 @@ def find_claims(
                 positive(cost),
                 interval_numbers("difference", cost),
             )
+
+
+def _why_above(verdicts: Mapping[int, str], context: Context, steps: int, rule: ForwardLevel) -> str:
+    """What the closed form of one flat mode says about the K that did not bring correlation to its floor."""
+    reasons = []
+    for count, verdict in verdicts.items():
+        std = flat_mode_std(context, steps, count, rule)
+        if verdict != "holds" and std is not None:
+            reasons.append(f"K={count} ({verdict}) leaves it std {std:.2f}")
+    if not reasons:
+        return ""
+    return (
+        f"A flat mode (variance {FLAT_VARIANCE:g}) needs std 1; in closed form, under the {rule} rule, "
+        f"{', '.join(reasons)}: the rest of the plain areas' structure stays in the latent."
+    )
