@@ -44,7 +44,7 @@ def measure(
             n=f"{'x'.join(map(str, sample_shape))}, patches of {patch_size}",
             sides=(f"n={sizes[0]}", f"n={sizes[1]}"),
             figures=(f"state {bytes_text(state[0])}", f"state {bytes_text(state[1])}"),
-            target="flat" if way == "state" else "bounded by 32 states, whatever n",
+            target="flat",
             unit=bytes_text,
         )
         rows += comparison.rows(pairs)
@@ -53,7 +53,9 @@ def measure(
     return Measurement(
         tuple(rows),
         figures,
-        ("jackknife groups: up to 32 states of their own; a group below 128 samples keeps rows instead",),
+        (
+            "studies reduce with jackknife groups: up to 32 states; a group below 128 samples keeps rows instead",
+        ),
     )
 
 

@@ -1,8 +1,8 @@
 """Wall time of Ray and the store, against a bare loop that keeps nothing, over the same shards.
 
-Both sides run `ShardWorker.compute` on as many warm worker processes of one thread. The bare side hands shards
-to a pool of processes and drops the arrays; the other is what `taba run` does: units through the executor,
-shards written, synced and checksummed, receipts in the ledger. Starting the cluster and the workers is not
+Both sides run `ShardWorker.compute` on as many warm worker processes of one thread. The bare side hands
+shards to a pool of processes and drops the arrays; the other is what `taba run` does: units through the
+executor, shards written, synced and checksummed, receipts in the ledger. Starting the cluster and the workers is not
 counted on either side; it is printed, and so is where the workers' time went.
 """
 

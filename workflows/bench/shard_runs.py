@@ -81,10 +81,11 @@ class Shares:
 
     def note(self, workload: str, byte_count: int, compute_seconds: float) -> str:
         """One line: shares of computing, writing and everything else, and the bytes behind them."""
+        rate = bytes_text(byte_count / compute_seconds)
         compute, write = self.compute / self.wall, self.write / self.wall
         return (
             f"{workload}: workers computed {compute:.0%} of the time, wrote {write:.0%}, "
-            f"waited {1 - compute - write:.0%}; a second of computing makes {bytes_text(byte_count / compute_seconds)}"
+            f"waited {1 - compute - write:.0%}; a second of computing makes {rate}"
         )
 
 
