@@ -142,6 +142,15 @@ def cell(
     )
 
 
+def item_context(result: xr.Dataset) -> dict[str, Any]:
+    """n, T and conventions of a result, as tables and figures state them."""
+    return {
+        "n": int(result.attrs["n"]),
+        "T": int(result.attrs["T"]),
+        "conventions": str(result.attrs["conventions"]),
+    }
+
+
 def row_labels(results: Sequence[xr.Dataset]) -> list[str]:
     """One label a result: the model's title, told apart by n, T, conventions and key where titles repeat."""
     differing: tuple[Callable[[xr.Dataset], str], ...] = (

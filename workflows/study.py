@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from workflows.inputs import Inputs
-    from workflows.present import Section
+    from workflows.present import Figure, Section, Table
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,27 @@ class Study(ABC):
     @abstractmethod
     def present(self, results: Sequence[xr.Dataset]) -> Section:
         """Tables, figures and claims from stored results alone; one result a model (or setting)."""
+
+    def section(
+        self,
+        results: Sequence[xr.Dataset],
+        *,
+        tables: Sequence[Table] = (),
+        figures: Sequence[Figure] = (),
+    ) -> Section:
+        """This study's part of the report, with the claims stored in the results."""
+        from workflows.findings import all_claims, row_labels
+        from workflows.present import Section
+
+        return Section(
+            self.name,
+            self.title,
+            self.question,
+            self.paper_section,
+            tables=tuple(tables),
+            figures=tuple(figures),
+            claims=all_claims(results, row_labels(results)),
+        )
 
     def result_key(self, context: Context) -> str:
         """Content key of the result: study, version, model, artifacts, conventions, analysis fields."""

@@ -29,7 +29,19 @@ def test_the_query_prints_the_number_of_the_report(tmp_path, monkeypatch, capsys
     settings = ["num_samples=48", "num_inference_steps=10", "bootstrap_replicates=100"]
     sets = [part for s in settings for part in ("--set", s)]
     with pytest.raises(SystemExit) as stop:
-        main(["run", "correlation", "--model", "gaussian", "--store", "runs/demo", "--executor", "local", *sets])
+        main(
+            [
+                "run",
+                "correlation",
+                "--model",
+                "gaussian",
+                "--store",
+                "runs/demo",
+                "--executor",
+                "local",
+                *sets,
+            ]
+        )
     assert not stop.value.code
     capsys.readouterr()
     exec(python_blocks()[0], {})

@@ -53,9 +53,7 @@ def measure(
     return Measurement(
         tuple(rows),
         figures,
-        (
-            "studies reduce with jackknife groups: up to 32 states; a group below 128 samples keeps rows instead",
-        ),
+        ("studies reduce with up to 32 jackknife groups; below 128 samples a group keeps rows, no state",),
     )
 
 

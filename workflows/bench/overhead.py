@@ -2,8 +2,8 @@
 
 Both sides run `ShardWorker.compute` on as many warm worker processes of one thread. The bare side hands
 shards to a pool of processes and drops the arrays; the other is what `taba run` does: units through the
-executor, shards written, synced and checksummed, receipts in the ledger. Starting the cluster and the workers is not
-counted on either side; it is printed, and so is where the workers' time went.
+executor, shards written, synced and checksummed, receipts in the ledger. Starting the cluster and the workers
+is not counted on either side; it is printed, and so is where the workers' time went.
 """
 
 from __future__ import annotations

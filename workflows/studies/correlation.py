@@ -14,7 +14,7 @@ from taba_core.stats.floor import correlation_floor
 from taba_core.stats.verdict import every, positive
 from workflows.closed_form import lag_theory
 from workflows.context import Context
-from workflows.findings import Findings, all_claims, cell, for_each, interval_numbers, item_id, row_labels
+from workflows.findings import Findings, cell, for_each, interval_numbers, item_context, item_id, row_labels
 from workflows.present import Column, Figure, Row, Section, Table
 from workflows.published import paper_value
 from workflows.report import plots
@@ -85,14 +85,10 @@ class Correlation(Study):
     def present(self, results: Sequence[xr.Dataset]) -> Section:
         """Table 2, its bias-free companion, and Figure 2."""
         labels = row_labels(results)
-        return Section(
-            self.name,
-            self.title,
-            self.question,
-            self.paper_section,
+        return self.section(
+            results,
             tables=(_table2(labels, results), _unbiased(labels, results)),
             figures=for_each(_figures, results, labels),
-            claims=all_claims(results, labels),
         )
 
 
@@ -148,10 +144,8 @@ def _table2(labels: list[str], results: Sequence[xr.Dataset]) -> Table:
         rows=tuple(labels),
         columns=columns,
         cells=cells,
-        conventions=str(first.attrs["conventions"]),
-        n=int(first.attrs["n"]),
-        T=int(first.attrs["T"]),
         seed=int(first.attrs["seed"]),
+        **item_context(first),
         notes=(
             "The floor is what white noise gives at this n: the paper's noise column is the floor at its own n.",
         ),
@@ -186,16 +180,13 @@ def _unbiased(labels: list[str], results: Sequence[xr.Dataset]) -> Table:
         rows=tuple(labels),
         columns=tuple(columns),
         cells=cells,
-        conventions=str(first.attrs["conventions"]),
-        n=int(first.attrs["n"]),
-        T=int(first.attrs["T"]),
         seed=int(first.attrs["seed"]),
+        **item_context(first),
     )
 
 
 def _figures(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Dataset]) -> tuple[Figure, ...]:
     noise, latent, image = (result[f"first_{o}"].values for o in _OBJECTS)
-    n, T, conventions = int(result.attrs["n"]), int(result.attrs["T"]), str(result.attrs["conventions"])
 
     def draw_latents() -> object:
         rows = [
@@ -223,9 +214,7 @@ def _figures(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Da
             f"Latents of {label}",
             caption,
             draw_latents,
-            n=n,
-            T=T,
-            conventions=conventions,
+            **item_context(result),
             values=values,
         ),
     )

@@ -12,7 +12,7 @@ from taba_core.stats.trajectory import NUM_POINTS, PathDistance
 from taba_core.stats.verdict import every, positive
 from workflows.closed_form import FLAT_VARIANCE, FlatCrossing, flat_mode_crossing
 from workflows.context import Context
-from workflows.findings import Findings, all_claims, for_each, interval_numbers, item_id, row_labels
+from workflows.findings import Findings, for_each, interval_numbers, item_context, item_id, row_labels
 from workflows.present import Figure, Row, Section
 from workflows.report import plots
 from workflows.study import Request, Study, register
@@ -85,13 +85,9 @@ class Location(Study):
     def present(self, results: Sequence[xr.Dataset]) -> Section:
         """Figure 3, raw and scaled, and the distances to the two ends."""
         labels = row_labels(results)
-        return Section(
-            self.name,
-            self.title,
-            self.question,
-            self.paper_section,
+        return self.section(
+            results,
             figures=for_each(_figures, results, labels),
-            claims=all_claims(results, labels),
         )
 
 
@@ -109,7 +105,6 @@ def _why_elsewhere(flat: FlatCrossing | None) -> str:
 def _figures(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Dataset]) -> tuple[Figure, ...]:
     downwards = result.isel(level=slice(None, None, -1))
     crossing = float(result["crossing"])
-    n, T, conventions = int(result.attrs["n"]), int(result.attrs["T"]), str(result.attrs["conventions"])
 
     def draw_map() -> object:
         marks = {} if np.isnan(crossing) else {label: crossing}
@@ -153,9 +148,7 @@ def _figures(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Da
             "Left: min-max scaled over λ in every step, as the paper draws it (the scaling is not in its text). Right: "
             "the distance itself. White line: nearest point; dotted: the step at which the latent becomes nearer.",
             draw_map,
-            n=n,
-            T=T,
-            conventions=conventions,
+            **item_context(result),
             values=values,
         ),
         Figure(
@@ -164,8 +157,6 @@ def _figures(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Da
             "Mean distance of the sampling state to either end, and the share of images that are nearer to their "
             "latent than to their noise.",
             draw_ends,
-            n=n,
-            T=T,
-            conventions=conventions,
+            **item_context(result),
         ),
     )

@@ -11,7 +11,7 @@ import xarray as xr
 from taba_core.models.base import training_images
 from taba_core.models.cards import Card, list_cards
 from workflows.context import Context
-from workflows.findings import Findings, all_claims, for_each, item_id, row_labels
+from workflows.findings import Findings, for_each, item_context, item_id, row_labels
 from workflows.present import DASH, Cell, Column, Figure, Section, Table
 from workflows.report import plots
 from workflows.study import Request, Study, register
@@ -77,14 +77,10 @@ class ModelCard(Study):
             cells=tuple(_row(card) for card in cards),
             notes=("The embedded models run without weights; the others are the paper's.",),
         )
-        return Section(
-            self.name,
-            self.title,
-            self.question,
-            self.paper_section,
+        return self.section(
+            results,
             tables=(table,),
             figures=for_each(_samples, results, row_labels(results)),
-            claims=all_claims(results, row_labels(results)),
         )
 
 
@@ -103,9 +99,7 @@ def _samples(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Da
             "Generated images, the first by sample id, and below them (where the model has them) images of the kind "
             "it was made from.",
             lambda: plots.tile_grid(rows, names),
-            n=int(result.attrs["n"]),
-            T=int(result.attrs["T"]),
-            conventions=str(result.attrs["conventions"]),
+            **item_context(result),
         ),
     )
 

@@ -13,7 +13,7 @@ from taba_core.stats.regions import REGIONS, RegionError
 from taba_core.stats.verdict import positive
 from workflows.closed_form import region_theory
 from workflows.context import Context
-from workflows.findings import Findings, all_claims, cell, for_each, interval_numbers, item_id, row_labels
+from workflows.findings import Findings, cell, for_each, interval_numbers, item_context, item_id, row_labels
 from workflows.present import DASH, Cell, Column, Figure, Row, Section, Table
 from workflows.published import paper_value
 from workflows.report import plots
@@ -87,14 +87,10 @@ class Regions(Study):
     def present(self, results: Sequence[xr.Dataset]) -> Section:
         """Table 3, Figure 1 (teaser) and Figure 12 (masks)."""
         labels = row_labels(results)
-        return Section(
-            self.name,
-            self.title,
-            self.question,
-            self.paper_section,
+        return self.section(
+            results,
             tables=(_table3(labels, results),),
             figures=for_each(_figures, results, labels),
-            claims=all_claims(results, labels),
         )
 
 
@@ -172,10 +168,8 @@ def _table3(labels: list[str], results: Sequence[xr.Dataset]) -> Table:
         rows=("Noise (def.)", *labels),
         columns=columns,
         cells=tuple(cells),
-        conventions=str(first.attrs["conventions"]),
-        n=int(first.attrs["n"]),
-        T=int(first.attrs["T"]),
         seed=int(first.attrs["seed"]),
+        **item_context(first),
         notes=tuple(notes),
     )
 
@@ -201,7 +195,6 @@ _PAPER = {"error": "Absolute Error", "std": "Standard Deviation"}
 def _figures(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Dataset]) -> tuple[Figure, ...]:
     images, masks = result["example_image"].values, result["example_region"].values.astype(bool)
     noise, latent = result["example_noise"].values, result["example_latent"].values
-    n, T, conventions = int(result.attrs["n"]), int(result.attrs["T"]), str(result.attrs["conventions"])
     ids = ", ".join(map(str, result["example_id"].values))
 
     def draw_teaser() -> object:
@@ -229,9 +222,7 @@ def _figures(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Da
             "Images, their plain areas, the noise they came from, and their latents on the same scale: in plain areas "
             "the latent lacks variance.",
             draw_teaser,
-            n=n,
-            T=T,
-            conventions=conventions,
+            **item_context(result),
             values=values,
         ),
         Figure(
@@ -239,8 +230,6 @@ def _figures(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Da
             f"Plain masks, {label}",
             f"Images in which both areas are well populated (samples {ids}) and their masks.",
             draw_masks,
-            n=n,
-            T=T,
-            conventions=conventions,
+            **item_context(result),
         ),
     )

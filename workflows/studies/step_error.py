@@ -14,7 +14,7 @@ from taba_core.stats.step_error import StepError
 from taba_core.stats.verdict import all_positive, every, positive
 from workflows.closed_form import step_ratio
 from workflows.context import Context
-from workflows.findings import Findings, all_claims, cell, for_each, interval_numbers, item_id, row_labels
+from workflows.findings import Findings, cell, for_each, interval_numbers, item_context, item_id, row_labels
 from workflows.present import Column, Figure, Row, Section, Table
 from workflows.report import plots
 from workflows.study import Request, Study, register
@@ -76,14 +76,10 @@ class StepErrors(Study):
     def present(self, results: Sequence[xr.Dataset]) -> Section:
         """Table 11 and Figure 4 a, b."""
         labels = row_labels(results)
-        return Section(
-            self.name,
-            self.title,
-            self.question,
-            self.paper_section,
+        return self.section(
+            results,
             tables=(_table11(labels, results),),
             figures=for_each(_figures, results, labels),
-            claims=all_claims(results, labels),
         )
 
 
@@ -165,10 +161,8 @@ def _table11(labels: list[str], results: Sequence[xr.Dataset]) -> Table:
         columns=columns,
         cells=tuple(cells),
         row_header="Region",
-        conventions=str(result.attrs["conventions"]),
-        n=int(result.attrs["n"]),
-        T=T,
         seed=int(result.attrs["seed"]),
+        **item_context(result),
         notes=(
             "One network evaluation per cached state (T per image) gives what restarting the inversion at every step "
             "gives with T² evaluations.",
@@ -177,7 +171,6 @@ def _table11(labels: list[str], results: Sequence[xr.Dataset]) -> Table:
 
 
 def _figures(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Dataset]) -> tuple[Figure, ...]:
-    n, T, conventions = int(result.attrs["n"]), int(result.attrs["T"]), str(result.attrs["conventions"])
     theory = result.get("std_ratio_theory")
 
     def curves(name: str) -> list[plots.Curve]:
@@ -222,9 +215,7 @@ def _figures(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Da
             "Mean |ε_t - ε̂_t| over the region divided by mean |ε_t|, in the order of the inversion; bands are 95 % "
             "bootstrap intervals.",
             draw_error,
-            n=n,
-            T=T,
-            conventions=conventions,
+            **item_context(result),
             values=tuple(v for v in values if v.column.startswith("error")),
         ),
         Figure(
@@ -234,9 +225,7 @@ def _figures(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Da
             "inversion adds too little noise."
             + (f" Dashed: {theory.attrs['long_name']}." if theory is not None else ""),
             draw_ratio,
-            n=n,
-            T=T,
-            conventions=conventions,
+            **item_context(result),
             values=tuple(v for v in values if v.column.startswith("std_ratio")),
         ),
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import xarray as xr
 
 from workflows.context import Context
-from workflows.findings import Findings, all_claims, for_each, row_labels
+from workflows.findings import Findings, for_each, row_labels
 from workflows.present import Section
 from workflows.studies.fix.claims import find_claims
 from workflows.studies.fix.measures import (
@@ -83,12 +83,8 @@ class Fix(Study):
     def present(self, results: Sequence[xr.Dataset]) -> Section:
         """Table 4 of each result, its bias-free companion, the sweep as curves, and Figure 22."""
         labels = row_labels(results)
-        return Section(
-            self.name,
-            self.title,
-            self.question,
-            self.paper_section,
+        return self.section(
+            results,
             tables=for_each(tables_of, results, labels),
             figures=for_each(figures_of, results, labels),
-            claims=all_claims(results, labels),
         )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import xarray as xr
 
-from workflows.findings import cell, item_id
+from workflows.findings import cell, item_context, item_id
 from workflows.present import Cell, Column, Figure, Row, Table
 from workflows.report import plots
 from workflows.studies.fix.measures import RULES
@@ -55,10 +55,8 @@ def tables_of(label: str, result: xr.Dataset, index: int, results: Sequence[xr.D
         "rows": tuple(rows),
         "row_groups": tuple(groups),
         "row_header": "Replaced steps",
-        "conventions": str(result.attrs["conventions"]),
-        "n": int(result.attrs["n"]),
-        "T": T,
         "seed": int(result.attrs["seed"]),
+        **item_context(result),
     }
     return (
         Table(
@@ -121,7 +119,6 @@ def figures_of(
     label: str, result: xr.Dataset, index: int, results: Sequence[xr.Dataset]
 ) -> tuple[Figure, ...]:
     """The sweep as curves, and the worst reconstructions."""
-    n, T, conventions = int(result.attrs["n"]), int(result.attrs["T"]), str(result.attrs["conventions"])
     counts = [int(k) for k in result["forward_steps"].values]
     panels = {"correlation": "pixel correlation", "kl": "KL per entry", "mae": "reconstruction error"}
 
@@ -159,9 +156,7 @@ def figures_of(
             "Correlation, divergence and reconstruction error against the number of replaced steps K, both rules; "
             "dotted: noise at the same n.",
             draw_sweep,
-            n=n,
-            T=T,
-            conventions=conventions,
+            **item_context(result),
         ),
         Figure(
             item_id("fig22", index, results),
@@ -169,9 +164,7 @@ def figures_of(
             f"The images with the largest error at the largest K ({rule} rule), by rank: image, its reconstruction "
             "without the fix, and with it. Column titles: sample id and mean absolute error at the largest K.",
             draw_worst,
-            n=n,
-            T=T,
-            conventions=conventions,
+            **item_context(result),
             values=tuple(
                 Row(f"{label} / image {int(i)}", "mean absolute error", float(e))
                 for i, e in zip(result["worst"].values, result["worst_error"].values, strict=True)
