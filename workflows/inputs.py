@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from taba_core import rng
 from taba_core.spec import Artifact, from_attrs
 from taba_core.store import Store
-from workflows.study import Request
 
 if TYPE_CHECKING:
     from taba_core.stats.base import Statistic
@@ -22,6 +21,14 @@ if TYPE_CHECKING:
 _SAMPLES_AT_ONCE = 64
 # Name of the column that is white noise of its own stream: what noise rows are compared with.
 INDEPENDENT = "independent"
+
+
+@dataclass(frozen=True)
+class Request:
+    """An artifact a study reads, and which of its variables."""
+
+    artifact: Artifact
+    variables: tuple[str, ...]
 
 
 @dataclass(frozen=True)

@@ -12,26 +12,17 @@ import importlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from taba_core.errors import unknown_name
-from taba_core.spec import SCHEMA_VERSION, Artifact
+from taba_core.spec import SCHEMA_VERSION
 from workflows.context import Context
 
 if TYPE_CHECKING:
     import xarray as xr
 
-    from workflows.inputs import Inputs
+    from workflows.inputs import Inputs, Request
     from workflows.present import Figure, Section, Table
-
-
-@dataclass(frozen=True)
-class Request:
-    """An artifact a study reads, and which of its variables."""
-
-    artifact: Artifact
-    variables: tuple[str, ...]
 
 
 class Study(ABC):

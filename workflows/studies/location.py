@@ -13,9 +13,10 @@ from taba_core.stats.verdict import every, positive
 from workflows.closed_form import FLAT_VARIANCE, FlatCrossing, flat_mode_crossing
 from workflows.context import Context
 from workflows.findings import Findings, for_each, interval_numbers, item_context, item_id, row_labels
+from workflows.inputs import Request
 from workflows.present import Figure, Row, Section
 from workflows.report import plots
-from workflows.study import Request, Study, register
+from workflows.study import Study, register
 
 if TYPE_CHECKING:
     from workflows.inputs import Inputs

@@ -12,9 +12,10 @@ from taba_core.models.base import training_images
 from taba_core.models.cards import Card, list_cards
 from workflows.context import Context
 from workflows.findings import Findings, for_each, item_context, item_id, row_labels
+from workflows.inputs import Request
 from workflows.present import DASH, Cell, Column, Figure, Section, Table
 from workflows.report import plots
-from workflows.study import Request, Study, register
+from workflows.study import Study, register
 
 if TYPE_CHECKING:
     from workflows.inputs import Inputs

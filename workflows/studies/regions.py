@@ -14,10 +14,11 @@ from taba_core.stats.verdict import positive
 from workflows.closed_form import region_theory
 from workflows.context import Context
 from workflows.findings import Findings, cell, for_each, interval_numbers, item_context, item_id, row_labels
+from workflows.inputs import Request
 from workflows.present import DASH, Cell, Column, Figure, Row, Section, Table
 from workflows.published import paper_value
 from workflows.report import plots
-from workflows.study import Request, Study, register
+from workflows.study import Study, register
 
 if TYPE_CHECKING:
     from workflows.inputs import Inputs

@@ -15,9 +15,10 @@ from taba_core.stats.verdict import all_positive, every, positive
 from workflows.closed_form import step_ratio
 from workflows.context import Context
 from workflows.findings import Findings, cell, for_each, interval_numbers, item_context, item_id, row_labels
+from workflows.inputs import Request
 from workflows.present import Column, Figure, Row, Section, Table
 from workflows.report import plots
-from workflows.study import Request, Study, register
+from workflows.study import Study, register
 
 if TYPE_CHECKING:
     from workflows.inputs import Inputs

@@ -9,6 +9,7 @@ import xarray as xr
 
 from workflows.context import Context
 from workflows.findings import Findings, for_each, row_labels
+from workflows.inputs import Request
 from workflows.present import Section
 from workflows.studies.fix.claims import find_claims
 from workflows.studies.fix.measures import (
@@ -24,7 +25,7 @@ from workflows.studies.fix.measures import (
     stacked,
 )
 from workflows.studies.fix.views import figures_of, tables_of
-from workflows.study import Request, Study, register
+from workflows.study import Study, register
 
 if TYPE_CHECKING:
     from workflows.inputs import Inputs
