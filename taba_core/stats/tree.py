@@ -17,7 +17,7 @@ from taba_core.errors import UsageError, WorkError
 from taba_core.stats.base import Array, State, Statistic
 
 CANONICAL_BLOCK = 16
-MAX_GROUPS = 32
+MAX_GROUPS = 20  # group states are what a jackknife keeps in memory: 4.7 MB each for 32x32 patches
 Parts = dict[tuple[int, int], State]
 
 
@@ -75,12 +75,14 @@ def _leave_one_out(statistic: Statistic, groups: Sequence[State], outside: State
 
 
 def merge_in_tree(statistic: Statistic, states: Sequence[State]) -> State:
-    """Merge neighbours pairwise, level by level; an odd last state moves up as it is."""
-    nodes = list(states)
-    while len(nodes) > 1:
-        pairs = [statistic.merge(nodes[i], nodes[i + 1]) for i in range(0, len(nodes) - 1, 2)]
-        nodes = pairs + nodes[2 * len(pairs) :]
-    return nodes[0] if nodes else statistic.init()
+    """Merge states 0..G-1 over the fixed tree: neighbours in pairs, level by level, an odd last one moving up.
+
+    Walked depth first, so that beside the states only log2 G merges are in memory.
+    """
+    if len(states) <= 1:
+        return states[0] if states else statistic.init()
+    half = 1 << (len(states) - 1).bit_length() - 1
+    return statistic.merge(merge_in_tree(statistic, states[:half]), merge_in_tree(statistic, states[half:]))
 
 
 class MergeTree:

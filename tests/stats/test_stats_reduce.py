@@ -54,11 +54,11 @@ def noise_block(start, stop, variables):
 
 @pytest.mark.parametrize("workers", [1, 3, 40])
 def test_many_blocks_in_nodes_of_any_size_give_the_same_bits(workers):
-    # 1,000 samples = 63 blocks: 32 groups of two blocks; 40 workers get one block a node instead
+    # 1,000 samples = 63 blocks: 16 groups of four blocks; 40 workers get one block a node instead
     statistics = {"c": PatchCorrelation("x", patch_size=4), "m": Moments("x")}
     whole = reduce_blocks([noise_block(0, 1000, ())], 1000, statistics)
     reduced = reduce(noise_block, 1000, statistics, workers=workers)
-    assert len(whole["c"].groups) == 32 and whole["c"].group_sizes == (32,) * 31 + (8,)
+    assert len(whole["c"].groups) == 16 and whole["c"].group_sizes == (64,) * 15 + (40,)
     for name in statistics:
         assert_same_bits(reduced[name].total, whole[name].total)
 
@@ -79,9 +79,9 @@ def test_the_blas_limit_nests_and_is_lifted():
     assert [p["num_threads"] for p in threadpool_info() if p["user_api"] == "blas"] == before
 
 
-@pytest.mark.parametrize(("samples", "level"), [(1, 0), (512, 0), (513, 1), (10240, 5), (16 * 33, 1)])
-def test_there_are_at_most_32_groups(samples, level):
-    # 512 samples are 32 blocks; 513 are 33, hence 17 pairs; 10240 are 640 = 20 x 2^5
+@pytest.mark.parametrize(("samples", "level"), [(1, 0), (320, 0), (321, 1), (10240, 5), (16 * 41, 2)])
+def test_there_are_at_most_20_groups(samples, level):
+    # 320 samples are 20 blocks; 321 are 21, hence 11 pairs; 10240 are 640 = 20 x 2^5; 41 = 21 pairs = 11 fours
     assert group_level(samples) == level
 
 
