@@ -92,6 +92,7 @@ class RayPool:
         self._members: list[Member] = []
         self._started = 0
         self._ever_ready = False
+        self._refusals = 0
         self._failed_loads: Counter[str] = Counter()
         self._first_cause = ""
         self._next_refresh = 0.0
@@ -176,6 +177,7 @@ class RayPool:
                 "worker %s ready on %s (pid %d) in %.1f s", member.name, member.host, reply.pid, reply.seconds
             )
         else:
+            self._refusals += 1
             self._note_failed_load(member, reply.error)
             self._discard(member)
 
@@ -210,10 +212,15 @@ class RayPool:
             )
 
     def _check_builds(self, nodes: dict[str, dict[str, Any]]) -> None:
-        """Raise NoWorkers when workers were tried and none is left: two failures at first, later all."""
+        """Raise NoWorkers when workers were tried and none is left.
+
+        A worker that says why it cannot be built will say so again: two such answers end a run in which none was
+        ever ready. A worker process that merely died may have been unlucky: only banned nodes end the run then.
+        """
         failures = sum(self._failed_loads.values())
         banned = all(self._failed_loads[node] >= self._limits.failed_loads for node in nodes)
-        if not self._members and failures and (banned or (failures >= 2 and not self._ever_ready)):
+        hopeless = self._refusals >= 2 and not self._ever_ready
+        if not self._members and failures and (banned or hopeless):
             raise NoWorkers(f"no worker could be built; the first failed {self._first_cause}")
 
     def _check_room(self, nodes: dict[str, dict[str, Any]], now: float) -> None:

@@ -54,6 +54,9 @@ class Poisoned(Echo):
             raise ValueError("this unit is poisoned")
         if payload == "stop":
             raise StopRun("no space left on /data; free some and run the same command again.")
+        time.sleep(
+            0.02
+        )  # a unit takes time, else a second worker is through all of them before anyone can stop it
         return payload
 
 

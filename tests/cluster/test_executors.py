@@ -104,7 +104,7 @@ def test_stop_run_ends_the_run_with_its_own_text(make_executor):
     with pytest.raises(StopRun) as caught:
         run(make_executor(), units, workers.Poisoned, on_start=lambda unit, worker: started.append(unit.id))
     assert str(caught.value) == "no space left on /data; free some and run the same command again."
-    assert started.count("b") == 1 and len(started) < 10
+    assert started.count("b") == 1 and len(started) < 50
 
 
 def test_stop_run_while_a_worker_is_built_reaches_the_caller(make_executor):
