@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from workflows.inputs import Inputs
 
 RULES: tuple[ForwardLevel, ...] = get_args(ForwardLevel)
-MEASURES = ("correlation", "kl", "kl_global", "mae", "psnr", "excess_r2", "lag1", "std")
+MEASURES = ("correlation", "kl", "kl_excess", "kl_global", "mae", "psnr", "excess_r2", "lag1", "std")
 WORST = 6
 
 
@@ -85,6 +85,7 @@ def _named(of: Mapping[str, Mapping[str, Estimate]]) -> dict[str, Estimate]:
         "correlation": of["corr"]["mean_top"],
         "excess_r2": of["corr"]["excess_r2"],
         "kl": of["kl"]["kl"],
+        "kl_excess": of["kl"]["kl_excess"],
         "kl_global": of["global"]["kl"],
         "lag1": of["lag"]["value"],
         "std": of["moments"]["std"],

@@ -33,6 +33,7 @@ def tables_of(label: str, result: xr.Dataset, index: int, results: Sequence[xr.D
     unbiased = (
         Column("excess_r2", "Excess r² (×10⁻³)"),
         Column("lag1", "Signed lag-1"),
+        Column("kl_excess", "KL - floor (×10⁻³)"),
         Column("std", "Standard deviation"),
         Column("psnr", "Recon. PSNR"),
     )
@@ -83,8 +84,8 @@ def tables_of(label: str, result: xr.Dataset, index: int, results: Sequence[xr.D
     )
 
 
-_SCALE = {"kl": 1e3, "kl_global": 1e3, "excess_r2": 1e3}
-_DIGITS = {"mae": 4, "psnr": 2, "kl": 2, "kl_global": 2}
+_SCALE = {"kl": 1e3, "kl_excess": 1e3, "kl_global": 1e3, "excess_r2": 1e3}
+_DIGITS = {"mae": 4, "kl_excess": 2, "psnr": 2, "kl": 2, "kl_global": 2}
 
 
 def _style(result: xr.Dataset, measure: str) -> dict[str, object]:
