@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
+
+# Before numpy is imported anywhere: BLAS on one thread, so that no sum depends on the number of cores.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from taba_core.errors import TabaError
 

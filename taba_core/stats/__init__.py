@@ -7,7 +7,7 @@ from taba_core.stats.floor import CorrelationFloor, correlation_floor, kl_floor
 from taba_core.stats.moments import EntryKL, GlobalKL, Moments
 from taba_core.stats.pca import ChannelPCA, project_channels
 from taba_core.stats.reconstruction import ReconstructionError
-from taba_core.stats.reduce import from_arrays, reduce, reduce_blocks, single_threaded_blas
+from taba_core.stats.reduce import from_arrays, reduce, reduce_blocks, use_one_blas_thread
 from taba_core.stats.regions import REGIONS, RegionError, area_average, plain_cells, plain_mask
 from taba_core.stats.resample import estimates, poisson_weights
 from taba_core.stats.step_error import StepError
@@ -54,5 +54,5 @@ __all__ = [
     "project_channels",
     "reduce",
     "reduce_blocks",
-    "single_threaded_blas",
+    "use_one_blas_thread",
 ]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -57,6 +56,7 @@ def reduce(
       UsageError: num_samples < 1 or samples_per_read no multiple of 16.
       WorkError: `read` returned other samples or lacks a variable.
     """
+    use_one_blas_thread()
     import dask
 
     if samples_per_read < CANONICAL_BLOCK or samples_per_read % CANONICAL_BLOCK:
@@ -81,11 +81,10 @@ def reduce(
         *nodes, scheduler=scheduler, optimize_graph=False, **options
     )
     trees = _trees(statistics, num_samples, max_groups)
-    with single_threaded_blas():
-        for node in collected:
-            for name, parts in node.items():
-                trees[name].absorb(parts)
-        return {name: tree.finish() for name, tree in trees.items()}
+    for node in collected:
+        for name, parts in node.items():
+            trees[name].absorb(parts)
+    return {name: tree.finish() for name, tree in trees.items()}
 
 
 def reduce_blocks(
@@ -103,10 +102,10 @@ def reduce_blocks(
       WorkError: a block that cuts a canonical one, duplicate or missing samples.
     """
     trees = _trees(statistics, num_samples, max_groups)
-    with single_threaded_blas():
-        for block in blocks:
-            _add_block(trees, block, num_samples)
-        return {name: tree.finish() for name, tree in trees.items()}
+    use_one_blas_thread()
+    for block in blocks:
+        _add_block(trees, block, num_samples)
+    return {name: tree.finish() for name, tree in trees.items()}
 
 
 def from_arrays(arrays: Mapping[str, Any]) -> Read:
@@ -144,12 +143,12 @@ def _reduce_span(
 ) -> dict[str, Parts]:
     variables = tuple(sorted({name for statistic in statistics.values() for name in statistic.variables}))
     trees = _trees(statistics, num_samples, max_groups)
-    with single_threaded_blas():
-        for first in range(start, stop, samples_per_read):
-            last = min(first + samples_per_read, stop)
-            block = read(first, last, variables)
-            _check_block(block, variables, first, last)
-            _add_block(trees, block, num_samples)
+    use_one_blas_thread()
+    for first in range(start, stop, samples_per_read):
+        last = min(first + samples_per_read, stop)
+        block = read(first, last, variables)
+        _check_block(block, variables, first, last)
+        _add_block(trees, block, num_samples)
     return {name: tree.parts for name, tree in trees.items()}
 
 
@@ -189,26 +188,18 @@ def _block_index(ids: np.ndarray[Any, Any], num_samples: int) -> int:
 
 
 _blas_lock = threading.Lock()
-_blas_users = 0
-_blas_limit: Any = None
+_blas_is_limited = False
 
 
-@contextlib.contextmanager
-def single_threaded_blas() -> Iterator[None]:
-    """BLAS on one thread while anyone in this process is inside: its sums must not depend on its threads.
+def use_one_blas_thread() -> None:
+    """Limit BLAS to one thread for the rest of this process: its sums must not depend on its threads.
 
-    The limit is process-wide, so it is set by the first thread that enters and lifted by the last that
-    leaves.
+    Once and for good, because the limit cannot be taken back and set again: OpenBLAS ignores a later change that
+    comes from another thread than the one that made the first, and a product on two threads has other last bits
+    than on one. Torch is not affected. Without effect where OPENBLAS_NUM_THREADS=1 was set before numpy's import.
     """
-    global _blas_users, _blas_limit
+    global _blas_is_limited
     with _blas_lock:
-        if _blas_users == 0:
-            _blas_limit = threadpool_limits(limits=1, user_api="blas")
-        _blas_users += 1
-    try:
-        yield
-    finally:
-        with _blas_lock:
-            _blas_users -= 1
-            if _blas_users == 0:
-                _blas_limit.restore_original_limits()
+        if not _blas_is_limited:
+            threadpool_limits(limits=1, user_api="blas")
+            _blas_is_limited = True

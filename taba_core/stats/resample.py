@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from taba_core.rng import uniform
 from taba_core.stats.base import Array, RowStatistic
 from taba_core.stats.estimate import Estimate
-from taba_core.stats.reduce import single_threaded_blas
+from taba_core.stats.reduce import use_one_blas_thread
 from taba_core.stats.tree import Reduced
 
 NUM_REPLICATES = 1000
@@ -30,10 +30,10 @@ def estimates(
         jackknife.
       num_replicates: B of the bootstrap.
     """
-    with single_threaded_blas():
-        if isinstance(reduced.statistic, RowStatistic):
-            return _bootstrap(reduced, reduced.statistic, seed, num_replicates)
-        return _jackknife(reduced)
+    use_one_blas_thread()
+    if isinstance(reduced.statistic, RowStatistic):
+        return _bootstrap(reduced, reduced.statistic, seed, num_replicates)
+    return _jackknife(reduced)
 
 
 def poisson_weights(

@@ -1,6 +1,9 @@
 """One pass, any scheduler, the same bits; missing, duplicate and foreign samples are refused."""
 
 import functools
+import os
+import subprocess
+import sys
 import tracemalloc
 
 import dask
@@ -8,12 +11,10 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 from stats_cases import NUM_SAMPLES, STATISTICS, arrays, assert_same_bits, block
-from threadpoolctl import threadpool_info, threadpool_limits
 
 from taba_core.errors import UsageError, WorkError
 from taba_core.rng import normal
 from taba_core.stats import MergeTree, Moments, PatchCorrelation, from_arrays, reduce, reduce_blocks
-from taba_core.stats.reduce import single_threaded_blas
 from taba_core.stats.tree import group_level
 
 DATA = arrays()
@@ -63,20 +64,48 @@ def test_many_blocks_in_nodes_of_any_size_give_the_same_bits(workers):
         assert_same_bits(reduced[name].total, whole[name].total)
 
 
-def test_blas_threads_do_not_change_bits():
-    statistics = {"c": PatchCorrelation("x", patch_size=None, top_k=5)}
-    with threadpool_limits(limits=1, user_api="blas"):
-        one = reduce_blocks([noise_block(0, 256, ())], 256, statistics)["c"]
-    with threadpool_limits(limits=4, user_api="blas"):
-        four = reduce_blocks([noise_block(0, 256, ())], 256, statistics)["c"]
-    assert_same_bits(one.total, four.total)
+REDUCE_IN_THREADS = """
+import hashlib, threading
+import numpy as np
+from threadpoolctl import threadpool_info
+from taba_core.rng import normal
+from taba_core.stats import Moments, estimates, reduce
+def read(start, stop, variables):
+    return {"sample": np.arange(start, stop), "x": normal(range(start, stop), (3, 8, 8), seed=0, stream="x")}
+def digest():
+    found = estimates(reduce(read, 256, {"m": Moments("x")}, workers=2)["m"])
+    return hashlib.blake2b(b"".join(e.replicates.tobytes() for e in found.values())).hexdigest()
+thread = threading.Thread(target=digest)  # BLAS is first limited in a thread that ends before the next use
+thread.start(); thread.join()
+print(digest(), {p["num_threads"] for p in threadpool_info() if p["user_api"] == "blas"})
+"""
 
 
-def test_the_blas_limit_nests_and_is_lifted():
-    before = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
-    with single_threaded_blas(), single_threaded_blas():
-        assert {p["num_threads"] for p in threadpool_info() if p["user_api"] == "blas"} == {1}
-    assert [p["num_threads"] for p in threadpool_info() if p["user_api"] == "blas"] == before
+@pytest.mark.parametrize("threads", ["1", "2", "4"])
+def test_blas_threads_do_not_change_bits(threads):
+    # Interleaved limits from several threads once left some products on two threads, with other last bits.
+    done = subprocess.run(
+        [sys.executable, "-c", REDUCE_IN_THREADS],
+        env=os.environ | {"OPENBLAS_NUM_THREADS": threads},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    digest, limits = done.stdout.split(maxsplit=1)
+    assert limits.strip() == "{1}"
+    assert digest == subprocess_digest()
+
+
+@functools.cache
+def subprocess_digest():
+    done = subprocess.run(
+        [sys.executable, "-c", REDUCE_IN_THREADS],
+        env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.split()[0]
 
 
 @pytest.mark.parametrize(("samples", "level"), [(1, 0), (320, 0), (321, 1), (10240, 5), (16 * 41, 2)])

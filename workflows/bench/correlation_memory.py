@@ -68,21 +68,21 @@ def _in_fresh_process(way: str, n: int, sample_shape: tuple[int, ...], patch_siz
 def stream(way: str, n: int, sample_shape: tuple[int, ...], patch_size: int) -> dict[str, int]:
     """Reduce n generated samples in this process; bytes of the peak above the start, and of the state."""
     from taba_core.stats.correlation import PatchCorrelation
-    from taba_core.stats.reduce import reduce_blocks, single_threaded_blas
+    from taba_core.stats.reduce import reduce_blocks, use_one_blas_thread
     from taba_core.stats.tree import CANONICAL_BLOCK
 
     statistic = PatchCorrelation("noise", patch_size)
-    with single_threaded_blas():
-        # Loads what the first use loads (libraries, buffers of products), on a few samples.
-        statistic.summarise(statistic.partial(next(_blocks(CANONICAL_BLOCK, sample_shape))))
-        before = resident("VmRSS")
-        if way == "groups":
-            state = reduce_blocks(_blocks(n, sample_shape), n, {"r": statistic})["r"].total
-        else:
-            state = statistic.init()
-            for block in _blocks(n, sample_shape):
-                state = statistic.update(state, block)
-        statistic.summarise(state)
+    use_one_blas_thread()
+    # Loads what the first use loads (libraries, buffers of products), on a few samples.
+    statistic.summarise(statistic.partial(next(_blocks(CANONICAL_BLOCK, sample_shape))))
+    before = resident("VmRSS")
+    if way == "groups":
+        state = reduce_blocks(_blocks(n, sample_shape), n, {"r": statistic})["r"].total
+    else:
+        state = statistic.init()
+        for block in _blocks(n, sample_shape):
+            state = statistic.update(state, block)
+    statistic.summarise(state)
     return {
         "peak": max(resident("VmHWM") - before, 1),
         "state": sum(values.nbytes for values in state.values()),

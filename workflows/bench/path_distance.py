@@ -24,7 +24,7 @@ def measure(
     import numpy as np
 
     from taba_core import rng
-    from taba_core.stats.reduce import single_threaded_blas
+    from taba_core.stats.reduce import use_one_blas_thread
     from taba_core.stats.trajectory import PathDistance, path_distance_direct
 
     ids = range(num_samples)
@@ -43,9 +43,9 @@ def measure(
     def by_definition() -> Any:
         return path_distance_direct(block["noise"], block["latent"], block["x_t"], weights)
 
-    with single_threaded_blas():
-        pairs = run_pairs(timed(by_inner_products), timed(by_definition), repeats=repeats)
-        fast, direct = by_inner_products(), by_definition()
+    use_one_blas_thread()
+    pairs = run_pairs(timed(by_inner_products), timed(by_definition), repeats=repeats)
+    fast, direct = by_inner_products(), by_definition()
     difference, largest = float(np.abs(fast - direct).max()), float(direct.max())
     comparison = Comparison(
         what="D(t, w), Figure 3",
