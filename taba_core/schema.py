@@ -27,6 +27,7 @@ INDEX_CRC_BYTES = 4
 UNCONDITIONAL = -1  # class_id of a sample made without a class
 REGION_UNWRITTEN = 255
 CLASS_ID_UNWRITTEN = int(np.iinfo(np.int32).min)
+PROMPT_BYTES = 1024  # room for one prompt
 
 Fill = Literal["NaN"] | int
 
@@ -68,6 +69,15 @@ _VARIABLES: dict[str, tuple[Variable, ...]] = {
             dtype="int32",
             fill=CLASS_ID_UNWRITTEN,
             notes={"comment": f"{UNCONDITIONAL} = unconditional, {CLASS_ID_UNWRITTEN} = not written"},
+        ),
+        Variable(
+            "prompt",
+            ("sample", "char"),
+            "1",
+            "prompt the sample was conditioned on, UTF-8 bytes padded with zeros",
+            dtype="uint8",
+            fill=0,
+            notes={"comment": "every value is valid; a sample whose `image` is NaN is not written"},
         ),
         Variable("x_t", _STEPS, _NOISE_UNITS, "state read by the sampling step at this level", per_step=True),
         Variable("eps_t", _STEPS, _NOISE_UNITS, "noise prediction used by that sampling step", per_step=True),
@@ -188,7 +198,7 @@ def layout(
     if "rgb" in described.dims:
         names = ("rgb", "pixel_y", "pixel_x")
         sizes |= dict(zip(names, _three(decoded_shape or (), "decoded_shape"), strict=True))
-    sizes |= {"sample": root.num_samples, "step": num_steps(artifact)}
+    sizes |= {"sample": root.num_samples, "step": num_steps(artifact), "char": PROMPT_BYTES}
     shape = tuple(sizes[dim] for dim in described.dims)
     block = min(root.samples_per_shard, root.num_samples)
     shard = (block, *shape[1:])

@@ -25,32 +25,47 @@ class Spec(BaseModel):
 
     def canonical(self) -> str:
         """Canonical JSON of all fields that can change a value, the input of the content key."""
-        return json.dumps(
-            _without_location(self.model_dump(mode="json")), sort_keys=True, separators=(",", ":")
-        )
+        return json.dumps(_what_it_is(self.model_dump(mode="json")), sort_keys=True, separators=(",", ":"))
 
     def __hash__(self) -> int:
         # Options are dictionaries, so the generated field-wise hash would fail.
         return hash((type(self).__name__, self.canonical()))
 
 
-def _without_location(value: Any) -> Any:
-    """Drop `location` at every depth: where a thing lies may not change what it is."""
+def _what_it_is(value: Any) -> Any:
+    """Drop at every depth what may not change a key.
+
+    - `location` and `card`: where a thing lies and how a user's card describes it; the fingerprint says what it is.
+    - `prompts` where there are none, so that the field splits no artifact made without text.
+    """
     if isinstance(value, dict):
-        return {k: _without_location(v) for k, v in value.items() if k != "location"}
+        return {
+            k: _what_it_is(v)
+            for k, v in value.items()
+            if k not in ("location", "card") and not (k == "prompts" and v is None)
+        }
     return value
 
 
 class ModelSpec(Spec):
     """Which denoiser: the card's name, its options, and the fingerprint of its weights or of its fit.
 
-    `location` is the folder or file the fingerprint was taken of; it is not part of any key.
+    `location` is the folder or file the fingerprint was taken of, `card` the whole card of a model that is not
+    built in, so that a worker needs no card file; neither is part of any key (the fingerprint covers both).
     """
 
     name: str
     options: dict[str, JsonValue] = Field(default_factory=dict)
     fingerprint: str = ""
     location: str = ""
+    card: dict[str, JsonValue] | None = None
+
+
+class PromptSpec(Spec):
+    """Which captions a text-conditional generation draws from; `location` is not part of any key."""
+
+    fingerprint: str
+    location: str = "builtin"
 
 
 class Artifact(Spec):
@@ -101,9 +116,18 @@ class Generation(Artifact):
     samples_per_shard: int = Field(ge=1)
     num_inference_steps: int = Field(ge=1)
     seed: int = Field(ge=0)
-    conditioning: Literal["none", "class"] = "none"
-    class_seed: int = Field(default=10, ge=0)
+    conditioning: Literal["none", "class", "prompt"] = "none"
+    class_seed: int = Field(default=10, ge=0, description="seed of the class or prompt draws")
+    prompts: PromptSpec | None = None
     x0_rule: X0Rule = "none"
+
+    @model_validator(mode="after")
+    def _prompts_go_with_their_conditioning(self) -> Generation:
+        if (self.conditioning == "prompt") != (self.prompts is not None):
+            raise ValueError(
+                f"conditioning={self.conditioning}: prompts are given for conditioning=prompt only."
+            )
+        return self
 
     def root(self) -> Generation:
         """Itself."""
@@ -205,7 +229,11 @@ class StepPredictions(Artifact):
 
 
 class PlainRegions(Artifact):
-    """Plain mask of the generated images (ST5)."""
+    """Plain mask of the generated images (ST5).
+
+    Of a latent model: of the decoded image, averaged over the area of each latent position (Table 3's reading;
+    the paper does not state one).
+    """
 
     kind: ClassVar[str] = "regions"
 

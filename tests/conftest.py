@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny networks lose time to threads, and cores are shared
 
 DATA = Path(__file__).parent / "data"
 

@@ -1,4 +1,4 @@
-"""The command line: list, plan, run, status, verify, report, bench. Heavy imports happen inside the commands."""
+"""The command line: list, fetch, plan, run, status, verify, report, bench. Heavy imports happen inside the commands."""
 
 from __future__ import annotations
 
@@ -25,7 +25,16 @@ Studies = Annotated[
     list[str], typer.Argument(help="Study names or aliases (table2, fig4); `paper` means all.")
 ]
 StorePath = Annotated[str, typer.Option("--store", help="Directory of the store (Zarr).")]
-Model = Annotated[str, typer.Option("--model", help="Model (see `taba list`).")]
+Model = Annotated[
+    str,
+    typer.Option("--model", help="Model (see `taba list`), or the path of a card or diffusers directory."),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        "--weights", metavar="PATH", help="Weights in place of the fetched ones: a file or directory."
+    ),
+]
 Method = Annotated[str, typer.Option("--method", help="Inversion method (see `taba list`).")]
 Sets = Annotated[
     list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Set a field; repeatable.")
@@ -55,17 +64,31 @@ def list_everything() -> None:
 
 
 @app.command()
+def fetch(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Models, or recap-coco (the prompt list). Default: say what is there."),
+    ] = None,
+) -> None:
+    """Download weights and prompt lists into the cache, on a machine with internet. Nothing else uses the network."""
+    from workflows.fetch import fetch_all
+
+    fetch_all(names or [])
+
+
+@app.command()
 def plan(
     studies: Studies,
     store: StorePath = DEFAULT_STORE,
     model: Model = "photo-mixture",
     method: Method = "ddim",
+    weights: Weights = None,
     set_: Sets = None,
 ) -> None:
     """What would run: artifacts to compute or reuse, network evaluations, hours, bytes, memory. Changes nothing."""
     from workflows.run import print_plan
 
-    print_plan(studies, store=store, model=model, method=method, assignments=set_ or [])
+    print_plan(studies, store=store, model=model, method=method, weights=weights, assignments=set_ or [])
 
 
 @app.command(epilog=_SET_HELP)
@@ -74,6 +97,7 @@ def run(
     store: StorePath = DEFAULT_STORE,
     model: Model = "photo-mixture",
     method: Method = "ddim",
+    weights: Weights = None,
     set_: Sets = None,
     address: Address = None,
     executor: ExecutorName = "ray",
@@ -88,6 +112,7 @@ def run(
         store=store,
         model=model,
         method=method,
+        weights=weights,
         assignments=set_ or [],
         address=address,
         executor=executor,
@@ -133,8 +158,24 @@ def report(
 def bench(
     names: Annotated[list[str] | None, typer.Argument(help="Benchmarks (default: list them).")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Paired runs of each side.")] = 5,
+    model: Annotated[
+        list[str] | None, typer.Option("--model", help="step, profile-drift: models; repeatable.")
+    ] = None,
+    profile: Annotated[
+        list[str] | None, typer.Option("--profile", help="reference, exact or fast; repeatable.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="step: images per evaluation.")] = None,
+    weights: Annotated[str | None, typer.Option(help="profile-drift: weights of the model.")] = None,
+    num_samples: Annotated[int | None, typer.Option(min=2, help="profile-drift: images.")] = None,
 ) -> None:
     """Benchmarks of the README's numbers: two sides in turn, medians and their ratio."""
     from workflows.bench import run_benchmarks
 
-    run_benchmarks(names or [], repeats=repeats)
+    given = {
+        "models": model,
+        "profiles": profile,
+        "batch_size": batch_size,
+        "weights": weights,
+        "num_samples": num_samples,
+    }
+    run_benchmarks(names or [], repeats=repeats, options={k: v for k, v in given.items() if v})

@@ -71,7 +71,7 @@ def flat_mode_std(
 
 def gaussian_modes(context: Context, num_inference_steps: int) -> GaussianModes | None:
     """The modes of the `gaussian` model; None for models whose data are not Gaussian."""
-    if context.model != "gaussian":
+    if context.name != "gaussian":
         return None
     from taba_core.models.gaussian import mode_variance
 

@@ -8,46 +8,104 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from taba_core.conventions import EXACT, Conventions, ForwardLevel
 from taba_core.errors import UsageError
-from taba_core.models.base import card_with_options, model_spec
+from taba_core.models.base import card_with_options, model_spec, planned_spec
 from taba_core.models.cards import Card
 from taba_core.models.grids import timestep_grid
-from taba_core.spec import Generation, Inversion, ModelSpec, PlainRegions, Reconstruction, StepPredictions
+from taba_core.models.prompts import BUILTIN, RECAP_COCO, load_prompts, recap_coco_path
+from taba_core.spec import (
+    Generation,
+    Inversion,
+    ModelSpec,
+    PlainRegions,
+    PromptSpec,
+    Reconstruction,
+    StepPredictions,
+)
 from workflows.settings import Settings
 
 if TYPE_CHECKING:
     from taba_core.diffusion.grid import TimestepGrid
 
+Conditioning = Literal["none", "class", "prompt"]
+_NEEDED: dict[str, Conditioning] = {"none": "none", "class": "class", "text": "prompt"}
 _OVERRIDES = ("network_time", "levels", "sampling_x0_rule", "inversion_x0_rule", "forward_level")
 
 
 @dataclass(frozen=True)
 class Context:
-    """A model's card, the inversion method, and the user's settings."""
+    """A model's card, the inversion method, and the user's settings.
+
+    `model` is a card's name or the path of a user's card or diffusers directory; `weights` a path in place of
+    the fetched weights.
+    """
 
     model: str
     method: str
     settings: Settings
+    weights: str | None = None
 
     @cached_property
     def card(self) -> Card:
         """The model's card. Raises UsageError for an unknown model."""
         return card_with_options(self.model, self.settings.model_options)
 
+    @property
+    def name(self) -> str:
+        """The model's name in stores and tables: the card's."""
+        return self.card.name
+
     @cached_property
     def model_spec(self) -> ModelSpec:
         """The model as it enters every key. A model whose weights are elsewhere is planned without them."""
-        if not self.card.embedded:
-            return ModelSpec(name=self.model, options=self.settings.model_options)
-        return model_spec(self.model, self.settings.model_options)
+        return planned_spec(self.model, self.settings.model_options, self.weights)
+
+    def check_runnable(self) -> None:
+        """Refuse (UsageError) what can be planned here but not run: weights or prompts that are elsewhere."""
+        model_spec(self.model, self.settings.model_options, self.weights)
+        if self.conditioning == "prompt":
+            load_prompts(self._prompt_source)
+
+    @property
+    def conditioning(self) -> Conditioning:
+        """What images are conditioned on: the user's choice, else what a network needs.
+
+        Raises:
+          UsageError: a condition the model cannot read, or none where its network needs one.
+        """
+        needed, asked = _NEEDED[self.card.conditional], self.settings.conditioning
+        if asked is None:
+            return "none" if self.card.embedded else needed
+        if asked != needed and not (asked == "none" and self.card.embedded):
+            reads = {"none": "has no condition", "class": "reads classes", "prompt": "reads prompts"}[needed]
+            raise UsageError(f"conditioning={asked}: {self.card.title} {reads}; use conditioning={needed}.")
+        return asked
+
+    @property
+    def _prompt_source(self) -> str:
+        source = self.settings.prompts
+        # Workers start in other directories than the driver.
+        return source if source in (BUILTIN, RECAP_COCO) else str(Path(source).expanduser().resolve())
 
     @cached_property
-    def runnable_model(self) -> ModelSpec:
-        """The model spec, refused (UsageError) if this version cannot run the model here."""
-        return model_spec(self.model, self.settings.model_options)
+    def prompts(self) -> PromptSpec | None:
+        """The prompt list as it enters every key; without a fingerprint where the paper's is planned only."""
+        if self.conditioning != "prompt":
+            return None
+        source = self._prompt_source
+        if source == RECAP_COCO and not recap_coco_path().exists():
+            return PromptSpec(fingerprint="", location=source)
+        return PromptSpec(fingerprint=load_prompts(source).fingerprint, location=source)
+
+    @property
+    def decoded_shape(self) -> tuple[int, int, int] | None:
+        """(3, height, width) of decoded images; None for pixel models."""
+        size = self.card.image_size
+        return (3, size, size) if self.card.domain == "latent" else None
 
     @cached_property
     def conventions(self) -> Conventions:
@@ -78,8 +136,6 @@ class Context:
         """The images everything starts from."""
         s = self.settings
         self.grid(num_inference_steps)
-        if s.conditioning == "class" and self.card.conditional == "none":
-            raise UsageError(f"conditioning=class: {self.card.title} has no classes; use conditioning=none.")
         return Generation(
             model=self.model_spec,
             num_samples=self.num_samples,
@@ -88,8 +144,9 @@ class Context:
             ),
             num_inference_steps=num_inference_steps,
             seed=s.seed,
-            conditioning=s.conditioning,
-            class_seed=s.class_seed if s.conditioning == "class" else 10,
+            conditioning=self.conditioning,
+            class_seed=10 if self.conditioning == "none" else s.class_seed,
+            prompts=self.prompts,
             x0_rule=self.conventions.sampling_x0_rule,
         )
 
@@ -165,7 +222,8 @@ class Context:
     def convention_line(self) -> str:
         """The conventions as one line printed under every table."""
         c = self.conventions
+        profile = "" if self.card.embedded else f", profile={self.model_spec.options['profile']}"
         return (
             f"network_time={c.network_time}, levels={c.levels}, sampling_x0_rule={c.sampling_x0_rule}, "
-            f"inversion_x0_rule={c.inversion_x0_rule}, forward_level={c.forward_level}"
+            f"inversion_x0_rule={c.inversion_x0_rule}, forward_level={c.forward_level}{profile}"
         )

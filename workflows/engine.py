@@ -88,7 +88,7 @@ def result_attrs(study: Any, context: Context) -> dict[str, Any]:
     return {
         "study": study.name,
         "study_version": study.version,
-        "model": context.model,
+        "model": context.name,
         "model_title": context.card.title,
         "model_spec": context.model_spec.model_dump(mode="json"),
         "method": context.method,
@@ -104,7 +104,11 @@ def result_attrs(study: Any, context: Context) -> dict[str, Any]:
 def _ensure(store: Store, context: Context, planned: PlannedArtifact) -> ArtifactGroup:
     artifact = planned.artifact
     return store.ensure(
-        artifact, planned.variables, context.card.sample_shape, coordinates(context, artifact)
+        artifact,
+        planned.variables,
+        context.card.sample_shape,
+        coordinates(context, artifact),
+        decoded_shape=context.decoded_shape,
     )
 
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 
 _SAMPLES_AT_ONCE = 64
+# Dimensions of images as one sees them; a latent model's states have fewer positions.
+PICTURE_DIMS = ("example", "rgb", "pixel_y", "pixel_x")
 # Name of the column that is white noise of its own stream: what noise rows are compared with.
 INDEPENDENT = "independent"
 
@@ -131,6 +133,12 @@ class Inputs:
         """A variable of chosen samples, in their order."""
         read = self.reader({variable: (name, variable)})
         return np.concatenate([read(int(i), int(i) + 1, (variable,))[variable] for i in samples])
+
+    def pictures(self, name: str, samples: NDArray[np.integer]) -> NDArray[Any]:
+        """Generated images as one sees them, (k, 3, height, width) in [-1, 1]: decoded where the model is latent."""
+        if "decoded" not in self.store.open_artifact(self.artifact(name)).variables:
+            return self.pick(name, "image", samples)
+        return (self.pick(name, "decoded", samples) / 127.5 - 1).astype(np.float32)
 
     def head(self, name: str, variable: str, count: int) -> NDArray[Any]:
         """The first `count` samples of a variable (fewer if there are fewer)."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from taba_core.diffusion.inversion import list_methods
-from taba_core.models.cards import Card, list_cards
-from taba_core.models.options import OPTIONS
+from taba_core.models.cards import list_cards
+from taba_core.models.options import OPTIONS, NetworkOptions
+from taba_core.models.weights import status
 from workflows.study import studies
 from workflows.text import print_table
 
@@ -15,11 +16,11 @@ def print_listing() -> None:
     print_table(
         ("name", "state", "train set", "condition", "weights"),
         [
-            (c.name, "x".join(map(str, c.sample_shape)), c.train_set, c.conditional, _weights(c))
+            (c.name, "x".join(map(str, c.sample_shape)), c.train_set, c.conditional, status(c))
             for c in list_cards()
         ],
     )
-    for name, options in OPTIONS.items():
+    for name, options in {**OPTIONS, "the others": NetworkOptions}.items():
         described = "; ".join(f"{k}={f.default!r} ({f.description})" for k, f in options.model_fields.items())
         print(f"  {name}, --set model.NAME=VALUE: {described}")
     print(f"\ninversion methods\n{', '.join(list_methods())}")
@@ -28,9 +29,3 @@ def print_listing() -> None:
         ("name", "aliases", "section", "question"),
         [(s.name, " ".join(s.aliases), s.paper_section, s.question) for s in studies().values()],
     )
-
-
-def _weights(card: Card) -> str:
-    if card.embedded:
-        return "none needed"
-    return "planning only in this version"

@@ -5,19 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from taba_core import schema
-from taba_core.spec import Artifact
+from taba_core.spec import Artifact, Generation
 from taba_core.store import Store
 from workflows.context import Context
 from workflows.study import Study
 
-# What a unit reads from its sources, by kind.
+# What a unit reads from its sources, by kind ("decoded" in place of "image" where regions are of a latent model).
 _READS: dict[str, tuple[str, ...]] = {
-    "inversion": ("image", "class_id"),
-    "reconstruction": ("latent", "class_id"),
-    "step-predictions": ("image", "x_t", "class_id"),
-    "regions": ("image",),
+    "inversion": ("image", "class_id", "prompt"),
+    "reconstruction": ("latent", "class_id", "prompt"),
+    "step-predictions": ("image", "x_t", "class_id", "prompt"),
+    "regions": ("image", "decoded"),
 }
-_DEFAULT_VARIABLES = {"generation": ("noise", "image", "class_id")}
+_ALWAYS = ("noise", "image", "class_id")  # of every generation; prompt and decoded where there are any
 
 
 @dataclass
@@ -75,7 +75,10 @@ class Plan:
 
     def bytes_of(self, planned: PlannedArtifact) -> int:
         """Stored bytes of an artifact's asked variables."""
-        return schema.bytes_of(planned.artifact, planned.variables, self.context.card.sample_shape)
+        context = self.context
+        return schema.bytes_of(
+            planned.artifact, planned.variables, context.card.sample_shape, context.decoded_shape
+        )
 
     @property
     def bytes_total(self) -> int:
@@ -107,26 +110,31 @@ def make_plan(context: Context, chosen: list[Study], store: Store | None = None)
     asked: dict[Artifact, list[str]] = {}
     for study in chosen:
         for request in study.requests(context).values():
-            _ask(asked, request.artifact, request.variables)
+            _ask(asked, request.artifact, request.variables, context)
     for artifact in sorted(asked, key=_depth, reverse=True):
-        _ask_sources(asked, artifact)
+        _ask_sources(asked, artifact, context)
     planned = [PlannedArtifact(a, asked[a]) for a in sorted(asked, key=lambda a: (_depth(a), a.kind, a.name))]
     for entry in planned:
         entry.missing = _missing(entry, store)
     return Plan(context, chosen, planned)
 
 
-def _ask(asked: dict[Artifact, list[str]], artifact: Artifact, variables: tuple[str, ...]) -> None:
-    order = list(schema.variables_of(artifact.kind))
-    wanted = {*asked.get(artifact, ()), *variables, *_DEFAULT_VARIABLES.get(artifact.kind, ())}
-    asked[artifact] = [name for name in order if name in wanted]
+def _ask(
+    asked: dict[Artifact, list[str]], artifact: Artifact, variables: tuple[str, ...], context: Context
+) -> None:
+    wanted = {*asked.get(artifact, ()), *variables}
+    if isinstance(artifact, Generation):
+        wanted |= {*_ALWAYS, "prompt", "decoded"}
+        wanted -= {"prompt"} if artifact.prompts is None else set()
+        wanted -= {"decoded"} if context.decoded_shape is None else set()
+    asked[artifact] = [name for name in schema.variables_of(artifact.kind) if name in wanted]
 
 
-def _ask_sources(asked: dict[Artifact, list[str]], artifact: Artifact) -> None:
+def _ask_sources(asked: dict[Artifact, list[str]], artifact: Artifact, context: Context) -> None:
     for source in artifact.sources():
         available = schema.variables_of(source.kind)
-        _ask(asked, source, tuple(name for name in _READS[artifact.kind] if name in available))
-        _ask_sources(asked, source)
+        _ask(asked, source, tuple(name for name in _READS[artifact.kind] if name in available), context)
+        _ask_sources(asked, source, context)
 
 
 def _depth(artifact: Artifact) -> int:

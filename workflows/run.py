@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from taba_core.errors import UsageError
+from taba_core.models.weights import status
 from taba_core.store import Store
 from workflows.context import Context
 from workflows.plan import Plan, make_plan
@@ -25,7 +26,14 @@ if TYPE_CHECKING:
 
 
 def prepare(
-    studies: list[str], *, store: str, model: str, method: str, assignments: list[str], write: bool
+    studies: list[str],
+    *,
+    store: str,
+    model: str,
+    method: str,
+    assignments: list[str],
+    weights: str | None = None,
+    write: bool,
 ) -> tuple[Plan, Store | None]:
     """Everything that can be refused is refused here, before any work starts.
 
@@ -33,14 +41,14 @@ def prepare(
       UsageError: unknown names or impossible values. StoreError: a store that is not taba's, or not this version's.
     """
     chosen = find_studies(studies)
-    context = Context(model, method, parse_settings(assignments))
+    context = Context(model, method, parse_settings(assignments), weights)
     check_method(context)
     for study in chosen:
         study.requests(context)
     opened = None
     if write:
         # A model that cannot run here is refused before the store is touched.
-        _ = context.runnable_model
+        context.check_runnable()
         opened = Store.open(store, mode="a")
     elif Path(store).exists():
         opened = Store.open(store, mode="r")
@@ -54,13 +62,29 @@ def check_method(context: Context) -> None:
     inversion_method_named(context.method, **context.settings.method_options)
 
 
-def print_plan(studies: list[str], *, store: str, model: str, method: str, assignments: list[str]) -> None:
+def print_plan(
+    studies: list[str],
+    *,
+    store: str,
+    model: str,
+    method: str,
+    assignments: list[str],
+    weights: str | None = None,
+) -> None:
     """Print the plan of the asked studies against a store, if there is one."""
     plan, opened = prepare(
-        studies, store=store, model=model, method=method, assignments=assignments, write=False
+        studies,
+        store=store,
+        model=model,
+        method=method,
+        assignments=assignments,
+        weights=weights,
+        write=False,
     )
     where = store if opened is not None else f"{store} (does not exist yet)"
     print(f"{plan.context.card.title}: {', '.join(s.name for s in plan.studies)}; store {where}\n")
+    if status(plan.context.card).startswith("missing") and plan.context.weights is None:
+        print(f"weights: {status(plan.context.card)}\n")
     rows = [
         (
             p.artifact.name,
@@ -106,6 +130,7 @@ def run_studies(
     executor: str,
     workers: int | None,
     report: bool,
+    weights: str | None = None,
 ) -> None:
     """Carry out `taba run` and print the headline table."""
     from workflows.engine import log_run, run_plan
@@ -114,7 +139,13 @@ def run_studies(
     started, clock = datetime.now(UTC), time.monotonic()
     make_executor, resources, workers = choose_executor(executor, address, workers)
     plan, opened = prepare(
-        studies, store=store, model=model, method=method, assignments=assignments, write=True
+        studies,
+        store=store,
+        model=model,
+        method=method,
+        assignments=assignments,
+        weights=weights,
+        write=True,
     )
     assert opened is not None
     print(
@@ -179,7 +210,7 @@ def provenance(plan: Plan, done: Any, started: datetime) -> dict[str, Any]:
         "started": started.isoformat(timespec="seconds"),
         "seconds": round(done.seconds, 1),
         "stages": {name: round(seconds, 2) for name, seconds in done.stages.items()},
-        "model": plan.context.model,
+        "model": plan.context.name,
         "studies": [s.name for s in plan.studies],
         "units": done.units,
         "network_evaluations": done.evaluations,

@@ -25,10 +25,13 @@ class Settings(BaseModel):
     samples_per_shard: int | None = Field(None, ge=1, description="samples computed and stored together")
     seed: int = Field(420, ge=0, description="seed of the noise x_T")
     forward_seed: int = Field(42, ge=0, description="seed of the noise of forward replacement")
-    conditioning: Literal["none", "class"] = Field(
-        "none", description="condition on a random class per image"
+    conditioning: Literal["none", "class", "prompt"] | None = Field(
+        None, description="none | class | prompt, drawn per image (default: what a network needs, else none)"
     )
-    class_seed: int = Field(10, ge=0, description="seed of the class draws")
+    class_seed: int = Field(10, ge=0, description="seed of the class or prompt draws")
+    prompts: str = Field(
+        "recap-coco", description="prompt list of a text model: recap-coco (the paper's), builtin, or a file"
+    )
     conventions: Literal["reference", "exact"] = Field(
         "reference", description="preset: the model's reference choices, or exact levels without clipping"
     )

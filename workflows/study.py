@@ -76,7 +76,7 @@ class Study(ABC):
             "schema": SCHEMA_VERSION,
             "study": self.name,
             "version": self.version,
-            "model": context.model_spec.model_dump(mode="json"),
+            "model": json.loads(context.model_spec.canonical()),
             "artifacts": {name: request.artifact.key for name, request in self.requests(context).items()},
             "conventions": context.conventions.model_dump(mode="json"),
             "analysis": context.settings.analysis(),
@@ -86,7 +86,7 @@ class Study(ABC):
 
     def result_name(self, context: Context) -> str:
         """Group name of the result in the store: <model>-<study>-<key>."""
-        return f"{context.model}-{self.name}-{self.result_key(context)}"
+        return f"{context.name}-{self.name}-{self.result_key(context)}"
 
 
 # In the paper's order; `taba list` and the report follow it.

@@ -21,8 +21,7 @@ from taba_core import rng
 from taba_core.diffusion.inversion import inversion_method_named, invert, step_predictions
 from taba_core.diffusion.sampling import StepRecord, generate
 from taba_core.errors import WorkError
-from taba_core.models.base import load_spec
-from taba_core.models.cards import load_card
+from taba_core.models.base import card_of, load_spec
 from taba_core.models.grids import timestep_grid
 from taba_core.spec import (
     Artifact,
@@ -36,6 +35,8 @@ from taba_core.spec import (
 )
 from taba_core.stats.regions import plain_mask
 from taba_core.store import Store
+from workflows.conditioning import condition, draw, stored_variables
+from workflows.decoding import decoded_rgb, latent_view
 
 Arrays = dict[str, NDArray[Any]]
 # Going on is pointless when the disk is full or read-only: every other unit would fail the same way.
@@ -108,12 +109,15 @@ def _ids(artifact: Artifact, shard: int) -> NDArray[np.int64]:
 
 
 def _grid(spec: ModelSpec, num_inference_steps: int) -> Any:
-    return timestep_grid(load_card(spec.name), num_inference_steps)
+    return timestep_grid(card_of(spec), num_inference_steps)
 
 
-def _condition(worker: ShardWorker, class_id: NDArray[Any]) -> dict[str, torch.Tensor]:
-    # -1 means unconditional; an unconditional artifact passes no condition at all.
-    return {} if (class_id < 0).all() else {"class_id": worker.tensor(class_id.astype(np.int64))}
+def _read_root(
+    worker: ShardWorker, store: Store, root: Generation, shard: int, variables: tuple[str, ...] = ()
+) -> tuple[Arrays, dict[str, torch.Tensor]]:
+    """Variables of a generation's shard, and what its samples were conditioned on."""
+    read = store.open_artifact(root).read_shard(shard, (*variables, *stored_variables(root)))
+    return read, condition(worker.model(root.model), read, worker.device)
 
 
 def _generation(
@@ -121,22 +125,20 @@ def _generation(
 ) -> Arrays:
     model, ids = worker.model(artifact.model), _ids(artifact, shard)
     noise = rng.normal(ids, model.sample_shape, seed=artifact.seed, stream="noise")
-    class_id = np.full(len(ids), -1, dtype=np.int32)
-    if artifact.conditioning == "class":
-        class_id = rng.integers(ids, len(model.class_names), seed=artifact.class_seed, stream="class").astype(
-            np.int32
-        )
+    drawn = draw(artifact, ids, len(getattr(model, "class_names", ())))
     steps = artifact.num_inference_steps
     on_step, path = _recorder((len(ids), steps, *model.sample_shape), variables)
     image = generate(
         model,
         worker.tensor(noise),
         _grid(artifact.model, steps),
-        _condition(worker, class_id),
+        condition(model, drawn, worker.device),
         x0_rule=artifact.x0_rule,
         on_step=on_step,
     )
-    return {"noise": noise, "image": image.cpu().numpy(), "class_id": class_id, **path}
+    if "decoded" in variables:
+        path["decoded"] = decoded_rgb(model, image)
+    return {"noise": noise, "image": image.cpu().numpy(), **drawn, **path}
 
 
 def _recorder(
@@ -159,7 +161,7 @@ def _inversion(
     worker: ShardWorker, store: Store, artifact: Inversion, shard: int, variables: tuple[str, ...]
 ) -> Arrays:
     root = artifact.source
-    source = store.open_artifact(root).read_shard(shard, ("image", "class_id"))
+    source, cond = _read_root(worker, store, root, shard, ("image",))
     model = worker.model(root.model)
     forward_noise = None
     if artifact.forward_steps:
@@ -173,7 +175,7 @@ def _inversion(
         worker.tensor(source["image"]),
         _grid(root.model, artifact.num_inference_steps),
         inversion_method_named(artifact.method, **artifact.method_options),
-        _condition(worker, source["class_id"]),
+        cond,
         network_time=artifact.network_time,
         levels=artifact.levels,
         x0_rule=artifact.x0_rule,
@@ -189,12 +191,12 @@ def _reconstruction(
 ) -> Arrays:
     root = artifact.root()
     latent = store.open_artifact(artifact.source).read_shard(shard, ("latent",))["latent"]
-    class_id = store.open_artifact(root).read_shard(shard, ("class_id",))["class_id"]
+    _, cond = _read_root(worker, store, root, shard)
     image = generate(
         worker.model(root.model),
         worker.tensor(latent),
         _grid(root.model, artifact.source.num_inference_steps),
-        _condition(worker, class_id),
+        cond,
         x0_rule=root.x0_rule,
     )
     return {"reconstruction": image.cpu().numpy()}
@@ -204,9 +206,8 @@ def _step_predictions(
     worker: ShardWorker, store: Store, artifact: StepPredictions, shard: int, variables: tuple[str, ...]
 ) -> Arrays:
     root = artifact.source
-    source = store.open_artifact(root).read_shard(shard, ("image", "x_t", "class_id"))
+    source, cond = _read_root(worker, store, root, shard, ("image", "x_t"))
     model, grid = worker.model(root.model), _grid(root.model, root.num_inference_steps)
-    cond = _condition(worker, source["class_id"])
     eps_hat = np.empty_like(source["x_t"])
     for step in range(1, root.num_inference_steps + 1):
         # x_{l-1}: the image for l = 1, else what sampling step l-1 read.
@@ -227,7 +228,12 @@ def _step_predictions(
 def _regions(
     worker: ShardWorker, store: Store, artifact: PlainRegions, shard: int, variables: tuple[str, ...]
 ) -> Arrays:
-    image = store.open_artifact(artifact.source).read_shard(shard, ("image",))["image"]
+    group, card = store.open_artifact(artifact.source), card_of(artifact.source.model)
+    if card.domain == "latent":
+        decoded = group.read_shard(shard, ("decoded",))["decoded"]
+        image = latent_view(decoded, *card.sample_shape[1:])
+    else:
+        image = group.read_shard(shard, ("image",))["image"]
     # A threshold meant for [0, 1] is twice as large on the model's [-1, 1].
     threshold = artifact.threshold * (2 if artifact.value_range == "0..1" else 1)
     return {"region": plain_mask(image, threshold).astype(np.uint8)}

@@ -11,7 +11,14 @@ import numpy as np
 
 from taba_core.errors import UsageError, WorkError
 from taba_core.models.cards import Card, list_cards, load_card
-from taba_core.models.options import GaussianOptions, PhotoMixtureOptions, validate_options
+from taba_core.models.options import (
+    GaussianOptions,
+    NetworkOptions,
+    PhotoMixtureOptions,
+    validate_options,
+)
+from taba_core.models.profile import profile_named
+from taba_core.models.weights import locate, network_fingerprint, require_weights
 from taba_core.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -22,24 +29,69 @@ if TYPE_CHECKING:
 GAUSSIAN_VERSION = 1
 
 
-def model_spec(name: str, options: Mapping[str, Any] | None = None) -> ModelSpec:
+def model_spec(
+    name: str, options: Mapping[str, Any] | None = None, weights: str | Path | None = None
+) -> ModelSpec:
     """Describe a model completely without building it: all options, and a hash of what it is made from.
 
-    Fast (no fit, no torch): the photo mixture's fingerprint is a hash of photographs and fit version.
+    Without fit and torch: the photo mixture's fingerprint is a hash of photographs and fit version, a network's
+    one of its weights (a large file is read once and remembered) and of its card's numbers.
 
     Args:
-      name: a card's name.
+      name: a card's name, or the path of a card or of a diffusers directory.
       options: a subset of the model's options (taba_core.models.options).
+      weights: file or directory in place of the fetched weights; the embedded models have none.
     Raises:
-      UsageError: unknown model or option, impossible value, unusable photo folder, or a model that has a
-        card and no adapter in this version.
+      UsageError: unknown model or option, impossible value, unusable photo folder, weights that are not
+        here, or weights given to a model that has none.
     """
-    chosen = validate_options(_runnable(name).name, options)
-    stated, location = chosen.model_dump(mode="json"), ""
+    card = load_card(name)
+    chosen = validate_options(card.name, options)
+    stated = chosen.model_dump(mode="json")
+    if not card.embedded:
+        source = require_weights(card, weights)
+        return ModelSpec(
+            name=card.name,
+            options=stated,
+            fingerprint=network_fingerprint(card, source),
+            location=str(source.resolve()),
+            card=own_card(card),
+        )
+    _refuse_weights(card, weights)
+    location = ""
     if stated.get("photos", "builtin") != "builtin":
         # Which photographs is said by the fingerprint; where they lie may not change a key.
         location = stated.pop("photos")
     return ModelSpec(name=name, options=stated, fingerprint=_fingerprint(chosen), location=location)
+
+
+def planned_spec(
+    name: str, options: Mapping[str, Any] | None = None, weights: str | Path | None = None
+) -> ModelSpec:
+    """`model_spec` for planning: where the weights are not here, a spec without a fingerprint.
+
+    Raises:
+      UsageError: as `model_spec`, missing weights excepted.
+    """
+    card = load_card(name)
+    if card.embedded or weights is not None or locate(card) is not None:
+        return model_spec(name, options, weights)
+    stated = validate_options(card.name, options).model_dump(mode="json")
+    return ModelSpec(name=card.name, options=stated, card=own_card(card))
+
+
+def own_card(card: Card) -> dict[str, Any] | None:
+    """The card as data if it is a user's own, None if it is built in."""
+    return None if any(card == known for known in list_cards()) else card.model_dump(mode="json")
+
+
+def card_of(spec: ModelSpec) -> Card:
+    """The card a spec was made with, as its options make it.
+
+    Raises:
+      UsageError: a built-in model this version does not have.
+    """
+    return Card.model_validate(spec.card) if spec.card else card_with_options(spec.name, spec.options)
 
 
 def load_spec(spec: ModelSpec, *, device: str = "cpu") -> Denoiser:
@@ -48,14 +100,20 @@ def load_spec(spec: ModelSpec, *, device: str = "cpu") -> Denoiser:
     Raises:
       UsageError: as `model_spec`. WorkError: what lies at the spec's location is not what the spec was made from.
     """
-    options = spec.options | ({"photos": spec.location} if spec.location else {})
-    found = model_spec(spec.name, options).fingerprint
+    card = card_of(spec)
+    if card.embedded:
+        options = spec.options | ({"photos": spec.location} if spec.location else {})
+        found = model_spec(spec.name, options).fingerprint
+    else:
+        options = spec.options
+        found = network_fingerprint(card, require_weights(card, spec.location))
     if found != spec.fingerprint:
         raise WorkError(
             f"{spec.name} was described with fingerprint {spec.fingerprint}, but {spec.location or 'this version'} "
             f"gives {found}: the files changed since. Start again with the files as they are, or put them back."
         )
-    return load_model(spec.name, device=device, options=options)
+    weights = None if card.embedded else spec.location
+    return _build(card, device=device, options=options, weights=weights)
 
 
 def card_with_options(name: str, options: Mapping[str, Any] | None = None) -> Card:
@@ -65,7 +123,7 @@ def card_with_options(name: str, options: Mapping[str, Any] | None = None) -> Ca
       UsageError: unknown model, unknown option or impossible value.
     """
     card = load_card(name)
-    if name != "gaussian":
+    if card.name != "gaussian":
         return card
     size = validate_options(name, options).model_dump()["size"]
     return card.model_copy(update={"sample_shape": (3, size, size), "image_size": size})
@@ -81,19 +139,28 @@ def load_model(
     """Build a denoiser by name.
 
     Args:
-      name: a card's name.
+      name: a card's name, or the path of a card or of a diffusers directory.
       device: where its tensors live ("cpu", "cuda", "cuda:1").
       options: a subset of the model's options; the same as in `model_spec`.
-      weights: a file that replaces the card's weights; the embedded models have none.
+      weights: a file or directory in place of the fetched weights; the embedded models have none.
     Raises:
-      UsageError: as `model_spec`; also weights given to a model that has none.
+      UsageError: as `model_spec`; also weights that do not fit the card.
     """
-    card = _runnable(name)
-    if weights is not None:
-        raise UsageError(
-            f"weights={str(weights)!r}: {card.name} is embedded and reads no weights; leave it out."
-        )
+    return _build(load_card(name), device=device, options=options, weights=weights)
+
+
+def _build(
+    card: Card, *, device: str, options: Mapping[str, Any] | None, weights: str | Path | None
+) -> Denoiser:
     chosen = validate_options(card.name, options)
+    if isinstance(chosen, NetworkOptions):
+        from taba_core.models.families import load_network
+
+        source = require_weights(card, weights)
+        return load_network(
+            card, source, device=device, profile=profile_named(chosen.profile, compile=chosen.compile)
+        )
+    _refuse_weights(card, weights)
     if isinstance(chosen, PhotoMixtureOptions):
         from taba_core.models.photo_mixture import PhotoMixture
 
@@ -113,18 +180,14 @@ def training_images(spec: ModelSpec, count: int) -> NDArray[np.float32] | None:
     return real_crops(load_photos(spec.location or "builtin"), np.arange(count), seed=0)
 
 
-def _runnable(name: str) -> Card:
-    card = load_card(name)
-    if not card.embedded:
-        runs = ", ".join(other.name for other in list_cards() if other.embedded)
+def _refuse_weights(card: Card, weights: str | Path | None) -> None:
+    if weights is not None:
         raise UsageError(
-            f"model '{name}' has a card, so `taba plan` can cost it, but this version has no "
-            f"adapter to run it. Models that run: {runs}."
+            f"weights={str(weights)!r}: {card.name} is embedded and reads no weights; leave it out."
         )
-    return card
 
 
-def _fingerprint(options: PhotoMixtureOptions | GaussianOptions | Any) -> str:
+def _fingerprint(options: Any) -> str:
     if isinstance(options, PhotoMixtureOptions):
         from taba_core.models.mixture_fit import fit_key
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, Literal
 
 import yaml
@@ -14,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from taba_core.conventions import Conventions
 from taba_core.errors import unknown_name
+from taba_core.models.user_cards import card_at, looks_like_path
 
 
 class _CardPart(BaseModel):
@@ -65,10 +67,16 @@ class CostCard(_CardPart):
 
 
 class WeightsCard(_CardPart):
-    """Where the weights come from: embedded (nothing to fetch), a plain URL, or a hub repository id."""
+    """Where the weights come from: embedded (nothing to fetch), a plain URL, a hub repository id, or a path."""
 
-    source: Literal["embedded", "url", "hub"]
+    source: Literal["embedded", "url", "hub", "path"]
     location: str = ""
+    revision: str = Field(default="main", description="hub: branch, tag or commit")
+    files: tuple[str, ...] = Field(default=(), description="hub: patterns of the files needed; () is all")
+    bytes: int = Field(default=0, ge=0, description="about what is downloaded")
+    sha256: str = Field(default="", description="url: known hash of the file")
+    gated: bool = Field(default=False, description="a licence must be accepted first")
+    licence_page: str = ""
 
 
 class DefaultsCard(_CardPart):
@@ -93,12 +101,22 @@ class Card(_CardPart):
     train_set: str
     conditional: Literal["none", "class", "text"]
     backbone: str
+    network: dict[str, Any] = Field(
+        default_factory=dict,
+        description="architecture, where the weights do not say it (adm: OpenAI's flags)",
+    )
     schedule: ScheduleCard
     timestep_scale: float = Field(default=1.0, gt=0, description="network time = training timestep * scale")
     grid: GridCard
     reference: Conventions
+    prediction: Literal["epsilon", "v", "sample"] = Field(
+        default="epsilon", description="what the network's output means"
+    )
+    scaling_factor: float = Field(
+        default=1.0, gt=0, description="latent = scaling_factor * encoder output; 1 for pixel models"
+    )
     num_parameters: int = Field(ge=1, description="of the denoiser alone")
-    precision: str = Field(description="precision of the reference runs")
+    precision: Literal["fp32", "fp16", "fp16-torso"] = Field(description="precision of the reference runs")
     cost: CostCard
     weights: WeightsCard
     defaults: DefaultsCard
@@ -113,24 +131,32 @@ class Card(_CardPart):
 
 
 @cache
-def _cards() -> dict[str, Card]:
+def raw_cards() -> dict[str, dict[str, Any]]:
+    """The built-in cards as written, by name; what a user's card extends."""
     text = files("taba_core.models").joinpath("cards.yaml").read_text(encoding="utf-8")
     raw: dict[str, dict[str, Any]] = yaml.safe_load(text)
-    return {name: Card(name=name, **fields) for name, fields in raw.items()}
+    return raw
+
+
+@cache
+def _cards() -> dict[str, Card]:
+    return {name: Card(name=name, **fields) for name, fields in raw_cards().items()}
 
 
 def list_cards() -> list[Card]:
-    """All cards, the embedded models first, then in the order of the paper's Table 1."""
+    """All built-in cards, the embedded models first, then in the order of the paper's Table 1."""
     return list(_cards().values())
 
 
 def load_card(name: str) -> Card:
-    """The card of a model.
+    """The card of a model: a built-in one by name, or one's own by path (a YAML card, a diffusers directory).
 
     Raises:
-      UsageError: no model has this name; the message lists the nearest and all names.
+      UsageError: no model has this name (the message lists the nearest and all names), or no such card.
     """
     cards = _cards()
-    if name not in cards:
-        raise unknown_name("model", name, cards)
-    return cards[name]
+    if name in cards:
+        return cards[name]
+    if looks_like_path(name):
+        return card_at(Path(name))
+    raise unknown_name("model", name, cards)

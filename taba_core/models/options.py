@@ -1,4 +1,4 @@
-"""Options of the embedded models: typed, validated, complete, and readable without torch.
+"""Options of the models: typed, validated, complete, and readable without torch.
 
 Options travel in `ModelSpec.options`, so whatever is here is part of every key made with the model.
 """
@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from taba_core.errors import UsageError, unknown_name
+from taba_core.models.profile import ProfileName
 
 
 class ModelOptions(BaseModel):
@@ -46,19 +47,31 @@ class GaussianOptions(ModelOptions):
     basis: Literal["fourier", "dct"] = Field(default="fourier", description="periodic or reflecting borders")
 
 
+class NetworkOptions(ModelOptions):
+    """Options of every model that is a network with weights."""
+
+    profile: ProfileName = Field(
+        default="exact",
+        description="precision: exact (float32, no TF32), reference (the paper's, see the card), fast (bfloat16)",
+    )
+    compile: bool = Field(
+        default=False, description="torch.compile: pays where a run is longer than compiling"
+    )
+
+
 OPTIONS: dict[str, type[ModelOptions]] = {"photo-mixture": PhotoMixtureOptions, "gaussian": GaussianOptions}
 
 
 def validate_options(name: str, options: Mapping[str, Any] | None) -> ModelOptions:
-    """Complete options of an embedded model: what was given, defaults for the rest.
+    """Complete options of a model: what was given, defaults for the rest.
 
     Args:
-      name: "photo-mixture" or "gaussian".
+      name: an embedded model's name; any other name is a network's.
       options: any subset of the options; None is the empty subset.
     Raises:
       UsageError: an unknown option, or a value outside its rule.
     """
-    kind = OPTIONS[name]
+    kind = OPTIONS.get(name, NetworkOptions)
     given = dict(options or {})
     for key in given:
         if key not in kind.model_fields:

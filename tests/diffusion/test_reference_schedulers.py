@@ -1,8 +1,7 @@
 """Our grids and loops against the reference's recorded runs and against diffusers itself.
 
 tests/data/sched_*.npz: runs of the reference schedulers with an analytic eps; recorded in float32, tolerance
-5e-5 on values up to 10. tests/data/adm*_replay.npz: 8x8 crops of guided-diffusion runs, with the eps of every
-step, so that the levels can be replayed without the network.
+5e-5 on values up to 10. Recorded guided-diffusion runs are in tests/models/test_adm_golden.py.
 """
 
 from pathlib import Path
@@ -19,7 +18,6 @@ from taba_core.diffusion import (
     NoiseSchedule,
     OraclePrediction,
     TimestepGrid,
-    ddim_step,
     forward_diffuse,
     generate,
     invert,
@@ -180,53 +178,3 @@ def test_diffusers_agrees_in_both_directions(spacing, T, offset, to_one, clip):
     for t in inverse.timesteps:
         latent = inverse.step(denoiser.eps(latent, float(t), {}), t, latent).prev_sample
     close(invert(denoiser, state, grid, x0_rule=rule), latent)
-
-
-ADM = {"adm32": NoiseSchedule.cosine(4000, timestep_scale=1000 / 4000), "adm256": NoiseSchedule.linear()}
-
-
-@pytest.mark.parametrize("model", ADM)
-class TestGuidedDiffusion:
-    """Levels, network times and forward levels of recorded guided-diffusion runs, eps replayed."""
-
-    def setup(self, model):
-        run = {k.removeprefix("T10_"): v for k, v in np.load(DATA / f"{model}_replay.npz").items()}
-        return run, TimestepGrid.build(ADM[model], 10, "guided")
-
-    def test_grid(self, model):
-        run, grid = self.setup(model)
-        assert_array_equal(grid.timesteps, run["timestep_map"])
-        assert_allclose(grid.upper_alpha_bar, run["alphas_cumprod"], rtol=1e-12)
-        assert_allclose([m.network_time for m in grid.downward()], run["model_t"], rtol=1e-6)
-        upward = grid.upward(network_time="source", levels="shifted")
-        assert_allclose([m.network_time for m in upward], run["inv_model_t"], rtol=1e-6)
-
-    def test_sampling(self, model):
-        run, grid = self.setup(model)
-        sample = _replay(run["noise"], run["sample_eps"], grid.downward(), run["sample_x"])
-        assert_allclose(sample, run["sample"], rtol=0, atol=TOLERANCE)
-
-    def test_inversion_ends_on_the_last_prediction(self, model):
-        run, grid = self.setup(model)
-        moves = grid.upward(network_time="source", levels="shifted")
-        latent = _replay(run["sample"], run["inv_eps"], moves, run["inv_x"])
-        assert_allclose(latent, run["latent"], rtol=0, atol=TOLERANCE)
-        assert_array_equal(run["latent"], run["inv_eps"][-1])
-
-    @pytest.mark.parametrize("K", [1, 2])
-    def test_forward_replacement(self, model, K):
-        run, grid = self.setup(model)
-        alpha_bar = grid.forward_alpha_bar(K, "exact", "shifted")
-        start = forward_diffuse(torch.tensor(run["sample"]), torch.tensor(run["fwd_noise"]), alpha_bar)
-        assert_allclose(start, run[f"fwd{K}_xK"], rtol=0, atol=1e-6)
-        assert alpha_bar == grid.upward(K, network_time="source", levels="shifted")[0].alpha_bar_from
-
-
-def _replay(x, eps, moves, states):
-    """DDIM moves with recorded predictions, each checked against the recorded state; recorded eps is float32
-    and near alpha_bar 1 was divided by 3e-3, hence 3e-4 on the states."""
-    x = torch.tensor(x, dtype=torch.float64)
-    for transition, eps_t, state in zip(moves, eps, states, strict=True):
-        x = ddim_step(x, torch.tensor(eps_t), transition.alpha_bar_from, transition.alpha_bar_to)
-        assert_allclose(x, state, rtol=0, atol=3e-4)
-    return x

@@ -58,7 +58,8 @@ def test_embedded_models_are_denoisers():
             {"rank": "many"},
             r"rank='many': .*valid integer.*Leave it out for the default 32\.",
         ),
-        ("dit", None, r"model 'dit' has a card, .* Models that run: photo-mixture, gaussian\."),
+        ("dit", None, r"weights of DiT are not here \(.*\): `taba fetch dit` on a machine with internet, or"),
+        ("dit", {"profil": "fast"}, r"unknown dit option 'profil': did you mean profile\?"),
     ],
 )
 def test_what_cannot_be_is_refused(name, options, message):

@@ -42,7 +42,12 @@ def test_every_number_with_a_closed_form_agrees_with_it(rows):
 
 def test_closed_forms_stand_beside_tables_3_and_4_and_figure_4b(rows):
     items = {(row["item"], row["column"]) for row in rows}
-    for expected in (("table3", "error_all"), ("table3", "std_all"), ("table4", "mae"), ("table4", "kl_global")):
+    for expected in (
+        ("table3", "error_all"),
+        ("table3", "std_all"),
+        ("table4", "mae"),
+        ("table4", "kl_global"),
+    ):
         assert expected in items
     assert {"fig4b", "table2-unbiased", "table4-unbiased"} <= {item for item, _ in items}
     # K = 0, and K = 1, 2, 4 under both rules: seven latents.

@@ -60,7 +60,20 @@ BAD = [
         "unknown photo-mixture option 'rnak': did you mean rank",
     ),
     (["run", "correlation", "--set", "method.steps=3"], "has no option 'steps'"),
-    (["run", "correlation", "--model", "adm-64"], "no adapter to run it"),
+    (["run", "correlation", "--model", "adm-64"], "weights of ADM-64 are not here"),
+    (["run", "correlation", "--weights", "w.pt"], "photo-mixture is embedded and reads no weights"),
+    (
+        ["run", "correlation", "--set", "conditioning=prompt"],
+        "conditioning=prompt: Photo mixture reads classes",
+    ),
+    (
+        ["plan", "correlation", "--model", "dit", "--set", "conditioning=none"],
+        "conditioning=none: DiT reads classes; use conditioning=class",
+    ),
+    (
+        ["run", "correlation", "--model", "gaussian", "--set", "conditioning=class"],
+        "conditioning=class: Gaussian field has no condition; use conditioning=none",
+    ),
     (["run", "correlation", "--executor", "dask"], "use ray (the default) or local"),
     (["run", "correlation", "--set", "seed=-1"], "greater than or equal to 0"),
     (["run", "correlation", "--set", "patch_size=7"], "patch_size=7"),

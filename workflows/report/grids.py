@@ -83,11 +83,24 @@ def principal_channels(states: Array) -> Array:
     return np.moveaxis((pixels - flat.mean(0)) @ axes, -1, 1)
 
 
+def three_channels(states: Array) -> Array:
+    """States that can be shown: as they are with one or three channels, else the first three (latent models).
+
+    The same channels in every row, so that rows on one colour scale compare. (K, C, H, W).
+    """
+    return states if states.shape[1] in (1, 3) else states[:, :3]
+
+
 def mask_tiles(images: Array, masks: Array) -> Array:
-    """Images with their plain pixels tinted and the rest in pale grey; masks are bool (K, H, W)."""
+    """Images with their plain pixels tinted and the rest in pale grey; masks are bool (K, H, W).
+
+    A mask of fewer positions (latent models) is enlarged to the image.
+    """
     grey = image_tiles(images).mean(-1, keepdims=True)
     tiles = np.repeat(0.35 + 0.6 * grey, 3, axis=-1)
     plain = np.asarray(masks, bool)
+    for axis in (1, 2):
+        plain = plain.repeat(tiles.shape[axis] // plain.shape[axis], axis=axis)
     tint = np.array(to_rgb(COLORS["Plain"]))
     tiles[plain] = 0.25 * tiles[plain] + 0.75 * tint
     return tiles

@@ -12,6 +12,7 @@ from workflows.report.grids import (
     mask_tiles,
     principal_channels,
     symmetric_limit,
+    three_channels,
     tile_grid,
 )
 
@@ -31,5 +32,6 @@ __all__ = [
     "step_curves",
     "sweep_curves",
     "symmetric_limit",
+    "three_channels",
     "tile_grid",
 ]

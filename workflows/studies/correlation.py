@@ -15,7 +15,7 @@ from taba_core.stats.verdict import every, positive
 from workflows.closed_form import lag_theory
 from workflows.context import Context
 from workflows.findings import Findings, cell, for_each, interval_numbers, item_context, item_id, row_labels
-from workflows.inputs import Request
+from workflows.inputs import PICTURE_DIMS, Request
 from workflows.present import Column, Figure, Row, Section, Table
 from workflows.published import paper_value
 from workflows.report import plots
@@ -77,10 +77,10 @@ class Correlation(Study):
         if theory is not None:
             found.array("lag1_latent_theory", theory)
         _claims(found, top, estimates["corr/noise"]["excess_r2"], estimates["corr/latent"]["excess_r2"])
-        for o, (request, variable) in columns.items():
-            found.array(
-                f"first_{o}", inputs.head(request, variable, _SHOWN), ("example", "channel", "y", "x")
-            )
+        shown = np.arange(min(_SHOWN, context.num_samples))
+        for o in ("noise", "latent"):
+            found.array(f"first_{o}", inputs.pick(*columns[o], shown), ("example", "channel", "y", "x"))
+        found.array("first_image", inputs.pictures("generation", shown), PICTURE_DIMS)
         return found.dataset()
 
     def present(self, results: Sequence[xr.Dataset]) -> Section:
@@ -192,9 +192,7 @@ def _figures(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Da
     def draw_latents() -> object:
         rows = [
             plots.image_tiles(image),
-            plots.latent_tiles(noise)[0],
-            plots.latent_tiles(latent)[0],
-            plots.latent_tiles(latent - noise)[0],
+            *(plots.latent_tiles(plots.three_channels(x))[0] for x in (noise, latent, latent - noise)),
             plots.latent_tiles(plots.principal_channels(latent))[0],
         ]
         names = ("$x^0$", "$x^T$", r"$\hat{x}^T$", r"$\hat{x}^T - x^T$", r"PCA of $\hat{x}^T$")

@@ -12,7 +12,7 @@ from taba_core.models.base import training_images
 from taba_core.models.cards import Card, list_cards
 from workflows.context import Context
 from workflows.findings import Findings, for_each, item_context, item_id, row_labels
-from workflows.inputs import Request
+from workflows.inputs import PICTURE_DIMS, Request
 from workflows.present import DASH, Cell, Column, Figure, Section, Table
 from workflows.report import plots
 from workflows.study import Study, register
@@ -60,15 +60,17 @@ class ModelCard(Study):
             verdict,
             {"card": list(stated)} | {name: list(shape) for name, shape in stored.items()},
         )
-        found.array("samples", inputs.head("generation", "image", _SHOWN), ("example", "channel", "y", "x"))
+        shown = np.arange(min(_SHOWN, context.num_samples))
+        found.array("samples", inputs.pictures("generation", shown), PICTURE_DIMS)
         crops = training_images(context.model_spec, _SHOWN)
         if crops is not None:
             found.array("training_images", crops, ("crop", "channel", "y", "x"))
         return found.dataset()
 
     def present(self, results: Sequence[xr.Dataset]) -> Section:
-        """Table 1 of every model there is a card for."""
-        cards = list_cards()
+        """Table 1 of every model there is a card for, the user's own last."""
+        own = [result.attrs["model_spec"].get("card") for result in results]
+        cards = [*list_cards(), *{c["name"]: Card.model_validate(c) for c in own if c}.values()]
         table = Table(
             id="table1",
             title="Models",

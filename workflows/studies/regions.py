@@ -14,7 +14,7 @@ from taba_core.stats.verdict import positive
 from workflows.closed_form import region_theory
 from workflows.context import Context
 from workflows.findings import Findings, cell, for_each, interval_numbers, item_context, item_id, row_labels
-from workflows.inputs import Request
+from workflows.inputs import PICTURE_DIMS, Request
 from workflows.present import DASH, Cell, Column, Figure, Row, Section, Table
 from workflows.published import paper_value
 from workflows.report import plots
@@ -74,8 +74,8 @@ class Regions(Study):
         chosen = _varied(candidates, region.reshape(len(region), -1).mean(axis=1))
         found.array("example_id", chosen, ("example",))
         found.array("example_region", region[chosen], ("example", "y", "x"))
+        found.array("example_image", inputs.pictures("generation", chosen), PICTURE_DIMS)
         for name, (request, variable) in {
-            "image": ("generation", "image"),
             "noise": ("generation", "noise"),
             "latent": ("inversion", "latent"),
         }.items():
@@ -202,8 +202,7 @@ def _figures(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Da
         rows = [
             plots.image_tiles(images[:4]),
             plots.mask_tiles(images[:4], masks[:4]),
-            plots.latent_tiles(noise[:4], 3.0)[0],
-            plots.latent_tiles(latent[:4], 3.0)[0],
+            *(plots.latent_tiles(plots.three_channels(x[:4]), 3.0)[0] for x in (noise, latent)),
         ]
         return plots.tile_grid(rows, ("$x^0$", "plain areas", "$x^T$", r"$\hat{x}^T$"))
 

@@ -147,7 +147,12 @@ def figures_of(
             f"#{int(i)}: {e:.3f}"
             for i, e in zip(result["worst"].values, result["worst_error"].values, strict=True)
         ]
-        return plots.image_grid(rows, names, errors)
+        if rows[0].shape[1] in (1, 3):
+            return plots.image_grid(rows, names, errors)
+        # Reconstructions of a latent model are compared, and shown, in its own space.
+        return plots.latent_grid(
+            [plots.three_channels(row) for row in rows], names, errors, common_scale=True
+        )
 
     rule = str(result["worst_fixed"].attrs["rule"])
     return (

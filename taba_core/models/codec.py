@@ -1,0 +1,202 @@
+"""Codecs: between the space a latent diffusion model works in and images.
+
+A codec (protocol: `network.Codec`) is an autoencoder beside the denoiser: the VQ one of LDM, the KL one of DiT and
+Stable Diffusion. It computes in its own precision and takes and returns float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from taba_core import rng
+from taba_core.errors import UsageError, WorkError, unknown_name
+from taba_core.models.component import load_component
+from taba_core.models.profile import Profile
+
+# Axes: B samples in a batch, C latent channels, h x w latent grid, H x W pixels, H = factor * h.
+
+EncodeMode = Literal["mean", "sample"]
+POSTERIOR_STREAM = "codec-posterior"  # of taba_core.rng: the noise of encode(mode="sample")
+# Autoencoders need far more memory an image than denoisers; this is two images of 512 x 512.
+PIXELS_AT_ONCE = 8 * 256 * 256
+
+
+class VQCodec:
+    """The vector-quantised autoencoder of LDM (diffusers VQModel; Rombach et al. 2022, Sec. 3.1).
+
+    decode(x_0) = D(q(x_0 / scaling)), with q the nearest code of the codebook at each position.
+
+    Args:
+      vae: a VQModel on its device, in its precision.
+      scaling: latent = scaling * encoder output; 1 for LDM, whatever the VQModel's configuration says (its
+        class defaults to 0.18215 where the published file is silent; the original model has none).
+      profile: numerical profile of the calls; None leaves torch's settings as they are.
+    """
+
+    def __init__(self, vae: Any, scaling: float = 1.0, profile: Profile | None = None) -> None:
+        self.vae = vae.eval().requires_grad_(False)
+        self.scaling = _positive(scaling)
+        self.profile = profile
+        self.factor = _factor(vae)
+
+    def decode(self, x_0: Tensor) -> Tensor:
+        """Images of latents, (B, C, h, w) to (B, 3, H, W) float32, about [-1, 1], unclamped.
+
+        Raises:
+          UsageError: x_0 is no batch of this codec's latents. WorkError: the decoder returned NaN or infinity.
+        """
+        _check_shape("decode", x_0, int(self.vae.config.latent_channels))
+        return _in_pieces(lambda z: self.vae.decode(z).sample, x_0 / self.scaling, self, "decoder")
+
+    def encode(
+        self,
+        image: Tensor,
+        mode: EncodeMode = "mean",
+        *,
+        sample_ids: Sequence[int] | None = None,
+        seed: int = 0,
+    ) -> Tensor:
+        """Latents of images before quantisation, which `decode` does: (B, 3, H, W) to (B, C, h, w) float32.
+
+        Raises:
+          UsageError: mode="sample", because a VQ encoder has no distribution to draw from; or a wrong shape.
+        """
+        _check_mode(mode)
+        if mode == "sample":
+            raise UsageError(
+                "encode mode='sample': a VQ codec has no posterior to draw from; use mode='mean'."
+            )
+        _check_shape("encode", image, int(self.vae.config.in_channels), self.factor)
+        return self.scaling * _in_pieces(lambda x: self.vae.encode(x).latents, image, self, "encoder")
+
+
+class KLCodec:
+    """The variational autoencoder of DiT, SD and SDXL (diffusers AutoencoderKL; Rombach et al. 2022, Sec. 3.1).
+
+    decode(x_0) = D(x_0 / scaling); encode(image) = scaling * (mean + std * noise), noise = 0 for mode="mean".
+
+    Args:
+      vae: an AutoencoderKL on its device, in its precision (float32 for SDXL: its decoder overflows in half).
+      scaling: factor that gives latents unit variance: 0.18215 for DiT and SD, 0.13025 for SDXL.
+      profile: numerical profile of the calls; None leaves torch's settings as they are.
+    """
+
+    def __init__(self, vae: Any, scaling: float, profile: Profile | None = None) -> None:
+        self.vae = vae.eval().requires_grad_(False)
+        self.scaling = _positive(scaling)
+        self.profile = profile
+        self.factor = _factor(vae)
+
+    def decode(self, x_0: Tensor) -> Tensor:
+        """Images of latents, (B, C, h, w) to (B, 3, H, W) float32, about [-1, 1], unclamped.
+
+        Raises:
+          UsageError: x_0 is no batch of this codec's latents. WorkError: the decoder returned NaN or infinity.
+        """
+        _check_shape("decode", x_0, int(self.vae.config.latent_channels))
+        return _in_pieces(lambda z: self.vae.decode(z).sample, x_0 / self.scaling, self, "decoder")
+
+    def encode(
+        self,
+        image: Tensor,
+        mode: EncodeMode = "mean",
+        *,
+        sample_ids: Sequence[int] | None = None,
+        seed: int = 0,
+    ) -> Tensor:
+        """Latents of images, (B, 3, H, W) in [-1, 1] to (B, C, h, w) float32.
+
+        Args:
+          mode: "mean" of the posterior, or a "sample" of it.
+          sample_ids: for mode="sample", which samples the rows are; the noise of a row depends on
+            (seed, sample id) only.
+
+        Raises:
+          UsageError: unknown mode, a wrong shape, or mode="sample" without one sample id a row.
+          WorkError: the encoder returned NaN or infinity.
+        """
+        _check_mode(mode)
+        _check_shape("encode", image, int(self.vae.config.in_channels), self.factor)
+        moments = _in_pieces(lambda x: self.vae.encode(x).latent_dist.parameters, image, self, "encoder")
+        mean, log_variance = moments.chunk(2, dim=1)
+        if mode == "mean":
+            return self.scaling * mean
+        if sample_ids is None or len(sample_ids) != len(image):
+            given = "none" if sample_ids is None else len(sample_ids)
+            raise UsageError(
+                f"encode mode='sample' needs one sample id for each of {len(image)} images and got {given}; "
+                "give sample_ids, or use mode='mean'."
+            )
+        noise = rng.normal(sample_ids, tuple(mean.shape[1:]), seed=seed, stream=POSTERIOR_STREAM)
+        # The limits of the original (and of diffusers): exp stays finite.
+        std = torch.exp(0.5 * log_variance.clamp(-30, 20))
+        return self.scaling * (mean + std * torch.from_numpy(noise).to(mean.device))
+
+
+def load_vq_codec(
+    directory: Path, scaling: float = 1.0, *, device: str, dtype: torch.dtype, profile: Profile | None = None
+) -> VQCodec:
+    """Codec from the directory of a VQModel. Raises UsageError if it is none."""
+    from diffusers import VQModel
+
+    return VQCodec(load_component(VQModel, directory, dtype).to(device), scaling, profile)
+
+
+def load_kl_codec(
+    directory: Path, scaling: float, *, device: str, dtype: torch.dtype, profile: Profile | None = None
+) -> KLCodec:
+    """Codec from the directory of an AutoencoderKL. Raises UsageError if it is none."""
+    from diffusers import AutoencoderKL
+
+    return KLCodec(load_component(AutoencoderKL, directory, dtype).to(device), scaling, profile)
+
+
+@torch.no_grad()
+def _in_pieces(
+    function: Callable[[Tensor], Tensor],
+    batch: Tensor,
+    codec: VQCodec | KLCodec,
+    what: Literal["encoder", "decoder"],
+) -> Tensor:
+    """function(batch) in float32, a few images at a time, computed where and how the autoencoder is."""
+    parameter = next(codec.vae.parameters())
+    side = codec.factor if what == "decoder" else 1
+    pixels = batch.shape[2] * batch.shape[3] * side**2
+    pieces = batch.to(parameter.device, parameter.dtype).split(max(PIXELS_AT_ONCE // pixels, 1))
+    context = codec.profile.precision_of(str(parameter.device), "fp32") if codec.profile else nullcontext()
+    with context:
+        out = torch.cat([function(piece).float() for piece in pieces])
+    if not torch.isfinite(out).all():
+        raise WorkError(
+            f"the {what} of {type(codec.vae).__name__} returned NaN or infinity in {parameter.dtype}; its input "
+            f"spans {batch.min():.3g} to {batch.max():.3g}. Use profile=exact, or look for damaged weights."
+        )
+    return out
+
+
+def _factor(vae: Any) -> int:
+    return int(2 ** (len(vae.config.block_out_channels) - 1))
+
+
+def _positive(scaling: float) -> float:
+    if not scaling > 0:
+        raise UsageError(f"scaling={scaling} of a codec must be positive; 1 leaves latents as they are.")
+    return float(scaling)
+
+
+def _check_mode(mode: str) -> None:
+    if mode not in get_args(EncodeMode):
+        raise unknown_name("encode mode", mode, get_args(EncodeMode))
+
+
+def _check_shape(what: str, batch: Tensor, channels: int, multiple: int = 1) -> None:
+    shape = tuple(batch.shape)
+    if len(shape) != 4 or shape[1] != channels or shape[2] % multiple or shape[3] % multiple:
+        sides = f", sides a multiple of {multiple}" if multiple > 1 else ""
+        raise UsageError(f"{what} takes (batch, {channels}, height, width){sides}; got {shape}.")

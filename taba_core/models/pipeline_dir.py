@@ -1,0 +1,250 @@
+"""Bring your own model: a diffusers pipeline directory, and the card its configuration files amount to. No torch."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from taba_core.conventions import Conventions, ForwardLevel
+from taba_core.errors import UsageError
+from taba_core.models.cards import Card, CostCard, DefaultsCard, WeightsCard
+from taba_core.models.scheduler_config import SchedulerConfig, read_json, read_scheduler, scheduler_path
+
+Conditional = Literal["none", "class", "text"]
+
+# Seconds a parameter and state position takes on the paper's GPU; LDM and ADM-64 of Table 7 give 1.5e-15 to 1.9e-15.
+_SECONDS_PER_PARAMETER_AND_POSITION = 2e-15
+_SHARD_BYTES = 150e6
+_KNOWN = "UNet2DModel, DiTTransformer2DModel or UNet2DConditionModel"
+
+
+@dataclass(frozen=True)
+class Detected:
+    """What a pipeline directory holds.
+
+    Attributes:
+      family: name in `families.FAMILIES`.
+      conditional: what the denoiser is conditioned on.
+      denoiser: folder of the denoiser ("unet" or "transformer").
+      codec: folder of the autoencoder, None for pixel models.
+      config: the denoiser's configuration.
+    """
+
+    family: str
+    conditional: Conditional
+    denoiser: str
+    codec: str | None
+    config: Mapping[str, Any]
+
+
+def detect(directory: Path) -> Detected:
+    """Which family of model a pipeline directory holds, from `model_index.json` and the components' `config.json`.
+
+    Raises:
+      UsageError: no pipeline directory, or a denoiser no family runs.
+    """
+    index = _components(directory)
+    folder = next((name for name in ("unet", "transformer") if name in index), None)
+    if folder is None:
+        raise UsageError(
+            f"{directory}/model_index.json lists no unet and no transformer; a model needs one ({_KNOWN})."
+        )
+    config = read_json(directory / folder / "config.json")
+    codec = next((name for name in ("vqvae", "vae") if name in index), None)
+    kind = str(config.get("_class_name"))
+    if kind == "UNet2DModel":
+        classes = config.get("num_class_embeds") is not None or config.get("class_embed_type") is not None
+        family = "unet" if codec is None else "ldm"
+        return Detected(family, "class" if classes else "none", folder, codec, config)
+    if kind == "DiTTransformer2DModel" or (kind, config.get("norm_type")) == (
+        "Transformer2DModel",
+        "ada_norm_zero",
+    ):
+        return Detected("dit", "class", folder, codec, config)
+    if kind == "UNet2DConditionModel":
+        family = "if" if codec is None else "sdxl" if "text_encoder_2" in index else "sd"
+        return Detected(family, "text", folder, codec, config)
+    raise UsageError(f"{directory}/{folder} is a {kind}; the families that run are {_KNOWN}.")
+
+
+def card_from_directory(directory: Path) -> Card:
+    """The card of a pipeline directory: shape and family from its components, process and conventions from its
+    scheduler, cost estimated from its size.
+
+    Forward replacement is `matched`, as the paper runs these families (`exact` for Stable Diffusion).
+
+    Raises:
+      UsageError: no such directory or family, or a configuration that is no card; the message names the file.
+    """
+    directory = directory.expanduser().resolve()
+    found = detect(directory)
+    scheduler = read_scheduler(scheduler_path(directory), latent=found.codec is not None)
+    shape = _sample_shape(directory / found.denoiser, found.config)
+    factor, scaling = _codec_facts(directory, found.codec)
+    parameters, half = stored_parameters(directory / found.denoiser)
+    try:
+        return Card(
+            name=directory.name,
+            title=directory.name,
+            family=found.family,
+            domain="pixel" if found.codec is None else "latent",
+            image_size=shape[1] * factor,
+            sample_shape=shape,
+            value_range=(-1.0, 1.0) if found.codec is None else (-3.0, 3.0),
+            train_set="unknown",
+            conditional=found.conditional,
+            backbone="Transformer" if found.family == "dit" else "U-Net",
+            schedule=scheduler.schedule,
+            grid=scheduler.grid,
+            reference=_conventions(scheduler, "exact" if found.family in ("sd", "sdxl") else "matched"),
+            prediction=scheduler.prediction,
+            scaling_factor=scaling,
+            num_parameters=parameters,
+            precision="fp16" if half else "fp32",
+            cost=_cost(parameters, shape),
+            weights=WeightsCard(source="path", location=str(directory)),
+            defaults=_defaults(shape),
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(f"{directory}: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+def class_names_of(directory: Path, capacity: int, fallback: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Names of the classes of a class-conditional directory, by id.
+
+    The `id2label` of model_index.json (first synonym of each) if it has one; else `fallback` if it names every
+    class; else the numbers. `capacity` is how many ids the network has embeddings for; the ids beyond the named
+    ones (the null class of guidance) are never drawn.
+
+    Raises:
+      UsageError: id2label names more classes than there are, or skips an id.
+    """
+    path = directory / "model_index.json"
+    labels = read_json(path).get("id2label") if path.is_file() else None
+    if labels is None:
+        return fallback if len(fallback) == capacity else tuple(str(i) for i in range(capacity))
+    if not isinstance(labels, dict) or {str(i) for i in range(len(labels))} != set(labels):
+        raise UsageError(f"{path}: id2label must name the classes 0, 1, 2 ... without a gap.")
+    if len(labels) > capacity:
+        raise UsageError(f"{path}: id2label names {len(labels)} classes, the network knows {capacity}.")
+    return tuple(str(labels[str(i)]).split(",")[0].strip() for i in range(len(labels)))
+
+
+def check_shape(card: Card, folder: Path, config: Mapping[str, Any]) -> None:
+    """Refuse a denoiser whose channels are not the card's.
+
+    Raises:
+      UsageError: in_channels, or out_channels that are neither as many nor twice as many (learned variance).
+    """
+    channels, inside = card.sample_shape[0], config["in_channels"]
+    if inside != channels or not _fitting_output(config):
+        raise UsageError(
+            f"{folder}/config.json: in_channels={inside}, out_channels={config.get('out_channels')}; the card of "
+            f"{card.name} has states of {channels} channels, so it must be {channels} and {channels} or "
+            f"{2 * channels}. Use the card's weights, or a card of your own."
+        )
+
+
+def stored_parameters(folder: Path) -> tuple[int, bool]:
+    """(number of parameters, whether all are stored in 16 bits) of a component, without reading the numbers.
+
+    Read from the headers of safetensors files; without any, estimated from the size of `*.bin` as float32.
+    """
+    plain = [f for f in sorted(folder.glob("*.safetensors")) if ".fp16" not in f.name]
+    files = plain or sorted(folder.glob("*.safetensors"))
+    if not files:
+        size = sum(f.stat().st_size for f in folder.glob("*.bin"))
+        return max(size // 4, 1), False
+    count, dtypes = 0, set()
+    for file in files:
+        for name, tensor in _safetensors_header(file).items():
+            if name != "__metadata__":
+                dtypes.add(tensor["dtype"])
+                size = 1
+                for side in tensor["shape"]:
+                    size *= side
+                count += size
+    return max(count, 1), dtypes <= {"F16", "BF16"}
+
+
+def _safetensors_header(file: Path) -> dict[str, Any]:
+    """Names, types and shapes of the tensors: 8 bytes of length, then JSON."""
+    try:
+        with file.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            if length > file.stat().st_size:
+                raise ValueError("its header is longer than the file")
+            return dict(json.loads(stream.read(length)))
+    except (ValueError, struct.error) as error:
+        raise UsageError(f"{file} is no safetensors file: {error}. Fetch it again.") from None
+
+
+def _components(directory: Path) -> set[str]:
+    """Folders that model_index.json lists; a component that a pipeline does without is listed as [null, null]."""
+    index = read_json(directory / "model_index.json")
+    return {name for name, entry in index.items() if isinstance(entry, list) and any(entry)}
+
+
+def _sample_shape(folder: Path, config: Mapping[str, Any]) -> tuple[int, int, int]:
+    size, channels = config.get("sample_size"), config.get("in_channels")
+    sides = tuple(size) if isinstance(size, list) else (size, size)
+    if not isinstance(channels, int) or len(sides) != 2 or not all(isinstance(s, int) for s in sides):
+        raise UsageError(
+            f"{folder}/config.json: in_channels={channels}, sample_size={size}; both must be stated, so that the "
+            "shape of a state is known."
+        )
+    if not _fitting_output(config):
+        raise UsageError(
+            f"{folder}/config.json: {channels} channels in, {config['out_channels']} out; a denoiser returns as "
+            "many as it is given, or twice as many (learned variance)."
+        )
+    return (channels, *sides)
+
+
+def _fitting_output(config: Mapping[str, Any]) -> bool:
+    inside, outside = config["in_channels"], config.get("out_channels")
+    return outside is None or outside in (inside, 2 * inside)
+
+
+def _codec_facts(directory: Path, codec: str | None) -> tuple[int, float]:
+    """(pixels of a side for each latent position, scaling factor) of the autoencoder.
+
+    The factor is the one the file states. Silent files mean the original's: 1 for VQ (LDM), 0.18215 for KL.
+    """
+    if codec is None:
+        return 1, 1.0
+    config = read_json(directory / codec / "config.json")
+    factor = 2 ** (len(config.get("block_out_channels", (64,))) - 1)
+    silent = 1.0 if config.get("_class_name") == "VQModel" else 0.18215
+    return factor, float(config.get("scaling_factor", silent))
+
+
+def _conventions(scheduler: SchedulerConfig, forward_level: ForwardLevel) -> Conventions:
+    return Conventions(
+        network_time="target",
+        levels="exact",
+        sampling_x0_rule=scheduler.sampling_x0_rule,
+        inversion_x0_rule=scheduler.inversion_x0_rule,
+        forward_level=forward_level,
+    )
+
+
+def _cost(parameters: int, shape: tuple[int, int, int]) -> CostCard:
+    seconds = _SECONDS_PER_PARAMETER_AND_POSITION * parameters * shape[1] * shape[2]
+    return CostCard(step_seconds=seconds, batch_size=1, measured_on="estimated from its size, for a GH200")
+
+
+def _defaults(shape: tuple[int, int, int]) -> DefaultsCard:
+    """A shard of about 150 MB with states and predictions of 100 steps, a power of two of samples."""
+    bytes_per_sample = 4 * shape[0] * shape[1] * shape[2] * 2 * 100
+    fitting = int(min(max(_SHARD_BYTES // bytes_per_sample, 1), 128))
+    return DefaultsCard(
+        num_samples=256, samples_per_shard=1 << (fitting.bit_length() - 1), num_inference_steps=50
+    )

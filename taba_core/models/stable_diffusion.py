@@ -1,0 +1,108 @@
+"""Stable Diffusion 1.x (Rombach et al. 2022) and SDXL base (Podell et al. 2023): latent U-Nets conditioned by CLIP.
+
+Both decode with a KL autoencoder in float32, whatever the profile (SDXL's overflows in half precision).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from taba_core.errors import UsageError
+from taba_core.models.cards import Card
+from taba_core.models.codec import KLCodec, load_kl_codec
+from taba_core.models.conditional_unet import (
+    check_width,
+    condition,
+    load_conditional_unet,
+    pipeline_directory,
+)
+from taba_core.models.network import Network
+from taba_core.models.profile import Profile
+from taba_core.models.scheduler_config import check_scheduler
+from taba_core.models.text import load_clip_encoder, load_clip_pair_encoder
+
+# Axes: B samples in a batch, C = 4 channels, H rows, W columns of the latent; L = 77 tokens of width D.
+
+
+def load(card: Card, source: Path | None, *, device: str, profile: Profile) -> Network:
+    """A Stable Diffusion network of family sd or sdxl with its codec and text encoder.
+
+    `cond` is `network.text.encode(prompts)`: prompt_embeds (B, L, D), for SDXL also pooled (B, P) and
+    time_ids (B, 6).
+
+    Args:
+      card: a card of family sd or sdxl.
+      source: the pipeline's directory in the hub's layout.
+      device: cpu, cuda or cuda:N.
+      profile: numerical profile; `reference` is half weights for SDXL, and the state stays float32.
+    Raises:
+      UsageError: no such directory, components that are missing or of another model, or a scheduler that
+        contradicts the card.
+    """
+    directory = pipeline_directory(card, source)
+    check_scheduler(card, directory)
+    unet = load_conditional_unet(card, directory, profile=profile)
+    codec = _codec(card, directory, device)
+    if card.family == "sdxl":
+        return _sdxl(card, directory, unet, codec, device=device, profile=profile)
+    return _sd(card, directory, unet, codec, device=device, profile=profile)
+
+
+def _sd(card: Card, directory: Path, unet: Any, codec: KLCodec, *, device: str, profile: Profile) -> Network:
+    text = load_clip_encoder(directory, card, device=device, profile=profile)
+    read = unet.config.cross_attention_dim
+    check_width(card, directory, "prompt_embeds", unet=read, encoder=text.embedding_width)
+    unet = profile.prepare(unet, card.precision, device)
+
+    def predict(x: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        embeds = condition(card, cond, "prompt_embeds")
+        return unet(x, t, encoder_hidden_states=embeds, return_dict=False)[0]
+
+    return Network.of_card(card, predict, device=device, profile=profile, codec=codec, text=text)
+
+
+def _sdxl(
+    card: Card, directory: Path, unet: Any, codec: KLCodec, *, device: str, profile: Profile
+) -> Network:
+    if unet.config.addition_embed_type != "text_time":
+        raise UsageError(
+            f"{directory / 'unet'} is no SDXL network: its addition_embed_type is "
+            f"{unet.config.addition_embed_type}, not text_time. Use the weights of {card.title}, or a card of "
+            "family sd."
+        )
+    text = load_clip_pair_encoder(directory, card, device=device, profile=profile)
+    read = unet.config.cross_attention_dim
+    check_width(card, directory, "prompt_embeds", unet=read, encoder=text.embedding_width)
+    # The network embeds the six sizes one by one and reads them behind the pooled embedding.
+    pooled = unet.config.projection_class_embeddings_input_dim - 6 * unet.config.addition_time_embed_dim
+    check_width(card, directory, "the pooled embedding", unet=pooled, encoder=text.pooled_width)
+    unet = profile.prepare(unet, card.precision, device)
+
+    def predict(x: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        embeds, pooled, time_ids = (condition(card, cond, k) for k in ("prompt_embeds", "pooled", "time_ids"))
+        added = {"text_embeds": pooled, "time_ids": time_ids}
+        return unet(x, t, encoder_hidden_states=embeds, added_cond_kwargs=added, return_dict=False)[0]
+
+    return Network.of_card(card, predict, device=device, profile=profile, codec=codec, text=text)
+
+
+def _codec(card: Card, directory: Path, device: str) -> KLCodec:
+    codec = load_kl_codec(directory / "vae", card.scaling_factor, device=device, dtype=torch.float32)
+    height = card.sample_shape[1]
+    if codec.factor * height != card.image_size:
+        raise UsageError(
+            f"{directory / 'vae'} enlarges {codec.factor} times, so latents of {height} make images of "
+            f"{codec.factor * height}; the card says {card.image_size}. Correct sample_shape or image_size."
+        )
+    stated = getattr(codec.vae.config, "scaling_factor", card.scaling_factor)
+    if abs(stated - card.scaling_factor) > 1e-6:
+        raise UsageError(
+            f"{directory / 'vae'} states scaling_factor={stated:g} and the card {card.scaling_factor:g}; latents would "
+            "be of another size than the network knows. Correct the card."
+        )
+    return codec

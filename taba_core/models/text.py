@@ -1,0 +1,227 @@
+"""Text encoders: from prompts to what conditions a text-to-image network.
+
+Every distinct prompt is encoded alone, so its embedding does not depend on the batch it comes in, and a prompt
+shared by many samples costs one pass. Guidance is off (scale 1): there is no null prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from taba_core.errors import UsageError, WorkError
+from taba_core.models.cards import Card
+from taba_core.models.component import load_component
+from taba_core.models.profile import Profile, usable_device
+from taba_core.models.prompt_tokens import PromptTokenizer, Tokens, load_clip_tokenizer, load_t5_tokenizer
+
+# Axes: B prompts, L = 77 tokens, D width of the embedding the network reads, P width of the pooled one.
+
+Conditioning = dict[str, Tensor]
+Precision = Callable[[], AbstractContextManager[None]]
+
+
+class T5TextEncoder:
+    """DeepFloyd IF: the last hidden states of T5, `prompt_embeds` (B, L, D) float32.
+
+    Prompts are stripped and lower-cased (the pipeline's preprocessing without caption cleaning), padded to 77
+    tokens, and the mask of the padding is given to T5 only: the network attends to all 77 positions.
+    """
+
+    def __init__(self, model: Any, tokenizer: PromptTokenizer, precision: Precision = nullcontext) -> None:
+        self.model, self.tokenizer, self.precision = model, tokenizer, precision
+
+    @property
+    def embedding_width(self) -> int:
+        """D."""
+        return int(self.model.config.d_model)
+
+    def encode(self, prompts: Sequence[str]) -> Conditioning:
+        """Conditioning of B prompts. Raises UsageError for no prompts."""
+        return _encode_distinct([prompt.lower().strip() for prompt in prompts], self._encode_one)
+
+    @torch.no_grad()
+    def _encode_one(self, prompt: str) -> Conditioning:
+        tokens = _tokens(self.tokenizer, prompt, self.model)
+        with self.precision():
+            states = self.model(input_ids=tokens.ids, attention_mask=tokens.mask).last_hidden_state
+        return {"prompt_embeds": states.float()}
+
+
+class CLIPTextEncoder:
+    """Stable Diffusion 1.x: the last hidden states of CLIP after its final norm, `prompt_embeds` (B, L, D) float32."""
+
+    def __init__(self, model: Any, tokenizer: PromptTokenizer, precision: Precision = nullcontext) -> None:
+        self.model, self.tokenizer, self.precision = model, tokenizer, precision
+
+    @property
+    def embedding_width(self) -> int:
+        """D."""
+        return int(self.model.config.hidden_size)
+
+    def encode(self, prompts: Sequence[str]) -> Conditioning:
+        """Conditioning of B prompts. Raises UsageError for no prompts."""
+        return _encode_distinct(prompts, self._encode_one)
+
+    @torch.no_grad()
+    def _encode_one(self, prompt: str) -> Conditioning:
+        with self.precision():
+            states = self.model(_tokens(self.tokenizer, prompt, self.model).ids).last_hidden_state
+        return {"prompt_embeds": states.float()}
+
+
+class CLIPPairTextEncoder:
+    """Stable Diffusion XL: two CLIP encoders read the same prompt (Podell et al. 2023, Sec. 2.1-2.2).
+
+    - prompt_embeds (B, L, D1 + D2): penultimate hidden states of both, concatenated;
+    - pooled (B, P): projected output of the second;
+    - time_ids (B, 6): original height and width, top and left of the crop, target height and width.
+
+    All float32.
+    """
+
+    def __init__(
+        self,
+        first: Any,
+        second: Any,
+        tokenizers: tuple[PromptTokenizer, PromptTokenizer],
+        *,
+        image_size: int,
+        precision: Precision = nullcontext,
+    ) -> None:
+        self.first, self.second, self.tokenizers = first, second, tokenizers
+        self.image_size, self.precision = image_size, precision
+
+    @property
+    def embedding_width(self) -> int:
+        """D1 + D2."""
+        return int(self.first.config.hidden_size + self.second.config.hidden_size)
+
+    @property
+    def pooled_width(self) -> int:
+        """P."""
+        return int(self.second.config.projection_dim)
+
+    def encode(self, prompts: Sequence[str]) -> Conditioning:
+        """Conditioning of B prompts. Raises UsageError for no prompts."""
+        cond = _encode_distinct(prompts, self._encode_one)
+        size = float(self.image_size)
+        sizes = torch.tensor([[size, size, 0.0, 0.0, size, size]], device=cond["prompt_embeds"].device)
+        return cond | {"time_ids": sizes.repeat(len(prompts), 1)}
+
+    @torch.no_grad()
+    def _encode_one(self, prompt: str) -> Conditioning:
+        with self.precision():
+            outputs = [
+                model(_tokens(tokenizer, prompt, model).ids, output_hidden_states=True)
+                for model, tokenizer in zip((self.first, self.second), self.tokenizers, strict=True)
+            ]
+        # hidden_states[-1] is the last layer's output, [-2] that of the layer before.
+        states = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
+        return {"prompt_embeds": states.float(), "pooled": outputs[1].text_embeds.float()}
+
+
+def load_t5_encoder(directory: Path, card: Card, *, device: str, profile: Profile) -> T5TextEncoder:
+    """The T5 encoder of a pipeline directory (`text_encoder`, `tokenizer`). Raises UsageError if it is incomplete."""
+    from transformers import T5EncoderModel
+
+    tokenizer = load_t5_tokenizer(directory / "tokenizer")
+    model = _load_text_model(T5EncoderModel, directory / "text_encoder", card, device, profile)
+    _check_vocabulary(directory / "tokenizer", tokenizer, model)
+    return T5TextEncoder(model, tokenizer, _precision(card, device, profile))
+
+
+def load_clip_encoder(directory: Path, card: Card, *, device: str, profile: Profile) -> CLIPTextEncoder:
+    """The CLIP encoder of a pipeline directory (`text_encoder`, `tokenizer`). Raises UsageError if incomplete."""
+    from transformers import CLIPTextModel
+
+    tokenizer = load_clip_tokenizer(directory / "tokenizer")
+    model = _load_text_model(CLIPTextModel, directory / "text_encoder", card, device, profile)
+    _check_vocabulary(directory / "tokenizer", tokenizer, model)
+    return CLIPTextEncoder(model, tokenizer, _precision(card, device, profile))
+
+
+def load_clip_pair_encoder(
+    directory: Path, card: Card, *, device: str, profile: Profile
+) -> CLIPPairTextEncoder:
+    """Both CLIP encoders of a pipeline directory (`text_encoder`, `text_encoder_2`, `tokenizer`, `tokenizer_2`).
+
+    Raises:
+      UsageError: one of them is missing or damaged.
+    """
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+    tokenizers = (
+        load_clip_tokenizer(directory / "tokenizer"),
+        load_clip_tokenizer(directory / "tokenizer_2"),
+    )
+    first = _load_text_model(CLIPTextModel, directory / "text_encoder", card, device, profile)
+    second = _load_text_model(
+        CLIPTextModelWithProjection, directory / "text_encoder_2", card, device, profile
+    )
+    _check_vocabulary(directory / "tokenizer", tokenizers[0], first)
+    _check_vocabulary(directory / "tokenizer_2", tokenizers[1], second)
+    return CLIPPairTextEncoder(
+        first, second, tokenizers, image_size=card.image_size, precision=_precision(card, device, profile)
+    )
+
+
+def _load_text_model(kind: Any, directory: Path, card: Card, device: str, profile: Profile) -> Any:
+    # Not `profile.prepare`: T5 keeps its output projections in float32 among half weights, and overflows without.
+    with _quiet():
+        model = load_component(kind, directory, profile.weights_dtype(card.precision))
+    return model.to(usable_device(device))
+
+
+def _precision(card: Card, device: str, profile: Profile) -> Precision:
+    return lambda: profile.precision_of(device, card.precision)
+
+
+def _tokens(tokenizer: PromptTokenizer, prompt: str, model: Any) -> Tokens:
+    tokens = tokenizer([prompt])
+    return Tokens(tokens.ids.to(model.device), tokens.mask.to(model.device))
+
+
+def _encode_distinct(prompts: Sequence[str], encode_one: Callable[[str], Conditioning]) -> Conditioning:
+    """Conditioning of all prompts, one pass for each distinct one."""
+    if not prompts:
+        raise UsageError("no prompts to encode; give one for each sample.")
+    place = {prompt: index for index, prompt in enumerate(dict.fromkeys(prompts))}
+    encoded = [encode_one(prompt) for prompt in place]
+    rows = [place[prompt] for prompt in prompts]
+    cond = {key: torch.cat([one[key] for one in encoded])[rows] for key in encoded[0]}
+    for key, value in cond.items():
+        if not torch.isfinite(value).all():
+            raise WorkError(
+                f"the text encoder returned NaN or infinity in {key}. Check its weights; in half precision use "
+                "profile=exact."
+            )
+    return cond
+
+
+def _check_vocabulary(directory: Path, tokenizer: PromptTokenizer, model: Any) -> None:
+    rows = int(model.config.vocab_size)
+    if tokenizer.vocabulary_size > rows:
+        raise UsageError(
+            f"{directory} has {tokenizer.vocabulary_size} tokens and the text encoder beside it embeds {rows}: they "
+            "are not of one model. Fetch the directory again."
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' progress bars, which a log of many workers does not need."""
+    from transformers.utils import logging
+
+    enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            logging.enable_progress_bar()

@@ -1,0 +1,172 @@
+"""Where a model's weights lie on this machine, what they are (a fingerprint), and what is missing.
+
+Weights live in $TABA_CACHE/weights; `taba fetch` puts them there, loading never touches the network. No torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from taba_core.errors import UsageError, WorkError
+from taba_core.models.mixture_fit import cache_folder
+
+if TYPE_CHECKING:
+    from taba_core.models.cards import Card
+
+# Files of a weights directory that can change what a network computes.
+CONTENT_SUFFIXES = {".safetensors", ".bin", ".pt", ".json", ".txt", ".model"}
+# Fields of a card that can change what a network computes; what is printed or planned with is left out.
+_NUMERIC_FIELDS = {
+    "family", "domain", "sample_shape", "schedule", "timestep_scale", "grid", "prediction", "scaling_factor",
+    "precision", "network",
+}  # fmt: skip
+_READ_BYTES = 1 << 22
+
+
+def weights_folder() -> Path:
+    """Where fetched weights are kept: $TABA_CACHE/weights (see `cache_folder`)."""
+    return cache_folder() / "weights"
+
+
+def stored_at(card: Card) -> Path:
+    """Where the weights of a card lie once they are fetched, or where the user's card says they are."""
+    weights = card.weights
+    if weights.source == "path":
+        return Path(weights.location)
+    if weights.source == "hub":
+        revision = "" if weights.revision == "main" else f"@{weights.revision}"
+        return weights_folder() / (weights.location.replace("/", "--") + revision.replace("/", "--"))
+    # The whole path of the URL: files of two models may have one name.
+    return weights_folder() / urlsplit(weights.location).path.strip("/").replace("/", "--")
+
+
+def locate(card: Card) -> Path | None:
+    """The card's weights on this machine, a file or a directory; None if they are not here."""
+    path = stored_at(card)
+    return path if not card.embedded and path.exists() else None
+
+
+def status(card: Card) -> str:
+    """One phrase for listings: "none needed", "present", or "missing" with size and the command."""
+    if card.embedded:
+        return "none needed"
+    if locate(card) is not None:
+        return "present"
+    if card.weights.source == "path":
+        return f"missing: {card.weights.location}"
+    size = f" {card.weights.bytes / 1e9:.1f} GB," if card.weights.bytes else ""
+    gate = ", licence to accept" if card.weights.gated else ""
+    return f"missing:{size} taba fetch {card.name}{gate}"
+
+
+def require_weights(card: Card, given: str | Path | None = None) -> Path:
+    """The weights to use: those given, else those fetched.
+
+    Raises:
+      UsageError: there are none; the message says how to get them.
+    """
+    if given is not None:
+        path = Path(given).expanduser().resolve()
+        if not path.exists():
+            raise UsageError(
+                f"weights='{given}': no such file or directory. Give a file of {card.title}'s weights."
+            )
+        return path
+    found = locate(card)
+    if found is None:
+        how = (
+            f"its card says {card.weights.location}; correct the card, or give --weights PATH"
+            if card.weights.source == "path"
+            else f"`taba fetch {card.name}` on a machine with internet, or --weights PATH"
+        )
+        raise UsageError(f"weights of {card.title} are not here ({stored_at(card)}): {how}.")
+    return found
+
+
+def network_fingerprint(card: Card, source: Path) -> str:
+    """What a network is: 24 hex digits over the card's numerical fields and the weights' content."""
+    numbers = card.model_dump(mode="json", include=_NUMERIC_FIELDS)
+    text = json.dumps(numbers, sort_keys=True, separators=(",", ":")) + "/" + content_hash(source)
+    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+
+
+def content_hash(source: Path) -> str:
+    """SHA-256 of a file, or of all files of a directory that hold weights or configuration, names included.
+
+    Remembered by path, size and time of change in the cache folder, so a large file is read once.
+
+    Raises:
+      UsageError: nothing there, or a directory without such a file. WorkError: a file cannot be read.
+    """
+    if source.is_file():
+        return _Remembered().sha256(source)
+    files = sorted(
+        path
+        for path in source.rglob("*")
+        if path.suffix in CONTENT_SUFFIXES
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(source).parts)
+    )
+    if not files:
+        raise UsageError(f"{source}: no weights here; give a file or a directory in the hub's layout.")
+    known = _Remembered()
+    listed = "".join(f"{path.relative_to(source).as_posix()} {known.sha256(path)}\n" for path in files)
+    return hashlib.sha256(listed.encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of one file, 64 hex digits. Raises WorkError if it cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(_READ_BYTES):
+                digest.update(block)
+    except OSError as error:
+        raise WorkError(f"cannot read {path}: {error.strerror}.") from error
+    return digest.hexdigest()
+
+
+class _Remembered:
+    """Hashes of files seen before, by path, size and time of change."""
+
+    def __init__(self) -> None:
+        self.path = cache_folder() / "fingerprints.json"
+        self.entries = read_json_table(self.path)
+
+    def sha256(self, file: Path) -> str:
+        stat = file.stat()
+        # Time of change as well as of modification: a copy can keep the latter.
+        key, stamp = str(file.resolve()), [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+        held = self.entries.get(key)
+        if isinstance(held, list) and held[:-1] == stamp:
+            return str(held[-1])
+        digest = file_sha256(file)
+        self.entries = read_json_table(self.path) | {key: [*stamp, digest]}
+        with contextlib.suppress(OSError):  # a cache that cannot be written only costs time
+            write_json_table(self.path, self.entries)
+        return digest
+
+
+def read_json_table(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; {} if there is none or it is damaged."""
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return table if isinstance(table, dict) else {}
+
+
+def write_json_table(path: Path, table: dict[str, Any]) -> None:
+    """Replace a JSON file in one move, so that a reader sees the old or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        json.dump(table, file, indent=1, sort_keys=True)
+    os.replace(partial, path)

@@ -1,0 +1,285 @@
+"""Fetching: whole files or none, resumed where they broke off, and one clear message where it cannot be."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import urllib.parse
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from taba_core.errors import UsageError, WorkError
+from taba_core.models.cards import WeightsCard, load_card
+from taba_core.models.prompts import load_prompts
+from taba_core.models.weights import locate, read_json_table, stored_at
+from workflows import download as downloads
+from workflows.download import download
+from workflows.fetch import fetch_all, fetch_prompts, fetch_weights
+
+CONTENT = bytes(range(256)) * 400  # 102,400 bytes
+SHA = hashlib.sha256(CONTENT).hexdigest()
+COMMIT = "c0ffee" * 6 + "c0ff"
+
+
+class Server(ThreadingHTTPServer):
+    """Files with Range support, a hub's interface, and the rows interface of a data set; faults on demand."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files = {"/weights.pt": CONTENT}
+        self.breaks: list[int] = []  # the next answers end after so many bytes
+        self.status: dict[str, int] = {}
+        self.requests: list[tuple[str, str | None]] = []
+        self.etag = '"one"'
+        self.hub: dict[str, bytes] = {}
+        self.rows: list[str] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def log_message(self, *args):
+        pass
+
+    def do_HEAD(self):
+        self.answer(body=False)
+
+    def do_GET(self):
+        self.answer(body=True)
+
+    def answer(self, body):
+        url = urllib.parse.urlsplit(self.path)
+        self.server.requests.append((url.path, self.headers.get("Range")))
+        if code := self.server.status.get(url.path):
+            self.reply(code, b"{}", {"X-Error-Code": "GatedRepo"} if "gated" in url.path else {})
+        elif url.path.startswith("/api/models/"):
+            siblings = [{"rfilename": name} for name in self.server.hub]
+            tree = [
+                {"type": "file", "path": n, "size": len(c), "oid": "0" * 40}
+                for n, c in self.server.hub.items()
+            ]
+            found = tree if "/tree/" in url.path else {"id": "own/model", "sha": COMMIT, "siblings": siblings}
+            self.reply(200, json.dumps(found).encode(), {"Content-Type": "application/json"})
+        elif "/resolve/" in url.path:
+            content = self.server.hub[url.path.split(f"{COMMIT}/")[1]]
+            etag = f'"{hashlib.sha1(content).hexdigest()}"'
+            self.reply(
+                200, content if body else b"", {"ETag": etag, "X-Repo-Commit": COMMIT}, length=len(content)
+            )
+        elif url.path == "/rows":
+            start = int(urllib.parse.parse_qs(url.query)["offset"][0])
+            page = [{"row": {"recaption": c}} for c in self.server.rows[start : start + 100]]
+            self.reply(200, json.dumps({"rows": page, "num_rows_total": len(self.server.rows)}).encode())
+        elif url.path in self.server.files:
+            self.send_file(self.server.files[url.path])
+        else:
+            self.reply(404, b"")
+
+    def send_file(self, content):
+        start, same = 0, self.headers.get("If-Range") in (None, self.server.etag)
+        if (wanted := self.headers.get("Range")) and same:
+            start = int(wanted.removeprefix("bytes=").rstrip("-"))
+        if start >= len(content):
+            return self.reply(416, b"", {"Content-Range": f"bytes */{len(content)}"})
+        headers = {"ETag": self.server.etag}
+        if start:
+            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        cut = self.server.breaks.pop(0) if self.server.breaks else None
+        rest = content[start:]
+        self.reply(206 if start else 200, rest[:cut], headers, length=len(rest))
+
+    def reply(self, code, content, headers=None, length=None):
+        self.send_response(code)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(content) if length is None else length))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+        self.close_connection = True
+
+
+@pytest.fixture
+def server():
+    server = Server()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("TABA_CACHE", str(tmp_path / "cache"))
+    for name in ("HF_HUB_OFFLINE", "HF_TOKEN", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path / "cache"
+
+
+def url_card(server, **weights):
+    base = load_card("adm-64")
+    return base.model_copy(
+        update={"weights": WeightsCard(source="url", location=f"{server.url}/weights.pt", **weights)}
+    )
+
+
+def hub_card(server, location="own/model", **weights):
+    return load_card("ldm").model_copy(
+        update={"weights": WeightsCard(source="hub", location=location, **weights)}
+    )
+
+
+def test_a_file_is_fetched_once_and_locked(server, cache):
+    path = fetch_weights(url_card(server))
+    assert path.read_bytes() == CONTENT and path == locate(url_card(server))
+    entry = read_json_table(cache / "weights" / "lock.json")["weights.pt"]
+    assert entry == {"location": f"{server.url}/weights.pt", "sha256": SHA, "bytes": len(CONTENT)}
+    assert fetch_weights(url_card(server)) == path
+    assert len(server.requests) == 1
+    assert sorted(p.name for p in path.parent.iterdir()) == ["lock.json", "weights.pt"]
+
+
+def test_a_broken_connection_is_taken_up_where_it_ended(server):
+    server.breaks = [30_000, 20_000]
+    assert fetch_weights(url_card(server)).read_bytes() == CONTENT
+    assert [r for _, r in server.requests] == [None, "bytes=30000-", "bytes=50000-"]
+
+
+def test_an_interrupted_command_continues_the_next_time(server, tmp_path):
+    target = tmp_path / "weights.pt"
+    server.breaks = [10_000] * downloads.ATTEMPTS
+    with pytest.raises(WorkError, match=r"40000 of 102400 bytes are here\. Run the same command again"):
+        download(f"{server.url}/weights.pt", target)
+    assert not target.exists()
+    server.requests.clear()
+    assert download(f"{server.url}/weights.pt", target) == SHA
+    assert target.read_bytes() == CONTENT
+    assert [r for _, r in server.requests] == ["bytes=40000-"]
+
+
+def test_a_file_that_was_replaced_meanwhile_is_begun_again(server, tmp_path):
+    target = tmp_path / "weights.pt"
+    server.breaks = [10_000] * downloads.ATTEMPTS
+    with pytest.raises(WorkError):
+        download(f"{server.url}/weights.pt", target)
+    server.files["/weights.pt"], server.etag = b"new" * 20_000, '"two"'
+    download(f"{server.url}/weights.pt", target)
+    assert target.read_bytes() == b"new" * 20_000
+
+
+def test_a_whole_partial_file_needs_no_byte_and_a_too_long_one_is_begun_again(server, tmp_path):
+    target, partial = tmp_path / "weights.pt", tmp_path / "weights.pt.partial"
+    for held in (CONTENT, CONTENT + b"more"):
+        partial.write_bytes(held)
+        assert download(f"{server.url}/weights.pt", target) == SHA
+        assert target.read_bytes() == CONTENT and not partial.exists()
+
+
+def test_another_hash_than_the_known_one_is_refused_and_nothing_is_kept(server, tmp_path):
+    target = tmp_path / "weights.pt"
+    with pytest.raises(WorkError, match=rf"not the expected one \(sha256 {SHA}, expected {'0' * 64}\)"):
+        download(f"{server.url}/weights.pt", target, sha256="0" * 64)
+    assert not list(tmp_path.glob("weights.pt*"))
+
+
+def test_a_file_other_than_the_one_fetched_first_is_refused(server):
+    path = fetch_weights(url_card(server))
+    path.unlink()
+    server.files["/weights.pt"] = CONTENT[:-1] + b"?"
+    with pytest.raises(WorkError, match=rf"expected {SHA}"):
+        fetch_weights(url_card(server))
+    server.files["/weights.pt"] = CONTENT
+    path = fetch_weights(url_card(server))
+    path.write_bytes(CONTENT[:-1] + b"!")
+    with pytest.raises(WorkError, match=r"the weights changed\. Delete it and fetch again"):
+        fetch_weights(url_card(server))
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (403, r"HTTP 403\); accept the licence at https://page and set HF_TOKEN to your access token"),
+        (401, r"HTTP 401\); accept the licence"),
+        (404, r"not found \(HTTP 404\); the file has moved"),
+        (503, r"the server answered HTTP 503; try again later"),
+    ],
+)
+def test_refusals_of_a_server_say_the_way_out(server, code, message):
+    server.status["/weights.pt"] = code
+    with pytest.raises(WorkError, match=message):
+        fetch_weights(url_card(server, licence_page="https://page"))
+    assert locate(url_card(server)) is None
+
+
+def test_without_a_network_the_message_says_where_to_fetch(server, tmp_path):
+    url = server.url
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(WorkError, match=r"cannot be reached .*Run `taba fetch` on a machine with internet"):
+        download(f"{url}/weights.pt", tmp_path / "w.pt")
+
+
+def test_a_hub_snapshot_has_the_needed_files_of_one_commit(server, cache):
+    server.hub = {
+        "model_index.json": b"{}",
+        "unet/config.json": b'{"a": 1}',
+        "unet/model.safetensors": b"numbers",
+        "README.md": b"words",
+    }
+    card = hub_card(server, files=("model_index.json", "unet/*"))
+    path = fetch_weights(card, endpoint=server.url)
+    found = {str(p.relative_to(path)): p.read_bytes() for p in path.rglob("*") if p.is_file()}
+    assert found == {name: content for name, content in server.hub.items() if name != "README.md"}
+    assert read_json_table(cache / "weights" / "lock.json")["own--model"]["commit"] == COMMIT
+    assert path == stored_at(card) and not path.with_name("own--model.partial").exists()
+
+
+def test_a_snapshot_without_weights_is_not_put_in_place(server):
+    server.hub = {"model_index.json": b"{}"}
+    with pytest.raises(WorkError, match=rf"own/model@{COMMIT}: no weights among"):
+        fetch_weights(hub_card(server), endpoint=server.url)
+    assert locate(hub_card(server)) is None
+
+
+def test_a_gated_repository_says_which_page_to_accept(server):
+    card = hub_card(server, location="own/gated")
+    server.status["/api/models/own/gated/revision/main"] = 403
+    with pytest.raises(WorkError) as error:
+        fetch_weights(card, endpoint=server.url)
+    assert str(error.value) == (
+        "own/gated: access refused (a gated repository); accept the licence at https://huggingface.co/own/gated and "
+        "set HF_TOKEN to your access token, then fetch again."
+    )
+
+
+def test_prompts_come_page_by_page_in_order(server):
+    server.rows = [f"caption {i} é\nsecond line" for i in range(230)]
+    path = fetch_prompts(server.url)
+    assert load_prompts("recap-coco").prompts == tuple(server.rows)
+    server.rows = []
+    assert fetch_prompts(server.url) == path  # it is here: nothing is asked
+    assert sum(p == "/rows" for p, _ in server.requests) == 3
+
+
+def test_an_incomplete_prompt_list_is_not_kept(server, cache):
+    server.rows = ["a"] * 150
+    server.status["/rows"] = 500
+    with pytest.raises(WorkError, match="or write the column 'recaption' of"):
+        fetch_prompts(server.url)
+    assert not (cache / "prompts" / "recap-coco-30k.jsonl").exists()
+
+
+def test_fetch_without_names_says_what_is_here_and_embedded_models_have_nothing(capsys):
+    fetch_all([])
+    out = capsys.readouterr().out
+    assert "adm-64" in out and "missing: 0.5 GB, taba fetch adm-64" in out and "recap-coco" in out
+    with pytest.raises(UsageError, match="gaussian has nothing to fetch: its weights are embedded"):
+        fetch_all(["gaussian"])
+    with pytest.raises(UsageError, match="unknown model 'adm64': did you mean adm-64"):
+        fetch_all(["adm64"])

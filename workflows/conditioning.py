@@ -1,0 +1,87 @@
+"""What a sample is conditioned on (class, prompt), as stored arrays and as what a network reads."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from taba_core import rng
+from taba_core.errors import UsageError, WorkError
+from taba_core.models.prompts import PromptList, load_prompts
+from taba_core.schema import PROMPT_BYTES, UNCONDITIONAL
+from taba_core.spec import Generation, PromptSpec
+
+Arrays = dict[str, NDArray[Any]]
+
+
+def stored_variables(root: Generation) -> tuple[str, ...]:
+    """Variables of a generation that hold its conditioning."""
+    return ("class_id", "prompt") if root.conditioning == "prompt" else ("class_id",)
+
+
+def draw(artifact: Generation, ids: NDArray[np.int64], num_classes: int) -> Arrays:
+    """The conditioning of samples: `class_id` int32 (B,), and `prompt` uint8 (B, 1024) if there are prompts.
+
+    Raises:
+      UsageError: classes are asked of a model without. WorkError: another prompt list than was planned with.
+    """
+    drawn: Arrays = {"class_id": np.full(len(ids), UNCONDITIONAL, dtype=np.int32)}
+    if artifact.conditioning == "class":
+        if not num_classes:
+            raise UsageError(f"conditioning=class: {artifact.model.name} has no classes; use none.")
+        class_id = rng.integers(ids, num_classes, seed=artifact.class_seed, stream="class")
+        drawn["class_id"] = class_id.astype(np.int32)
+    if artifact.prompts is not None:
+        captions = _prompts(artifact.prompts).draw(ids, seed=artifact.class_seed)
+        drawn["prompt"] = prompts_to_bytes(captions)
+    return drawn
+
+
+def condition(model: Any, stored: Arrays, device: str) -> dict[str, torch.Tensor]:
+    """What the network reads: {} if unconditional, `class_id`, or the text encoder's tensors (one call a shard).
+
+    Raises:
+      UsageError: prompts for a model without a text encoder.
+    """
+    if "prompt" in stored:
+        if getattr(model, "text", None) is None:
+            raise UsageError("conditioning=prompt: the model reads no text; use conditioning=none.")
+        encoded: dict[str, torch.Tensor] = model.text.encode(prompts_from_bytes(stored["prompt"]))
+        return encoded
+    class_id = stored["class_id"]
+    # An unconditional artifact passes no condition at all.
+    if (class_id == UNCONDITIONAL).all():
+        return {}
+    return {"class_id": torch.from_numpy(class_id.astype(np.int64)).to(device)}
+
+
+def prompts_to_bytes(prompts: list[str]) -> NDArray[np.uint8]:
+    """Prompts as UTF-8 bytes padded with zeros, uint8 (B, 1024); a longer one is cut at a whole character.
+
+    Text encoders read the first 77 tokens, far less than 1024 bytes of any caption.
+    """
+    rows = np.zeros((len(prompts), PROMPT_BYTES), dtype=np.uint8)
+    for row, prompt in zip(rows, prompts, strict=True):
+        text = prompt.encode()[:PROMPT_BYTES].decode(errors="ignore").encode()
+        row[: len(text)] = np.frombuffer(text, dtype=np.uint8)
+    return rows
+
+
+def prompts_from_bytes(rows: NDArray[np.uint8]) -> list[str]:
+    """The prompts of `prompts_to_bytes`."""
+    return [row.tobytes().rstrip(b"\0").decode() for row in rows]
+
+
+@lru_cache(maxsize=4)
+def _prompts(spec: PromptSpec) -> PromptList:
+    prompts = load_prompts(spec.location)
+    if prompts.fingerprint != spec.fingerprint:
+        raise WorkError(
+            f"prompt list {spec.location} was planned with fingerprint {spec.fingerprint} and now has "
+            f"{prompts.fingerprint}: it changed since. Put it back, or start again."
+        )
+    return prompts
