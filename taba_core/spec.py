@@ -17,6 +17,11 @@ from taba_core.conventions import ForwardLevel, Levels, NetworkTime, X0Rule
 
 SCHEMA_VERSION = 1
 
+# Conditions of samples: counter-based (any sample alone), or the reference code's sequential draws.
+Draws = Literal["counter", "reference"]
+# What a latent model's image goes through before it is inverted: nothing, or decoder and encoder (posterior mean or a draw).
+RoundTrip = Literal["none", "mean", "sample"]
+
 
 class Spec(BaseModel):
     """Base: frozen, unknown fields refused, canonical JSON."""
@@ -36,15 +41,23 @@ def _what_it_is(value: Any) -> Any:
     """Drop at every depth what may not change a key.
 
     - `location` and `card`: where a thing lies and how a user's card describes it; the fingerprint says what it is.
-    - `prompts` where there are none, so that the field splits no artifact made without text.
+    - a later field at the value that means what was done before there was a choice, so that it splits no artifact.
     """
     if isinstance(value, dict):
         return {
             k: _what_it_is(v)
             for k, v in value.items()
-            if k not in ("location", "card") and not (k == "prompts" and v is None)
+            if k not in ("location", "card") and not (k in _LATER and v == _LATER[k])
         }
     return value
+
+
+_LATER: dict[str, Any] = {
+    "prompts": None,
+    "draws": "counter",
+    "noises_per_condition": 1,
+    "round_trip": "none",
+}
 
 
 class ModelSpec(Spec):
@@ -119,6 +132,10 @@ class Generation(Artifact):
     conditioning: Literal["none", "class", "prompt"] = "none"
     class_seed: int = Field(default=10, ge=0, description="seed of the class or prompt draws")
     prompts: PromptSpec | None = None
+    draws: Draws = "counter"
+    noises_per_condition: int = Field(
+        default=1, ge=1, description="consecutive samples that share a condition"
+    )
     x0_rule: X0Rule = "none"
 
     @model_validator(mode="after")
@@ -153,6 +170,7 @@ class Inversion(Artifact):
     forward_steps: int = Field(default=0, ge=0)
     forward_level: ForwardLevel = "exact"
     forward_seed: int = Field(default=42, ge=0)
+    round_trip: RoundTrip = "none"
 
     @model_validator(mode="before")
     @classmethod

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from taba_core import rng
 from taba_core.errors import UsageError, WorkError
+from taba_core.models.imagenet import NUM_CLASSES, reference_class_ids
 from taba_core.models.prompts import PromptList, load_prompts
 from taba_core.schema import PROMPT_BYTES, UNCONDITIONAL
 from taba_core.spec import Generation, PromptSpec
@@ -33,12 +34,38 @@ def draw(artifact: Generation, ids: NDArray[np.int64], num_classes: int) -> Arra
     if artifact.conditioning == "class":
         if not num_classes:
             raise UsageError(f"conditioning=class: {artifact.model.name} has no classes; use none.")
-        class_id = rng.integers(ids, num_classes, seed=artifact.class_seed, stream="class")
-        drawn["class_id"] = class_id.astype(np.int32)
+        drawn["class_id"] = _class_ids(artifact, ids, num_classes).astype(np.int32)
     if artifact.prompts is not None:
-        captions = _prompts(artifact.prompts).draw(ids, seed=artifact.class_seed)
-        drawn["prompt"] = prompts_to_bytes(captions)
+        drawn["prompt"] = prompts_to_bytes(_captions(artifact, _prompts(artifact.prompts), ids))
     return drawn
+
+
+def _class_ids(artifact: Generation, ids: NDArray[np.int64], num_classes: int) -> NDArray[np.int64]:
+    noises = artifact.noises_per_condition
+    if artifact.draws == "counter":
+        return rng.integers(ids // noises, num_classes, seed=artifact.class_seed, stream="class")
+    if num_classes != NUM_CLASSES:
+        raise UsageError(
+            f"draws=reference draws ImageNet's {NUM_CLASSES} class names, {artifact.model.name} has {num_classes} "
+            "classes; use draws=counter."
+        )
+    return reference_class_ids(_whole(artifact), seed=artifact.class_seed, noises_per_class=noises)[ids]
+
+
+def _captions(artifact: Generation, prompts: PromptList, ids: NDArray[np.int64]) -> list[str]:
+    noises = artifact.noises_per_condition
+    if artifact.draws == "counter":
+        return prompts.draw(ids, seed=artifact.class_seed, num_noises=noises)
+    chosen = prompts.reference_selection(
+        _whole(artifact) // noises, seed=artifact.class_seed, num_noises=noises
+    )
+    return [chosen[i] for i in ids]
+
+
+def _whole(artifact: Generation) -> int:
+    """Samples of all conditions, the last one completed: the reference draws conditions, then repeats them."""
+    noises = artifact.noises_per_condition
+    return -(-artifact.num_samples // noises) * noises
 
 
 def condition(model: Any, stored: Arrays, device: str) -> dict[str, torch.Tensor]:

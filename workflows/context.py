@@ -147,6 +147,8 @@ class Context:
             conditioning=self.conditioning,
             class_seed=10 if self.conditioning == "none" else s.class_seed,
             prompts=self.prompts,
+            draws="counter" if self.conditioning == "none" else s.draws,
+            noises_per_condition=1 if self.conditioning == "none" else s.noises_per_condition,
             x0_rule=self.conventions.sampling_x0_rule,
         )
 
@@ -155,6 +157,10 @@ class Context:
     ) -> Inversion:
         """Inversion of the generated images, its first `forward_steps` steps replaced."""
         rules = self.conventions
+        if self.settings.round_trip != "none" and self.card.domain == "pixel":
+            raise UsageError(
+                f"round_trip={self.settings.round_trip}: {self.card.title} has no decoder; use none."
+            )
         if rules.levels == "shifted":
             # Shifted levels treat the state as the level it was noised to: the two rules are one.
             forward_level = "matched"
@@ -169,6 +175,7 @@ class Context:
             forward_steps=forward_steps,
             forward_level=forward_level or rules.forward_level,
             forward_seed=self.settings.forward_seed,
+            round_trip=self.settings.round_trip,
         )
 
     def reconstruction(self, source: Inversion) -> Reconstruction:

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from taba_core.errors import UsageError
+from taba_core.spec import RoundTrip
 
 
 def decoded_rgb(model: Any, x_0: torch.Tensor) -> NDArray[np.uint8]:
@@ -21,6 +22,24 @@ def decoded_rgb(model: Any, x_0: torch.Tensor) -> NDArray[np.uint8]:
         raise UsageError("decoded: the model works on pixels and has no codec; read `image`.")
     image = model.codec.decode(x_0)
     return ((image.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu().numpy()
+
+
+def round_trip(
+    model: Any, x_0: torch.Tensor, mode: RoundTrip, sample_ids: NDArray[np.int64], seed: int
+) -> torch.Tensor:
+    """Latents as an image editor would have them: decoded to 8-bit RGB and encoded again; `none` returns x_0.
+
+    Args:
+      x_0: (B, C, h, w). mode: the encoder's posterior mean, or a draw from it that belongs to (seed, sample id).
+    Raises:
+      UsageError: the model has no codec.
+    """
+    if mode == "none":
+        return x_0
+    rgb = torch.from_numpy(decoded_rgb(model, x_0)).to(x_0.device)
+    image = rgb.to(torch.float32) / 127.5 - 1
+    encoded = model.codec.encode(image, mode, sample_ids=[int(i) for i in sample_ids], seed=seed)
+    return torch.as_tensor(encoded, dtype=x_0.dtype, device=x_0.device)
 
 
 def latent_view(decoded: NDArray[np.uint8], height: int, width: int) -> NDArray[np.float32]:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, f
 
 from taba_core.conventions import ForwardLevel, Levels, NetworkTime, X0Rule
 from taba_core.errors import UsageError, unknown_name
+from taba_core.spec import Draws, RoundTrip
 
 
 class Settings(BaseModel):
@@ -29,6 +30,15 @@ class Settings(BaseModel):
         None, description="none | class | prompt, drawn per image (default: what a network needs, else none)"
     )
     class_seed: int = Field(10, ge=0, description="seed of the class or prompt draws")
+    draws: Draws = Field(
+        "counter", description="classes and prompts: counter-based, or as the reference code draws them"
+    )
+    noises_per_condition: int = Field(
+        1, ge=1, description="consecutive samples that share a class or prompt (the paper: 8, 4)"
+    )
+    round_trip: RoundTrip = Field(
+        "none", description="latent models: decode and encode again before inverting: none | mean | sample"
+    )
     prompts: str = Field(
         "recap-coco", description="prompt list of a text model: recap-coco (the paper's), builtin, or a file"
     )

@@ -36,7 +36,7 @@ from taba_core.spec import (
 from taba_core.stats.regions import plain_mask
 from taba_core.store import Store
 from workflows.conditioning import condition, draw, stored_variables
-from workflows.decoding import decoded_rgb, latent_view
+from workflows.decoding import decoded_rgb, latent_view, round_trip
 
 Arrays = dict[str, NDArray[Any]]
 # Going on is pointless when the disk is full or read-only: every other unit would fail the same way.
@@ -172,7 +172,9 @@ def _inversion(
         )
     latent = invert(
         model,
-        worker.tensor(source["image"]),
+        round_trip(
+            model, worker.tensor(source["image"]), artifact.round_trip, _ids(artifact, shard), root.seed
+        ),
         _grid(root.model, artifact.num_inference_steps),
         inversion_method_named(artifact.method, **artifact.method_options),
         cond,

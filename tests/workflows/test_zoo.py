@@ -239,3 +239,33 @@ def test_keys_of_the_embedded_models_did_not_move():
     )
     inversion = Inversion(source=generation, num_inference_steps=50, forward_steps=1)
     assert (generation.key, inversion.key) == ("3133bd64a204", "d3ddcd06fc5f")
+
+
+def test_a_round_trip_through_the_decoder_is_another_inversion(checkpoint, tmp_path):
+    sets = [part for s in SMALL for part in ("--set", s)]
+    common = [
+        "run",
+        "correlation",
+        "--model",
+        checkpoint("tiny-sd"),
+        "--executor",
+        "local",
+        "--no-report",
+        *sets,
+    ]
+    for mode in ("none", "mean", "sample"):
+        assert taba(*common, "--store", tmp_path / "s", "--set", f"round_trip={mode}") == 0
+    latents = {
+        node.attrs["round_trip"]: node["latent"].values
+        for node in taba_core.open_store(tmp_path / "s").values()
+        if node.attrs["kind"] == "inversion"
+    }
+    assert set(latents) == {"none", "mean", "sample"}
+    assert not np.allclose(latents["none"], latents["mean"])
+    assert not np.allclose(latents["mean"], latents["sample"])
+
+
+def test_a_round_trip_needs_a_decoder(tmp_path, capsys):
+    arguments = ["plan", "correlation", "--model", "gaussian", "--set", "round_trip=mean"]
+    assert taba(*arguments, "--store", tmp_path / "none") == 2
+    assert "Gaussian field has no decoder" in capsys.readouterr().err
