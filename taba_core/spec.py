@@ -19,7 +19,7 @@ SCHEMA_VERSION = 1
 
 # Conditions of samples: counter-based (any sample alone), or the reference code's sequential draws.
 Draws = Literal["counter", "reference"]
-# What a latent model's image goes through before it is inverted: nothing, or decoder and encoder (posterior mean or a draw).
+# What a latent image goes through before it is inverted: nothing, or decoder and encoder (posterior mean or a draw).
 RoundTrip = Literal["none", "mean", "sample"]
 
 

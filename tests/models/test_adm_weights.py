@@ -156,12 +156,16 @@ def test_double_precision_state_stays_double():
 
 
 @pytest.mark.slow
-def test_the_full_adm_32_loads_and_runs(tmp_path):
-    card, flags = load_card("adm-32"), full_flags("adm-32")
+@pytest.mark.parametrize("model", FULL)
+def test_a_full_size_file_loads_strictly_and_comes_back_bit_for_bit(model, tmp_path):
+    flags = full_flags(model)
     state = {key: 0.02 * value for key, value in random_state(flags).items()}
     torch.save(state, tmp_path / "full.pt")
-    model = load(card, tmp_path / "full.pt", device="cpu", profile=profile_named("exact"))
-    assert torch.isfinite(model.eps(torch.ones(1, 3, 32, 32), 0.25, {})).all()
     unet = load_unet(tmp_path / "full.pt", flags)
+    assert sum(p.numel() for p in unet.parameters()) == FULL[model][1]
     returned = to_openai(unet.state_dict(), origins(shapes_of(unet), flags), flags)
+    assert set(returned) == set(state)
     assert all(torch.equal(returned[key], value) for key, value in state.items())
+    if model == "adm-32":
+        network = load(load_card(model), tmp_path / "full.pt", device="cpu", profile=profile_named("exact"))
+        assert torch.isfinite(network.eps(torch.ones(1, 3, 32, 32), 0.25, {})).all()

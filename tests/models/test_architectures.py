@@ -10,7 +10,7 @@ from taba_core.models.cards import load_card
 # Million parameters (model cards of the original releases).
 PARAMETERS = {
     "adm-32": 52.55, "adm-64": 121.06, "adm-256": 552.81,
-    "ldm": 274.06, "dit": 749.83, "if": 4304.70, "sdxl": 2567.46,
+    "ldm": 274.06, "dit": 749.83, "if": 4304.70, "sdxl": 2567.46, "sd": 859.52,
 }  # fmt: skip
 
 

@@ -16,7 +16,7 @@ CARDS = {card.name: card for card in list_cards()}
 
 def test_the_zoo_is_complete_and_the_embedded_models_come_first():
     assert list(CARDS) == [
-        "photo-mixture", "gaussian", "adm-32", "adm-64", "adm-256", "ldm", "dit", "if", "sdxl",
+        "photo-mixture", "gaussian", "adm-32", "adm-64", "adm-256", "ldm", "dit", "if", "sdxl", "sd",
     ]  # fmt: skip
     assert [name for name, card in CARDS.items() if card.embedded] == ["photo-mixture", "gaussian"]
 
