@@ -86,6 +86,8 @@ def require_weights(card: Card, given: str | Path | None = None) -> Path:
             if card.weights.source == "path"
             else f"`taba fetch {card.name}` on a machine with internet, or --weights PATH"
         )
+        if card.weights.gated:
+            how = f"accept the licence at {card.weights.licence_page}, then {how}"
         raise UsageError(f"weights of {card.title} are not here ({stored_at(card)}): {how}.")
     return found
 
