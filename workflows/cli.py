@@ -86,9 +86,9 @@ def plan(
     set_: Sets = None,
 ) -> None:
     """What would run: artifacts to compute or reuse, network evaluations, hours, bytes, memory. Changes nothing."""
-    from workflows.run import print_plan
+    from workflows.run import Asked, print_plan
 
-    print_plan(studies, store=store, model=model, method=method, weights=weights, assignments=set_ or [])
+    print_plan(Asked(studies, store, model, method, set_ or [], weights))
 
 
 @app.command(epilog=_SET_HELP)
@@ -105,20 +105,10 @@ def run(
     report: Annotated[bool, typer.Option(help="Write the report at the end.")] = True,
 ) -> None:
     """Compute what is missing and only that, reduce it, write the report. Resumable: run it again."""
-    from workflows.run import run_studies
+    from workflows.run import Asked, run_studies
 
-    run_studies(
-        studies,
-        store=store,
-        model=model,
-        method=method,
-        weights=weights,
-        assignments=set_ or [],
-        address=address,
-        executor=executor,
-        workers=workers,
-        report=report,
-    )
+    asked = Asked(studies, store, model, method, set_ or [], weights)
+    run_studies(asked, address=address, executor=executor, workers=workers, report=report)
 
 
 @app.command()

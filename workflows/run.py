@@ -8,6 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,23 +26,26 @@ if TYPE_CHECKING:
     from cluster.executor import Executor, Resources
 
 
-def prepare(
-    studies: list[str],
-    *,
-    store: str,
-    model: str,
-    method: str,
-    assignments: list[str],
-    weights: str | None = None,
-    write: bool,
-) -> tuple[Plan, Store | None]:
+@dataclass(frozen=True)
+class Asked:
+    """What a user typed: study names, store, model, method, `--set` texts, and weights in place of the fetched ones."""
+
+    studies: list[str]
+    store: str
+    model: str
+    method: str
+    assignments: list[str]
+    weights: str | None = None
+
+
+def prepare(asked: Asked, *, write: bool) -> tuple[Plan, Store | None]:
     """Everything that can be refused is refused here, before any work starts.
 
     Raises:
       UsageError: unknown names or impossible values. StoreError: a store that is not taba's, or not this version's.
     """
-    chosen = find_studies(studies)
-    context = Context(model, method, parse_settings(assignments), weights)
+    chosen = find_studies(asked.studies)
+    context = Context(asked.model, asked.method, parse_settings(asked.assignments), asked.weights)
     check_method(context)
     for study in chosen:
         study.requests(context)
@@ -49,9 +53,9 @@ def prepare(
     if write:
         # A model that cannot run here is refused before the store is touched.
         context.check_runnable()
-        opened = Store.open(store, mode="a")
-    elif Path(store).exists():
-        opened = Store.open(store, mode="r")
+        opened = Store.open(asked.store, mode="a")
+    elif Path(asked.store).exists():
+        opened = Store.open(asked.store, mode="r")
     return make_plan(context, chosen, opened), opened
 
 
@@ -62,26 +66,10 @@ def check_method(context: Context) -> None:
     inversion_method_named(context.method, **context.settings.method_options)
 
 
-def print_plan(
-    studies: list[str],
-    *,
-    store: str,
-    model: str,
-    method: str,
-    assignments: list[str],
-    weights: str | None = None,
-) -> None:
+def print_plan(asked: Asked) -> None:
     """Print the plan of the asked studies against a store, if there is one."""
-    plan, opened = prepare(
-        studies,
-        store=store,
-        model=model,
-        method=method,
-        assignments=assignments,
-        weights=weights,
-        write=False,
-    )
-    where = store if opened is not None else f"{store} (does not exist yet)"
+    plan, opened = prepare(asked, write=False)
+    where = asked.store if opened is not None else f"{asked.store} (does not exist yet)"
     print(f"{plan.context.card.title}: {', '.join(s.name for s in plan.studies)}; store {where}\n")
     if status(plan.context.card).startswith("missing") and plan.context.weights is None:
         print(f"weights: {status(plan.context.card)}\n")
@@ -120,17 +108,7 @@ def print_plan(
 
 
 def run_studies(
-    studies: list[str],
-    *,
-    store: str,
-    model: str,
-    method: str,
-    assignments: list[str],
-    address: str | None,
-    executor: str,
-    workers: int | None,
-    report: bool,
-    weights: str | None = None,
+    asked: Asked, *, address: str | None, executor: str, workers: int | None, report: bool
 ) -> None:
     """Carry out `taba run` and print the headline table."""
     from workflows.engine import log_run, run_plan
@@ -138,15 +116,7 @@ def run_studies(
 
     started, clock = datetime.now(UTC), time.monotonic()
     make_executor, resources, workers = choose_executor(executor, address, workers)
-    plan, opened = prepare(
-        studies,
-        store=store,
-        model=model,
-        method=method,
-        assignments=assignments,
-        weights=weights,
-        write=True,
-    )
+    plan, opened = prepare(asked, write=True)
     assert opened is not None
     print(
         f"{plan.context.card.title}, n={plan.context.num_samples}: {plan.units} of "

@@ -27,19 +27,16 @@ POSTERIOR_STREAM = "codec-posterior"  # of taba_core.rng: the noise of encode(mo
 PIXELS_AT_ONCE = 8 * 256 * 256
 
 
-class VQCodec:
-    """The vector-quantised autoencoder of LDM (diffusers VQModel; Rombach et al. 2022, Sec. 3.1).
-
-    decode(x_0) = D(q(x_0 / scaling)), with q the nearest code of the codebook at each position.
+class _Decoder:
+    """What both autoencoders share: latents divided by their scaling and decoded, a few at a time.
 
     Args:
-      vae: a VQModel on its device, in its precision.
-      scaling: latent = scaling * encoder output; 1 for LDM, whatever the VQModel's configuration says (its
-        class defaults to 0.18215 where the published file is silent; the original model has none).
+      vae: a diffusers autoencoder on its device, in its precision.
+      scaling: latent = scaling * encoder output.
       profile: numerical profile of the calls; None leaves torch's settings as they are.
     """
 
-    def __init__(self, vae: Any, scaling: float = 1.0, profile: Profile | None = None) -> None:
+    def __init__(self, vae: Any, scaling: float, profile: Profile | None = None) -> None:
         self.vae = vae.eval().requires_grad_(False)
         self.scaling = _positive(scaling)
         self.profile = profile
@@ -53,6 +50,22 @@ class VQCodec:
         """
         _check_shape("decode", x_0, int(self.vae.config.latent_channels))
         return _in_pieces(lambda z: self.vae.decode(z).sample, x_0 / self.scaling, self, "decoder")
+
+
+class VQCodec(_Decoder):
+    """The vector-quantised autoencoder of LDM (diffusers VQModel; Rombach et al. 2022, Sec. 3.1).
+
+    decode(x_0) = D(q(x_0 / scaling)), with q the nearest code of the codebook at each position.
+
+    Args:
+      vae: a VQModel on its device, in its precision.
+      scaling: latent = scaling * encoder output; 1 for LDM, whatever the VQModel's configuration says (its
+        class defaults to 0.18215 where the published file is silent; the original model has none).
+      profile: numerical profile of the calls; None leaves torch's settings as they are.
+    """
+
+    def __init__(self, vae: Any, scaling: float = 1.0, profile: Profile | None = None) -> None:
+        super().__init__(vae, scaling, profile)
 
     def encode(
         self,
@@ -76,7 +89,7 @@ class VQCodec:
         return self.scaling * _in_pieces(lambda x: self.vae.encode(x).latents, image, self, "encoder")
 
 
-class KLCodec:
+class KLCodec(_Decoder):
     """The variational autoencoder of DiT, SD and SDXL (diffusers AutoencoderKL; Rombach et al. 2022, Sec. 3.1).
 
     decode(x_0) = D(x_0 / scaling); encode(image) = scaling * (mean + std * noise), noise = 0 for mode="mean".
@@ -86,21 +99,6 @@ class KLCodec:
       scaling: factor that gives latents unit variance: 0.18215 for DiT and SD, 0.13025 for SDXL.
       profile: numerical profile of the calls; None leaves torch's settings as they are.
     """
-
-    def __init__(self, vae: Any, scaling: float, profile: Profile | None = None) -> None:
-        self.vae = vae.eval().requires_grad_(False)
-        self.scaling = _positive(scaling)
-        self.profile = profile
-        self.factor = _factor(vae)
-
-    def decode(self, x_0: Tensor) -> Tensor:
-        """Images of latents, (B, C, h, w) to (B, 3, H, W) float32, about [-1, 1], unclamped.
-
-        Raises:
-          UsageError: x_0 is no batch of this codec's latents. WorkError: the decoder returned NaN or infinity.
-        """
-        _check_shape("decode", x_0, int(self.vae.config.latent_channels))
-        return _in_pieces(lambda z: self.vae.decode(z).sample, x_0 / self.scaling, self, "decoder")
 
     def encode(
         self,
@@ -161,7 +159,7 @@ def load_kl_codec(
 def _in_pieces(
     function: Callable[[Tensor], Tensor],
     batch: Tensor,
-    codec: VQCodec | KLCodec,
+    codec: _Decoder,
     what: Literal["encoder", "decoder"],
 ) -> Tensor:
     """function(batch) in float32, a few images at a time, computed where and how the autoencoder is."""
