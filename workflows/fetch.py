@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from taba_core.errors import UsageError, WorkError
-from taba_core.models.cards import Card, list_cards, load_card
+from taba_core.models.cards import Card
+from taba_core.models.catalog import list_cards, load_card
 from taba_core.models.prompts import RECAP_COCO, RECAP_COCO_SOURCE, load_prompts, recap_coco_path
 from taba_core.models.weights import (
     content_hash,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from taba_core.diffusion.inversion import list_methods
-from taba_core.models.cards import list_cards
+from taba_core.models.catalog import list_cards
 from taba_core.models.options import OPTIONS, NetworkOptions
 from taba_core.models.weights import status
 from workflows.study import studies

@@ -12,7 +12,8 @@ import yaml
 from torch import Tensor
 
 from taba_core.errors import unknown_name
-from taba_core.models.cards import Card, load_card
+from taba_core.models.cards import Card
+from taba_core.models.catalog import load_card
 from taba_core.models.network import Network
 from taba_core.models.profile import Profile
 

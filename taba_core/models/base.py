@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from taba_core.errors import UsageError, WorkError
-from taba_core.models.cards import Card, list_cards, load_card
+from taba_core.models.cards import Card
+from taba_core.models.catalog import list_cards, load_card
 from taba_core.models.options import (
     GaussianOptions,
     NetworkOptions,

@@ -7,15 +7,12 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.resources import files
-from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from taba_core.conventions import Conventions
-from taba_core.errors import unknown_name
-from taba_core.models.user_cards import card_at, looks_like_path
 
 
 class _CardPart(BaseModel):
@@ -136,27 +133,3 @@ def raw_cards() -> dict[str, dict[str, Any]]:
     text = files("taba_core.models").joinpath("cards.yaml").read_text(encoding="utf-8")
     raw: dict[str, dict[str, Any]] = yaml.safe_load(text)
     return raw
-
-
-@cache
-def _cards() -> dict[str, Card]:
-    return {name: Card(name=name, **fields) for name, fields in raw_cards().items()}
-
-
-def list_cards() -> list[Card]:
-    """All built-in cards, the embedded models first, then in the order of the paper's Table 1."""
-    return list(_cards().values())
-
-
-def load_card(name: str) -> Card:
-    """The card of a model: a built-in one by name, or one's own by path (a YAML card, a diffusers directory).
-
-    Raises:
-      UsageError: no model has this name (the message lists the nearest and all names), or no such card.
-    """
-    cards = _cards()
-    if name in cards:
-        return cards[name]
-    if looks_like_path(name):
-        return card_at(Path(name))
-    raise unknown_name("model", name, cards)

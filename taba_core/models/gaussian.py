@@ -21,7 +21,7 @@ from torch import Tensor
 from taba_core.diffusion.schedule import NoiseSchedule
 from taba_core.errors import UsageError
 from taba_core.models.basis import cosine_matrix
-from taba_core.models.cards import load_card
+from taba_core.models.catalog import load_card
 from taba_core.models.grids import noise_schedule
 from taba_core.models.options import GaussianOptions, validate_options
 from taba_core.theory import power_law_spectrum

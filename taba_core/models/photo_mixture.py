@@ -24,7 +24,7 @@ from torch import Tensor
 from taba_core.diffusion.schedule import NoiseSchedule
 from taba_core.errors import UsageError
 from taba_core.models.basis import OPPONENT, cosine_matrix, low_frequencies
-from taba_core.models.cards import load_card
+from taba_core.models.catalog import load_card
 from taba_core.models.grids import noise_schedule
 from taba_core.models.mixture_fit import CROP_SIZE, Mixture, cached_mixture
 from taba_core.models.options import PhotoMixtureOptions

@@ -11,15 +11,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
 from taba_core.errors import UsageError, unknown_name
-
-if TYPE_CHECKING:
-    from taba_core.models.cards import Card
+from taba_core.models.cards import Card, raw_cards
 
 
 def looks_like_path(name: str) -> bool:
@@ -44,8 +42,6 @@ def card_at(path: Path) -> Card:
 
 
 def _read_card(path: Path) -> Card:
-    from taba_core.models.cards import Card, raw_cards
-
     try:
         own = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -92,8 +88,6 @@ def _weights(stated: Any, path: Path) -> Any:
 
 def _renamed(card: Card, path: Path) -> Card:
     """The card under a name that fits the name of a store's group, and is not a built-in model's."""
-    from taba_core.models.cards import raw_cards
-
     name = re.sub(r"[^a-z0-9]+", "-", card.name.lower()).strip("-") or "model"
     if name in raw_cards():
         raise UsageError(

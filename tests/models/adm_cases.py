@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from taba_core.models.adm_flags import adm_flags
-from taba_core.models.cards import load_card
+from taba_core.models.catalog import load_card
 
 DATA = Path(__file__).parents[1] / "data"
 TINY = ("adm32", "adm64", "adm256")

@@ -11,7 +11,7 @@ from diffusers.models.attention_processor import Attention
 from taba_core.models.adm import build_unet, load, load_unet
 from taba_core.models.adm_flags import adm_flags
 from taba_core.models.adm_weights import Origin, origins, read_state_dict, to_diffusers, to_openai
-from taba_core.models.cards import load_card
+from taba_core.models.catalog import load_card
 from taba_core.models.profile import profile_named
 
 # model: tensors in the file, parameters

@@ -5,7 +5,7 @@ import torch
 
 from taba_core.errors import UsageError
 from taba_core.models.architectures import architectures, build_module, nested
-from taba_core.models.cards import load_card
+from taba_core.models.catalog import load_card
 
 # Million parameters (model cards of the original releases).
 PARAMETERS = {

@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from taba_core.errors import UsageError
-from taba_core.models.cards import Card, list_cards, load_card
+from taba_core.models.cards import Card
+from taba_core.models.catalog import list_cards, load_card
 from taba_core.models.grids import noise_schedule, timestep_grid
 
 CARDS = {card.name: card for card in list_cards()}
@@ -89,7 +90,7 @@ def test_a_card_whose_parts_disagree_is_refused():
 
 def test_cards_and_specs_need_no_torch():
     code = (
-        "import sys; from taba_core.models.cards import list_cards; list_cards();"
+        "import sys; from taba_core.models.catalog import list_cards; list_cards();"
         "from taba_core.models.base import model_spec; model_spec('gaussian');"
         "sys.exit('torch' in sys.modules)"
     )

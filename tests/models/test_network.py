@@ -11,7 +11,7 @@ import torch
 from taba_core.diffusion import generate, invert
 from taba_core.diffusion.denoiser import Denoiser
 from taba_core.errors import UsageError, WorkError
-from taba_core.models.cards import load_card
+from taba_core.models.catalog import load_card
 from taba_core.models.grids import timestep_grid
 from taba_core.models.network import Network
 from taba_core.models.profile import profile_named

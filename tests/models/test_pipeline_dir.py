@@ -12,7 +12,7 @@ import torch
 from tiny_checkpoints import edit_json, tiny_class_unet, tiny_dit, tiny_kl, tiny_ldm, tiny_unet
 
 from taba_core.errors import UsageError
-from taba_core.models.cards import load_card
+from taba_core.models.catalog import load_card
 from taba_core.models.grids import noise_schedule, timestep_grid
 from taba_core.models.pipeline_dir import card_from_directory, detect, stored_parameters
 from taba_core.models.scheduler_config import read_scheduler

@@ -20,7 +20,7 @@ from torch.testing import assert_close
 
 from taba_core.diffusion import generate, invert
 from taba_core.errors import UsageError
-from taba_core.models.cards import load_card
+from taba_core.models.catalog import load_card
 from taba_core.models.families import load_network
 from taba_core.models.grids import timestep_grid
 from taba_core.models.profile import profile_named

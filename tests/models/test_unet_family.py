@@ -18,7 +18,7 @@ from torch.testing import assert_close
 
 from taba_core.diffusion import CountedDenoiser, generate, invert
 from taba_core.errors import UsageError, WorkError
-from taba_core.models.cards import load_card
+from taba_core.models.catalog import load_card
 from taba_core.models.grids import timestep_grid
 from taba_core.models.network import Network
 from taba_core.models.pipeline_dir import card_from_directory

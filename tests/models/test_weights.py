@@ -11,7 +11,7 @@ import yaml
 from taba_core.errors import UsageError, WorkError
 from taba_core.models import weights
 from taba_core.models.base import card_of, load_model, load_spec, model_spec, planned_spec
-from taba_core.models.cards import list_cards, load_card
+from taba_core.models.catalog import list_cards, load_card
 from taba_core.models.families import FAMILIES, load_network
 from taba_core.models.profile import profile_named
 from taba_core.models.weights import (

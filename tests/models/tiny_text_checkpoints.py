@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from transformers.convert_slow_tokenizer import import_protobuf
 
-from taba_core.models.cards import Card, load_card
+from taba_core.models.cards import Card
+from taba_core.models.catalog import load_card
 
 WORDS = ("▁a", "▁red", "▁boat", "▁cat", "▁the", "▁on", "▁white", "▁horse", "ing", "s")
 LETTERS = "abcdefghijklmnopqrstuvwxyzéA.,'"

@@ -11,7 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from taba_core.errors import UsageError, WorkError
-from taba_core.models.cards import WeightsCard, load_card
+from taba_core.models.cards import WeightsCard
+from taba_core.models.catalog import load_card
 from taba_core.models.prompts import load_prompts
 from taba_core.models.weights import locate, read_json_table, stored_at
 from workflows import download as downloads

@@ -13,7 +13,7 @@ import torch
 from taba_core.diffusion.inversion import inversion_method, invert, list_methods
 from taba_core.diffusion.sampling import ddim_transition
 from taba_core.models.base import load_model
-from taba_core.models.cards import load_card
+from taba_core.models.catalog import load_card
 from taba_core.models.grids import timestep_grid
 from workflows.__main__ import main
 

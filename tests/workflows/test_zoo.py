@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 import taba_core
-from taba_core.models.cards import load_card
+from taba_core.models.catalog import load_card
 from taba_core.stats.regions import plain_mask
 from workflows.__main__ import main
 from workflows.conditioning import prompts_from_bytes, prompts_to_bytes

@@ -87,7 +87,7 @@ class _Case:
 
     @classmethod
     def small(cls, name: str, batch_size: int) -> _Case:
-        from taba_core.models.cards import load_card
+        from taba_core.models.catalog import load_card
 
         card = load_card(name)
         small = {"image_size": 32, "num_channels": 32, "num_res_blocks": 1} | _SMALL[name]
@@ -101,7 +101,7 @@ class _Case:
 
     @classmethod
     def full(cls, name: str, batch_size: int) -> _Case:
-        from taba_core.models.cards import load_card
+        from taba_core.models.catalog import load_card
 
         return cls.of(name, load_card(name).model_copy(update={"precision": "fp32"}), batch_size)
 

@@ -101,7 +101,7 @@ def sampling_states(
     from taba_core import rng
     from taba_core.diffusion import generate
     from taba_core.diffusion.sampling import StepRecord
-    from taba_core.models.cards import load_card
+    from taba_core.models.catalog import load_card
     from taba_core.models.grids import timestep_grid
 
     grid = timestep_grid(load_card("photo-mixture"), num_inference_steps)

@@ -28,7 +28,7 @@ def measure(
 
     from taba_core import rng
     from taba_core.diffusion import generate
-    from taba_core.models.cards import load_card
+    from taba_core.models.catalog import load_card
     from taba_core.models.grids import timestep_grid
     from taba_core.stats.regions import THRESHOLD, plain_mask
 

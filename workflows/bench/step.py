@@ -13,7 +13,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from taba_core.models.cards import Card, load_card
+from taba_core.models.cards import Card
+from taba_core.models.catalog import load_card
 from workflows.bench.paired import Measurement, Row, seconds_text
 from workflows.text import bytes_text
 

@@ -57,7 +57,7 @@ def measure(
     from taba_core import rng
     from taba_core.diffusion import CountedDenoiser, generate
     from taba_core.models.base import load_model
-    from taba_core.models.cards import load_card
+    from taba_core.models.catalog import load_card
     from taba_core.models.grids import timestep_grid
 
     counted = CountedDenoiser(load_model(model_name))

@@ -9,7 +9,8 @@ import numpy as np
 import xarray as xr
 
 from taba_core.models.base import training_images
-from taba_core.models.cards import Card, list_cards
+from taba_core.models.cards import Card
+from taba_core.models.catalog import list_cards
 from workflows.context import Context
 from workflows.findings import Findings, for_each, item_context, item_id, row_labels
 from workflows.inputs import PICTURE_DIMS, Request
