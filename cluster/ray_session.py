@@ -96,7 +96,7 @@ class RaySession:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ClusterUnreachable(
                 f"no Ray cluster answers at {self.address}: {reason}\n"
-                "Start one (`ray start --head`, or slurm/cluster.sh) and join it from this machine, or use "
+                "Start one (`ray start --head`) and join it from this machine, or use "
                 "the address 'local' to run on this machine only. A cluster with a token needs "
                 "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH here too."
             ) from error

@@ -28,36 +28,29 @@ class Spec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    # Fields that may not change a key: where a thing lies, how a user's card describes it.
+    outside_key: ClassVar[frozenset[str]] = frozenset()
+    # Fields added after the first stores were made, with the value that means what was done before there was a choice.
+    added_later: ClassVar[dict[str, Any]] = {}
+
     def canonical(self) -> str:
         """Canonical JSON of all fields that can change a value, the input of the content key."""
-        return json.dumps(_what_it_is(self.model_dump(mode="json")), sort_keys=True, separators=(",", ":"))
+        return json.dumps(self.content(), sort_keys=True, separators=(",", ":"))
+
+    def content(self) -> dict[str, Any]:
+        """The fields of the key, plain JSON: all but `outside_key`, and but a later field at its first meaning."""
+        dumped = self.model_dump(mode="json")
+        kept = {}
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if name in self.outside_key or (name in self.added_later and value == self.added_later[name]):
+                continue
+            kept[name] = value.content() if isinstance(value, Spec) else dumped[name]
+        return kept
 
     def __hash__(self) -> int:
         # Options are dictionaries, so the generated field-wise hash would fail.
         return hash((type(self).__name__, self.canonical()))
-
-
-def _what_it_is(value: Any) -> Any:
-    """Drop at every depth what may not change a key.
-
-    - `location` and `card`: where a thing lies and how a user's card describes it; the fingerprint says what it is.
-    - a later field at the value that means what was done before there was a choice, so that it splits no artifact.
-    """
-    if isinstance(value, dict):
-        return {
-            k: _what_it_is(v)
-            for k, v in value.items()
-            if k not in ("location", "card") and not (k in _LATER and v == _LATER[k])
-        }
-    return value
-
-
-_LATER: dict[str, Any] = {
-    "prompts": None,
-    "draws": "counter",
-    "noises_per_condition": 1,
-    "round_trip": "none",
-}
 
 
 class ModelSpec(Spec):
@@ -66,6 +59,8 @@ class ModelSpec(Spec):
     `location` is the folder or file the fingerprint was taken of, `card` the whole card of a model that is not
     built in, so that a worker needs no card file; neither is part of any key (the fingerprint covers both).
     """
+
+    outside_key: ClassVar[frozenset[str]] = frozenset({"location", "card"})
 
     name: str
     options: dict[str, JsonValue] = Field(default_factory=dict)
@@ -76,6 +71,8 @@ class ModelSpec(Spec):
 
 class PromptSpec(Spec):
     """Which captions a text-conditional generation draws from; `location` is not part of any key."""
+
+    outside_key: ClassVar[frozenset[str]] = frozenset({"location"})
 
     fingerprint: str
     location: str = "builtin"
@@ -123,6 +120,7 @@ class Generation(Artifact):
     """x_T ~ N(0, I) to x_0 by DDIM, eta = 0."""
 
     kind: ClassVar[str] = "generation"
+    added_later: ClassVar[dict[str, Any]] = {"prompts": None, "draws": "counter", "noises_per_condition": 1}
 
     model: ModelSpec
     num_samples: int = Field(ge=2)
@@ -159,6 +157,7 @@ class Inversion(Artifact):
     """x_0 to the latent x̂_T, the first `forward_steps` steps replaced by forward diffusion."""
 
     kind: ClassVar[str] = "inversion"
+    added_later: ClassVar[dict[str, Any]] = {"round_trip": "none"}
 
     source: Generation
     num_inference_steps: int = Field(ge=1)
@@ -231,6 +230,7 @@ class StepPredictions(Artifact):
 
     source: Generation
     network_time: NetworkTime = "target"
+    levels: Levels = "exact"
     x0_rule: X0Rule = "none"
 
     def root(self) -> Generation:

@@ -50,8 +50,8 @@ def flat_mode_crossing(context: Context, num_inference_steps: int) -> FlatCrossi
 
     With state gain g_l and latent gain s of the same noise, |g - s| < |g - 1| once g < (1 + s)/2.
     """
-    if not _plain_ddim(context):
-        return None
+    if not (_plain_ddim(context) and context.card.embedded):
+        return None  # in a latent space a plain area is no mode of little variance
     mode = GaussianModes(np.array(FLAT_VARIANCE), context.grid(num_inference_steps))
     kept = float(mode.latent().signal_gain)
     # State gains at levels T, T-1, ..., 0.
@@ -63,7 +63,7 @@ def flat_mode_std(
     context: Context, num_inference_steps: int, forward_steps: int, forward_level: ForwardLevel
 ) -> float | None:
     """Standard deviation of the latent of a mode of variance FLAT_VARIANCE; 1 for noise. None as above."""
-    if not _plain_ddim(context):
+    if not (_plain_ddim(context) and context.card.embedded):
         return None
     mode = GaussianModes(np.array(FLAT_VARIANCE), context.grid(num_inference_steps))
     return float(mode.latent(forward_steps, forward_level).std)
@@ -118,9 +118,11 @@ def gaussian_latent(
     return modes.latent(forward_steps, forward_level, network_time=rules.network_time, levels=rules.levels)
 
 
-def latent_theory(context: Context, forward_steps: int, forward_level: ForwardLevel) -> LatentTheory | None:
+def latent_theory(
+    context: Context, num_inference_steps: int, forward_steps: int, forward_level: ForwardLevel
+) -> LatentTheory | None:
     """Standard deviation, global KL and mean absolute reconstruction error of a latent (Table 4)."""
-    latent = gaussian_latent(context, context.num_steps(50), forward_steps, forward_level)
+    latent = gaussian_latent(context, num_inference_steps, forward_steps, forward_level)
     if latent is None:
         return None
     # Entries of a stationary field share one variance, the mean over modes.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from taba_core.conventions import EXACT, Conventions, ForwardLevel
 from taba_core.errors import UsageError
@@ -123,6 +123,20 @@ class Context:
         own = self.card.defaults.num_inference_steps if self.card.embedded else paper_steps
         return self.settings.num_inference_steps or own
 
+    @cached_property
+    def method_options(self) -> dict[str, Any]:
+        """All options of the inversion method, defaults included: leaving one out is no other artifact."""
+        from dataclasses import asdict
+
+        from taba_core.diffusion.inversion import inversion_method_named
+
+        return asdict(inversion_method_named(self.method, **self.settings.method_options))  # type: ignore[call-overload]
+
+    @property
+    def forward_rules(self) -> tuple[ForwardLevel, ...]:
+        """The readings of "replace K steps" that differ under these conventions; one where levels are shifted."""
+        return ("matched",) if self.conventions.levels == "shifted" else ("exact", "matched")
+
     @property
     def num_samples(self) -> int:
         """n: the user's, else the card's."""
@@ -168,7 +182,7 @@ class Context:
             source=source,
             num_inference_steps=source.num_inference_steps,
             method=self.method,
-            method_options=self.settings.method_options,
+            method_options=self.method_options,
             network_time=rules.network_time,
             levels=rules.levels,
             x0_rule=rules.inversion_x0_rule,
@@ -187,6 +201,7 @@ class Context:
         return StepPredictions(
             source=source,
             network_time=self.conventions.network_time,
+            levels=self.conventions.levels,
             x0_rule=self.conventions.inversion_x0_rule,
         )
 

@@ -38,6 +38,7 @@ class Report:
     analysed: list[str] = field(default_factory=list)
     reused: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    on_gpu: bool = False
     stages: dict[str, float] = field(default_factory=dict)
 
 
@@ -55,7 +56,7 @@ def run_plan(
     Raises:
       WorkError: the disk refuses, or units failed for good; what finished is kept and reused next time.
     """
-    report, started = Report(), time.monotonic()
+    report, started = Report(on_gpu=resources.num_gpus > 0), time.monotonic()
     groups = {p.artifact: _ensure(store, plan.context, p) for p in plan.artifacts}
     _adopt(plan, groups)
     if plan.units:

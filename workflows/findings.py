@@ -137,8 +137,8 @@ def cell(
         paper=paper,
         digits=digits,
         unit=unit,
-        n=int(result.attrs["n"]),
-        T=int(result.attrs["T"]),
+        seed=int(result.attrs["seed"]),
+        **item_context(result),
     )
 
 

@@ -57,7 +57,7 @@ class Cell:
       theory: closed-form value where one exists.
       paper: the paper's value for the same model and setting.
       digits: decimals shown. unit: of the value; empty when dimensionless.
-      n, T: images and steps behind this cell; None = the table's own.
+      n, T, seed, conventions: images, steps, seed and choices behind this cell; None = the table's own.
     """
 
     value: float | str | None
@@ -71,6 +71,8 @@ class Cell:
     bold: bool = False
     n: int | None = None
     T: int | None = None
+    seed: int | None = None
+    conventions: str | None = None
 
 
 DASH = Cell(None)
@@ -129,14 +131,15 @@ class Table:
         shape = (len(self.rows), *{len(row) for row in self.cells})
         if len(self.cells) != len(self.rows) or any(len(row) != len(names) for row in self.cells):
             raise ValueError(f"{self.id}: cells are {shape}, labels are ({len(self.rows)}, {len(names)}).")
-        # A cell states its n and T only where they differ from the table's.
+        # A cell states its context only where it differs from the table's.
         own = tuple(tuple(self._without_common(cell) for cell in row) for row in self.cells)
         object.__setattr__(self, "cells", own)
         if self.row_groups and len(self.row_groups) != len(self.rows):
             raise ValueError(f"{self.id}: {len(self.row_groups)} row groups for {len(self.rows)} rows.")
 
     def _without_common(self, cell: Cell) -> Cell:
-        return replace(cell, n=None if cell.n == self.n else cell.n, T=None if cell.T == self.T else cell.T)
+        shared = ("n", "T", "seed", "conventions")
+        return replace(cell, **{k: None for k in shared if getattr(cell, k) == getattr(self, k)})
 
     def row_key(self, index: int) -> str:
         """Name of a row in files: its label, after its group's where it has one."""

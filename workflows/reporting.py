@@ -41,10 +41,11 @@ def write_store_report(path: str | Path, output: Path | None, *, force: bool) ->
     index = folder / "index.html"
     if not force and index.exists() and (folder / _STAMP).exists() and (folder / _STAMP).read_text() == stamp:
         return index
+    from workflows.report.files import write_text
     from workflows.report.write import write_report
 
     index = write_report(collect(store, names), folder)
-    (folder / _STAMP).write_text(stamp)
+    write_text(folder / _STAMP, stamp)
     return index
 
 
@@ -89,11 +90,18 @@ def run_log(store: Store) -> list[dict[str, Any]]:
     file = store.path / LEDGER_DIRECTORY / RUN_LOG
     if not file.exists():
         return []
-    return [json.loads(line) for line in file.read_text().splitlines() if line.strip()]
+    entries = []
+    for line in file.read_text().splitlines():
+        try:
+            entries.append(json.loads(line))
+        except ValueError:
+            continue  # a line cut short by a crash tells nothing and breaks nothing
+    return entries
 
 
 def _stamp(store: Store, names: list[str]) -> str:
-    text = json.dumps([names, version("taba"), [(s.name, s.version) for s in studies().values()]])
+    runs = run_log(store)
+    text = json.dumps([names, version("taba"), [(s.name, s.version) for s in studies().values()], runs])
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from taba_core.errors import UsageError
+from taba_core.models.base import card_with_options
 from taba_core.models.weights import status
 from taba_core.store import Store
 from workflows.context import Context
@@ -115,7 +116,8 @@ def run_studies(
     from workflows.reporting import print_headline, write_store_report
 
     started, clock = datetime.now(UTC), time.monotonic()
-    make_executor, resources, workers = choose_executor(executor, address, workers)
+    embedded = card_with_options(asked.model, None).embedded
+    make_executor, resources, workers = choose_executor(executor, address, workers, embedded=embedded)
     plan, opened = prepare(asked, write=True)
     assert opened is not None
     print(
@@ -139,15 +141,14 @@ def run_studies(
 
 
 def choose_executor(
-    name: str, address: str | None, workers: int | None
+    name: str, address: str | None, workers: int | None, *, embedded: bool
 ) -> tuple[Callable[[], Executor], Resources, int]:
     """A factory of the executor (so that nothing starts if there is nothing to do), resources, worker count."""
     from cluster.executor import Resources
 
-    cores = (
-        workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    resources = Resources(num_cpus=1, num_gpus=1 if _has_gpu() else 0)
+    cores = workers or _usable_cores()
+    # The embedded models are exact on a CPU and must give the same bits everywhere: they never move to a GPU.
+    resources = Resources(num_cpus=1, num_gpus=1 if _has_gpu() and not embedded else 0)
     if name == "local":
         if address is not None:
             raise UsageError("--address names a Ray cluster; it cannot go with --executor local.")
@@ -165,9 +166,16 @@ def choose_executor(
     raise UsageError(f"--executor {name}: use ray (the default) or local.")
 
 
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _has_gpu() -> bool:
     # The driver answers without importing torch: a run that computes nothing should not pay for it.
-    return shutil.which("nvidia-smi") is not None and os.environ.get("CUDA_VISIBLE_DEVICES", "all") != ""
+    return shutil.which("nvidia-smi") is not None and os.environ.get("CUDA_VISIBLE_DEVICES", "all") not in (
+        "",
+        "-1",
+    )
 
 
 def provenance(plan: Plan, done: Any, started: datetime) -> dict[str, Any]:
@@ -188,5 +196,6 @@ def provenance(plan: Plan, done: Any, started: datetime) -> dict[str, Any]:
         "settings": plan.context.settings.model_dump(mode="json"),
         "conventions": plan.context.convention_line(),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
+        "device": "gpu" if done.on_gpu else "cpu",
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
     }

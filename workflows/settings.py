@@ -19,7 +19,9 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
-    num_samples: int | None = Field(None, ge=2, description="n, images per artifact (default: the card's)")
+    num_samples: int | None = Field(
+        None, ge=4, description="n, images per artifact (default: the card's); floors need 4"
+    )
     num_inference_steps: int | None = Field(
         None, ge=1, description="T, DDIM transitions (default: the card's)"
     )

@@ -71,7 +71,7 @@ class Study(ABC):
         )
 
     def result_key(self, context: Context) -> str:
-        """Content key of the result: study, version, model, artifacts, conventions, analysis fields."""
+        """Content key of the result: study, version, model, artifacts, conventions, method, analysis."""
         parts = {
             "schema": SCHEMA_VERSION,
             "study": self.name,
@@ -79,6 +79,7 @@ class Study(ABC):
             "model": json.loads(context.model_spec.canonical()),
             "artifacts": {name: request.artifact.key for name, request in self.requests(context).items()},
             "conventions": context.conventions.model_dump(mode="json"),
+            "method": [context.method, context.method_options],
             "analysis": context.settings.analysis(),
         }
         text = json.dumps(parts, sort_keys=True, separators=(",", ":"))

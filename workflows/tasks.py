@@ -221,6 +221,7 @@ def _step_predictions(
             (step,),
             cond,
             network_time=artifact.network_time,
+            levels=artifact.levels,
             x0_rule=artifact.x0_rule,
         )
         eps_hat[:, step - 1] = eps[:, 0].cpu().numpy()

@@ -265,6 +265,7 @@ def step_predictions(
     cond: Conditioning | None = None,
     *,
     network_time: NetworkTime = "target",
+    levels: Levels = "exact",
     x0_rule: X0Rule = "none",
 ) -> Tensor:
     """What an inversion would predict in each step if it stood on the exact sampling state    (App. J).
@@ -275,7 +276,8 @@ def step_predictions(
     Args:
       states: exact states x_{l-1} of the sampling path, (B, S, C, H, W), in the order of `steps`.
       steps: the S step numbers l, each in 1..T.
-      network_time: target (paper, Eq. 3) or source; see `TimestepGrid.upward`.
+      network_time, levels: of the inversion; see `TimestepGrid.upward`. Under shifted levels step l asks the
+        network at the time of level l, as the sampler's step l does.
 
     Returns:
       eps_hat, (B, S, C, H, W).
@@ -289,7 +291,7 @@ def step_predictions(
             f"steps={list(steps)} for states of shape {tuple(states.shape)}: "
             f"give one step in 1 to {T} for each entry of axis 1."
         )
-    transitions = grid.upward(network_time=network_time)
+    transitions = grid.upward(network_time=network_time, levels=levels)
     predictions = []
     for index, step in enumerate(steps):
         x, transition = working_precision(states[:, index]), transitions[step - 1]

@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import os
 import tempfile
+import threading
 import zipfile
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -19,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from taba_core.blas import use_one_blas_thread
 from taba_core.models.basis import analyse, low_frequencies
 from taba_core.models.options import PhotoMixtureOptions
 from taba_core.models.photos import Photo, fingerprint, load_photos, random_crops
@@ -51,18 +53,22 @@ def fit_key(options: PhotoMixtureOptions) -> str:
     return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
 
+_one_fit_at_a_time = threading.Lock()  # threads of one process would fit the same thing side by side
+
+
 def cached_mixture(options: PhotoMixtureOptions) -> Mixture:
     """The fitted mixture, from the cache ($TABA_CACHE, else ~/.cache/taba) or fitted now and put there.
 
     Several processes may ask at once: each reads a whole file or fits by itself. A damaged file is replaced.
     """
     path = cache_folder() / f"photo-mixture-{fit_key(options)}.npz"
-    found = _read(path)
-    if found is not None:
-        return found
-    mixture = fit_mixture(load_photos(options.photos), options)
-    _write(path, mixture)
-    return mixture
+    with _one_fit_at_a_time:
+        found = _read(path)
+        if found is not None:
+            return found
+        mixture = fit_mixture(load_photos(options.photos), options)
+        _write(path, mixture)
+        return mixture
 
 
 def cache_folder() -> Path:
@@ -81,7 +87,8 @@ def fit_mixture(photos: tuple[Photo, ...], options: PhotoMixtureOptions) -> Mixt
     """
     from threadpoolctl import threadpool_limits
 
-    with threadpool_limits(1):  # sums in another order would be other bits
+    use_one_blas_thread()
+    with threadpool_limits(1, user_api="openmp"):  # the clustering's sums: another order would be other bits
         parts = [_fit_photo(photo, options) for photo in photos]
     sizes = [len(part[0]) for part in parts]
     share, mean, remainder, factors = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))

@@ -1,5 +1,6 @@
 """Mergeable statistics of noise, latents, images and trajectories, with intervals and floors."""
 
+from taba_core.blas import use_one_blas_thread
 from taba_core.stats.base import Block, MomentStatistic, RowStatistic, State, Statistic
 from taba_core.stats.correlation import LagCorrelation, PatchCorrelation
 from taba_core.stats.estimate import Estimate
@@ -7,7 +8,7 @@ from taba_core.stats.floor import CorrelationFloor, correlation_floor, kl_floor
 from taba_core.stats.moments import EntryKL, GlobalKL, Moments
 from taba_core.stats.pca import ChannelPCA, project_channels
 from taba_core.stats.reconstruction import ReconstructionError
-from taba_core.stats.reduce import from_arrays, reduce, reduce_blocks, use_one_blas_thread
+from taba_core.stats.reduce import from_arrays, reduce, reduce_blocks
 from taba_core.stats.regions import REGIONS, RegionError, area_average, plain_cells, plain_mask
 from taba_core.stats.resample import estimates, poisson_weights
 from taba_core.stats.step_error import StepError

@@ -1,6 +1,6 @@
 """What a statistic is: a small state that is updated by blocks of samples, merged, and summarised.
 
-Laws every statistic obeys (tests/stats/test_laws.py proves them for all of them):
+Laws every statistic obeys (tests/stats/test_stats_laws.py proves them for all of them):
   * the empty state is neutral: merge(init(), s) is s;
   * a state holds float64 and int64 arrays only, so it can be stored, sent and merged later;
   * states merged over the fixed tree of canonical blocks (`tree.MergeTree`) have the same bits for any split.

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import functools
 import os
-import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
+from taba_core.blas import use_one_blas_thread
 from taba_core.errors import UsageError, WorkError
 from taba_core.stats.base import SAMPLE, Block, Statistic
 from taba_core.stats.tree import (
@@ -185,21 +184,3 @@ def _block_index(ids: np.ndarray[Any, Any], num_samples: int) -> int:
             f"{num_samples - 1}) may be short."
         )
     return start // CANONICAL_BLOCK
-
-
-_blas_lock = threading.Lock()
-_blas_is_limited = False
-
-
-def use_one_blas_thread() -> None:
-    """Limit BLAS to one thread for the rest of this process: its sums must not depend on its threads.
-
-    Once and for good, because the limit cannot be taken back and set again: OpenBLAS ignores a later change that
-    comes from another thread than the one that made the first, and a product on two threads has other last bits
-    than on one. Torch is not affected. Without effect where OPENBLAS_NUM_THREADS=1 was set before numpy's import.
-    """
-    global _blas_is_limited
-    with _blas_lock:
-        if not _blas_is_limited:
-            threadpool_limits(limits=1, user_api="blas")
-            _blas_is_limited = True

@@ -8,10 +8,10 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from taba_core.blas import use_one_blas_thread
 from taba_core.rng import uniform
 from taba_core.stats.base import Array, RowStatistic
 from taba_core.stats.estimate import Estimate
-from taba_core.stats.reduce import use_one_blas_thread
 from taba_core.stats.tree import Reduced
 
 NUM_REPLICATES = 1000
@@ -42,8 +42,7 @@ def poisson_weights(
     """Poisson(1) weights of samples, (num_replicates, len(sample_ids)).
 
     The weight of a sample in a replicate is the inverse Poisson CDF of one uniform number that depends on
-    (seed,
-    sample id, replicate) only: it is the same for every statistic, every split of the samples, and every n.
+    (seed, sample id, replicate) only: it is the same for every statistic, every split of the samples, and every n.
     """
     ids = np.ascontiguousarray(sample_ids, dtype=np.int64)
     return _weights(ids.tobytes(), seed, num_replicates).T.astype(np.float64)

@@ -48,7 +48,7 @@ BAD = [
     (["run", "correlation", "--method", "dim"], "unknown inversion method 'dim': did you mean ddim"),
     (["run", "correlation", "--set", "num_sample=3"], "unknown field 'num_sample': did you mean num_samples"),
     (["run", "correlation", "--set", "num_samples"], "write field=value"),
-    (["run", "correlation", "--set", "num_samples=1"], "greater than or equal to 2"),
+    (["run", "correlation", "--set", "num_samples=3"], "greater than or equal to 4"),
     (["run", "correlation", "--set", "num_samples=many"], "valid integer"),
     (["run", "correlation", "--set", "num_inference_steps=0"], "greater than or equal to 1"),
     (["run", "correlation", "--set", "num_inference_steps=1001"], "1000"),
@@ -243,3 +243,20 @@ def test_list_shows_models_methods_and_studies(taba_here):
     out = taba_here("list").stdout
     for name in ("photo-mixture", "adm-64", "sdxl", "ddim", "table4", "step-error"):
         assert name in out
+
+
+def test_every_number_keeps_its_own_context_when_runs_differ(tmp_path, taba_here):
+    store = tmp_path / "s"
+    common = ["run", "correlation", "--model", "gaussian", "--store", store, "--executor", "local"]
+    other = ["--set", "seed=7", "--set", "network_time=source", "--set", "levels=shifted"]
+    assert taba_here(*common, *SMALL).returncode == 0
+    assert taba_here(*common, *SMALL, *other).returncode == 0
+    rows = json.loads((store / "report" / "results.json").read_text())
+    found = {(r["seed"], "levels=shifted" in r["conventions"]) for r in rows if r["item"] == "table2"}
+    assert found == {(420, False), (7, True)}
+
+
+def test_a_line_of_the_log_cut_by_a_crash_does_not_break_the_report(store, taba_here):
+    with (store / "_ledger" / "runs.jsonl").open("a") as log:
+        log.write('{"command": "taba ru')
+    assert taba_here("report", "--store", store).returncode == 0

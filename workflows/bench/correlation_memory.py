@@ -67,8 +67,9 @@ def _in_fresh_process(way: str, n: int, sample_shape: tuple[int, ...], patch_siz
 
 def stream(way: str, n: int, sample_shape: tuple[int, ...], patch_size: int) -> dict[str, int]:
     """Reduce n generated samples in this process; bytes of the peak above the start, and of the state."""
+    from taba_core.blas import use_one_blas_thread
     from taba_core.stats.correlation import PatchCorrelation
-    from taba_core.stats.reduce import reduce_blocks, use_one_blas_thread
+    from taba_core.stats.reduce import reduce_blocks
     from taba_core.stats.tree import CANONICAL_BLOCK
 
     statistic = PatchCorrelation("noise", patch_size)

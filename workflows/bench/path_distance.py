@@ -24,7 +24,7 @@ def measure(
     import numpy as np
 
     from taba_core import rng
-    from taba_core.stats.reduce import use_one_blas_thread
+    from taba_core.blas import use_one_blas_thread
     from taba_core.stats.trajectory import PathDistance, path_distance_direct
 
     ids = range(num_samples)

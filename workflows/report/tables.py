@@ -44,7 +44,8 @@ class CellText:
 
 def cell_text(cell: Cell) -> CellText:
     """Round everything in a cell to its digits; a dash for "not defined", n/a for "not computed"."""
-    own = ", ".join(f"{name} = {v}" for name, v in (("n", cell.n), ("T", cell.T)) if v is not None)
+    context = (("n", cell.n), ("T", cell.T), ("seed", cell.seed), ("", cell.conventions))
+    own = ", ".join(f"{name} = {v}" if name else str(v) for name, v in context if v is not None)
     if cell.value is None or isinstance(cell.value, str):
         return CellText(cell.value or "–", unit=cell.unit, own=own)
 

@@ -138,8 +138,8 @@ def _claims(found: Findings, of: Mapping[str, Estimate], first: int) -> None:
 
 
 def _table11(labels: list[str], results: Sequence[xr.Dataset]) -> Table:
-    first, T = int(results[0]["first_steps"]), int(results[0].attrs["T"])
-    names = {"first": f"steps 1-{first}", "rest": f"steps {first + 1}-{T}", "all": f"steps 1-{T}"}
+    share = int(results[0]["first_steps"]) / int(results[0].attrs["T"])
+    names = {"first": f"first {share:.0%} of the steps", "rest": "the other steps", "all": "all steps"}
     regions = {"plain": "Plain", "non_plain": "Non-plain"}
     columns = tuple(Column(f"m{i}", label, group="Sum of E_R(t)") for i, label in enumerate(labels))
     rows, groups, cells = [], [], []
@@ -150,7 +150,7 @@ def _table11(labels: list[str], results: Sequence[xr.Dataset]) -> Table:
             cells.append(tuple(cell(r, "interval_error", region=region, interval=interval) for r in results))
     for region, area in regions.items():
         rows.append(area)
-        groups.append(f"share of steps 1-{first}")
+        groups.append(f"share of the first {share:.0%}")
         cells.append(tuple(cell(r, "first_share", region=region) for r in results))
     result = results[0]
     return Table(

@@ -14,7 +14,6 @@ from workflows.present import Section
 from workflows.studies.fix.claims import find_claims
 from workflows.studies.fix.measures import (
     MEASURES,
-    RULES,
     cases,
     find_floors,
     find_theory,
@@ -50,7 +49,7 @@ class Fix(Study):
         steps = context.num_steps(self.paper_steps)
         generation = context.generation(steps)
         asked = {"generation": Request(generation, ("noise", "image"))}
-        for rule, count in cases(context.sweep(steps)):
+        for rule, count in cases(context.forward_rules, context.sweep(steps)):
             inversion = context.inversion(generation, count, rule)
             asked[request_name("latent", rule, count)] = Request(inversion, ("latent",))
             asked[request_name("image", rule, count)] = Request(
@@ -62,21 +61,21 @@ class Fix(Study):
         """Correlation, divergence and reconstruction by rule and K, claims C4, and the worst reconstructions."""
         steps = context.num_steps(self.paper_steps)
         sweep = context.sweep(steps)
-        counts = (0, *sweep)
+        counts, rules = (0, *sweep), context.forward_rules
         found = Findings()
-        found.coordinate("rule", RULES)
+        found.coordinate("rule", rules)
         found.coordinate("forward_steps", counts)
         noise = noise_row(inputs, context)
-        plain = latent_row(inputs, context, RULES[0], 0)
-        rows = {(rule, 0): plain for rule in RULES}
-        rows |= {(rule, k): latent_row(inputs, context, rule, k) for rule in RULES for k in sweep}
+        plain = latent_row(inputs, context, rules[0], 0)
+        rows = {(rule, 0): plain for rule in rules}
+        rows |= {(rule, k): latent_row(inputs, context, rule, k) for rule in rules for k in sweep}
         for measure in MEASURES:
-            for suffix, values in stacked(rows, counts, measure).items():
+            for suffix, values in stacked(rows, rules, counts, measure).items():
                 found.array(measure + suffix, values, ("rule", "forward_steps"))
             if measure in noise:
                 found.estimate(f"{measure}_noise", noise[measure])
         find_floors(found, context)
-        find_theory(found, context, counts)
+        find_theory(found, context, steps, counts)
         find_claims(found, noise, rows, sweep, context, steps)
         find_worst_images(found, inputs, context, sweep)
         return found.dataset()

@@ -10,7 +10,6 @@ from taba_core.stats.verdict import every, positive
 from workflows.closed_form import FLAT_VARIANCE, flat_mode_std
 from workflows.context import Context
 from workflows.findings import Findings, interval_numbers
-from workflows.studies.fix.measures import RULES
 
 
 def find_claims(
@@ -22,7 +21,8 @@ def find_claims(
     steps: int,
 ) -> None:
     """Test claims C4 on the intervals of the measured rows; T = `steps`."""
-    plain = rows[RULES[0], 0]
+    rules = context.forward_rules
+    plain = rows[rules[0], 0]
     above = plain["correlation"] - 1.5 * noise["correlation"]
     found.claim(
         "C4a",
@@ -31,7 +31,7 @@ def find_claims(
         interval_numbers("difference", above),
     )
     four_percent = [k for k in sweep if k >= 0.04 * steps]
-    for rule in RULES:
+    for rule in rules:
         gaps = {k: 1.1 * noise["correlation"] - rows[rule, k]["correlation"] for k in four_percent}
         found.claim(
             f"C4b-{rule}",

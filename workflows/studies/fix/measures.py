@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,15 +21,15 @@ from workflows.findings import Findings
 if TYPE_CHECKING:
     from workflows.inputs import Inputs
 
-RULES: tuple[ForwardLevel, ...] = get_args(ForwardLevel)
+Rules = tuple[ForwardLevel, ...]
 MEASURES = ("correlation", "kl", "kl_excess", "kl_global", "mae", "psnr", "excess_r2", "lag1", "std")
 WORST = 6
 
 
-def cases(sweep: Sequence[int]) -> list[tuple[ForwardLevel, int]]:
+def cases(rules: Rules, sweep: Sequence[int]) -> list[tuple[ForwardLevel, int]]:
     """Rules and K of all inversions of a sweep, plain inversion (K = 0) first."""
     # K = 0 draws no noise, so the two rules share it.
-    return [(RULES[0], 0), *((rule, k) for rule in RULES for k in sweep)]
+    return [(rules[0], 0), *((rule, k) for rule in rules for k in sweep)]
 
 
 def request_name(what: str, rule: str, count: int) -> str:
@@ -93,10 +93,10 @@ def _named(of: Mapping[str, Mapping[str, Estimate]]) -> dict[str, Estimate]:
 
 
 def stacked(
-    rows: Mapping[tuple[str, int], Mapping[str, Estimate]], counts: Sequence[int], measure: str
+    rows: Mapping[tuple[str, int], Mapping[str, Estimate]], rules: Rules, counts: Sequence[int], measure: str
 ) -> dict[str, NDArray[np.float64]]:
     """A measure over rules and K: value, lower and upper end, each (rules, K), by suffix."""
-    table = [[rows[rule, k][measure] for k in counts] for rule in RULES]
+    table = [[rows[rule, k][measure] for k in counts] for rule in rules]
     bounds = [[estimate.interval(0.95) for estimate in row] for row in table]
     return {
         "": np.array([[float(e.value) for e in row] for row in table]),
@@ -112,19 +112,21 @@ def find_floors(found: Findings, context: Context) -> None:
     found.array("kl_floor", kl_floor(n) if n >= 4 else np.nan)
 
 
-def find_theory(found: Findings, context: Context, counts: Sequence[int]) -> None:
+def find_theory(found: Findings, context: Context, steps: int, counts: Sequence[int]) -> None:
     """Closed forms for every K and rule, where the model allows them."""
-    theories = {(rule, k): latent_theory(context, k, rule) for rule in RULES for k in counts}
+    rules = context.forward_rules
+    theories = {(rule, k): latent_theory(context, steps, k, rule) for rule in rules for k in counts}
     if any(theory is None for theory in theories.values()):
         return
     for measure in LatentTheory._fields:
-        values = [[getattr(theories[rule, k], measure) for k in counts] for rule in RULES]
-        found.array(f"{measure}theory", values, ("rule", "forward_steps"))
+        values = [[getattr(theories[rule, k], measure) for k in counts] for rule in rules]
+        found.array(f"{measure}_theory", values, ("rule", "forward_steps"))
 
 
 def find_worst_images(found: Findings, inputs: Inputs, context: Context, sweep: Sequence[int]) -> None:
     """The largest reconstruction errors at the largest K, and the same images at the other K shown (Figure 22)."""
-    rule = context.conventions.forward_level
+    wanted = context.conventions.forward_level
+    rule = wanted if wanted in context.forward_rules else context.forward_rules[0]
     shown = sweep[-2:]
 
     def errors(count: int) -> np.ndarray:

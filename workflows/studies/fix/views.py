@@ -9,15 +9,17 @@ import xarray as xr
 from workflows.findings import cell, item_context, item_id
 from workflows.present import Cell, Column, Figure, Row, Table
 from workflows.report import plots
-from workflows.studies.fix.measures import RULES
 
 RULE_TEXT = {"exact": "noised to level K (exact)", "matched": "noised to level K+1 (matched)"}
 
 
+def _rules(result: xr.Dataset) -> list[str]:
+    """The rules a result holds: both, or one where shifted levels make them the same."""
+    return [str(rule) for rule in result["rule"].values]
+
+
 def _percent(count: int, steps: int) -> str:
-    return (
-        f"{count / steps:.3g}".replace("0.", ".") if steps > 100 else f"{100 * count / steps:g} % ({count})"
-    )
+    return f"{100 * count / steps:g} % ({count})"
 
 
 def tables_of(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Dataset]) -> tuple[Table, ...]:
@@ -35,19 +37,21 @@ def tables_of(label: str, result: xr.Dataset, index: int, results: Sequence[xr.D
         Column("lag1", "Signed lag-1"),
         Column("kl_excess", "KL - floor (×10⁻³)"),
         Column("std", "Standard deviation"),
-        Column("psnr", "Recon. PSNR"),
     )
+    latent_space = str(result.attrs.get("domain", "pixel")) == "latent"
+    if not latent_space:  # decibels refer to the range of images
+        unbiased += (Column("psnr", "Recon. PSNR"),)
     rows, groups = ["Noise", "DDIM latent (K=0)"], ["", ""]
-    for rule in RULES:
+    for rule in _rules(result):
         rows += [_percent(k, T) for k in counts[1:]]
         groups += [RULE_TEXT[rule]] * len(counts[1:])
 
     def cells(columns: Sequence[Column]) -> tuple[tuple[Cell, ...], ...]:
         lines = [tuple(_noise_cell(result, c.name) for c in columns)]
-        lines.append(tuple(_latent_cell(result, c.name, RULES[0], 0) for c in columns))
+        lines.append(tuple(_latent_cell(result, c.name, _rules(result)[0], 0) for c in columns))
         lines += [
             tuple(_latent_cell(result, c.name, rule, k) for c in columns)
-            for rule in RULES
+            for rule in _rules(result)
             for k in counts[1:]
         ]
         return tuple(lines)
@@ -69,7 +73,10 @@ def tables_of(label: str, result: xr.Dataset, index: int, results: Sequence[xr.D
             cells=cells(main),
             notes=(
                 "KL is KL(noise ‖ latent) in nats against an independent noise set; its floor is (2n-1)/(n(n-3)), "
-                "about 2/n. Reconstruction error on images in [-1, 1].",
+                "about 2/n.",
+                "Reconstruction error in the model's latent space, not on decoded images."
+                if latent_space
+                else "Reconstruction error on images in [-1, 1].",
             ),
             **common,
         ),
@@ -110,8 +117,8 @@ def _noise_cell(result: xr.Dataset, measure: str) -> Cell:
 
 def _latent_cell(result: xr.Dataset, measure: str, rule: str, count: int) -> Cell:
     theory = None
-    if f"{measure}theory" in result:
-        value = float(result[f"{measure}theory"].sel(rule=rule, forward_steps=count))
+    if f"{measure}_theory" in result:
+        value = float(result[f"{measure}_theory"].sel(rule=rule, forward_steps=count))
         theory = value * _SCALE.get(measure, 1.0)
     return cell(result, measure, theory=theory, rule=rule, forward_steps=count, **_style(result, measure))
 
@@ -128,7 +135,7 @@ def figures_of(
             plots.Curve(
                 f"{rule} rule", *(result[measure + s].sel(rule=rule).values for s in ("", "_low", "_high"))
             )
-            for rule in RULES
+            for rule in _rules(result)
         ]
 
     def draw_sweep() -> object:
