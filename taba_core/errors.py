@@ -37,4 +37,5 @@ def unknown_name(what: str, name: str, known: Iterable[str]) -> UsageError:
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
-    return UsageError(f"unknown {what} '{name}': {hint}Known {what}s: {', '.join(names)}.")
+    plural = what if what.endswith("s") else f"{what[:-1]}ies" if what.endswith("y") else f"{what}s"
+    return UsageError(f"unknown {what} '{name}': {hint}Known {plural}: {', '.join(names)}.")

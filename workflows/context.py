@@ -150,6 +150,10 @@ class Context:
         """The images everything starts from."""
         s = self.settings
         self.grid(num_inference_steps)
+        if s.draws == "reference" and self.conditioning == "class" and self.card.embedded:
+            raise UsageError(
+                f"draws=reference draws ImageNet's classes; {self.card.title} has others. Use counter."
+            )
         return Generation(
             model=self.model_spec,
             num_samples=self.num_samples,
@@ -213,7 +217,8 @@ class Context:
     def sweep(self, num_inference_steps: int) -> tuple[int, ...]:
         """K of the fix, ascending and without repeats. Raises UsageError for a fraction of no whole step."""
         grid = self.grid(num_inference_steps)
-        steps = sorted({grid.steps_of(text) for text in self.settings.forward_steps})
+        chosen = "forward_steps" in self.settings.model_fields_set
+        steps = sorted(set(self._whole_steps(grid, keep_all=chosen)))
         if steps[0] < 1 or steps[-1] >= num_inference_steps:
             bad = steps[0] if steps[0] < 1 else steps[-1]
             raise UsageError(
@@ -221,6 +226,17 @@ class Context:
                 f"(K=0, plain inversion, is always in the table)."
             )
         return tuple(steps)
+
+    def _whole_steps(self, grid: TimestepGrid, *, keep_all: bool) -> list[int]:
+        """K of the sweep; of the default sweep only what is a whole step at this T, and K = 1 if nothing is."""
+        found = []
+        for text in self.settings.forward_steps:
+            try:
+                found.append(grid.steps_of(text))
+            except UsageError as error:
+                if keep_all:
+                    raise UsageError(f"--set forward_steps, entry {text}: {error}") from None
+        return found or [1]
 
     def patch_features(self) -> int:
         """p, positions of a correlation patch over all channels.

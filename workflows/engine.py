@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cluster.executor import ClusterError, Drained, Executor, Outcome, Resources, Unit
-from taba_core.errors import WorkError
+from taba_core.errors import StoreError, WorkError
 from taba_core.spec import Artifact
 from taba_core.store import ArtifactGroup, Receipt, Store
 from taba_core.store.files import append_line
@@ -65,7 +65,7 @@ def run_plan(
     report.stages["compute"] = time.monotonic() - started
     for study in plan.studies:
         name = study.result_name(plan.context)
-        if store.read_result(name) is not None:
+        if _is_stored(store, name):
             report.reused.append(study.name)
             continue
         begun = time.monotonic()
@@ -82,6 +82,14 @@ def run_plan(
         report.stages[study.name] = time.monotonic() - begun
     report.seconds = time.monotonic() - started
     return report
+
+
+def _is_stored(store: Store, name: str) -> bool:
+    """Whether a result is there and whole; a damaged one is analysed again."""
+    try:
+        return store.read_result(name) is not None
+    except StoreError:
+        return False
 
 
 def result_attrs(study: Any, context: Context) -> dict[str, Any]:

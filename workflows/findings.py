@@ -82,6 +82,8 @@ def claims_of(result: xr.Dataset, suffix: str = "") -> tuple[Claim, ...]:
             numbers=entry["numbers"],
             explanation=entry["explanation"],
             study=study,
+            model=str(result.attrs["model"]),
+            result=str(result.attrs.get("name", "")),
         )
         for entry in json.loads(result.attrs["claims"])
     )
@@ -152,25 +154,23 @@ def item_context(result: xr.Dataset) -> dict[str, Any]:
 
 
 def row_labels(results: Sequence[xr.Dataset]) -> list[str]:
-    """One label a result: the model's title, told apart by n, T, conventions and key where titles repeat."""
-    differing: tuple[Callable[[xr.Dataset], str], ...] = (
-        lambda r: f"n={r.attrs['n']}",
-        lambda r: f"T={r.attrs['T']}",
-        lambda r: f"seed={r.attrs['seed']}",
-        lambda r: f"{r.attrs['settings']['conventions']}",
-        lambda r: r.attrs["name"].rsplit("-", 1)[-1],
-    )
+    """One label a result: the model's title, and where titles repeat the settings in which the results differ."""
     titles = [str(r.attrs["model_title"]) for r in results]
-    for tell in differing:
-        if len(set(titles)) == len(titles):
-            break
-        parts = [tell(r) for r in results]
-        for title in set(titles):
-            same = [i for i, t in enumerate(titles) if t == title]
-            if len({parts[i] for i in same}) > 1:
-                for i in same:
-                    titles[i] = f"{title}, {parts[i]}"
-    return titles
+    facts = [{"n": r.attrs["n"], "T": r.attrs["T"], **dict(r.attrs["settings"])} for r in results]
+    labels = list(titles)
+    for title in set(titles):
+        same = [i for i, t in enumerate(titles) if t == title]
+        differing = [key for key in facts[same[0]] if len({str(facts[i].get(key)) for i in same}) > 1]
+        shown = [key for key in differing if key not in ("num_samples", "num_inference_steps")]
+        for i in same if len(same) > 1 else ():
+            told = [f"{key}={_short(facts[i].get(key))}" for key in shown]
+            # Results of one setting differ in what no setting says (another version of a model): the key tells.
+            labels[i] = ", ".join([title, *(told or [str(results[i].attrs["name"]).rsplit("-", 1)[-1]])])
+    return labels
+
+
+def _short(value: Any) -> str:
+    return "/".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def item_id(base: str, index: int, results: Sequence[xr.Dataset]) -> str:

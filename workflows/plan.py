@@ -10,6 +10,7 @@ from taba_core.store import Store
 from workflows.context import Context
 from workflows.study import Study
 
+_PROCESS_BYTES = 500_000_000  # Python with torch and Ray, measured resident
 # What a unit reads from its sources, by kind ("decoded" in place of "image" where regions are of a latent model).
 _READS: dict[str, tuple[str, ...]] = {
     "inversion": ("image", "class_id", "prompt"),
@@ -91,14 +92,14 @@ class Plan:
 
     @property
     def peak_memory(self) -> int:
-        """Host memory of one worker, bytes: weights plus the largest unit's arrays, read and written."""
+        """Host memory of one worker, bytes: the process, weights, and the largest unit's arrays, read and written."""
         card = self.context.card
         unit = 0
         for planned in self.artifacts:
             written = self.bytes_of(planned) / max(planned.num_shards, 1)
             reads = [p for p in self.artifacts if p.artifact in planned.artifact.sources()]
             unit = max(unit, written + sum(self.bytes_of(p) / max(p.num_shards, 1) for p in reads))
-        return int(card.num_parameters * 4 + 2 * unit)
+        return int(_PROCESS_BYTES + card.num_parameters * 4 + 2 * unit)
 
 
 def make_plan(context: Context, chosen: list[Study], store: Store | None = None) -> Plan:

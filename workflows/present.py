@@ -206,6 +206,8 @@ class Claim:
     numbers: Mapping[str, Any] = field(default_factory=dict)
     explanation: str = ""
     study: str = ""
+    model: str = ""
+    result: str = ""
 
     def __post_init__(self) -> None:
         if self.verdict not in get_args(Verdict):

@@ -68,8 +68,8 @@ def collect(store: Store, names: list[str]) -> Run:
     models = sorted({str(r.attrs["model_title"]) for results in by_study.values() for r in results})
     return Run(
         title="There and Back Again: noise, images and DDIM inversions",
-        summary=f"{len(sections)} studies on {', '.join(models)}. Every number carries its 95 % interval; "
-        "every claim is an inequality tested on that interval.",
+        summary=f"{len(sections)} studies on {', '.join(models)}. Measured numbers carry 95 % intervals where "
+        "n allows one; every claim is an inequality tested on its interval.",
         sections=tuple(sections),
         provenance={"store": Path(store.path).name, "runs": log} if log else {"store": Path(store.path).name},
     )

@@ -10,6 +10,10 @@ from taba_core.conventions import ForwardLevel, Levels, NetworkTime, X0Rule
 from taba_core.errors import UsageError, unknown_name
 from taba_core.spec import Draws, RoundTrip
 
+MAX_SEED = (
+    2**63 - 1
+)  # what taba_core.rng takes; not imported from there, because --help should not load scipy
+
 
 class Settings(BaseModel):
     """What may change a number, and how much of it to compute.
@@ -26,12 +30,12 @@ class Settings(BaseModel):
         None, ge=1, description="T, DDIM transitions (default: the card's)"
     )
     samples_per_shard: int | None = Field(None, ge=1, description="samples computed and stored together")
-    seed: int = Field(420, ge=0, description="seed of the noise x_T")
-    forward_seed: int = Field(42, ge=0, description="seed of the noise of forward replacement")
+    seed: int = Field(420, ge=0, le=MAX_SEED, description="seed of the noise x_T")
+    forward_seed: int = Field(42, ge=0, le=MAX_SEED, description="seed of the noise of forward replacement")
     conditioning: Literal["none", "class", "prompt"] | None = Field(
         None, description="none | class | prompt, drawn per image (default: what a network needs, else none)"
     )
-    class_seed: int = Field(10, ge=0, description="seed of the class or prompt draws")
+    class_seed: int = Field(10, ge=0, le=MAX_SEED, description="seed of the class or prompt draws")
     draws: Draws = Field(
         "counter", description="classes and prompts: counter-based, or as the reference code draws them"
     )
@@ -106,6 +110,8 @@ def parse_settings(assignments: list[str]) -> Settings:
         if dot and group in _GROUPS:
             values.setdefault(_GROUPS[group], {})[option] = _scalar(value)
         elif name in FIELDS and name not in _GROUPS.values():
+            if name in values:
+                raise UsageError(f"--set {name}: given twice ({values[name]} and {value}); give it once.")
             values[name] = value
         else:
             raise unknown_name(

@@ -20,7 +20,7 @@ from cluster.executor import StopRun
 from taba_core import rng
 from taba_core.diffusion.inversion import inversion_method_named, invert, step_predictions
 from taba_core.diffusion.sampling import StepRecord, generate
-from taba_core.errors import WorkError
+from taba_core.errors import UsageError, WorkError
 from taba_core.models.base import card_of, load_spec
 from taba_core.models.grids import timestep_grid
 from taba_core.spec import (
@@ -77,6 +77,8 @@ class ShardWorker:
             arrays = self.compute(store, artifact, task.shard, task.variables)
             info = {"compute_seconds": round(time.perf_counter() - started, 4), "device": self.device}
             return store.open_artifact(artifact).write_shard(task.shard, arrays, info).to_json()
+        except UsageError as error:
+            raise StopRun(str(error)) from None  # asked for what cannot be: trying again would not help
         except WorkError as error:
             if isinstance(error.__cause__, OSError) and error.__cause__.errno in _FATAL:
                 raise StopRun(str(error)) from None

@@ -66,7 +66,7 @@ def read_result(store: Path, name: str) -> xr.Dataset | None:
     """A result, loaded into memory, or None.
 
     Raises:
-      StoreError: the group of that name is no result.
+      StoreError: the group of that name is no result, or its files are damaged.
     """
     path = store / name
     if not (path / "zarr.json").exists():
@@ -76,8 +76,18 @@ def read_result(store: Path, name: str) -> xr.Dataset | None:
         raise StoreError(f"{path} is no result but '{kind}'; results() lists the names of results.")
     import xarray as xr
 
-    with xr.open_zarr(str(path), consolidated=False, chunks=None) as dataset:
-        text = _text_as(dataset.load(), "T", str)
+    try:
+        with xr.open_zarr(str(path), consolidated=False, chunks=None) as dataset:
+            text = _text_as(dataset.load(), "T", str)
+    except (
+        RuntimeError,
+        ValueError,
+        KeyError,
+        OSError,
+    ) as error:  # what codecs and readers raise for damaged files
+        raise StoreError(
+            f"result {path} is damaged ({str(error).splitlines()[0]}). Run its study again: it is analysed anew."
+        ) from error
     # A directory has no order of its own; tables and figures follow the order the study gave.
     return text[text.attrs.pop("variables")]
 

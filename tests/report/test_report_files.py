@@ -118,7 +118,8 @@ def test_nan_is_null_in_results_and_claims(folder):
     claims = {claim["id"]: claim for claim in strict(folder / "claims.json")}
     assert claims["C3"]["numbers"] == {"gap": None}
     assert claims["C2"]["study"] == "correlation"
-    assert set(claims["C2"]) == {"id", "study", "statement", "verdict", "numbers", "explanation"}
+    fields = {"id", "study", "model", "result", "statement", "verdict", "numbers", "explanation"}
+    assert set(claims["C2"]) == fields
 
 
 def test_the_page_is_well_formed_and_every_link_leads_somewhere(folder, page):

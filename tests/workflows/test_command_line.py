@@ -78,6 +78,12 @@ BAD = [
     (["run", "correlation", "--set", "seed=-1"], "greater than or equal to 0"),
     (["run", "correlation", "--set", "patch_size=7"], "patch_size=7"),
     (["run", "correlation", "--set", "top_k=999999"], "top_k=999999"),
+    (
+        ["run", "correlation", "--set", "seed=99999999999999999999999"],
+        "less than or equal to 9223372036854775807",
+    ),
+    (["run", "correlation", "--set", "seed=1", "--set", "seed=2"], "given twice"),
+    (["run", "correlation", "--set", "conditioning=class", "--set", "draws=reference"], "ImageNet's classes"),
     (["bench", "mixtur"], "unknown benchmark 'mixtur': did you mean mixture"),
     (["status", "--store", "nowhere"], "no such directory"),
 ]
@@ -260,3 +266,46 @@ def test_a_line_of_the_log_cut_by_a_crash_does_not_break_the_report(store, taba_
     with (store / "_ledger" / "runs.jsonl").open("a") as log:
         log.write('{"command": "taba ru')
     assert taba_here("report", "--store", store).returncode == 0
+
+
+def test_damaged_coordinates_and_results_are_made_anew(store, taba_here):
+    again = ["run", "correlation", "--model", "gaussian", "--store", store, "--executor", "local", *SMALL]
+    coordinate = next(store.glob("gaussian-inversion-*/alpha_bar/c.0"))
+    whole = coordinate.read_bytes()
+    coordinate.write_bytes(b"XXXX")
+    number = next(store.glob("gaussian-correlation-*/lag1_noise_high/c*"))
+    number.write_bytes(b"X")
+    refused(taba_here("report", "--store", store), 1, "is damaged", "Run its study again")
+    # A shard is missing too, so that the templates are looked at.
+    next(store.glob("gaussian-inversion-*/latent/c.0*")).unlink()
+    assert taba_here(*again).returncode == 0
+    assert coordinate.read_bytes() == whole
+    assert taba_here("report", "--store", store).returncode == 0
+
+
+def test_the_default_sweep_keeps_what_is_a_whole_step(tmp_path, taba_here):
+    # 2 % and 4 % of T = 10 are no whole steps, 10 % and 20 % are K = 1 and 2.
+    done = taba_here("plan", "fix", "--store", tmp_path / "s", "--set", "num_inference_steps=10")
+    # Generation 10, K = 0 inversion 10, two rules of K = 1, 2 (9 + 8), five reconstructions of 10; 256 images.
+    assert done.returncode == 0 and f"{256 * (10 + 10 + 2 * 17 + 5 * 10):,}" in done.stdout
+
+
+def test_rows_of_one_model_are_told_apart_by_their_settings(tmp_path, taba_here):
+    common = [
+        "run",
+        "correlation",
+        "--model",
+        "gaussian",
+        "--store",
+        tmp_path / "s",
+        "--executor",
+        "local",
+        *SMALL,
+    ]
+    assert taba_here(*common).returncode == 0
+    assert taba_here(*common, "--set", "sampling_x0_rule=clip").returncode == 0
+    rows = json.loads((tmp_path / "s" / "report" / "results.json").read_text())
+    labels = {r["row"] for r in rows if r["item"] == "table2"}
+    assert labels == {"Gaussian field, sampling_x0_rule=None", "Gaussian field, sampling_x0_rule=clip"}
+    claims = json.loads((tmp_path / "s" / "report" / "claims.json").read_text())
+    assert {c["model"] for c in claims} == {"gaussian"} and len({c["result"] for c in claims}) == 2

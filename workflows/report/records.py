@@ -59,6 +59,8 @@ def claim_records(run: Run) -> list[dict[str, Any]]:
         {
             "id": claim.id,
             "study": claim.study or section.study,
+            "model": claim.model,
+            "result": claim.result,
             "statement": claim.statement,
             "verdict": claim.verdict,
             "numbers": dict(claim.numbers),
