@@ -116,17 +116,17 @@ def test_the_state_of_the_correlation_does_not_grow_with_n():
 
 def overhead_of(**options):
     return overhead.measure(
-        repeats=1, model="gaussian", num_shards=3, samples_per_shard=2, num_steps=3, workers=2, **options
+        repeats=1, model="gaussian", num_shards=3, samples_per_shard=4, num_steps=3, workers=2, **options
     )
 
 
 def test_overhead_counts_every_shard_of_both_workloads():
     found = overhead_of(make_executor=lambda: LocalExecutor(workers=2))
     assert [row.side for row in found.rows[::2]] == ["bare loop, 2 processes"] * 2
-    # 6 images: noise, image, latent of 3072 float32 and an int32 class; x_t and eps_t of 3 steps beside
-    assert found.figures["images and latents/bytes"] >= 6 * (3 * 3072 * 4 + 4)
+    # 12 images: noise, image, latent of 3072 float32 and an int32 class; x_t and eps_t of 3 steps beside
+    assert found.figures["images and latents/bytes"] >= 12 * (3 * 3072 * 4 + 4)
     paths = found.figures["whole sampling paths/bytes"]
-    assert paths - found.figures["images and latents/bytes"] >= 6 * 3072 * 4 * (2 * 3 - 1)
+    assert paths - found.figures["images and latents/bytes"] >= 12 * 3072 * 4 * (2 * 3 - 1)
     assert all(value > 0 for value in found.figures.values())
 
 
@@ -136,7 +136,7 @@ def test_bare_and_stored_shards_hold_the_same_arrays(tmp_path):
     from taba_core.store import Store
     from workflows.tasks import ShardWorker
 
-    work = shard_runs.Work.of("images and latents", "gaussian", 2, 2, 3)
+    work = shard_runs.Work.of("images and latents", "gaussian", 2, 4, 3)
     _, units = shard_runs.stored_units(work, 1, tmp_path)
     for outcome in LocalExecutor().execute(units, shard_runs.BenchWorker):
         assert outcome.error is None

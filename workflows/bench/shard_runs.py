@@ -236,7 +236,7 @@ def _small(work: Work) -> Work:
     root = work.artifacts[0][0].root()
     kinds = {artifact.kind: names for artifact, names in work.artifacts}
     workload = next(name for name, wanted in WORKLOADS.items() if wanted == kinds)
-    return Work.of(workload, work.context.model, 1, 2, root.num_inference_steps)
+    return Work.of(workload, work.context.model, 1, 4, root.num_inference_steps)
 
 
 def _plan(work: Work) -> Plan:
