@@ -122,8 +122,8 @@ def test_unknown_names_say_what_there_is():
         usable_device("gpu")
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_a_gpu_that_is_not_there_is_refused():
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UsageError, match="this machine has no usable GPU; use device='cpu'"):
         usable_device("cuda")
 
