@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from cluster.events import Event, OnEvent
 from cluster.executor import (
     ClusterError,
     Drained,
     Executor,
+    Finish,
     NoWorkers,
-    OnStart,
     Outcome,
     Resources,
     StopRun,
@@ -23,11 +24,13 @@ __all__ = [
     "ClusterError",
     "ClusterUnreachable",
     "Drained",
+    "Event",
     "Executor",
+    "Finish",
     "Limits",
     "LocalExecutor",
     "NoWorkers",
-    "OnStart",
+    "OnEvent",
     "Outcome",
     "RayExecutor",
     "Resources",

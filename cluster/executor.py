@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from cluster.events import OnEvent
+
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """What numerical libraries read, when they are loaded, to know how many threads to use."""
 
@@ -88,14 +90,29 @@ class Unit:
     weight: float = 1.0
 
 
+@dataclass(frozen=True)
+class Finish:
+    """What `Worker.run` may return so that its worker computes the next unit while this one is written.
+
+    The result of the unit is what `call()` returns, its error what `call()` raises. It runs in another thread
+    of the worker's process. While a unit computes, at most one other is finishing on the same worker: that
+    bounds the memory to two units.
+
+    Attributes:
+      call: does the rest of the work of the unit.
+    """
+
+    call: Callable[[], Any]
+
+
 class Worker(Protocol):
-    """Runs units one at a time; built once per worker process (or thread) and kept warm.
+    """Computes units one at a time; built once per worker process (or thread) and kept warm.
 
     A worker may also have `ready()`, called once before the first unit, to load weights or warm up.
     """
 
     def run(self, payload: Any) -> Any:
-        """Do the work of one payload and return a small picklable result."""
+        """Do the work of one payload and return a small picklable result, or a `Finish` that will."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +127,7 @@ class Outcome:
       seconds: wall time of the last attempt.
       worker, node: where the last attempt ran; empty when it never started.
       trace: traceback of the last failed attempt, when there is one.
+      gpu: the device of that worker, as CUDA_VISIBLE_DEVICES names it; empty without one.
     """
 
     unit: Unit
@@ -120,10 +138,7 @@ class Outcome:
     worker: str
     node: str
     trace: str = ""
-
-
-OnStart = Callable[[Unit, str], None]
-"""Called with a unit and the name of the worker it was handed to, at every attempt."""
+    gpu: str = ""
 
 
 class Executor(Protocol):
@@ -134,7 +149,7 @@ class Executor(Protocol):
         units: Sequence[Unit],
         make_worker: Callable[[], Worker],
         resources: Resources,
-        on_start: OnStart | None = None,
+        on_event: OnEvent | None = None,
     ) -> Iterator[Outcome]:
         """Run every unit once to its end and yield outcomes in order of completion.
 
@@ -146,7 +161,7 @@ class Executor(Protocol):
           units: in order of preference; of the units that may start, the first given starts first.
           make_worker: picklable; builds the worker in the place where it will live.
           resources: what each worker holds.
-          on_start: called in the caller's thread whenever a unit is handed to a worker.
+          on_event: told, in the caller's thread, what happens; see `cluster.events`.
 
         Raises:
           ValueError: duplicate ids, unknown or cyclic dependencies.

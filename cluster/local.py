@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from cluster.drain import DrainRequest
+from cluster.events import Event, OnEvent
 from cluster.executor import (
     THREAD_VARIABLES,
     Drained,
+    Finish,
     NoWorkers,
-    OnStart,
     Outcome,
     Resources,
     StopRun,
@@ -71,11 +72,11 @@ class LocalExecutor:
         units: Sequence[Unit],
         make_worker: Callable[[], Worker],
         resources: Resources = Resources(),
-        on_start: OnStart | None = None,
+        on_event: OnEvent | None = None,
     ) -> Iterator[Outcome]:
         """Run the units; see `Executor.execute`. `resources` only bounds the threads of each worker."""
         pending = UnitQueue(units, retry_delay=self._retry_delay)
-        return self._execute(pending, make_worker, resources, on_start)
+        return self._execute(pending, make_worker, resources, on_event)
 
     def describe(self) -> str:
         """Say in one line where work runs."""
@@ -89,7 +90,7 @@ class LocalExecutor:
         pending: UnitQueue,
         make_worker: Callable[[], Worker],
         resources: Resources,
-        on_start: OnStart | None,
+        on_event: OnEvent | None,
     ) -> Iterator[Outcome]:
         if pending.finished:
             return
@@ -104,7 +105,7 @@ class LocalExecutor:
         try:
             bounded = _bound_threads(resources) if count > 1 else contextlib.nullcontext()
             with bounded, DrainRequest(self._drain_file) as drain:
-                yield from _drive(pending, slots, reports, drain, on_start)
+                yield from _drive(pending, slots, reports, drain, on_event)
         except KeyboardInterrupt:
             wait = False
             raise
@@ -118,7 +119,7 @@ def _drive(
     slots: list[_Slot],
     reports: queue.Queue[_Report],
     drain: DrainRequest,
-    on_start: OnStart | None,
+    on_event: OnEvent | None,
 ) -> Iterator[Outcome]:
     """Hand out units to idle slots and settle their reports until nothing is left."""
     idle: list[_Slot] = []  # a slot is idle once its worker is built
@@ -127,8 +128,8 @@ def _drive(
     while not pending.finished:
         while idle and drain.reason is None and (unit := pending.take(time.monotonic())) is not None:
             slot = idle.pop(0)
-            if on_start is not None:
-                on_start(unit, slot.name)
+            if on_event is not None:
+                on_event(Event("unit-started", unit.id, pending.attempts(unit.id), slot.name))
             slot.start(unit)
         if drain.reason is not None and not pending.in_flight:
             raise Drained(drain.reason, pending.completed, pending.remaining)
@@ -197,6 +198,8 @@ class _InlineSlot:
         begin = time.perf_counter()
         try:
             result = self._worker.run(unit.payload)
+            if isinstance(result, Finish):
+                result = result.call()
             report = _Report(self, unit, result, seconds=time.perf_counter() - begin)
         except Exception as error:
             seconds = time.perf_counter() - begin

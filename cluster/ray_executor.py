@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from cluster.drain import DrainRequest
-from cluster.executor import Drained, OnStart, Outcome, Resources, Unit, Worker
+from cluster.events import Event, OnEvent
+from cluster.executor import Drained, Outcome, Resources, Unit, Worker
 from cluster.limits import Limits
 from cluster.queue import UnitQueue
 from cluster.ray_pool import Ended, RayPool
@@ -56,7 +57,7 @@ class RayExecutor:
         units: Sequence[Unit],
         make_worker: Callable[[], Worker],
         resources: Resources = Resources(),
-        on_start: OnStart | None = None,
+        on_event: OnEvent | None = None,
     ) -> Iterator[Outcome]:
         """Run the units; see `Executor.execute`.
 
@@ -67,7 +68,7 @@ class RayExecutor:
           ClusterUnreachable: there is no cluster at the address.
         """
         pending = UnitQueue(units, retry_delay=self._retry_delay)
-        return self._execute(pending, make_worker, resources, on_start)
+        return self._execute(pending, make_worker, resources, on_event)
 
     def describe(self) -> str:
         """Say in one line where work runs."""
@@ -97,7 +98,7 @@ class RayExecutor:
         pending: UnitQueue,
         make_worker: Callable[[], Worker],
         resources: Resources,
-        on_start: OnStart | None,
+        on_event: OnEvent | None,
     ) -> Iterator[Outcome]:
         if pending.finished:
             return
@@ -114,7 +115,7 @@ class RayExecutor:
         )
         try:
             with DrainRequest(self._drain_file) as drain:
-                yield from _drive(pending, pool, drain, on_start)
+                yield from _drive(pending, pool, drain, on_event)
         finally:
             pool.close()
 
@@ -128,13 +129,13 @@ class RayExecutor:
 
 
 def _drive(
-    pending: UnitQueue, pool: RayPool, drain: DrainRequest, on_start: OnStart | None
+    pending: UnitQueue, pool: RayPool, drain: DrainRequest, on_event: OnEvent | None
 ) -> Iterator[Outcome]:
     """Hand out units to ready workers and settle what comes back until nothing is left."""
     while not pending.finished:
         if drain.reason is None:
             ended = pool.refresh(wanted=pending.remaining)
-            _hand_out(pending, pool, on_start)
+            _hand_out(pending, pool, on_event)
         elif not pending.in_flight:
             raise Drained(drain.reason, pending.completed, pending.remaining)
         else:
@@ -144,13 +145,13 @@ def _drive(
             yield from _settle(pending, answer)
 
 
-def _hand_out(pending: UnitQueue, pool: RayPool, on_start: OnStart | None) -> None:
+def _hand_out(pending: UnitQueue, pool: RayPool, on_event: OnEvent | None) -> None:
     for member in pool.idle:
         unit = pending.take(time.monotonic())
         if unit is None:
             return
-        if on_start is not None:
-            on_start(unit, member.name)
+        if on_event is not None:
+            on_event(Event("unit-started", unit.id, pending.attempts(unit.id), member.name, member.host))
         pool.give(member, unit)
 
 

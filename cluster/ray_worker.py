@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.executor import THREAD_VARIABLES, StopRun, Worker
+from cluster.executor import THREAD_VARIABLES, Finish, StopRun, Worker
 
 # After these the process cannot be trusted with another unit: device context or heap are damaged.
 _POISON_TYPES = ("OutOfMemoryError", "AcceleratorError", "MemoryError")
@@ -75,6 +75,8 @@ def _call(function: Callable[[], Any]) -> Reply:
     begin = time.perf_counter()
     try:
         result = function()
+        if isinstance(result, Finish):
+            result = result.call()
         return Reply(result, seconds=time.perf_counter() - begin, pid=os.getpid())
     except StopRun as error:
         return Reply(error=str(error), stop=True, pid=os.getpid())

@@ -36,9 +36,12 @@ def main() -> None:
     units = [Unit(f"u{i}", i) for i in range(60)]
     started_on, outcomes, before = {}, {}, set()
     executor = RayExecutor("auto", limits=Limits(refresh=0.5))
-    for outcome in executor.execute(
-        units, Worker, Resources(), on_start=lambda unit, worker: started_on.setdefault(worker, unit.id)
-    ):
+
+    def note(event):
+        if event.kind == "unit-started":
+            started_on.setdefault(event.worker, event.unit)
+
+    for outcome in executor.execute(units, Worker, Resources(), on_event=note):
         outcomes[outcome.unit.id] = outcome
         if len(outcomes) == 8:
             before = set(started_on)

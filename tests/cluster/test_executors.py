@@ -42,6 +42,11 @@ def run(executor, units, worker, **kwargs):
     return {outcome.unit.id: outcome for outcome in executor.execute(units, worker, Resources(), **kwargs)}
 
 
+def started_units(ids):
+    """An `on_event` that keeps the ids of the units that start."""
+    return lambda event: ids.append(event.unit) if event.kind == "unit-started" else None
+
+
 def test_each_unit_runs_once_and_returns_its_result(make_executor):
     units = [Unit(f"u{i}", i) for i in range(50)]
     outcomes = run(make_executor(), units, workers.Echo)
@@ -102,7 +107,7 @@ def test_stop_run_ends_the_run_with_its_own_text(make_executor):
     started = []
     units = [Unit("a", 0), Unit("b", "stop")] + [Unit(f"u{i}", i) for i in range(100)]
     with pytest.raises(StopRun) as caught:
-        run(make_executor(), units, workers.Poisoned, on_start=lambda unit, worker: started.append(unit.id))
+        run(make_executor(), units, workers.Poisoned, on_event=started_units(started))
     assert str(caught.value) == "no space left on /data; free some and run the same command again."
     assert started.count("b") == 1 and len(started) < 50
 
@@ -119,10 +124,15 @@ def test_a_worker_that_cannot_be_built_is_a_clear_error(make_executor):
     assert time.monotonic() - begin < 20
 
 
-def test_on_start_names_the_worker_that_reports_the_outcome(make_executor):
+def test_events_name_the_worker_that_reports_the_outcome(make_executor):
     started = {}
     units = [Unit(f"u{i}", i) for i in range(6)]
-    outcomes = run(make_executor(), units, workers.Echo, on_start=lambda u, w: started.update({u.id: w}))
+
+    def note(event):
+        if event.kind == "unit-started":
+            started[event.unit] = event.worker
+
+    outcomes = run(make_executor(), units, workers.Echo, on_event=note)
     assert started == {key: outcome.worker for key, outcome in outcomes.items()}
 
 
@@ -130,9 +140,10 @@ def test_on_start_names_the_worker_that_reports_the_outcome(make_executor):
 def test_a_signal_lets_running_units_finish_and_starts_no_other(make_executor, number, tmp_path):
     started, outcomes = [], []
 
-    def interrupt_third(unit, worker):
-        started.append(unit.id)
-        if len(started) == 3:
+    def interrupt_third(event):
+        if event.kind == "unit-started":
+            started.append(event.unit)
+        if event.kind == "unit-started" and len(started) == 3:
             os.kill(os.getpid(), number)
 
     before = signal.getsignal(number)
@@ -148,13 +159,14 @@ def test_a_signal_lets_running_units_finish_and_starts_no_other(make_executor, n
 
 
 def test_a_second_interrupt_does_not_wait(make_executor, tmp_path):
-    def interrupt_twice(unit, worker):
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
+    def interrupt_twice(event):
+        if event.kind == "unit-started":
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
         run(
-            make_executor(), [Unit("a", (str(tmp_path), "a", 0.0))], workers.Journal, on_start=interrupt_twice
+            make_executor(), [Unit("a", (str(tmp_path), "a", 0.0))], workers.Journal, on_event=interrupt_twice
         )
 
 
@@ -162,7 +174,9 @@ def test_a_drain_file_stops_the_run(make_executor, tmp_path):
     file = tmp_path / "drain"
     executor = make_executor(drain_file=file)
     with pytest.raises(Drained, match=f"stopped by the file {file}: "):
-        run(executor, [Unit(f"u{i}", i) for i in range(10)], workers.Echo, on_start=lambda u, w: file.touch())
+        run(
+            executor, [Unit(f"u{i}", i) for i in range(10)], workers.Echo, on_event=lambda event: file.touch()
+        )
 
 
 def test_an_abandoned_run_leaves_the_executor_usable(make_executor):

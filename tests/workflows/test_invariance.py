@@ -31,8 +31,8 @@ SETTINGS = [
 class LastFirst(LocalExecutor):
     """Hands units over in the opposite order, as far as their dependencies allow."""
 
-    def execute(self, units, make_worker, resources, on_start=None):
-        return super().execute(list(reversed(units)), make_worker, resources, on_start)
+    def execute(self, units, make_worker, resources, on_event=None):
+        return super().execute(list(reversed(units)), make_worker, resources, on_event)
 
 
 def run(path, make_executor, settings=SETTINGS, studies=("paper",), scheduler="threads", workers=2):
