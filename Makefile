@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 TABA := $(VENV)/bin/taba
 STORE ?= runs/demo
+TEST_PROCESSES ?= 2
 
 .PHONY: demo test lint clean
 
@@ -20,7 +21,7 @@ lint: $(VENV)/.installed
 	$(VENV)/bin/mypy taba_core
 
 test: lint
-	$(VENV)/bin/python -m pytest $(ARGS)
+	$(VENV)/bin/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup $(ARGS)
 
 clean:
 	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache

@@ -13,6 +13,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny networks lose time to thre
 DATA = Path(__file__).parent / "data"
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """In parallel runs a file's tests share a process (and its fixtures), and only one process runs Ray."""
+    with_ray = {item.path for item in items if item.get_closest_marker("cluster")}
+    for item in items:
+        group = "ray" if item.path in with_ray else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     return DATA
@@ -22,7 +31,11 @@ def data_dir() -> Path:
 def model_cache(tmp_path_factory):
     """Fits are cached for the session, not in the user's home; subprocesses inherit the variable."""
     previous = os.environ.get("TABA_CACHE")
-    os.environ["TABA_CACHE"] = previous or str(tmp_path_factory.mktemp("cache"))
+    base = tmp_path_factory.getbasetemp()
+    # Parallel test processes have directories side by side and share one cache (its files appear atomically).
+    cache = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
+    cache.mkdir(exist_ok=True)
+    os.environ["TABA_CACHE"] = previous or str(cache)
     yield Path(os.environ["TABA_CACHE"])
     if previous is None:
         del os.environ["TABA_CACHE"]
