@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cluster.backend import Node
 from cluster.events import Event, OnEvent
 from cluster.executor import (
     ClusterError,
@@ -12,13 +13,13 @@ from cluster.executor import (
     Outcome,
     Resources,
     StopRun,
-    Unit,
     Worker,
 )
 from cluster.limits import Limits
 from cluster.local import LocalExecutor
-from cluster.ray_executor import RayExecutor
+from cluster.ray_executor import RayExecutor, offered
 from cluster.ray_session import ClusterUnreachable
+from cluster.units import Unit, Units
 
 __all__ = [
     "ClusterError",
@@ -30,11 +31,14 @@ __all__ = [
     "Limits",
     "LocalExecutor",
     "NoWorkers",
+    "Node",
     "OnEvent",
     "Outcome",
     "RayExecutor",
     "Resources",
     "StopRun",
     "Unit",
+    "Units",
     "Worker",
+    "offered",
 ]

@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
 
+from cluster.backend import Node
 from cluster.executor import Resources
 
-
-def slots(offered: dict[str, float], resources: Resources) -> int:
-    """How many workers with these resources fit on a node that offers, as Ray counts, CPU, GPU and memory."""
-    needs = {"CPU": resources.num_cpus, "GPU": resources.num_gpus, "memory": resources.memory_bytes}
-    # The small term keeps 0.3 / 0.1 at 3.
-    return min(int(offered.get(name, 0.0) / need + 1e-9) for name, need in needs.items() if need > 0)
+_TINY = 1e-9  # keeps 0.3 / 0.1 at 3
 
 
-def offer(node: dict[str, Any]) -> str:
-    """Say what a node (an entry of `ray.nodes()`) has."""
-    offered = node["Resources"]
-    cpus, gpus, memory = (offered.get(kind, 0.0) for kind in ("CPU", "GPU", "memory"))
-    return f"{node['NodeManagerHostname']} has {cpus:g} CPU, {gpus:g} GPU, {memory / 2**30:.3g} GiB"
+def slots(node: Node, resources: Resources) -> int:
+    """How many workers with these resources fit on a node.
+
+    A worker holds whole devices, or a part of one: three workers of 0.3 share a device, ten of them fill three
+    devices and a third of a fourth.
+    """
+    offered = node.offered
+    counts = []
+    for name, need in (("CPU", resources.num_cpus), ("memory", resources.memory_bytes)):
+        if need > 0:
+            counts.append(int(offered.get(name, 0.0) / need + _TINY))
+    devices, share = int(offered.get("GPU", 0.0)), resources.num_gpus
+    if 0 < share < 1:
+        counts.append(devices * int(1 / share + _TINY))
+    elif share:
+        counts.append(devices // math.ceil(share))
+    return min(counts)
+
+
+def offer(node: Node) -> str:
+    """Say what a node has."""
+    cpus, gpus, memory = (node.offered.get(kind, 0.0) for kind in ("CPU", "GPU", "memory"))
+    return f"{node.host} has {cpus:g} CPU, {gpus:g} GPU, {memory / 2**30:.3g} GiB"
 
 
 def amounts(resources: Resources) -> str:

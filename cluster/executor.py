@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from cluster.events import OnEvent
+from cluster.units import Unit, Units
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """What numerical libraries read, when they are loaded, to know how many threads to use."""
@@ -72,25 +73,6 @@ class Resources:
 
 
 @dataclass(frozen=True)
-class Unit:
-    """One idempotent piece of work: running it twice writes the same thing twice.
-
-    Attributes:
-      id: unique in one call of `execute()`.
-      payload: picklable, handed to `Worker.run`; keep it to kilobytes.
-      after: ids of the units that must have succeeded before this one starts.
-      label: what a progress display shows.
-      weight: expected cost relative to the other units; scales the deadline and an ETA.
-    """
-
-    id: str
-    payload: Any
-    after: tuple[str, ...] = ()
-    label: str = ""
-    weight: float = 1.0
-
-
-@dataclass(frozen=True)
 class Finish:
     """What `Worker.run` may return so that its worker computes the next unit while this one is written.
 
@@ -128,6 +110,7 @@ class Outcome:
       worker, node: where the last attempt ran; empty when it never started.
       trace: traceback of the last failed attempt, when there is one.
       gpu: the device of that worker, as CUDA_VISIBLE_DEVICES names it; empty without one.
+      causes: what ended each attempt of a unit that was given up, one line each.
     """
 
     unit: Unit
@@ -139,6 +122,7 @@ class Outcome:
     node: str
     trace: str = ""
     gpu: str = ""
+    causes: tuple[str, ...] = ()
 
 
 class Executor(Protocol):
@@ -146,7 +130,7 @@ class Executor(Protocol):
 
     def execute(
         self,
-        units: Sequence[Unit],
+        units: Sequence[Unit] | Units,
         make_worker: Callable[[], Worker],
         resources: Resources,
         on_event: OnEvent | None = None,
@@ -158,7 +142,8 @@ class Executor(Protocol):
         others go on.
 
         Args:
-          units: in order of preference; of the units that may start, the first given starts first.
+          units: in order of preference; of the units that may start, the first given starts first. A long run
+            gives `Units`, which are made as they are handed out.
           make_worker: picklable; builds the worker in the place where it will live.
           resources: what each worker holds.
           on_event: told, in the caller's thread, what happens; see `cluster.events`.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+from array import array
 from dataclasses import dataclass
 
 
@@ -16,7 +17,8 @@ class Limits:
       unit_first: what a unit may take while fewer than three have finished and no median exists.
       load: time a worker may take to start and build.
       refresh: interval at which nodes are listed and missing workers started.
-      failed_loads: failed builds after which a node gets no more workers.
+      failed_loads: failed builds, since the last that worked, after which a node gets no more workers.
+      refusals: workers that say why they cannot be built, after which a run in which none could be ends.
       empty: how long a cluster may offer no room for a single worker.
     """
 
@@ -26,6 +28,7 @@ class Limits:
     load: float = 600.0
     refresh: float = 2.0
     failed_loads: int = 6
+    refusals: int = 2
     empty: float = 60.0
 
 
@@ -34,7 +37,7 @@ class Pace:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._seconds: list[float] = []
+        self._seconds = array("d")  # in order
         self._overruns: dict[str, int] = {}
 
     def finished(self, seconds: float, weight: float) -> None:

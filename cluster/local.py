@@ -3,57 +3,41 @@
 from __future__ import annotations
 
 import contextlib
-import logging
+import functools
+import math
 import os
 import queue
 import socket
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import replace
 
+from cluster.backend import Answer, Node, Reply
 from cluster.drain import DrainRequest
-from cluster.events import Event, OnEvent
-from cluster.executor import (
-    THREAD_VARIABLES,
-    Drained,
-    Finish,
-    NoWorkers,
-    Outcome,
-    Resources,
-    StopRun,
-    Unit,
-    Worker,
-)
+from cluster.drive import drive
+from cluster.events import OnEvent
+from cluster.executor import THREAD_VARIABLES, Outcome, Resources, Worker
+from cluster.limits import Limits
+from cluster.pool import Pool
 from cluster.queue import UnitQueue
+from cluster.units import Unit, Units
+from cluster.worker import WarmWorker
 
-_log = logging.getLogger(__name__)
-_TICK_S = 0.2  # how soon a signal is seen while threads are busy
-
-
-@dataclass(frozen=True)
-class _Report:
-    """What a slot says about one attempt (unit given) or about building its worker (no unit)."""
-
-    slot: _Slot
-    unit: Unit | None
-    result: Any = None
-    error: Exception | None = None
-    trace: str = ""
-    seconds: float = 0.0
+# A thread cannot be ended, so nothing is ever late; what cannot be built here cannot be built a second time.
+_LIMITS = Limits(unit_min=math.inf, unit_first=math.inf, load=math.inf, refresh=0.2, refusals=1)
+_COMPUTE, _FINISH = "compute", "finish"
 
 
 class LocalExecutor:
     """Runs units in this process, without Ray.
 
-    One worker runs in the calling thread, so a debugger and plain tracebacks work. Several workers run in as
-    many threads, each with its own worker object; that pays off where the work releases the interpreter lock
-    (torch, numpy, file writes). A unit that never returns cannot be ended here: there are no deadlines.
+    One worker runs in the calling thread, so a debugger works. Several workers run in as many threads, each
+    with its own worker object; that pays off where the work releases the interpreter lock (torch, numpy, file
+    writes). A unit that never returns cannot be ended here: there are no deadlines.
 
     Args:
-      workers: number of units that may run at the same time, 1 or more.
+      workers: number of units that may compute at the same time, 1 or more.
       retry_delay: seconds before the first retry of a unit that raised; doubles with every attempt.
       drain_file: a path whose existence asks the run to stop gently.
     """
@@ -69,7 +53,7 @@ class LocalExecutor:
 
     def execute(
         self,
-        units: Sequence[Unit],
+        units: Sequence[Unit] | Units,
         make_worker: Callable[[], Worker],
         resources: Resources = Resources(),
         on_event: OnEvent | None = None,
@@ -94,151 +78,119 @@ class LocalExecutor:
     ) -> Iterator[Outcome]:
         if pending.finished:
             return
-        reports: queue.Queue[_Report] = queue.Queue()
         count = min(self.workers, pending.remaining)
-        slots: list[_Slot]
-        if count == 1:
-            slots = [_InlineSlot("local-0", make_worker, reports)]
-        else:
-            slots = [_ThreadSlot(f"local-{i}", make_worker, reports) for i in range(count)]
+        backend = InlineBackend(make_worker) if count == 1 else ThreadBackend(make_worker, count)
+        pool = Pool(backend, Resources(num_cpus=1), count, _LIMITS, can_grow=False, on_event=on_event)
         wait = True
         try:
             bounded = _bound_threads(resources) if count > 1 else contextlib.nullcontext()
             with bounded, DrainRequest(self._drain_file) as drain:
-                yield from _drive(pending, slots, reports, drain, on_event)
+                yield from drive(pending, pool, backend, drain, on_event)
         except KeyboardInterrupt:
             wait = False
             raise
         finally:
-            for slot in slots:
-                slot.stop(wait)
+            pool.close()
+            if wait:
+                backend.join()
 
 
-def _drive(
-    pending: UnitQueue,
-    slots: list[_Slot],
-    reports: queue.Queue[_Report],
-    drain: DrainRequest,
-    on_event: OnEvent | None,
-) -> Iterator[Outcome]:
-    """Hand out units to idle slots and settle their reports until nothing is left."""
-    idle: list[_Slot] = []  # a slot is idle once its worker is built
-    for slot in slots:
-        slot.build()
-    while not pending.finished:
-        while idle and drain.reason is None and (unit := pending.take(time.monotonic())) is not None:
-            slot = idle.pop(0)
-            if on_event is not None:
-                on_event(Event("unit-started", unit.id, pending.attempts(unit.id), slot.name))
-            slot.start(unit)
-        if drain.reason is not None and not pending.in_flight:
-            raise Drained(drain.reason, pending.completed, pending.remaining)
-        try:
-            report = reports.get(timeout=_pause(pending) if idle else _TICK_S)
-        except queue.Empty:
-            continue
-        idle.append(report.slot)
-        yield from _settle(pending, report)
+class InlineBackend:
+    """One worker in the calling thread: a unit has run when `give` returns, its rest when `finish` returns."""
 
+    prefix = "local"
+    overlap = False
 
-def _pause(pending: UnitQueue) -> float:
-    delay = pending.next_retry(time.monotonic())
-    return _TICK_S if delay is None else min(_TICK_S, max(delay, 0.001))
-
-
-def _settle(pending: UnitQueue, report: _Report) -> list[Outcome]:
-    error, unit = report.error, report.unit
-    if isinstance(error, StopRun):
-        raise error
-    if unit is None:
-        if error is not None:
-            raise NoWorkers(f"the worker could not be built: {type(error).__name__}: {error}") from error
-        return []
-    place = {"seconds": report.seconds, "worker": report.slot.name, "node": socket.gethostname()}
-    if error is None:
-        return [pending.succeed(unit.id, report.result, **place)]  # type: ignore[arg-type]
-    text = f"{type(error).__name__}: {error}"
-    _log.info("%s attempt %d: %s", unit.id, pending.attempts(unit.id), text)
-    return pending.fail(unit.id, text, now=time.monotonic(), trace=report.trace, **place)  # type: ignore[arg-type]
-
-
-class _Slot(Protocol):
-    """A place that holds one warm worker; every call is answered by one report."""
-
-    name: str
-
-    def build(self) -> None: ...
-    def start(self, unit: Unit) -> None: ...
-    def stop(self, wait: bool) -> None: ...
-
-
-class _InlineSlot:
-    """The calling thread: `start` returns when the unit is done."""
-
-    def __init__(self, name: str, make_worker: Callable[[], Worker], reports: queue.Queue[_Report]) -> None:
-        self.name = name
+    def __init__(self, make_worker: Callable[[], Worker], count: int = 1) -> None:
         self._make_worker = make_worker
-        self._reports = reports
-        self._worker: Worker | None = None
+        self._node = Node("here", socket.gethostname(), {"CPU": count})
+        self._workers: dict[str, WarmWorker] = {}
+        self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
 
-    def build(self) -> None:
-        """Build the worker and report; an error is in the report."""
-        try:
-            self._worker = self._make_worker()
-            ready = getattr(self._worker, "ready", None)
-            if ready is not None:
-                ready()
-            self._reports.put(_Report(self, None))
-        except Exception as error:
-            self._reports.put(_Report(self, None, error=error))
+    def now(self) -> float:
+        """See `Backend`."""
+        return time.monotonic()
 
-    def start(self, unit: Unit) -> None:
-        """Run one unit and report."""
-        assert self._worker is not None
-        begin = time.perf_counter()
-        try:
-            result = self._worker.run(unit.payload)
-            if isinstance(result, Finish):
-                result = result.call()
-            report = _Report(self, unit, result, seconds=time.perf_counter() - begin)
-        except Exception as error:
-            seconds = time.perf_counter() - begin
-            report = _Report(self, unit, None, error, traceback.format_exc(), seconds)
-        self._reports.put(report)
+    def nodes(self) -> list[Node]:
+        """This machine."""
+        return [self._node]
 
-    def stop(self, wait: bool) -> None:
+    def start(self, worker: str, node: Node) -> None:
+        """Build the worker."""
+        warm = self._workers[worker] = WarmWorker(self._make_worker)
+        self._run(worker, _COMPUTE, "", warm.ready)
+
+    def give(self, worker: str, unit: Unit) -> None:
+        """Compute the unit."""
+        warm = self._workers[worker]
+        self._run(worker, _COMPUTE, unit.id, lambda: warm.compute(unit.id, unit.payload))
+
+    def finish(self, worker: str, unit_id: str) -> None:
+        """Do the rest of a computed unit."""
+        warm = self._workers[worker]
+        self._run(worker, _FINISH, unit_id, lambda: warm.finish(unit_id))
+
+    def poll(self, timeout: float) -> list[Answer]:
+        """See `Backend`."""
+        answers = []
+        with contextlib.suppress(queue.Empty):
+            answers.append(self._answers.get(timeout=timeout))
+            while True:
+                answers.append(self._answers.get_nowait())
+        return answers
+
+    def stop(self, worker: str) -> None:
         """Let the worker go."""
-        self._worker = None
+        self._workers.pop(worker, None)
+
+    def join(self) -> None:
+        """Wait until no stopped worker runs any more."""
+
+    def _run(self, worker: str, lane: str, unit_id: str, call: Callable[[], Reply]) -> None:
+        # There is only this process: a damaged one cannot be replaced by another.
+        self._answers.put(Answer(worker, unit_id, replace(call(), poisoned=False)))
 
 
-class _ThreadSlot(_InlineSlot):
-    """A thread that builds its own worker and takes one unit at a time."""
+class ThreadBackend(InlineBackend):
+    """Workers of two threads each: one builds and computes, the other finishes units."""
 
-    def __init__(self, name: str, make_worker: Callable[[], Worker], reports: queue.Queue[_Report]) -> None:
-        super().__init__(name, make_worker, reports)
-        self._inbox: queue.Queue[Unit | None] = queue.Queue()
+    overlap = True
+
+    def __init__(self, make_worker: Callable[[], Worker], count: int) -> None:
+        super().__init__(make_worker, count)
+        self._lanes: dict[tuple[str, str], _Lane] = {}
+
+    def stop(self, worker: str) -> None:
+        """Let the worker's threads end after what they are doing."""
+        super().stop(worker)
+        for (name, _), lane in self._lanes.items():
+            if name == worker:
+                lane.calls.put(None)
+
+    def join(self) -> None:
+        """Wait for the threads."""
+        for lane in self._lanes.values():
+            lane.thread.join()
+
+    def _run(self, worker: str, lane: str, unit_id: str, call: Callable[[], Reply]) -> None:
+        if (worker, lane) not in self._lanes:
+            self._lanes[worker, lane] = _Lane(f"{worker}-{lane}")
+        run = functools.partial(super()._run, worker, lane, unit_id, call)
+        self._lanes[worker, lane].calls.put(run)
+
+
+class _Lane:
+    """A thread that makes the calls it is given, one after the other, until it is given None."""
+
+    def __init__(self, name: str) -> None:
+        self.calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         # A daemon: after a second Ctrl-C the process may end although a unit is still running.
-        self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
-
-    def build(self) -> None:
-        """Start the thread; it builds the worker and reports."""
-        self._thread.start()
-
-    def start(self, unit: Unit) -> None:
-        """Hand the unit to the thread."""
-        self._inbox.put(unit)
-
-    def stop(self, wait: bool) -> None:
-        """End the thread after its current unit; `wait` for that."""
-        self._inbox.put(None)
-        if wait and self._thread.ident is not None:
-            self._thread.join()
-        super().stop(wait)
+        self.thread = threading.Thread(target=self._loop, name=name, daemon=True)
+        self.thread.start()
 
     def _loop(self) -> None:
-        super().build()
-        while (unit := self._inbox.get()) is not None:
-            super().start(unit)
+        while (call := self.calls.get()) is not None:
+            call()
 
 
 @contextlib.contextmanager

@@ -6,47 +6,52 @@ import heapq
 from collections.abc import Sequence
 from typing import Any
 
-from cluster.executor import Outcome, Unit
+from cluster.executor import Outcome
+from cluster.units import Dependencies, Unit, UnitList, Units
 
 MAX_ATTEMPTS = 4
+_OPEN, _SETTLED = 0, 1
 
 
 class UnitQueue:
     """State machine of a run; executors ask it for units and tell it how they ended.
 
     A unit is waiting (for dependencies), ready, delayed (before a retry), running or settled. Ready units are
-    handed out in the order they were given, so the dependents of early units also run early.
+    handed out in the order they were given, so the dependents of early units also run early. Beside a table of
+    some 20 bytes a unit, only units that run or have failed before are held.
 
     Args:
       units: all units of the run, in order of preference.
       max_attempts: starts after which a failing unit is given up.
       retry_delay: seconds before the first retry after an error; doubles with every further attempt.
+
+    Raises:
+      ValueError: duplicate ids, unknown or cyclic dependencies.
     """
 
     def __init__(
-        self, units: Sequence[Unit], *, max_attempts: int = MAX_ATTEMPTS, retry_delay: float = 1.0
+        self, units: Sequence[Unit] | Units, *, max_attempts: int = MAX_ATTEMPTS, retry_delay: float = 1.0
     ) -> None:
-        self._units = list(units)
-        self._index = {unit.id: index for index, unit in enumerate(self._units)}
+        self._units: Units = units if isinstance(units, Units) else UnitList(units)
+        self._dependencies = Dependencies(self._units)
         self._max_attempts = max_attempts
         self._retry_delay = retry_delay
-        _check(self._units, self._index)
-        self._blockers = [set(unit.after) for unit in self._units]
-        self._dependents: dict[str, list[int]] = {unit.id: [] for unit in self._units}
-        for index, unit in enumerate(self._units):
-            for name in set(unit.after):
-                self._dependents[name].append(index)
-        self._attempts = [0] * len(self._units)
-        self._ready = [index for index, blockers in enumerate(self._blockers) if not blockers]
+        self._attempts = bytearray(len(self._units))
+        self._state = bytearray(len(self._units))
+        # Units before the cursor that are ready are on the heap; later ones are found when it gets there.
+        self._cursor = 0
+        self._ready: list[int] = []
         self._delayed: list[tuple[float, int]] = []
-        self._running: set[int] = set()
-        self._settled: set[int] = set()
+        self._running: dict[str, tuple[int, Unit]] = {}
+        self._causes: dict[int, list[str]] = {}
+        self._suspects: set[int] = set()
+        self._num_settled = 0
         self.completed = 0
 
     @property
     def finished(self) -> bool:
         """Whether every unit has come out."""
-        return len(self._settled) == len(self._units)
+        return self._num_settled == len(self._state)
 
     @property
     def in_flight(self) -> int:
@@ -56,126 +61,126 @@ class UnitQueue:
     @property
     def remaining(self) -> int:
         """Units that have not come out yet."""
-        return len(self._units) - len(self._settled)
+        return len(self._state) - self._num_settled
 
-    def take(self, now: float) -> Unit | None:
-        """Hand out the first ready unit, or None; `now` is any clock that only goes forward, in seconds."""
+    def take(self, now: float, *, alone: bool = True) -> Unit | None:
+        """Hand out the first ready unit, or None.
+
+        Args:
+          now: any clock that only goes forward, in seconds.
+          alone: whether the unit would have its worker for itself. A unit whose worker was lost before waits
+            until it has: should it be lost again, no other unit is suspected with it.
+        """
         while self._delayed and self._delayed[0][0] <= now:
             heapq.heappush(self._ready, heapq.heappop(self._delayed)[1])
-        if not self._ready:
-            return None
-        index = heapq.heappop(self._ready)
-        self._running.add(index)
+        if self._ready:
+            if not alone and self._ready[0] in self._suspects:
+                return None
+            index = heapq.heappop(self._ready)
+        else:
+            waiting_for, count = self._dependencies.waiting_for, len(self._state)
+            while self._cursor < count and (waiting_for[self._cursor] or self._state[self._cursor]):
+                self._cursor += 1
+            if self._cursor == count:
+                return None
+            index = self._cursor
+            self._cursor += 1
+        unit = self._units[index]
+        self._running[unit.id] = (index, unit)
         self._attempts[index] += 1
-        return self._units[index]
+        return unit
 
     def next_retry(self, now: float) -> float | None:
         """Seconds until a delayed unit becomes ready, 0 if it already is; None without delayed units."""
         return max(0.0, self._delayed[0][0] - now) if self._delayed else None
 
     def attempts(self, unit_id: str) -> int:
-        """How often the unit was handed out so far."""
-        return self._attempts[self._index[unit_id]]
+        """How often the running unit was handed out so far."""
+        return self._attempts[self._find(unit_id)[0]]
+
+    def is_suspect(self, unit_id: str) -> bool:
+        """Whether a worker was lost while it held the running unit."""
+        return self._find(unit_id)[0] in self._suspects
 
     def succeed(
-        self, unit_id: str, result: Any, *, seconds: float = 0.0, worker: str = "", node: str = ""
-    ) -> Outcome:
-        """Settle a running unit with its result and free the units that waited for it."""
-        index = self._stop(unit_id)
-        self._settled.add(index)
-        self.completed += 1
-        for dependent in self._dependents[unit_id]:
-            self._blockers[dependent].discard(unit_id)
-            if not self._blockers[dependent] and dependent not in self._settled:
-                heapq.heappush(self._ready, dependent)
-        unit = self._units[index]
-        return Outcome(unit, result, None, self._attempts[index], seconds, worker, node)
-
-    def fail(
         self,
         unit_id: str,
-        error: str,
+        result: Any,
         *,
-        now: float,
         seconds: float = 0.0,
         worker: str = "",
         node: str = "",
-        trace: str = "",
-    ) -> list[Outcome]:
-        """Report that a running unit raised.
+        gpu: str = "",
+    ) -> Outcome:
+        """Settle a running unit with its result and free the units that waited for it."""
+        index, unit = self._stop(unit_id)
+        self._settle(index)
+        self.completed += 1
+        for dependent in self._dependencies.dependents(index):
+            self._dependencies.waiting_for[dependent] -= 1
+            ready = not self._dependencies.waiting_for[dependent] and not self._state[dependent]
+            if ready and dependent < self._cursor:
+                heapq.heappush(self._ready, dependent)
+        return Outcome(unit, result, None, self._attempts[index], seconds, worker, node, gpu=gpu)
+
+    def fail(self, unit_id: str, error: str, *, now: float, trace: str = "", **place: Any) -> list[Outcome]:
+        """Report that a running unit raised; `place` as in `succeed`.
 
         Returns:
           Nothing when it will be tried again after a pause; else its own outcome and those of all units that
           can no longer run because of it.
         """
-        attempts = self._attempts[self._index[unit_id]]
+        index, unit = self._stop(unit_id)
+        self._causes.setdefault(index, []).append(error)
+        attempts = self._attempts[index]
         if attempts < self._max_attempts:
-            index = self._stop(unit_id)
             heapq.heappush(self._delayed, (now + self._retry_delay * 2 ** (attempts - 1), index))
             return []
-        return self._give_up(unit_id, error, seconds, worker, node, trace)
+        return self._give_up(index, unit, error, trace, place)
 
-    def lose(
-        self, unit_id: str, error: str, *, seconds: float = 0.0, worker: str = "", node: str = ""
-    ) -> list[Outcome]:
+    def lose(self, unit_id: str, error: str, **place: Any) -> list[Outcome]:
         """Report that the worker of a running unit was lost: ready again at once, in its old place.
 
-        The attempt counts, because a unit may itself be what ends its workers.
+        The attempt counts, because a unit may itself be what ends its workers; from now on it runs alone.
         """
-        if self._attempts[self._index[unit_id]] < self._max_attempts:
-            heapq.heappush(self._ready, self._stop(unit_id))
+        index, unit = self._stop(unit_id)
+        self._causes.setdefault(index, []).append(error)
+        if self._attempts[index] < self._max_attempts:
+            self._suspects.add(index)
+            heapq.heappush(self._ready, index)
             return []
-        return self._give_up(unit_id, error, seconds, worker, node, "")
+        return self._give_up(index, unit, error, "", place)
 
-    def _stop(self, unit_id: str) -> int:
-        index = self._index[unit_id]
-        if index not in self._running:
+    def _find(self, unit_id: str) -> tuple[int, Unit]:
+        if unit_id not in self._running:
             raise ValueError(f"unit '{unit_id}' is not running; only a running unit can be reported.")
-        self._running.remove(index)
-        return index
+        return self._running[unit_id]
+
+    def _stop(self, unit_id: str) -> tuple[int, Unit]:
+        found = self._find(unit_id)
+        del self._running[unit_id]
+        return found
+
+    def _settle(self, index: int) -> None:
+        self._state[index] = _SETTLED
+        self._num_settled += 1
+        self._suspects.discard(index)
+        self._causes.pop(index, None)
 
     def _give_up(
-        self, unit_id: str, error: str, seconds: float, worker: str, node: str, trace: str
+        self, index: int, unit: Unit, error: str, trace: str, place: dict[str, Any]
     ) -> list[Outcome]:
-        index = self._stop(unit_id)
-        self._settled.add(index)
-        unit = self._units[index]
-        outcomes = [Outcome(unit, None, error, self._attempts[index], seconds, worker, node, trace)]
-        failed = [unit_id]
+        where = {"seconds": 0.0, "worker": "", "node": ""} | place
+        causes = tuple(self._causes[index])
+        outcomes = [Outcome(unit, None, error, self._attempts[index], trace=trace, causes=causes, **where)]
+        self._settle(index)
+        failed = [(index, unit.id)]
         while failed:
-            cause = failed.pop(0)
-            for dependent in self._dependents[cause]:
-                if dependent not in self._settled:
-                    self._settled.add(dependent)
+            index, cause = failed.pop(0)
+            for dependent in self._dependencies.dependents(index):
+                if self._state[dependent] == _OPEN:
+                    self._settle(dependent)
                     blocked = self._units[dependent]
                     outcomes.append(Outcome(blocked, None, f"not run: {cause} failed", 0, 0.0, "", ""))
-                    failed.append(blocked.id)
+                    failed.append((dependent, blocked.id))
         return outcomes
-
-
-def _check(units: Sequence[Unit], index: dict[str, int]) -> None:
-    """Refuse duplicate ids, unknown dependencies and cycles."""
-    if len(index) != len(units):
-        seen: set[str] = set()
-        twice = next(unit.id for unit in units if unit.id in seen or seen.add(unit.id))  # type: ignore[func-returns-value]
-        raise ValueError(f"unit id '{twice}' is given twice; ids must be unique in one run.")
-    for unit in units:
-        for name in unit.after:
-            if name not in index:
-                raise ValueError(f"unit '{unit.id}' comes after '{name}', which is not a unit of this run.")
-    waiting = {unit.id: set(unit.after) for unit in units}
-    dependents: dict[str, list[str]] = {unit.id: [] for unit in units}
-    for unit in units:
-        for name in set(unit.after):
-            dependents[name].append(unit.id)
-    free = [name for name, blockers in waiting.items() if not blockers]
-    for name in free:  # grows while it is read: Kahn's topological order
-        for dependent in dependents[name]:
-            waiting[dependent].discard(name)
-            if not waiting[dependent]:
-                free.append(dependent)
-    if len(free) < len(units):
-        stuck = [unit.id for unit in units if waiting[unit.id]]
-        raise ValueError(
-            f"units wait for each other in a cycle: {', '.join(stuck[:5])}; no order can run them."
-        )

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
+from cluster.backend import Node
 from cluster.drain import DrainRequest
-from cluster.events import Event, OnEvent
-from cluster.executor import Drained, Outcome, Resources, Unit, Worker
+from cluster.drive import drive
+from cluster.events import OnEvent
+from cluster.executor import Outcome, Resources, Worker
 from cluster.limits import Limits
+from cluster.pool import Pool
 from cluster.queue import UnitQueue
-from cluster.ray_pool import Ended, RayPool
+from cluster.ray_backend import RayBackend, alive_nodes
 from cluster.ray_session import RaySession
+from cluster.units import Unit, Units
 
-_log = logging.getLogger(__name__)
-_TICK_S = 0.5  # how soon a signal or a deadline is seen while all workers are busy
+
+def offered(address: str | None = None) -> list[Node]:
+    """The nodes of the cluster at an address, with their CPU, GPU and memory; connects and disconnects.
+
+    Raises:
+      ClusterUnreachable: there is no cluster at the address.
+    """
+    with RayExecutor(address) as executor:
+        return executor.offered()
 
 
 class RayExecutor:
@@ -54,7 +61,7 @@ class RayExecutor:
 
     def execute(
         self,
-        units: Sequence[Unit],
+        units: Sequence[Unit] | Units,
         make_worker: Callable[[], Worker],
         resources: Resources = Resources(),
         on_event: OnEvent | None = None,
@@ -75,11 +82,19 @@ class RayExecutor:
         bound = f"up to {self.num_workers} workers" if self.num_workers else "a worker per free place"
         if self._session is None:
             return f"Ray ({self._address or os.environ.get('RAY_ADDRESS') or 'local'}), {bound}"
-        ray: Any = sys.modules["ray"]
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        cpus, gpus = (sum(node.get(kind, 0) for node in nodes) for kind in ("CPU", "GPU"))
+        nodes = alive_nodes()
+        cpus, gpus = (sum(node.offered.get(kind, 0) for node in nodes) for kind in ("CPU", "GPU"))
         where = "this machine" if self._session.local else self._session.address
         return f"Ray on {where}: {len(nodes)} nodes, {cpus:g} CPUs, {gpus:g} GPUs, {bound}"
+
+    def offered(self) -> list[Node]:
+        """Connect, if that has not happened, and say which nodes the cluster has.
+
+        Raises:
+          ClusterUnreachable: there is no cluster at the address.
+        """
+        self._connect(Resources())
+        return alive_nodes()
 
     def close(self) -> None:
         """Disconnect from Ray; a private cluster is stopped."""
@@ -106,16 +121,13 @@ class RayExecutor:
         from ray import cloudpickle
 
         pickled: bytes = cloudpickle.dumps(make_worker)  # type: ignore[no-untyped-call]
-        pool = RayPool(
-            pickled,
-            resources,
-            self.num_workers,
-            self._limits,
-            can_grow=not session.local,
+        backend = RayBackend(pickled, resources)
+        pool = Pool(
+            backend, resources, self.num_workers, self._limits, can_grow=not session.local, on_event=on_event
         )
         try:
             with DrainRequest(self._drain_file) as drain:
-                yield from _drive(pending, pool, drain, on_event)
+                yield from drive(pending, pool, backend, drain, on_event)
         finally:
             pool.close()
 
@@ -126,58 +138,3 @@ class RayExecutor:
                 num_cpus = max(1, round(self.num_workers * resources.num_cpus + 0.499))
             self._session = RaySession(self._address, num_cpus)
         return self._session
-
-
-def _drive(
-    pending: UnitQueue, pool: RayPool, drain: DrainRequest, on_event: OnEvent | None
-) -> Iterator[Outcome]:
-    """Hand out units to ready workers and settle what comes back until nothing is left."""
-    while not pending.finished:
-        if drain.reason is None:
-            ended = pool.refresh(wanted=pending.remaining)
-            _hand_out(pending, pool, on_event)
-        elif not pending.in_flight:
-            raise Drained(drain.reason, pending.completed, pending.remaining)
-        else:
-            ended = []
-        ended += pool.collect(_pause(pending, pool))
-        for answer in ended:
-            yield from _settle(pending, answer)
-
-
-def _hand_out(pending: UnitQueue, pool: RayPool, on_event: OnEvent | None) -> None:
-    for member in pool.idle:
-        unit = pending.take(time.monotonic())
-        if unit is None:
-            return
-        if on_event is not None:
-            on_event(Event("unit-started", unit.id, pending.attempts(unit.id), member.name, member.host))
-        pool.give(member, unit)
-
-
-def _pause(pending: UnitQueue, pool: RayPool) -> float:
-    """How long to wait for an answer: less when a unit waits for its retry and a worker for it."""
-    delay = pending.next_retry(time.monotonic()) if pool.idle else None
-    return _TICK_S if delay is None else min(_TICK_S, max(delay, 0.001))
-
-
-def _settle(pending: UnitQueue, ended: Ended) -> list[Outcome]:
-    unit, reply, member = ended.unit, ended.reply, ended.member
-    if reply is None:
-        return pending.lose(unit.id, ended.cause, seconds=ended.seconds, worker=member.name, node=member.host)
-    if reply.error is None:
-        return [
-            pending.succeed(
-                unit.id, reply.result, seconds=ended.seconds, worker=member.name, node=member.host
-            )
-        ]
-    _log.info("%s attempt %d on %s: %s", unit.id, pending.attempts(unit.id), member.name, reply.error)
-    return pending.fail(
-        unit.id,
-        reply.error,
-        now=time.monotonic(),
-        seconds=ended.seconds,
-        worker=member.name,
-        node=member.host,
-        trace=reply.trace,
-    )

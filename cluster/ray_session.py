@@ -33,12 +33,15 @@ class RaySession:
         machine has joined; "ray://HOST:PORT" = through a Ray Client. A connection this process already has is
         used as it is, whatever the address.
       num_cpus: logical cores of a local cluster; None = all cores.
+      num_gpus: devices of a local cluster, which are only counted; None = those Ray finds.
 
     Raises:
       ClusterUnreachable: nothing listens at the address, or the connection was refused.
     """
 
-    def __init__(self, address: str | None = None, num_cpus: int | None = None) -> None:
+    def __init__(
+        self, address: str | None = None, num_cpus: int | None = None, num_gpus: int | None = None
+    ) -> None:
         self.local = False
         self.address = address or os.environ.get("RAY_ADDRESS") or "local"
         self._saved: dict[str, str | None] = {}
@@ -51,7 +54,7 @@ class RaySession:
         self._saved["RAY_AUTH_MODE"] = os.environ.get("RAY_AUTH_MODE")  # Ray itself may set it
         if self.address == "local":
             self.local = True
-            self._start(num_cpus)
+            self._start(num_cpus, num_gpus)
         else:
             self._connect()
         atexit.register(self.close)
@@ -66,7 +69,7 @@ class RaySession:
             self._clean()
             atexit.unregister(self.close)
 
-    def _start(self, num_cpus: int | None) -> None:
+    def _start(self, num_cpus: int | None, num_gpus: int | None) -> None:
         self._directory = PrivateDirectory()
         self._set_environment(_authentication(self._directory))
         try:
@@ -74,6 +77,7 @@ class RaySession:
                 _quiet_ray().init(
                     address="local",
                     num_cpus=num_cpus,
+                    num_gpus=num_gpus,
                     include_dashboard=False,
                     log_to_driver=False,
                     configure_logging=False,

@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 
-from cluster import StopRun
+from cluster import Finish, StopRun
 
 
 class Echo:
@@ -34,6 +34,14 @@ class Journal(Echo):
         with open(os.path.join(directory, f"{name}.{begin}"), "x") as file:
             file.write(str(time.monotonic_ns()))
         return name
+
+
+class Slow(Echo):
+    """Takes long enough for all workers to be built meanwhile."""
+
+    def run(self, payload):
+        time.sleep(0.5)
+        return payload
 
 
 class EveryThirdFails(Echo):
@@ -110,3 +118,26 @@ class Awkward(Echo):
                 return "used a spoiled process"
             raise AcceleratorError("CUDA error: an illegal memory access was encountered")
         return os.getpid(), os.environ.get("OMP_NUM_THREADS")
+
+
+class WritesBeside(Echo):
+    """Payload (directory, name, compute seconds, write seconds): notes when it computed and when it wrote."""
+
+    def run(self, payload):
+        directory, name, compute, write = payload
+        begin = time.monotonic_ns()
+        time.sleep(compute)
+        computed = time.monotonic_ns()
+
+        def finish():
+            start = time.monotonic_ns()
+            if name == "broken":
+                raise OSError("the disk refuses")
+            if name == "kills":
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(write)
+            with open(os.path.join(directory, name), "x") as file:
+                file.write(f"{begin} {computed} {start} {time.monotonic_ns()}")
+            return name.upper()
+
+        return Finish(finish)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cluster import Limits, Resources
+from cluster import Limits, Node, Resources
 from cluster.capacity import slots
 from cluster.limits import Pace
 
@@ -46,13 +46,15 @@ def test_each_overrun_allows_four_times_more():
         (Resources(num_cpus=1, num_gpus=1), 4),
         (Resources(num_cpus=1, num_gpus=0.5), 8),
         (Resources(num_cpus=0, num_gpus=0.1), 40),
+        (Resources(num_cpus=0, num_gpus=0.3), 12),  # 3 a device, although 4 / 0.3 is 13.3
+        (Resources(num_cpus=1, num_gpus=3), 1),
         (Resources(num_cpus=1, num_gpus=1, memory_bytes=40 * 2**30), 3),  # 120 GiB / 40 GiB
         (Resources(num_cpus=100), 0),
     ],
 )
 def test_a_node_holds_what_its_scarcest_resource_allows(resources, expected):
-    assert slots({"CPU": 72.0, "GPU": 4.0, "memory": 120 * 2.0**30}, resources) == expected
+    assert slots(Node("n", "n", {"CPU": 72.0, "GPU": 4.0, "memory": 120 * 2.0**30}), resources) == expected
 
 
 def test_a_node_without_devices_holds_no_device_worker():
-    assert slots({"CPU": 8.0}, Resources(num_gpus=1)) == 0
+    assert slots(Node("n", "n", {"CPU": 8.0}), Resources(num_gpus=1)) == 0

@@ -9,17 +9,9 @@ import cluster_workers as workers
 import pytest
 
 from cluster import Drained, Limits, LocalExecutor, NoWorkers, RayExecutor, Resources, StopRun, Unit
-from cluster.ray_session import RaySession
 
 FAST = {"retry_delay": 0.01}
 QUICK = Limits(refresh=0.2)
-
-
-@pytest.fixture(scope="module")
-def ray_session():
-    session = RaySession("local", num_cpus=2)
-    yield session
-    session.close()
 
 
 @pytest.fixture(

@@ -7,17 +7,9 @@ import cluster_workers as workers
 import pytest
 
 from cluster import Limits, NoWorkers, RayExecutor, Resources, Unit
-from cluster.ray_session import RaySession
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_session")]
 QUICK = Limits(refresh=0.2, empty=0.5)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray_session():
-    session = RaySession("local", num_cpus=2)
-    yield session
-    session.close()
 
 
 def run(units, worker, limits=QUICK, num_workers=2, resources=Resources()):
@@ -85,13 +77,29 @@ def test_a_worker_gets_as_many_openmp_threads_as_cores():
 
 def test_a_request_no_node_can_hold_says_what_nodes_have():
     with pytest.raises(NoWorkers) as caught:
-        run([Unit("a", 0)], workers.Echo, resources=Resources(num_cpus=1, num_gpus=1))
-    assert "no node has room for a worker that holds 1 CPU, 1 GPU: " in str(caught.value)
-    assert " has 2 CPU, 0 GPU, " in str(caught.value)
+        run([Unit("a", 0)], workers.Echo, resources=Resources(num_cpus=1, num_gpus=3))
+    assert "no node has room for a worker that holds 1 CPU, 3 GPU: " in str(caught.value)
+    assert " has 2 CPU, 2 GPU, " in str(caught.value)
 
 
 def test_describe_counts_nodes_and_cores():
     executor = RayExecutor(num_workers=2)
     assert executor.describe() == "Ray (local), up to 2 workers"
     list(executor.execute([Unit("a", 0)], workers.Echo, Resources()))
-    assert executor.describe() == "Ray on the open connection: 1 nodes, 2 CPUs, 0 GPUs, up to 2 workers"
+    assert executor.describe() == "Ray on the open connection: 1 nodes, 2 CPUs, 2 GPUs, up to 2 workers"
+
+
+def test_two_workers_share_a_device_when_each_holds_half():
+    resources = Resources(num_cpus=0.1, num_gpus=0.5)
+    seen = {}
+
+    def note(event):
+        if event.kind == "worker-ready":
+            seen[event.worker] = event.gpu
+
+    executor = RayExecutor(limits=QUICK)
+    outcomes = list(
+        executor.execute([Unit(f"u{i}", "never") for i in range(8)], workers.Slow, resources, note)
+    )
+    assert sorted(seen.values()) == ["0", "0", "1", "1"]  # 2 devices / 0.5
+    assert {(o.worker, o.gpu) for o in outcomes} <= set(seen.items())

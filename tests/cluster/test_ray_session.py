@@ -17,6 +17,7 @@ import cluster
 from cluster import ClusterUnreachable, RayExecutor, Resources, Unit
 from cluster.scratch import PrivateDirectory
 
+pytestmark = pytest.mark.usefixtures("no_ray")
 HERE = Path(__file__).parent
 ROOT = Path(cluster.__file__).parents[1]
 

@@ -54,7 +54,7 @@ def test_a_failing_unit_pauses_twice_as_long_each_time_and_is_given_up_at_the_fo
         now += pause
     assert queue.take(now).id == "a"
     (outcome,) = queue.fail("a", "E: x", now=now, seconds=2.0, worker="w", node="n", trace="t")
-    assert outcome == Outcome(Unit("a", 0), None, "E: x", 4, 2.0, "w", "n", "t")
+    assert outcome == Outcome(Unit("a", 0), None, "E: x", 4, 2.0, "w", "n", "t", causes=("E: x",) * 4)
     assert queue.finished and queue.completed == 0 and queue.remaining == 0
 
 

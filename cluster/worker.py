@@ -1,82 +1,63 @@
-"""What lives in a Ray worker process: one warm worker, whose errors come back as values."""
+"""What lives in a worker's process or thread: one warm worker, whose errors come back as values."""
 
 from __future__ import annotations
 
 import os
-import pickle
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
-from cluster.executor import THREAD_VARIABLES, Finish, StopRun, Worker
+from cluster.backend import Reply
+from cluster.executor import Finish, StopRun, Worker
 
 # After these the process cannot be trusted with another unit: device context or heap are damaged.
 _POISON_TYPES = ("OutOfMemoryError", "AcceleratorError", "MemoryError")
 _POISON_TEXTS = ("CUDA error", "CUBLAS_STATUS", "CUDNN_STATUS")
 
 
-@dataclass(frozen=True)
-class Reply:
-    """What one call to the worker came to.
-
-    Attributes:
-      result: the return value of `Worker.run`.
-      error, trace: one line and the traceback, when it raised.
-      stop: the error is a `StopRun`, and `error` its text.
-      poisoned: the process must not be used again.
-      seconds: wall time of the call inside the worker.
-      pid: process id, for logs.
-    """
-
-    result: Any = None
-    error: str | None = None
-    trace: str = ""
-    stop: bool = False
-    poisoned: bool = False
-    seconds: float = 0.0
-    pid: int = 0
-
-
 class WarmWorker:
-    """The Ray actor: builds its worker in `ready()`, then runs one unit at a time.
+    """Builds its worker in `ready()`, then computes one unit at a time and finishes units beside that.
 
     User code never raises across the process border, so an exception that cannot be pickled, or whose class
     the driver lacks, is reported like any other; what does raise in the driver is the loss of the process.
     """
 
-    def __init__(self, make_worker: bytes, num_threads: int) -> None:
-        # Ray keeps a value it inherits from the driver; a worker must use the cores it holds and no others.
-        for name in THREAD_VARIABLES:
-            os.environ[name] = str(num_threads)
+    def __init__(self, make_worker: Callable[[], Worker]) -> None:
         self._make_worker = make_worker
         self._worker: Worker | None = None
+        self._computed: dict[str, tuple[float, Finish]] = {}  # since when, and what is left to do
 
     def ready(self) -> Reply:
         """Build the worker and let it warm up."""
-        return _call(self._build)
+        return _call(self._build, time.perf_counter())
 
-    def run(self, payload: Any) -> Reply:
-        """Run one unit."""
+    def compute(self, unit_id: str, payload: Any) -> Reply:
+        """Run one unit, or the part of it before its `Finish`."""
         assert self._worker is not None
-        worker = self._worker
-        return _call(lambda: worker.run(payload))
+        worker, begin = self._worker, time.perf_counter()
+        reply = _call(lambda: worker.run(payload), begin)
+        if isinstance(reply.result, Finish):
+            self._computed[unit_id] = (begin, reply.result)
+            return Reply(finishing=True, seconds=reply.seconds, pid=reply.pid)
+        return reply
+
+    def finish(self, unit_id: str) -> Reply:
+        """Do what is left of a computed unit; in another thread than `compute`."""
+        begin, finish = self._computed.pop(unit_id)
+        return _call(finish.call, begin)
 
     def _build(self) -> None:
-        worker: Worker = pickle.loads(self._make_worker)()
+        worker = self._make_worker()
         ready = getattr(worker, "ready", None)
         if ready is not None:
             ready()
         self._worker = worker
 
 
-def _call(function: Callable[[], Any]) -> Reply:
-    begin = time.perf_counter()
+def _call(function: Callable[[], Any], begin: float) -> Reply:
     try:
         result = function()
-        if isinstance(result, Finish):
-            result = result.call()
         return Reply(result, seconds=time.perf_counter() - begin, pid=os.getpid())
     except StopRun as error:
         return Reply(error=str(error), stop=True, pid=os.getpid())
