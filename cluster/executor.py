@@ -28,6 +28,10 @@ class NoWorkers(ClusterError):
     """No worker could be built, or no node can hold one. The text carries the first cause."""
 
 
+class ClusterLost(ClusterError):
+    """A private cluster of this process has died as a whole; a new executor can go on with what is left."""
+
+
 class Drained(ClusterError):
     """A stop was asked for (Ctrl-C, SIGTERM, SIGUSR1, drain file): running units finished, no other started.
 

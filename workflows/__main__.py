@@ -14,7 +14,10 @@ DRAINED = 85
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line. Exit codes: 0 ok, 1 work failed, 2 usage, 3 failed units, 85 drained (run again)."""
+    """Run the command line. Exit codes.
+
+    0 ok, 1 work failed, 2 usage, 3 failed units, 75 the store belongs to another driver, 85 drained (run again).
+    """
     from workflows.cli import app
 
     try:

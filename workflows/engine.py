@@ -7,9 +7,10 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from cluster.executor import ClusterError, Drained, Executor, Outcome, Resources, Unit
+from cluster.executor import ClusterError, ClusterLost, Drained, Executor, Outcome, Resources
 from taba_core.errors import StoreError, WorkError
 from taba_core.spec import Artifact
 from taba_core.store import ArtifactGroup, Receipt, Store
@@ -17,10 +18,12 @@ from taba_core.store.files import append_line
 from taba_core.store.group import LEDGER_DIRECTORY
 from workflows.context import Context
 from workflows.inputs import Inputs
-from workflows.plan import Plan, PlannedArtifact
-from workflows.progress import progress
+from workflows.plan import Plan, PlannedArtifact, still_missing
+from workflows.units import PlanUnits, parse_unit_id
+from workflows.watch import Watch
 
 RUN_LOG = "runs.jsonl"
+MAX_SETBACKS = 3  # deaths of a private cluster in a row without a finished unit between them
 
 
 class FailedUnitsError(WorkError):
@@ -50,9 +53,12 @@ def run_plan(
     *,
     workers: int,
     scheduler: Any = "threads",
+    watch: Watch = Watch(),
 ) -> Report:
     """Carry out a plan: missing shards first, then the studies whose results are not stored yet.
 
+    Args:
+      watch: told what happens, and asked before every write whether this process still owns the store.
     Raises:
       WorkError: the disk refuses, or units failed for good; what finished is kept and reused next time.
     """
@@ -61,7 +67,8 @@ def run_plan(
     _adopt(plan, groups)
     if plan.units:
         report.units, report.evaluations = plan.units, plan.evaluations_missing
-        _compute(plan, store, groups, make_executor, resources)
+        watch.stage("compute")
+        _compute(plan, store, groups, make_executor, resources, watch)
     report.stages["compute"] = time.monotonic() - started
     for study in plan.studies:
         name = study.result_name(plan.context)
@@ -69,6 +76,7 @@ def run_plan(
             report.reused.append(study.name)
             continue
         begun = time.monotonic()
+        watch.stage(study.name)
         inputs = Inputs(
             store,
             study.requests(plan.context),
@@ -77,6 +85,7 @@ def run_plan(
             workers=workers,
         )
         result = study.analyse(inputs, plan.context)
+        watch.check()
         store.write_result(name, result, result_attrs(study, plan.context))
         report.analysed.append(study.name)
         report.stages[study.name] = time.monotonic() - begun
@@ -128,38 +137,13 @@ def coordinates(context: Context, artifact: Artifact) -> dict[str, Any]:
 
 
 def _adopt(plan: Plan, groups: dict[Artifact, ArtifactGroup]) -> None:
-    """Take over shards that were written but not receipted (the driver died in between)."""
+    """Take over shards that were written but not receipted (the driver died in between); clear half-written files."""
     for planned in plan.artifacts:
         if planned.missing:
-            groups[planned.artifact].adopt()
-            planned.missing = groups[planned.artifact].missing(planned.variables)
-
-
-def unit_id(artifact: Artifact, shard: int) -> str:
-    """Name of a unit: artifact key and shard."""
-    return f"{artifact.key}/{shard}"
-
-
-def build_units(plan: Plan, store: Store) -> list[Unit]:
-    """One unit a missing shard; a unit waits for the same shard of its sources if that is missing too."""
-    from workflows.tasks import ShardTask
-
-    pending = {unit_id(p.artifact, shard) for p in plan.artifacts for shard in p.missing}
-    units = []
-    for planned in plan.artifacts:
-        artifact = planned.artifact
-        for shard, variables in sorted(planned.missing.items()):
-            after = [unit_id(source, shard) for source in artifact.sources()]
-            units.append(
-                Unit(
-                    id=unit_id(artifact, shard),
-                    payload=ShardTask(str(store.path), artifact.attrs(), shard, tuple(variables)),
-                    after=tuple(u for u in after if u in pending),
-                    label=f"{artifact.name} {shard + 1}/{planned.num_shards}",
-                    weight=float(max(artifact.num_evaluations(), 1) * planned.samples_in(shard)),
-                )
-            )
-    return units
+            group = groups[planned.artifact]
+            group.remove_orphans()  # no worker of ours runs yet
+            group.adopt()
+            planned.missing = still_missing(group, planned.variables)
 
 
 def _compute(
@@ -168,32 +152,71 @@ def _compute(
     groups: dict[Artifact, ArtifactGroup],
     make_executor: Callable[[], Executor],
     resources: Resources,
+    watch: Watch,
 ) -> None:
+    """Run all units; a private cluster that dies under them is started again, as long as there is progress."""
+    failures: dict[str, Outcome] = {}
+    total, setbacks = plan.units, 0
+    while len(units := PlanUnits(plan, store, without=failures)):
+        left = len(units)
+        watch.expect(units)
+        try:
+            _execute(units, plan, groups, make_executor, resources, watch, failures)
+        except ClusterLost as lost:
+            setbacks = setbacks + 1 if plan.units == left else 0
+            if setbacks >= MAX_SETBACKS:
+                raise WorkError(
+                    f"{lost} It was started again {setbacks} times without finishing a unit. What finished is "
+                    "stored; see to the machine (memory, disk), then run the same command again."
+                ) from None
+            watch.note(f"{lost} Starting it again; {plan.units} units left.")
+    if failures:
+        raise FailedUnitsError(_failure_text(list(failures.values()), total))
+
+
+def _execute(
+    units: PlanUnits,
+    plan: Plan,
+    groups: dict[Artifact, ArtifactGroup],
+    make_executor: Callable[[], Executor],
+    resources: Resources,
+    watch: Watch,
+    failures: dict[str, Outcome],
+) -> None:
+    """One executor's life: record what succeeds, collect what fails."""
     from workflows.tasks import ShardWorker
 
-    units = build_units(plan, store)
-    by_key = {artifact.key: group for artifact, group in groups.items()}
-    failures: list[Outcome] = []
+    planned = {p.artifact.key: (p, groups[p.artifact]) for p in plan.artifacts}
     executor = make_executor()
-    device = "cuda" if resources.num_gpus else "cpu"
+    watch.executor(executor.describe())
+    make_worker = functools.partial(ShardWorker, device="cuda" if resources.num_gpus else "cpu")
     try:
-        with progress(len(units), sum(u.weight for u in units)) as show:
-            make_worker = functools.partial(ShardWorker, device=device)
-            for outcome in executor.execute(units, make_worker, resources):
-                if outcome.error is None:
-                    receipt = Receipt.from_json(outcome.result)
-                    by_key[outcome.unit.id.split("/")[0]].record(receipt)
-                else:
-                    failures.append(outcome)
-                show(outcome)
+        for outcome in executor.execute(units, make_worker, resources, watch.event):
+            key, shard = parse_unit_id(outcome.unit.id)
+            watch.check()  # before every line in a ledger: the store may be another driver's by now
+            if outcome.error is None:
+                planned[key][1].record(Receipt.from_json(outcome.result))
+                del planned[key][0].missing[shard]
+            else:
+                failures[outcome.unit.id] = outcome
+            watch.outcome(outcome)
     except Drained as drained:
         raise KeyboardInterrupt(str(drained)) from None
+    except ClusterLost:
+        raise
     except ClusterError as stop:
+        watch.check()  # a store that vanished explains more than what its loss led to
         raise WorkError(str(stop)) from None
     finally:
+        _keep_logs(executor, watch.keep_logs_in())
         executor.close()
-    if failures:
-        raise FailedUnitsError(_failure_text(failures, len(units)))
+
+
+def _keep_logs(executor: Executor, directory: Path | None) -> None:
+    """Copy the executor's own logs, if it has any and something was lost."""
+    keep = getattr(executor, "keep_logs", None)
+    if directory is not None and keep is not None:
+        keep(directory)
 
 
 def _failure_text(failures: list[Outcome], total: int) -> str:

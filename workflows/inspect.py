@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 from taba_core.errors import UsageError
 from taba_core.store import Store
+from workflows.lease import hold
 from workflows.text import print_table
+from workflows.watch.status_file import read_status, status_lines
 
 
 def _open(path: str) -> Store:
@@ -18,8 +21,11 @@ def _open(path: str) -> Store:
 
 
 def print_status(path: str) -> None:
-    """One row per artifact and variable: shards complete of all; then the stored results."""
+    """What the last run is doing or did; one row per artifact and variable: shards complete; the stored results."""
     store = _open(path)
+    status = read_status(store.path)
+    if status is not None:
+        print("\n".join(status_lines(status)) + "\n")
     rows = []
     for group in store.artifacts():
         variables = group.variables
@@ -36,7 +42,10 @@ def print_status(path: str) -> None:
 def print_verification(path: str, *, deep: bool, forget: bool) -> None:
     """Print every problem; exit code 1 if there are any."""
     store = _open(path)
-    problems = [problem for group in store.artifacts() for problem in group.verify(deep=deep, forget=forget)]
+    with hold(store.path) if forget else nullcontext():  # forgetting writes, which only one process may
+        problems = [
+            problem for group in store.artifacts() for problem in group.verify(deep=deep, forget=forget)
+        ]
     for problem in problems:
         print(problem)
     checked = "checksums and sizes" if deep else "sizes and receipts"

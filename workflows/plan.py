@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from taba_core import schema
 from taba_core.spec import Artifact, Generation
-from taba_core.store import Store
+from taba_core.store import ArtifactGroup, Store
 from workflows.context import Context
 from workflows.study import Study
 
@@ -27,7 +28,7 @@ class PlannedArtifact:
 
     artifact: Artifact
     variables: list[str]
-    missing: dict[int, list[str]] = field(default_factory=dict)
+    missing: dict[int, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def num_shards(self) -> int:
@@ -39,6 +40,10 @@ class PlannedArtifact:
         """Number of samples of a shard."""
         root = self.artifact.root()
         return min(root.samples_per_shard, root.num_samples - shard * root.samples_per_shard)
+
+    def missing_by_variables(self) -> Counter[tuple[str, ...]]:
+        """How many shards miss which variables."""
+        return Counter(self.missing.values())
 
     @property
     def evaluations(self) -> int:
@@ -86,20 +91,47 @@ class Plan:
         """Stored bytes of all artifacts."""
         return sum(self.bytes_of(p) for p in self.artifacts)
 
+    @property
+    def bytes_missing(self) -> int:
+        """Bytes the missing shards will take."""
+        shape, decoded = self.context.card.sample_shape, self.context.decoded_shape
+        total = 0.0
+        for planned in self.artifacts:
+            for variables, shards in planned.missing_by_variables().items():
+                whole = schema.bytes_of(planned.artifact, list(variables), shape, decoded)
+                total += shards * whole / planned.num_shards
+        return round(total)
+
+    @property
+    def files_missing(self) -> int:
+        """Shard files still to write."""
+        return sum(
+            len(variables) * shards
+            for planned in self.artifacts
+            for variables, shards in planned.missing_by_variables().items()
+        )
+
     def hours(self, evaluations: int) -> float:
         """Device hours of that many image-NFE on the card's measured step time."""
         return evaluations * self.context.card.cost.image_seconds / 3600
 
     @property
     def peak_memory(self) -> int:
-        """Host memory of one worker, bytes: the process, weights, and the largest unit's arrays, read and written."""
-        card = self.context.card
-        unit = 0
+        """Host memory of one worker, bytes: the process, weights, and two units.
+
+        One unit computes (what it reads and makes, twice for what lies between) while the last one is written (its
+        arrays, and as much again encoded).
+        """
+        computing = writing = 0.0
         for planned in self.artifacts:
-            written = self.bytes_of(planned) / max(planned.num_shards, 1)
-            reads = [p for p in self.artifacts if p.artifact in planned.artifact.sources()]
-            unit = max(unit, written + sum(self.bytes_of(p) / max(p.num_shards, 1) for p in reads))
-        return int(_PROCESS_BYTES + card.num_parameters * 4 + 2 * unit)
+            made = self._shard_bytes(planned)
+            sources = planned.artifact.sources()
+            read = sum(self._shard_bytes(p) for p in self.artifacts if p.artifact in sources)
+            computing, writing = max(computing, made + read), max(writing, made)
+        return int(_PROCESS_BYTES + self.context.card.num_parameters * 4 + 2 * computing + 2 * writing)
+
+    def _shard_bytes(self, planned: PlannedArtifact) -> float:
+        return self.bytes_of(planned) / max(planned.num_shards, 1)
 
 
 def make_plan(context: Context, chosen: list[Study], store: Store | None = None) -> Plan:
@@ -142,8 +174,15 @@ def _depth(artifact: Artifact) -> int:
     return 1 + max((_depth(source) for source in artifact.sources()), default=0)
 
 
-def _missing(entry: PlannedArtifact, store: Store | None) -> dict[int, list[str]]:
+def _missing(entry: PlannedArtifact, store: Store | None) -> dict[int, tuple[str, ...]]:
     group = store.find(entry.artifact) if store is not None else None
     if group is None:
-        return {shard: list(entry.variables) for shard in range(entry.num_shards)}
-    return group.missing(entry.variables)
+        return dict.fromkeys(range(entry.num_shards), tuple(entry.variables))
+    return still_missing(group, entry.variables)
+
+
+def still_missing(group: ArtifactGroup, variables: list[str]) -> dict[int, tuple[str, ...]]:
+    """Shards not complete, each with its variables that are not; equal tuples are one object."""
+    known: dict[tuple[str, ...], tuple[str, ...]] = {}
+    missing = group.missing(variables)
+    return {shard: known.setdefault(tuple(names), tuple(names)) for shard, names in missing.items()}

@@ -13,14 +13,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from taba_core.errors import UsageError
+from taba_core.errors import UsageError, WorkError
 from taba_core.models.base import card_with_options
 from taba_core.models.weights import status
 from taba_core.store import Store
 from workflows.context import Context
 from workflows.plan import Plan, make_plan
+from workflows.session import driving
 from workflows.settings import parse_settings
-from workflows.study import find_studies
+from workflows.study import Study, find_studies
 from workflows.text import bytes_text, count_text, duration_text, print_table
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class Asked:
     weights: str | None = None
 
 
-def prepare(asked: Asked, *, write: bool) -> tuple[Plan, Store | None]:
+def prepare(asked: Asked, *, write: bool) -> tuple[Context, list[Study], Store | None]:
     """Everything that can be refused is refused here, before any work starts.
 
     Raises:
@@ -57,7 +58,7 @@ def prepare(asked: Asked, *, write: bool) -> tuple[Plan, Store | None]:
         opened = Store.open(asked.store, mode="a")
     elif Path(asked.store).exists():
         opened = Store.open(asked.store, mode="r")
-    return make_plan(context, chosen, opened), opened
+    return context, chosen, opened
 
 
 def check_method(context: Context) -> None:
@@ -69,7 +70,8 @@ def check_method(context: Context) -> None:
 
 def print_plan(asked: Asked) -> None:
     """Print the plan of the asked studies against a store, if there is one."""
-    plan, opened = prepare(asked, write=False)
+    context, chosen, opened = prepare(asked, write=False)
+    plan = make_plan(context, chosen, opened)
     where = asked.store if opened is not None else f"{asked.store} (does not exist yet)"
     print(f"{plan.context.card.title}: {', '.join(s.name for s in plan.studies)}; store {where}\n")
     if status(plan.context.card).startswith("missing") and plan.context.weights is None:
@@ -118,26 +120,52 @@ def run_studies(
     started, clock = datetime.now(UTC), time.monotonic()
     embedded = card_with_options(asked.model, None).embedded
     make_executor, resources, workers = choose_executor(executor, address, workers, embedded=embedded)
-    plan, opened = prepare(asked, write=True)
+    context, chosen, opened = prepare(asked, write=True)
     assert opened is not None
-    print(
-        f"{plan.context.card.title}, n={plan.context.num_samples}: {plan.units} of "
-        f"{sum(p.num_shards for p in plan.artifacts)} units to compute "
-        f"({count_text(plan.evaluations_missing)} network evaluations, {bytes_text(plan.bytes_total)} in all).",
-        flush=True,
-    )
-    done = run_plan(plan, opened, make_executor, resources, workers=workers)
-    if done.units or done.analysed:
-        log_run(opened, provenance(plan, done, started))
-    print(
-        f"computed {done.units} units, analysed {len(done.analysed)} studies, reused {len(done.reused)}: "
-        f"{duration_text(time.monotonic() - clock)}.",
-        flush=True,
-    )
+    with driving(opened.path) as watch:
+        plan = make_plan(context, chosen, opened)
+        check_room(plan, opened.path)
+        print(
+            f"{plan.context.card.title}, n={plan.context.num_samples}: {plan.units} of "
+            f"{sum(p.num_shards for p in plan.artifacts)} units to compute "
+            f"({count_text(plan.evaluations_missing)} network evaluations, {bytes_text(plan.bytes_total)} in all).",
+            flush=True,
+        )
+        done = run_plan(plan, opened, make_executor, resources, workers=workers, watch=watch)
+        if done.units or done.analysed:
+            log_run(opened, provenance(plan, done, started))
+        print(
+            f"computed {done.units} units, analysed {len(done.analysed)} studies, reused {len(done.reused)}: "
+            f"{duration_text(time.monotonic() - clock)}.",
+            flush=True,
+        )
+        if report:
+            watch.stage("report")
+            index = write_store_report(opened.path, None, force=False)
     if report:
-        index = write_store_report(opened.path, None, force=False)
         print_headline(opened.path)
         print(f"\nreport: {index}")
+
+
+def check_room(plan: Plan, directory: Path) -> None:
+    """Refuse a run whose missing shards cannot fit the file system of the store.
+
+    Raises:
+      WorkError: less space (or, where the file system counts them, fewer files) free than the run will write.
+    """
+    wanted, files = plan.bytes_missing, plan.files_missing
+    system = os.statvfs(directory)
+    free, free_files = system.f_bavail * system.f_frsize, system.f_favail
+    if wanted > free:
+        raise WorkError(
+            f"store {directory}: the run will write {bytes_text(wanted)}, but {bytes_text(free)} are free there. "
+            "Free space, use another --store, or a smaller --set num_samples. Nothing was computed."
+        )
+    if system.f_files and files > free_files:
+        raise WorkError(
+            f"store {directory}: the run will write {count_text(files)} files, but {count_text(free_files)} inodes "
+            "are free there. Use another --store, or a larger --set samples_per_shard. Nothing was computed."
+        )
 
 
 def choose_executor(

@@ -6,9 +6,10 @@ driver itself), keeps models warm between units, and knows nothing of who runs i
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cluster.executor import StopRun
+from cluster.executor import Finish, StopRun
 from taba_core import rng
 from taba_core.diffusion.inversion import inversion_method_named, invert, step_predictions
 from taba_core.diffusion.sampling import StepRecord, generate
@@ -62,27 +63,28 @@ class ShardWorker:
         self.device = device
         self._models: dict[ModelSpec, Any] = {}
 
-    def run(self, task: ShardTask) -> dict[str, Any]:
-        """Compute and write one shard.
+    def run(self, task: ShardTask) -> Finish:
+        """Compute one shard, and leave its writing to the caller: the next one may compute meanwhile.
 
         Returns:
-          The receipt (files, bytes, checksums, seconds), JSON-able.
+          What writes the shard and returns its receipt (files, bytes, checksums, seconds), JSON-able.
         Raises:
-          StopRun: the disk refuses (full, read-only, quota): the run must end, nothing is lost.
+          StopRun: the disk refuses (full, read-only, quota), here or when writing: the run must end, nothing is
+          lost.
         """
         started = time.perf_counter()
-        try:
+        with _stopping():
             store = Store.open(task.store)
             artifact = from_attrs(dict(task.attrs))
             arrays = self.compute(store, artifact, task.shard, task.variables)
-            info = {"compute_seconds": round(time.perf_counter() - started, 4), "device": self.device}
-            return store.open_artifact(artifact).write_shard(task.shard, arrays, info).to_json()
-        except UsageError as error:
-            raise StopRun(str(error)) from None  # asked for what cannot be: trying again would not help
-        except WorkError as error:
-            if isinstance(error.__cause__, OSError) and error.__cause__.errno in _FATAL:
-                raise StopRun(str(error)) from None
-            raise
+            group = store.open_artifact(artifact)
+        info = {"compute_seconds": round(time.perf_counter() - started, 4), "device": self.device}
+
+        def write() -> dict[str, Any]:
+            with _stopping():
+                return group.write_shard(task.shard, arrays, info).to_json()
+
+        return Finish(write)
 
     def compute(self, store: Store, artifact: Artifact, shard: int, variables: tuple[str, ...]) -> Arrays:
         """The asked variables of one shard, from its sources in the store."""
@@ -102,6 +104,19 @@ class ShardWorker:
     def tensor(self, array: NDArray[Any]) -> torch.Tensor:
         """A tensor on the worker's device."""
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+
+
+@contextlib.contextmanager
+def _stopping() -> Iterator[None]:
+    """Errors that every other unit would meet too end the run; the rest is tried again."""
+    try:
+        yield
+    except UsageError as error:
+        raise StopRun(str(error)) from None  # asked for what cannot be: trying again would not help
+    except WorkError as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in _FATAL:
+            raise StopRun(str(error)) from None
+        raise
 
 
 def _ids(artifact: Artifact, shard: int) -> NDArray[np.int64]:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -101,7 +102,7 @@ def test_a_killed_driver_on_this_machine_is_replaced_at_once(tmp_path, processes
     other = processes(HOLDER, tmp_path, "first")
     other.stdout.readline()
     other.send_signal(signal.SIGKILL)
-    while "Z" not in open(f"/proc/{other.pid}/stat").read().rsplit(")", 1)[1].split()[0]:
+    while Path(f"/proc/{other.pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z":
         time.sleep(0.01)
     began = time.monotonic()
     acquire(tmp_path, "second").check()  # a zombie its parent has not reaped yet is dead, too
@@ -133,8 +134,8 @@ def test_a_driver_whose_store_was_taken_over_is_stopped_before_it_writes(tmp_pat
     before = path.stat().st_mtime_ns
     mine.beat()
     mine.release()
-    assert path.exists() and path.stat().st_mtime_ns == before  # neither beats nor removes what is not its own
-    with pytest.raises(StoreHeldError, match="was taken over by run other .*stops without writing"):
+    assert path.exists() and path.stat().st_mtime_ns == before  # it touches and removes only its own
+    with pytest.raises(StoreHeldError, match=r"was taken over by run other .*stops without writing"):
         mine.check()
 
 
@@ -187,7 +188,14 @@ def test_a_requeued_slurm_job_takes_over_its_own_earlier_attempt(tmp_path, monke
 
 @pytest.mark.parametrize(
     "state, gone",
-    [("", True), ("TIMEOUT", True), ("PENDING", True), ("RUNNING", False), ("COMPLETING", False), (None, False)],
+    [
+        ("", True),
+        ("TIMEOUT", True),
+        ("PENDING", True),
+        ("RUNNING", False),
+        ("COMPLETING", False),
+        (None, False),
+    ],
 )
 def test_another_slurm_job_is_dead_when_slurm_says_so(state, gone):
     me = Holder.this_process("mine")

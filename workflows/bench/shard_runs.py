@@ -215,7 +215,8 @@ def stored_units(work: Work, workers: int, directory: Path) -> tuple[dict[str, A
     """A new store with the artifacts' groups, by key, and the units: warm-ups first, the rest after them."""
     from cluster.executor import Unit
     from taba_core.store import Store
-    from workflows.engine import build_units, coordinates
+    from workflows.engine import coordinates
+    from workflows.units import PlanUnits
 
     store = Store.open(directory / "store", mode="a")
     shape = work.context.card.sample_shape
@@ -228,7 +229,7 @@ def stored_units(work: Work, workers: int, directory: Path) -> tuple[dict[str, A
     payload = _WarmUp(_small(work), str(place), workers)
     warm = [Unit(f"warm/{i}", payload, label="warm-up") for i in range(workers)]
     after = tuple(unit.id for unit in warm)
-    return groups, [*warm, *(replace(u, after=(*u.after, *after)) for u in build_units(_plan(work), store))]
+    return groups, [*warm, *(replace(u, after=(*u.after, *after)) for u in PlanUnits(_plan(work), store))]
 
 
 def _small(work: Work) -> Work:

@@ -1,0 +1,71 @@
+"""One `taba run` on one store: the lease, the watch, and signals, from the first write to the last."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from taba_core.store.files import LEDGER_DIRECTORY, PARTIAL_SUFFIX
+from workflows.lease import acquire, new_run_id
+from workflows.watch import Watcher
+
+if TYPE_CHECKING:
+    from cluster.executor import Outcome
+
+_STOP_SIGNALS = ("SIGTERM", "SIGUSR1")
+
+
+@contextmanager
+def driving(
+    store: Path, observe: Callable[[Outcome, int], None] | None = None, run: str | None = None
+) -> Iterator[Watcher]:
+    """Own a store for the time of a block, with everything that watches a run.
+
+    A stop signal within the block raises KeyboardInterrupt; while units run, the executor takes it instead and
+    lets them finish first. Either way the block is left in order, and the lease is released.
+
+    Raises:
+      StoreHeldError: another driver owns the store. WorkError: the file system refused.
+    """
+    lease = acquire(store, run or new_run_id())
+    try:
+        _clear_partials(store / LEDGER_DIRECTORY)
+        with _stop_signals(), Watcher(store, lease, "taba " + " ".join(sys.argv[1:]), observe) as watcher:
+            yield watcher
+    finally:
+        lease.release()
+
+
+def _clear_partials(ledger: Path) -> None:
+    """Files a killed driver was just writing (a status, a lease); results clear their own."""
+    for left in ledger.glob(f"*.json.*{PARTIAL_SUFFIX}"):
+        with contextlib.suppress(OSError):
+            left.unlink()
+
+
+@contextmanager
+def _stop_signals() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before: dict[int, Any] = {}
+    for name in _STOP_SIGNALS:
+        if hasattr(signal, name):
+            number = getattr(signal, name)
+            before[number] = signal.signal(number, _interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt(f"stopped by {signal.Signals(number).name}")

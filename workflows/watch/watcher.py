@@ -1,0 +1,214 @@
+"""Everything that looks at a run, in one place: the engine tells it, a thread keeps files and display fresh."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from workflows.lease import HEARTBEAT_S, Lease
+from workflows.watch.live import display
+from workflows.watch.runlog import RunLog
+from workflows.watch.status_file import WRITE_S, write_status
+from workflows.watch.tally import Tally
+
+if TYPE_CHECKING:
+    from cluster.events import Event
+    from cluster.executor import Outcome
+    from workflows.units import PlanUnits
+
+_TICK_S = 0.5
+
+
+class Watch:
+    """What the engine tells about a run. This one looks at nothing; for runs inside a program."""
+
+    def check(self) -> None:
+        """The caller owns the store."""
+
+    def stage(self, name: str) -> None:
+        """Nothing is shown."""
+
+    def expect(self, units: PlanUnits) -> None:
+        """Nothing is counted."""
+
+    def event(self, event: Event) -> None:
+        """Nothing is counted."""
+
+    def outcome(self, outcome: Outcome) -> None:
+        """Nothing is counted."""
+
+    def note(self, text: str) -> None:
+        """Nothing is shown."""
+
+    def executor(self, description: str) -> None:
+        """Nothing is shown."""
+
+    def keep_logs_in(self) -> Path | None:
+        """No logs are kept."""
+        return None
+
+
+class Watcher(Watch):
+    """Counts, shows, logs, beats. A context: leaving it writes the last status, whatever ended the run.
+
+    Args:
+      store: directory of the store.
+      lease: of this run; its heartbeat is kept by the same thread that writes the status.
+      command: what was typed, for the status.
+      observe: called with every outcome and the bytes it wrote, for example metrics.
+    """
+
+    def __init__(
+        self, store: Path, lease: Lease, command: str, observe: Callable[[Outcome, int], None] | None = None
+    ) -> None:
+        self._store, self._lease, self._command, self._observe = store, lease, command, observe
+        self._tally = Tally()
+        self._log = RunLog(store, lease.holder.run)
+        self._state, self._error = "running", ""
+        self._started = _now()
+        self._show = display(self._tally.snapshot)
+        self._showing = False
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._pulse, name="taba-watch", daemon=True)
+
+    def __enter__(self) -> Watcher:
+        self._log.write(
+            "run-started",
+            run=self._lease.holder.run,
+            command=self._command,
+            driver=self._lease.holder.to_json(),
+        )
+        self._write()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+        self._stop_showing()
+        self._state = "finished" if kind is None else "drained" if kind is KeyboardInterrupt else "failed"
+        self._error = str(error or (kind.__name__ if kind else ""))
+        try:
+            self._lease.check()
+        except Exception:
+            return  # the store is another driver's, or gone: not a byte more
+        self._write()
+        try:
+            self._log.write(f"run-{self._state}", error=self._error)
+            self._log.close()
+        except Exception:
+            if kind is None:
+                raise
+
+    def check(self) -> None:
+        """Raise unless the lease is still ours; see `Lease.check`."""
+        self._lease.check()
+
+    def stage(self, name: str) -> None:
+        """Say what begins now."""
+        self._tally.stage = name
+        self._log.write("stage", detail=name)
+        if name != "compute":
+            self._stop_showing()
+
+    def expect(self, units: PlanUnits) -> None:
+        """Take in the units to come, and begin to show them."""
+        self._tally.expect(units.counts(), units.weight)
+        if not self._showing:
+            self._showing = True
+            self._show.start()
+
+    def event(self, event: Event) -> None:
+        """Take in an event; also the place where a lost lease is noticed between outcomes."""
+        self._tally.event(event)
+        fields = {name: value for name, value in vars(event).items() if name != "kind"}
+        if event.kind not in ("unit-finished", "unit-failed"):  # those are logged with their outcomes
+            self._log.write(event.kind, **fields)
+        if event.kind in ("unit-retry", "worker-lost", "node-lost", "node-banned"):
+            where = "on " + " ".join(part for part in (event.worker, event.node) if part) + ":"
+            self._show.say(
+                " ".join(part for part in (event.kind, event.unit, where, _last_line(event.detail)) if part)
+            )
+            self.check()
+
+    def outcome(self, outcome: Outcome) -> None:
+        """Take in an outcome."""
+        before = self._tally.bytes_written
+        self._tally.outcome(outcome)
+        self._log.write(
+            "unit-finished" if outcome.error is None else "unit-failed",
+            unit=outcome.unit.id,
+            attempt=outcome.attempts,
+            worker=outcome.worker,
+            node=outcome.node,
+            gpu=outcome.gpu,
+            seconds=round(outcome.seconds, 4),
+            detail=outcome.error or "",
+            trace=outcome.trace,
+        )
+        if outcome.error is not None:
+            self._show.say(f"failed: {outcome.unit.label}: {_last_line(outcome.error)}")
+        if self._observe is not None:
+            self._observe(outcome, self._tally.bytes_written - before)
+
+    def note(self, text: str) -> None:
+        """Log and show a line."""
+        self._log.write("note", detail=text)
+        self._show.say(text)
+
+    def executor(self, description: str) -> None:
+        """Say where work runs."""
+        self._tally.executor = description
+
+    def keep_logs_in(self) -> Path | None:
+        """Where the executor's own logs belong if something was lost; None if nothing was."""
+        if not (self._tally.workers_lost or self._tally.failures):
+            return None
+        return self._log.path.parent / self._lease.holder.run / "ray"
+
+    def _pulse(self) -> None:
+        beats = writes = 0.0
+        while not self._ended.wait(_TICK_S):
+            beats, writes = beats + _TICK_S, writes + _TICK_S
+            if beats >= HEARTBEAT_S:
+                beats = 0.0
+                self._lease.beat()
+            if writes >= WRITE_S:
+                writes = 0.0
+                self._write()
+            if self._showing:
+                self._show.tick()
+
+    def _write(self) -> None:
+        write_status(
+            self._store,
+            {
+                "state": self._state,
+                "run": self._lease.holder.run,
+                "command": self._command,
+                "started": self._started,
+                "updated": _now(),
+                "driver": self._lease.holder.to_json(),
+                "error": self._error,
+                **self._tally.snapshot(),
+            },
+        )
+
+    def _stop_showing(self) -> None:
+        if self._showing:
+            self._showing = False
+            self._show.stop()
+
+
+def _last_line(text: str) -> str:
+    return (text.strip().splitlines() or [""])[-1]
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
