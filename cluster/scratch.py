@@ -12,6 +12,8 @@ from typing import IO
 
 _PREFIX = "taba-"
 _MAX_TEMP_PATH = 42  # Ray's socket names add 64 characters to it and a socket path holds 107
+LONGEST_BASE = _MAX_TEMP_PATH - len(f"/{_PREFIX}xxxxxxxx/r")
+"""Characters the path of the directory for temporary files may have."""
 
 
 class PrivateDirectory:
@@ -24,7 +26,7 @@ class PrivateDirectory:
 
     def __init__(self) -> None:
         base = tempfile.gettempdir()
-        if len(base) + len(f"/{_PREFIX}xxxxxxxx/r") > _MAX_TEMP_PATH:
+        if len(base) > LONGEST_BASE:
             base = "/tmp"
         _sweep(base)
         self.path = tempfile.mkdtemp(prefix=_PREFIX, dir=base)

@@ -1,4 +1,4 @@
-"""The command line: list, fetch, plan, run, status, verify, report, bench. Heavy imports happen inside the commands."""
+"""The command line: doctor, list, fetch, plan, run, status, verify, report, bench. Heavy imports come late."""
 
 from __future__ import annotations
 
@@ -169,3 +169,26 @@ def bench(
         "num_samples": num_samples,
     }
     run_benchmarks(names or [], repeats=repeats, options={k: v for k, v in given.items() if v})
+
+
+@app.command()
+def doctor(
+    store: Annotated[
+        str | None, typer.Option("--store", help="Where a store is or will be: its file system is examined.")
+    ] = None,
+    model: Annotated[
+        list[str] | None, typer.Option("--model", help="A model to be run: are its weights here? Repeatable.")
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            "--address", help="Ray cluster to examine: auto, HOST:PORT. Default: RAY_ADDRESS, if set."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of the page.")] = False,
+) -> None:
+    """What would stop or endanger a run here, and what to do about it. Exit code 1 if anything FAILs."""
+    from workflows.doctor import examine_and_print
+    from workflows.doctor.finding import Subject
+
+    examine_and_print(Subject(store, tuple(model or ()), address), as_json=as_json)

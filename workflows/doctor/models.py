@@ -1,0 +1,71 @@
+"""What the named models need on disk: compute nodes have no internet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from taba_core.models.catalog import load_card
+from taba_core.models.mixture_fit import cache_folder
+from taba_core.models.prompts import RECAP_COCO, recap_coco_path
+from taba_core.models.weights import locate, status, stored_at
+from workflows.doctor.finding import Finding, Subject, check, fail, ok, skipped, warn
+from workflows.doctor.mounts import RAM, existing, file_system
+
+SECTION = "models"
+_ASK = "no --model given"
+
+
+def weight_files(subject: Subject) -> list[Path]:
+    """Weights of the named models that are on this machine."""
+    found = [locate(load_card(name)) for name in subject.models]
+    return [path for path in found if path is not None]
+
+
+@check(SECTION, "weights")
+def weights(subject: Subject) -> Finding:
+    """Weights of every --model on this machine."""
+    if not subject.models:
+        return skipped(_ASK)
+    cards = [load_card(name) for name in subject.models]
+    missing = [card for card in cards if not card.embedded and locate(card) is None]
+    if missing:
+        found = ", ".join(f"{card.name} is not at {stored_at(card)}" for card in missing)
+        fetch = " ".join(card.name for card in missing if card.weights.source != "path")
+        own = ", ".join(card.name for card in missing if card.weights.source == "path")
+        ways = (
+            f"taba fetch {fetch} on a machine with internet, with TABA_CACHE on the shared file system"
+            * bool(fetch),
+            f"correct `weights` in the card of {own}" * bool(own),
+        )
+        return fail(found, "; ".join(filter(None, ways)))
+    return ok(", ".join(f"{card.name} {status(card)}" for card in cards))
+
+
+@check(SECTION, "prompts")
+def prompts(subject: Subject) -> Finding:
+    """The paper's captions, where a named model is conditioned on text."""
+    if not subject.models:
+        return skipped(_ASK)
+    told = [name for name in subject.models if load_card(name).conditional == "text"]
+    if not told:
+        return skipped("no text-to-image model among them")
+    if recap_coco_path().exists():
+        return ok(f"{RECAP_COCO} is here")
+    return fail(
+        f"{RECAP_COCO} is not at {recap_coco_path()}; {', '.join(told)} will be refused",
+        f"taba fetch {RECAP_COCO} on a machine with internet, or run with --set prompts=builtin",
+    )
+
+
+@check(SECTION, "cache")
+def cache(subject: Subject) -> Finding:
+    """Where weights and fits are kept."""
+    if not subject.models:
+        return skipped(_ASK)
+    folder = cache_folder()
+    kind = file_system(existing(folder), subject.mounts)
+    if kind in RAM:
+        return warn(
+            f"{folder} is {kind}: memory, gone with the node", "export TABA_CACHE to a directory that stays"
+        )
+    return ok(f"{folder} is {kind}")
