@@ -221,6 +221,8 @@ def judge_scratch(said: Report, nodes: list[Report]) -> Finding:
     least = min(nodes, key=lambda node: node["scratch_free"])
     found = f"at least {bytes_text(least['scratch_free'])} free ({least['host']}: {least['scratch']})"
     if least["scratch_free"] < _LOW_SCRATCH:
-        return warn(found, "free some there, or set TMPDIR in slurm/site.sh to another node-local directory")
+        return warn(
+            found, "free some there, or set TABA_LOCAL_TMP in slurm/site.sh to another node-local directory"
+        )
     pages = Counter(node["page_bytes"] // 1024 for node in nodes)
     return ok(f"{found}; pages of {', '.join(f'{size} KiB' for size in sorted(pages))}")

@@ -14,12 +14,14 @@ from workflows.doctor.mounts import RAM, SHARED, file_system
 from workflows.text import bytes_text
 
 SECTION = "Ray on this machine"
+_VARIABLE = "TMPDIR (in slurm/site.sh: TABA_LOCAL_TMP)"
 _LOW = 2e9  # bytes: logs of a long run and what Ray unpacks
 
 
 def scratch_folder(subject: Subject) -> Path:
-    """The directory under which Ray's private directory is made: $TMPDIR, or /tmp."""
-    return Path(subject.environ.get("TMPDIR") or tempfile.gettempdir())
+    """Where Ray's private directory is made: $TABA_LOCAL_TMP (the scripts in slurm/), else $TMPDIR, else /tmp."""
+    named = subject.environ.get("TABA_LOCAL_TMP") or subject.environ.get("TMPDIR")
+    return Path(named or tempfile.gettempdir())
 
 
 @check(SECTION, "scratch")
@@ -27,22 +29,20 @@ def scratch(subject: Subject) -> Finding:
     """Node-local, short enough for socket paths, with some space."""
     folder = scratch_folder(subject)
     if not os.access(folder, os.W_OK | os.X_OK):
-        return fail(
-            f"{folder} is not writable", "export TMPDIR=/tmp or another node-local directory of yours"
-        )
+        return fail(f"{folder} is not writable", f"set {_VARIABLE} to /tmp or another node-local directory")
     kind, free = file_system(folder, subject.mounts), shutil.disk_usage(folder).free
     found = f"{folder} is {kind}, {bytes_text(free)} free"
     if len(str(folder)) > LONGEST_BASE:
         return warn(
-            f"{found}; its {len(str(folder))} characters are too many for Ray's sockets, /tmp is used instead",
-            f"export TMPDIR with at most {LONGEST_BASE} characters",
+            f"{found}; its {len(str(folder))} characters are too many for Ray's sockets",
+            f"set {_VARIABLE} to a path of at most {LONGEST_BASE} characters",
         )
     if kind in SHARED:
         return warn(
-            f"{found}: shared, where Ray's sockets and locks fail", "export TMPDIR=/tmp or node-local disk"
+            f"{found}: shared, where Ray's sockets and locks fail", f"set {_VARIABLE} to node-local disk"
         )
     if free < _LOW:
-        return warn(found, "free some, or export TMPDIR to another node-local directory")
+        return warn(found, f"free some, or set {_VARIABLE} to another node-local directory")
     return ok(found + (": memory; what Ray spills there is taken from the run's" if kind in RAM else ""))
 
 

@@ -40,7 +40,7 @@ def allocation(subject: Subject) -> Finding:
         if subject.which("sbatch") is None:
             return skipped("no Slurm here")
         return ok(
-            "login node: `sbatch slurm/full_repro.sh` runs the paper, `sbatch slurm/cluster.sh` holds a cluster"
+            "login node: slurm/full_repro.sh submits the paper, slurm/cluster.sh a cluster for `ray job submit`"
         )
     number, fields = subject.environ["SLURM_JOB_ID"], job(subject)
     if not fields:
