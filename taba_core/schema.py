@@ -143,8 +143,13 @@ def variable_of(kind: str, name: str) -> Variable:
 
 
 def num_steps(artifact: Artifact) -> int:
-    """T, the length of the `step` dimension: the artifact's own steps, else those of its generation."""
-    return int(getattr(artifact, "num_inference_steps", artifact.root().num_inference_steps))
+    """T, the length of the `step` dimension: the artifact's own steps, else those of its first source.
+
+    An inversion may have another T than the images it inverts; a reconstruction has that of its inversion.
+    """
+    while not hasattr(artifact, "num_inference_steps"):
+        artifact = artifact.sources()[0]
+    return int(artifact.num_inference_steps)
 
 
 @dataclass(frozen=True)

@@ -154,7 +154,10 @@ class Generation(Artifact):
 
 
 class Inversion(Artifact):
-    """x_0 to the latent x̂_T, the first `forward_steps` steps replaced by forward diffusion."""
+    """x_0 to the latent x̂_T, the first `forward_steps` steps replaced by forward diffusion.
+
+    `num_inference_steps` is the inversion's own T; `source` holds the T the images were sampled with.
+    """
 
     kind: ClassVar[str] = "inversion"
     added_later: ClassVar[dict[str, Any]] = {"round_trip": "none"}

@@ -30,11 +30,14 @@ class GaussianLatent:
       sampling_gain: F, per mode.
       inversion_gain: G of the steps after the start, per mode.
       alpha_bar_start: a, level the clean image was noised to; 1 without forward replacement.
+      reconstruction_gain: sampling gain on the inversion's own grid where that is not the grid the image was
+        sampled on; None = F.
     """
 
     sampling_gain: Modes
     inversion_gain: Modes
     alpha_bar_start: float = 1.0
+    reconstruction_gain: Modes | None = None
 
     @property
     def signal_gain(self) -> Modes:
@@ -63,8 +66,14 @@ class GaussianLatent:
 
     @property
     def reconstruction_rmse(self) -> Modes:
-        """Root mean squared difference of the image and the image sampled back from the latent."""
-        return self.sampling_gain * self.noise_error_std
+        """Root mean squared difference of the image and the image sampled back from the latent.
+
+        F noise - R latent, R the reconstruction gain: hypot(F - R sqrt(a) G F, R sqrt(1 - a) G).
+        """
+        F, R = self.sampling_gain, self.reconstruction_gain
+        if R is None:
+            return F * self.noise_error_std
+        return np.hypot(F - R * self.signal_gain, R * self.injected_std)
 
     @property
     def kl_to_noise(self) -> Modes:
@@ -144,14 +153,24 @@ class GaussianModes:
         *,
         network_time: NetworkTime = "target",
         levels: Levels = "exact",
+        image_grid: TimestepGrid | None = None,
     ) -> GaussianLatent:
-        """Latent of DDIM inversion with the first K = `forward_steps` steps replaced by forward diffusion."""
-        gain = self.inversion_gain(forward_steps, network_time=network_time, levels=levels)
-        return self.latent_with(gain, self.grid.forward_alpha_bar(forward_steps, forward_level, levels))
+        """Latent of DDIM inversion with the first K = `forward_steps` steps replaced by forward diffusion.
 
-    def latent_with(self, inversion_gain: Modes, alpha_bar_start: float = 1.0) -> GaussianLatent:
+        `image_grid` is the grid the image was sampled on, where that is not the inversion's own.
+        """
+        gain = self.inversion_gain(forward_steps, network_time=network_time, levels=levels)
+        start = self.grid.forward_alpha_bar(forward_steps, forward_level, levels)
+        return self.latent_with(gain, start, image_grid=image_grid)
+
+    def latent_with(
+        self, inversion_gain: Modes, alpha_bar_start: float = 1.0, *, image_grid: TimestepGrid | None = None
+    ) -> GaussianLatent:
         """Latent of a method with the given G, started from level `alpha_bar_start`."""
-        return GaussianLatent(self.sampling_gain(), inversion_gain, alpha_bar_start)
+        if image_grid is None:
+            return GaussianLatent(self.sampling_gain(), inversion_gain, alpha_bar_start)
+        sampled = GaussianModes(self.variance, image_grid).sampling_gain()
+        return GaussianLatent(sampled, inversion_gain, alpha_bar_start, self.sampling_gain())
 
     def marginal_step_ratio(self) -> Modes:
         """rho(l) = std(eps_hat_l) / std(eps_l) of steps l = 1..T on exact marginals, (T, *shape).
@@ -171,6 +190,16 @@ class GaussianModes:
         time. This is what a measurement on cached sampling states sees.
         """
         return self.step_gains(self._ascending())
+
+    def sampled_eps_std(self) -> Modes:
+        """std(eps_l) of the predictions DDIM sampling makes at levels l = 1..T, (T, *shape).
+
+        The state's gain from x_T down to level l, prod f_m over m > l, times k_l: the weights with which the
+        step ratios of many modes pool.
+        """
+        ratio = self.sampled_step_ratio()
+        state = np.cumprod(np.concatenate([np.ones((1, *ratio.shape[1:])), ratio[:0:-1]]), axis=0)[::-1]
+        return cast(Modes, state * np.stack([self.eps_gain(a) for a in self.grid.alpha_bar[1:]]))
 
     def _ascending(self) -> list[Transition]:
         return self.grid.downward()[::-1]

@@ -22,7 +22,10 @@ app = typer.Typer(
 )
 
 Studies = Annotated[
-    list[str], typer.Argument(help="Study names or aliases (table2, fig4); `paper` means all.")
+    list[str],
+    typer.Argument(
+        help="Study names or aliases (table2, fig4); `paper` means all, `paper-analysis` section 3 and its appendices."
+    ),
 ]
 StorePath = Annotated[str, typer.Option("--store", help="Directory of the store (Zarr).")]
 Model = Annotated[

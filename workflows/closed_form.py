@@ -1,7 +1,12 @@
-"""Closed-form predictions beside the measurements, for the models that allow them."""
+"""Closed-form predictions of latents beside the measurements, for the models that allow them.
+
+The data of `gaussian` are Gaussian. Those of `photo-mixture` are a mixture: there the forms hold each image to the
+one component it belongs to, which is exact once the state tells the component (all but the noisiest levels).
+"""
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -14,13 +19,19 @@ from workflows.context import Context
 
 # A mode of almost no variance: what a plain area is made of.
 FLAT_VARIANCE = 1e-4
+_MEAN_ABSOLUTE = float(np.sqrt(2 / np.pi))  # E |z| of a standard normal
 
 
-class StepRatio(NamedTuple):
-    """rho(l) for l = 1..T, and what it is the ratio of."""
+class Spectrum(NamedTuple):
+    """Variances of the modes of every component, (k, ...), and the share of the images it makes, (k,)."""
 
-    values: NDArray[np.float64]
+    share: NDArray[np.float64]
+    variance: NDArray[np.float64]
     label: str
+
+    def mean(self, of_modes: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Mean over the modes of each component, (k,)."""
+        return of_modes.reshape(len(of_modes), -1).mean(axis=1)
 
 
 class LatentTheory(NamedTuple):
@@ -29,6 +40,7 @@ class LatentTheory(NamedTuple):
     std: float
     kl_global: float
     mae: float
+    error: float
 
 
 class FlatCrossing(NamedTuple):
@@ -38,11 +50,21 @@ class FlatCrossing(NamedTuple):
     kept: float
 
 
-def _plain_ddim(context: Context) -> bool:
+def plain_ddim(context: Context) -> bool:
     """Whether the closed forms of one mode apply: DDIM at target times on exact levels, no x_0 rule."""
     c = context.conventions
     rules = (c.network_time, c.levels, c.sampling_x0_rule, c.inversion_x0_rule)
     return context.method == "ddim" and rules == ("target", "exact", "none", "none")
+
+
+def has_flat_modes(context: Context) -> bool:
+    """Whether a plain area is made of modes of little variance, as in pixels; in a latent space it is not."""
+    return plain_ddim(context) and context.card.embedded
+
+
+def flat_mode(context: Context, num_inference_steps: int, variance: float = FLAT_VARIANCE) -> GaussianModes:
+    """One mode of that variance on the model's grid."""
+    return GaussianModes(np.array(variance), context.grid(num_inference_steps))
 
 
 def flat_mode_crossing(context: Context, num_inference_steps: int) -> FlatCrossing | None:
@@ -50,113 +72,125 @@ def flat_mode_crossing(context: Context, num_inference_steps: int) -> FlatCrossi
 
     With state gain g_l and latent gain s of the same noise, |g - s| < |g - 1| once g < (1 + s)/2.
     """
-    if not (_plain_ddim(context) and context.card.embedded):
-        return None  # in a latent space a plain area is no mode of little variance
-    mode = GaussianModes(np.array(FLAT_VARIANCE), context.grid(num_inference_steps))
+    if not has_flat_modes(context):
+        return None
+    mode = flat_mode(context, num_inference_steps)
     kept = float(mode.latent().signal_gain)
     # State gains at levels T, T-1, ..., 0.
     state = np.cumprod(np.concatenate([[1.0], mode.sampled_step_ratio()[::-1]]))
     return FlatCrossing(float(np.argmax(state < (1 + kept) / 2)) / num_inference_steps, kept)
 
 
+def flat_mode_latent(
+    context: Context,
+    num_inference_steps: int,
+    forward_steps: int = 0,
+    forward_level: ForwardLevel = "exact",
+    image_steps: int | None = None,
+) -> GaussianLatent | None:
+    """Latent of a mode of variance FLAT_VARIANCE; None where plain areas are not made of such modes."""
+    if not has_flat_modes(context):
+        return None
+    mode = flat_mode(context, num_inference_steps)
+    grid = None if image_steps is None else context.grid(image_steps)
+    return mode.latent(forward_steps, forward_level, image_grid=grid)
+
+
 def flat_mode_std(
     context: Context, num_inference_steps: int, forward_steps: int, forward_level: ForwardLevel
 ) -> float | None:
-    """Standard deviation of the latent of a mode of variance FLAT_VARIANCE; 1 for noise. None as above."""
-    if not (_plain_ddim(context) and context.card.embedded):
-        return None
-    mode = GaussianModes(np.array(FLAT_VARIANCE), context.grid(num_inference_steps))
-    return float(mode.latent(forward_steps, forward_level).std)
+    """Standard deviation of the latent of that mode; 1 for noise."""
+    latent = flat_mode_latent(context, num_inference_steps, forward_steps, forward_level)
+    return None if latent is None else float(latent.std)
 
 
-def gaussian_modes(context: Context, num_inference_steps: int) -> GaussianModes | None:
-    """The modes of the `gaussian` model; None for models whose data are not Gaussian."""
-    if context.name != "gaussian":
-        return None
-    from taba_core.models.gaussian import mode_variance
+def spectrum(context: Context) -> Spectrum | None:
+    """The modes behind a model's images; None for models whose data have no closed form."""
+    if context.name == "gaussian":
+        from taba_core.models.gaussian import mode_variance
 
-    return GaussianModes(mode_variance(context.model_spec.options), context.grid(num_inference_steps))
+        variance = mode_variance(context.model_spec.options)
+        return Spectrum(np.ones(1), variance[None], "all modes, closed form")
+    if context.name == "photo-mixture" and plain_ddim(context):
+        from taba_core.models.options import validate_options
+
+        share, variance = _component_modes(validate_options("photo-mixture", context.model_spec.options))
+        return Spectrum(share, variance, "all modes of the components, closed form")
+    return None
 
 
-def step_ratio(context: Context, num_inference_steps: int) -> StepRatio | None:
-    """Spread of inversion predictions over sampling predictions, per step (Figure 4b).
+@functools.cache
+def _component_modes(options: object) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    from taba_core.models.mixture_fit import cached_mixture
 
-    gaussian: pooled over modes, sqrt(sum var(eps_hat) / sum var(eps)), on the states DDIM itself visits. Other models
-    with exact levels and target time: the law of one flat mode, which is what a plain area consists of.
+    mixture = cached_mixture(options)  # type: ignore[arg-type]
+    share = np.exp(mixture.log_weight)
+    return share / share.sum(), mixture.mode_variance()
+
+
+def latent_of(
+    context: Context,
+    num_inference_steps: int,
+    forward_steps: int = 0,
+    forward_level: ForwardLevel = "exact",
+    image_steps: int | None = None,
+) -> tuple[Spectrum, GaussianLatent] | None:
+    """The latent of every mode under the context's conventions; None where it has no closed form.
+
+    `image_steps` is the T the images were sampled with, where that is not the inversion's.
     """
-    if not _plain_ddim(context):
+    modes, rules = spectrum(context), context.conventions
+    if modes is None or context.method != "ddim":
         return None
-    grid = context.grid(num_inference_steps)
-    modes = gaussian_modes(context, num_inference_steps)
-    if modes is None:
-        if not context.card.embedded:
-            return None
-        flat = GaussianModes(np.array(FLAT_VARIANCE), grid)
-        return StepRatio(flat.sampled_step_ratio(), f"flat mode of variance {FLAT_VARIANCE:g}, closed form")
-    ratio = modes.sampled_step_ratio()
-    # Variance of eps at level l: (state gain from x_T down to level l times k_l)^2.
-    state = np.cumprod(np.concatenate([np.ones((1, *ratio.shape[1:])), ratio[:0:-1]]), axis=0)[::-1]
-    k = np.stack([modes.eps_gain(a) for a in grid.alpha_bar[1:]])
-    weight = np.square(state * k)
-    axes = tuple(range(1, ratio.ndim))
-    pooled = np.sqrt((weight * np.square(ratio)).sum(axis=axes) / weight.sum(axis=axes))
-    return StepRatio(pooled, "all modes, closed form")
-
-
-def gaussian_latent(
-    context: Context, num_inference_steps: int, forward_steps: int = 0, forward_level: ForwardLevel = "exact"
-) -> GaussianLatent | None:
-    """The latent of the `gaussian` model under the context's conventions; None where it has no closed form."""
-    modes = gaussian_modes(context, num_inference_steps)
-    rules = context.conventions
-    if (
-        modes is None
-        or context.method != "ddim"
-        or {rules.sampling_x0_rule, rules.inversion_x0_rule} != {"none"}
-    ):
+    if {rules.sampling_x0_rule, rules.inversion_x0_rule} != {"none"}:
         return None
-    return modes.latent(forward_steps, forward_level, network_time=rules.network_time, levels=rules.levels)
-
-
-def latent_theory(
-    context: Context, num_inference_steps: int, forward_steps: int, forward_level: ForwardLevel
-) -> LatentTheory | None:
-    """Standard deviation, global KL and mean absolute reconstruction error of a latent (Table 4)."""
-    latent = gaussian_latent(context, num_inference_steps, forward_steps, forward_level)
-    if latent is None:
-        return None
-    # Entries of a stationary field share one variance, the mean over modes.
-    variance = float(np.mean(latent.std**2))
-    error = float(np.sqrt(np.mean(latent.reconstruction_rmse**2)))
-    # KL(N(0, 1) || N(0, v)), the direction of the tables.
-    return LatentTheory(
-        std=variance**0.5,
-        kl_global=0.5 * (np.log(variance) + 1 / variance - 1),
-        mae=float(np.sqrt(2 / np.pi)) * error,
+    grid = None if image_steps is None else context.grid(image_steps)
+    return modes, GaussianModes(modes.variance, context.grid(num_inference_steps)).latent(
+        forward_steps, forward_level, network_time=rules.network_time, levels=rules.levels, image_grid=grid
     )
 
 
-def region_theory(context: Context, num_inference_steps: int) -> dict[str, float] | None:
-    """Absolute error and standard deviation over all entries (Table 3, column All)."""
-    latent = gaussian_latent(context, num_inference_steps)
-    if latent is None:
+def latent_theory(
+    context: Context,
+    num_inference_steps: int,
+    forward_steps: int = 0,
+    forward_level: ForwardLevel = "exact",
+    image_steps: int | None = None,
+) -> LatentTheory | None:
+    """Standard deviation, global KL, reconstruction error and distance to the noise of a latent (Tables 3, 4, 8, 9).
+
+    Pooled over all entries. Entries of one component are taken to share one variance, the mean over its modes.
+    """
+    found = latent_of(context, num_inference_steps, forward_steps, forward_level, image_steps)
+    if found is None:
         return None
-    return {
-        "error": float(np.sqrt(2 / np.pi * np.mean(latent.noise_error_std**2))),
-        "std": float(np.sqrt(np.mean(latent.std**2))),
-    }
+    modes, latent = found
+    variance = float(modes.share @ modes.mean(latent.std**2))
+
+    def mean_absolute(std: NDArray[np.float64]) -> float:
+        return _MEAN_ABSOLUTE * float(modes.share @ np.sqrt(modes.mean(std**2)))
+
+    return LatentTheory(
+        std=variance**0.5,
+        # KL(N(0, 1) || N(0, v)), the direction of the tables.
+        kl_global=0.5 * (np.log(variance) + 1 / variance - 1),
+        mae=mean_absolute(latent.reconstruction_rmse),
+        error=mean_absolute(latent.noise_error_std),
+    )
 
 
-def lag_theory(context: Context, num_inference_steps: int) -> float | None:
+def lag_theory(context: Context, num_inference_steps: int, image_steps: int | None = None) -> float | None:
     """Lag-1 correlation of the latent's neighbours, as `LagCorrelation` measures it (Table 2, bias-free).
 
     Per lag, sum over modes but the mean of s^2(f) cos(2 pi f.lag) / sum of s^2(f), plus the 1/(HW - 1) that the
     measure adds. Exact up to the ratio of means for the mean of ratios, and to the pairs lost at the border.
     """
-    latent = gaussian_latent(context, num_inference_steps)
-    if latent is None or context.model_spec.options.get("basis") != "fourier":
+    if context.model_spec.options.get("basis") != "fourier":
         return None
-    power = latent.std**2
+    found = latent_of(context, num_inference_steps, image_steps=image_steps)
+    if found is None:
+        return None
+    power = found[1].std[0] ** 2
     power[0, 0] = 0.0
     height, width = power.shape
     phases = [

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from taba_core.diffusion.grid import TimestepGrid
 
 Conditioning = Literal["none", "class", "prompt"]
+SweepField = Literal["forward_steps", "long_forward_steps"]
 _NEEDED: dict[str, Conditioning] = {"none": "none", "class": "class", "text": "prompt"}
 _OVERRIDES = ("network_time", "levels", "sampling_x0_rule", "inversion_x0_rule", "forward_level")
 
@@ -171,9 +172,16 @@ class Context:
         )
 
     def inversion(
-        self, source: Generation, forward_steps: int = 0, forward_level: ForwardLevel | None = None
+        self,
+        source: Generation,
+        forward_steps: int = 0,
+        forward_level: ForwardLevel | None = None,
+        num_inference_steps: int | None = None,
     ) -> Inversion:
-        """Inversion of the generated images, its first `forward_steps` steps replaced."""
+        """Inversion of the generated images, its first `forward_steps` steps replaced.
+
+        `num_inference_steps` is the inversion's own T; None = that of the images.
+        """
         rules = self.conventions
         if self.settings.round_trip != "none" and self.card.domain == "pixel":
             raise UsageError(
@@ -184,7 +192,7 @@ class Context:
             forward_level = "matched"
         return Inversion(
             source=source,
-            num_inference_steps=source.num_inference_steps,
+            num_inference_steps=num_inference_steps or source.num_inference_steps,
             method=self.method,
             method_options=self.method_options,
             network_time=rules.network_time,
@@ -214,29 +222,81 @@ class Context:
         s = self.settings
         return PlainRegions(source=source, threshold=s.plain_threshold, value_range=s.plain_range)
 
-    def sweep(self, num_inference_steps: int) -> tuple[int, ...]:
-        """K of the fix, ascending and without repeats. Raises UsageError for a fraction of no whole step."""
+    def sweep(self, num_inference_steps: int, field: SweepField = "forward_steps") -> tuple[int, ...]:
+        """K of the fix, ascending and without repeats, from the setting `field`.
+
+        Raises:
+          UsageError: a fraction that is no whole step at this T, or a K outside 1..T-1.
+        """
         grid = self.grid(num_inference_steps)
-        chosen = "forward_steps" in self.settings.model_fields_set
-        steps = sorted(set(self._whole_steps(grid, keep_all=chosen)))
+        chosen = field in self.settings.model_fields_set
+        steps = sorted(set(self._whole_steps(grid, field, keep_all=chosen)))
         if steps[0] < 1 or steps[-1] >= num_inference_steps:
             bad = steps[0] if steps[0] < 1 else steps[-1]
             raise UsageError(
-                f"forward_steps: K={bad} of T={num_inference_steps}; the sweep needs 1 <= K < T "
+                f"{field}: K={bad} of T={num_inference_steps}; the sweep needs 1 <= K < T "
                 f"(K=0, plain inversion, is always in the table)."
             )
         return tuple(steps)
 
-    def _whole_steps(self, grid: TimestepGrid, *, keep_all: bool) -> list[int]:
+    def _whole_steps(self, grid: TimestepGrid, field: SweepField, *, keep_all: bool) -> list[int]:
         """K of the sweep; of the default sweep only what is a whole step at this T, and K = 1 if nothing is."""
         found = []
-        for text in self.settings.forward_steps:
+        for text in getattr(self.settings, field):
             try:
                 found.append(grid.steps_of(text))
             except UsageError as error:
                 if keep_all:
-                    raise UsageError(f"--set forward_steps, entry {text}: {error}") from None
+                    raise UsageError(f"--set {field}, entry {text}: {error}") from None
         return found or [1]
+
+    def inversion_sweep(self) -> tuple[int, ...]:
+        """T of the inversions of fixed images, ascending; of the default list what the model's schedule has.
+
+        Raises:
+          UsageError: a T that does not divide the training timesteps; its levels would end below the others'.
+        """
+        chosen = "inversion_steps" in self.settings.model_fields_set
+        found = []
+        for steps in sorted(set(self.settings.inversion_steps)):
+            try:
+                self.check_divides("inversion_steps", steps)
+                found.append(steps)
+            except UsageError:
+                if chosen:
+                    raise
+        return tuple(found)
+
+    def check_divides(self, field: str, num_inference_steps: int) -> None:
+        """Refuse (UsageError) a T that the schedule cannot have, or that does not divide its training timesteps."""
+        grid = self.grid(num_inference_steps)
+        N = grid.schedule.num_train_timesteps
+        if N % num_inference_steps:
+            near = sorted(
+                (t for t in range(1, N + 1) if N % t == 0), key=lambda t: abs(t - num_inference_steps)
+            )
+            raise UsageError(
+                f"{field}: T={num_inference_steps} does not divide the {N} training timesteps of {self.card.title}, "
+                f"so its last level would be another than that of the other T; use {min(near[:2])} or {max(near[:2])}."
+            )
+
+    def with_samples(self, embedded: int, paper: int) -> Context:
+        """This context at the n of a costly study, unless the user chose n: `embedded` of models that run everywhere,
+        at most `paper` of networks.
+
+        Embedded samples are one shard: the exact denoiser prepares every level once a shard, which at many levels
+        costs more than the samples do.
+        """
+        if self.settings.num_samples is not None:
+            return self
+        chosen: dict[str, int] = {"num_samples": min(paper, self.card.defaults.num_samples)}
+        if self.card.embedded:
+            chosen = {
+                "num_samples": embedded,
+                "samples_per_shard": self.settings.samples_per_shard or embedded,
+            }
+        settings = self.settings.model_copy(update=chosen)
+        return Context(self.model, self.method, settings, self.weights)
 
     def patch_features(self) -> int:
         """p, positions of a correlation patch over all channels.

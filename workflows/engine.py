@@ -12,6 +12,7 @@ from typing import Any
 
 from cluster.executor import ClusterError, ClusterLost, Drained, Executor, Outcome, Resources
 from taba_core.errors import StoreError, WorkError
+from taba_core.schema import num_steps
 from taba_core.spec import Artifact
 from taba_core.store import ArtifactGroup, Receipt, Store
 from taba_core.store.files import append_line
@@ -102,7 +103,12 @@ def _is_stored(store: Store, name: str) -> bool:
 
 
 def result_attrs(study: Any, context: Context) -> dict[str, Any]:
-    """What a stored result says about itself: study, model, settings, conventions, artifacts."""
+    """What a stored result says about itself: study, model, settings, conventions, artifacts.
+
+    n and T are those of the generated images: the artifacts say them, a study may ask for fewer than the settings.
+    """
+    requests = study.requests(context)
+    images = next(iter(requests.values())).artifact.root()
     return {
         "study": study.name,
         "study_version": study.version,
@@ -110,12 +116,12 @@ def result_attrs(study: Any, context: Context) -> dict[str, Any]:
         "model_title": context.card.title,
         "model_spec": context.model_spec.model_dump(mode="json"),
         "method": context.method,
-        "n": context.num_samples,
-        "T": context.num_steps(study.paper_steps),
+        "n": images.num_samples,
+        "T": images.num_inference_steps,
         "seed": context.settings.seed,
         "conventions": context.convention_line(),
         "settings": context.settings.model_dump(mode="json"),
-        "artifacts": {name: r.artifact.name for name, r in study.requests(context).items()},
+        "artifacts": {name: r.artifact.name for name, r in requests.items()},
     }
 
 
@@ -131,8 +137,8 @@ def _ensure(store: Store, context: Context, planned: PlannedArtifact) -> Artifac
 
 
 def coordinates(context: Context, artifact: Artifact) -> dict[str, Any]:
-    """Coordinates along `step` (row l = level l of the sampling grid): timestep and alpha_bar."""
-    grid = context.grid(artifact.root().num_inference_steps)
+    """Coordinates along `step` (row l = level l of the artifact's own grid): timestep and alpha_bar."""
+    grid = context.grid(num_steps(artifact))
     return {"timestep": grid.timesteps, "alpha_bar": grid.alpha_bar[1:]}
 
 

@@ -6,7 +6,7 @@ from taba_core.diffusion.inversion import list_methods
 from taba_core.models.catalog import list_cards
 from taba_core.models.options import OPTIONS, NetworkOptions
 from taba_core.models.weights import status
-from workflows.study import studies
+from workflows.study import GROUPS, in_group, studies
 from workflows.text import print_table
 
 
@@ -28,4 +28,9 @@ def print_listing() -> None:
     print_table(
         ("name", "aliases", "section", "question"),
         [(s.name, " ".join(s.aliases), s.paper_section, s.question) for s in studies().values()],
+    )
+    print("\ngroups of studies")
+    print_table(
+        ("name", "studies"),
+        [(group, " ".join(s.name for s in studies().values() if in_group(s, group))) for group in GROUPS],
     )

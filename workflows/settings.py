@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, ValidationInfo, field_validator
 
 from taba_core.conventions import ForwardLevel, Levels, NetworkTime, X0Rule
 from taba_core.errors import UsageError, unknown_name
@@ -62,6 +62,14 @@ class Settings(BaseModel):
         ("2%", "4%", "10%", "20%"),
         description="K sweep of the fix: counts or percentages of T, comma-separated",
     )
+    inversion_steps: tuple[int, ...] = Field(
+        (10, 20, 50, 100, 200, 500, 1000),
+        description="T of the inversions that study more-steps compares, comma-separated",
+    )
+    long_steps: int = Field(1000, ge=2, description="T of the inversions of study fix-long")
+    long_forward_steps: tuple[str, ...] = Field(
+        ("0.1%", "0.2%", "0.5%", "1%", "2%", "4%"), description="K sweep of study fix-long, as forward_steps"
+    )
     patch_size: int = Field(8, ge=2, description="side of the patches of the correlation, pixels")
     top_k: int = Field(20, ge=1, description="largest |r| kept per patch")
     plain_threshold: float = Field(
@@ -76,14 +84,24 @@ class Settings(BaseModel):
         default_factory=dict, description="options of the inversion method, set as method.NAME=VALUE"
     )
 
-    @field_validator("forward_steps", mode="before")
+    @field_validator("forward_steps", "long_forward_steps", "inversion_steps", mode="before")
     @classmethod
-    def _split_list(cls, value: Any) -> Any:
+    def _split_list(cls, value: Any, info: ValidationInfo) -> Any:
         if isinstance(value, str):
             value = [part.strip() for part in value.split(",") if part.strip()]
         if isinstance(value, (list, tuple)) and not value:
-            raise ValueError("give at least one step count or percentage, e.g. 2%,4%")
-        return tuple(str(v) for v in value) if isinstance(value, (list, tuple)) else value
+            example = "10,100,1000" if info.field_name == "inversion_steps" else "2%,4%"
+            raise ValueError(f"give at least one step count, e.g. {example}")
+        if info.field_name == "inversion_steps" or not isinstance(value, (list, tuple)):
+            return value
+        return tuple(str(v) for v in value)
+
+    @field_validator("inversion_steps")
+    @classmethod
+    def _at_least_one_step(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if min(value) < 1:
+            raise ValueError(f"T={min(value)} is no number of steps; use 1 or more")
+        return value
 
     def analysis(self) -> dict[str, Any]:
         """The fields that only the analysis reads (they enter a result's key, not an artifact's)."""

@@ -91,7 +91,21 @@ class Study(ABC):
 
 
 # In the paper's order; `taba list` and the report follow it.
-_MODULES = ("model_card", "correlation", "regions", "location", "step_error", "fix")
+_MODULES = (
+    "model_card",
+    "correlation",
+    "regions",
+    "location",
+    "step_error",
+    "fix",
+    "more_steps",
+    "fix.long",
+)
+# Groups of studies: the sections and appendices of the paper a group holds (all where there is none).
+GROUPS: dict[str, tuple[str, ...]] = {
+    "paper": (),
+    "paper-analysis": ("3", "E", "F", "H", "I", "J", "N"),
+}
 _REGISTRY: dict[str, Study] = {}
 
 
@@ -109,7 +123,7 @@ def studies() -> dict[str, Study]:
 
 
 def find_studies(names: list[str]) -> list[Study]:
-    """Studies for what a user typed: a name, an alias such as table2 or fig4, or `paper` for all.
+    """Studies for what a user typed: a name, an alias such as table2 or fig4, or one of GROUPS (`paper` is all).
 
     Raises:
       UsageError: an unknown name, with the nearest names.
@@ -118,10 +132,16 @@ def find_studies(names: list[str]) -> list[Study]:
     by_alias = {alias: study for study in known.values() for alias in (study.name, *study.aliases)}
     chosen: dict[str, Study] = {}
     for name in names:
-        if name == "paper":
-            chosen.update(known)
+        if name in GROUPS:
+            chosen.update({study.name: study for study in known.values() if in_group(study, name)})
         elif name in by_alias:
             chosen[by_alias[name].name] = by_alias[name]
         else:
-            raise unknown_name("study", name, [*by_alias, "paper"])
+            raise unknown_name("study", name, [*by_alias, *GROUPS])
     return [study for name, study in known.items() if name in chosen]
+
+
+def in_group(study: Study, group: str) -> bool:
+    """Whether a study's section ("3.1", "F") is one of the group's sections and appendices ("3", "F")."""
+    sections = GROUPS[group]
+    return not sections or study.paper_section.split(".")[0] in sections

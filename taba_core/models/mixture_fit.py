@@ -45,6 +45,14 @@ class Mixture:
     remainder: NDArray[np.float32]  # (K, d) variances D
     factors: NDArray[np.float32]  # (K, L, r) U on the low frequencies
 
+    def mode_variance(self) -> NDArray[np.float64]:
+        """Eigenvalues of every component's covariance U U^T + diag(D), (K, d), float64, in no common order."""
+        low = low_frequencies(CROP_SIZE)
+        variance = self.remainder.astype(np.float64)
+        for k, factors in enumerate(self.factors.astype(np.float64)):
+            variance[k, low] = np.linalg.eigvalsh(factors @ factors.T + np.diag(variance[k, low]))
+        return variance
+
 
 def fit_key(options: PhotoMixtureOptions) -> str:
     """Name of a fit: hash of the photographs, the options that matter to it and the version of the fit."""

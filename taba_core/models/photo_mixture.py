@@ -80,8 +80,10 @@ class PhotoMixture:
         self._cosines = self._tensor(cosine_matrix(CROP_SIZE)).float()
         self._columns = self._tensor(np.kron(OPPONENT, cosine_matrix(CROP_SIZE))).float()
         self._mean = self._tensor(mixture.mean)
-        self._remainder = self._tensor(mixture.remainder)
         self._factors = self._tensor(mixture.factors)
+        # Levels are prepared in float64; at many levels converting each time would cost as much as preparing.
+        self._mean64, self._factors64 = self._mean.double(), self._factors.double()
+        self._remainder64 = self._tensor(mixture.remainder).double()
         self._log_weight = self._tensor(mixture.log_weight)
         self._component_class = torch.tensor(mixture.component_class, device=self.device)
 
@@ -216,10 +218,10 @@ class PhotoMixture:
 
         C = diag(1/W) + a U U^T,  W = 1 / (a D + 1 - a),  G G^T = I + a U^T W U,  V = sqrt(a) W U G^-T.
         """
-        mean, remainder = self._mean.double(), self._remainder.double()
-        precision = 1.0 / (a * remainder + (1.0 - a))
-        linear = math.sqrt(a) * precision * mean
-        scaled = math.sqrt(a) * self._factors.double()
+        mean = self._mean64
+        precision = (a * self._remainder64).add_(1.0 - a).reciprocal_()
+        linear = (math.sqrt(a) * precision).mul_(mean)
+        scaled = math.sqrt(a) * self._factors64
         weighted = precision[:, self._low, None] * scaled
         core = torch.eye(self._rank, dtype=torch.float64, device=self.device) + scaled.mT @ weighted
         cholesky = torch.linalg.cholesky(core)

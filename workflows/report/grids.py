@@ -215,15 +215,17 @@ def difference_maps(
     title: str = "",
     colorbar_label: str = r"$|x^T - \hat{x}^T|$, channel mean",
     limit: float | None = None,
+    top: Sequence[Array] = (),
 ) -> Figure:
     """Absolute differences, one (K, H, W) array per row, all on one scale with a colour bar.
 
-    The scale ends at the 99.5th percentile of all rows unless `limit` is given.
+    The scale ends at the 99.5th percentile of all rows unless `limit` is given. `top` are rows of tiles above the
+    maps (the images they belong to); their labels come first.
     """
     values = [np.abs(np.asarray(row, np.float64)) for row in differences]
     limit = limit or symmetric_limit(np.concatenate([row.ravel() for row in values]))
     figure = tile_grid(
-        [heat_tiles(row, limit) for row in values], row_labels, col_labels, title, TEXT_WIDTH - 0.8
+        [*top, *(heat_tiles(row, limit) for row in values)], row_labels, col_labels, title, TEXT_WIDTH - 0.8
     )
     width, height = figure.get_size_inches()
     figure.set_size_inches(width + 0.8, height)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from taba_core.stats.regions import REGIONS, RegionError
 from taba_core.stats.verdict import positive
-from workflows.closed_form import region_theory
+from workflows.closed_form import FLAT_VARIANCE, flat_mode_latent, latent_theory
 from workflows.context import Context
 from workflows.findings import Findings, cell, for_each, interval_numbers, item_context, item_id, row_labels
 from workflows.inputs import PICTURE_DIMS, Request
@@ -38,6 +38,7 @@ class Regions(Study):
     title = "The error sits in plain areas"
     question = "Where do latents deviate from the noise, and where do they lack variance?"
     paper_section = "3.1"
+    version = 2
 
     def requests(self, context: Context) -> Mapping[str, Request]:
         """Noise, images, latents and plain masks."""
@@ -62,8 +63,7 @@ class Regions(Study):
             found.estimate(name, of[name], ("region",))
         # std(latent) >= std(noise) - RMS error, by the triangle inequality: no measurement may lie below it.
         found.array("std_bound", (of["std_reference"] - of["rms_error"]).value, ("region",))
-        for name, value in (region_theory(context, context.num_steps(self.paper_steps)) or {}).items():
-            found.array(f"{name}_theory", value, long_name="closed form over all entries")
+        _find_theory(found, context, context.num_steps(self.paper_steps))
         _claims(found, of)
         self._examples(found, inputs)
         return found.dataset()
@@ -109,6 +109,16 @@ def _varied(images: NDArray[Any], plain_share: NDArray[Any]) -> NDArray[np.int64
         gap = np.linalg.norm(colour[pool][:, None] - colour[chosen][None], axis=2).min(axis=1)
         chosen.append(int(pool[np.argmax(gap)]))
     return np.array(chosen)
+
+
+def _find_theory(found: Findings, context: Context, steps: int) -> None:
+    pooled, flat = latent_theory(context, steps), flat_mode_latent(context, steps)
+    if pooled is not None:
+        found.array("error_theory", pooled.error, long_name="closed form over all entries")
+        found.array("std_theory", pooled.std, long_name="closed form over all entries")
+    if flat is not None:
+        found.array("error_flat", flat.expected_absolute_error)
+        found.array("std_flat", flat.std)
 
 
 def _claims(found: Findings, of: Mapping[str, object]) -> None:
@@ -184,10 +194,16 @@ def _note(label: str, result: xr.Dataset) -> str:
     def both(name: str) -> str:
         return " / ".join(f"{float(result[name].sel(region=region)):.3f}" for region in _LABELS)
 
-    return (
+    text = (
         f"{label}: {float(result['share'].sel(region='plain')):.1%} of the pixels are plain. The noise itself has std "
         f"{both('std_reference')} there; no latent can have less than {both('std_bound')} (noise std - RMS error)."
     )
+    if "std_flat" in result:
+        text += (
+            f" In closed form one flat mode (variance {FLAT_VARIANCE:g}), the limit of a plain area, has error "
+            f"{float(result['error_flat']):.3f} and std {float(result['std_flat']):.3f}."
+        )
+    return text
 
 
 _PAPER = {"error": "Absolute Error", "std": "Standard Deviation"}

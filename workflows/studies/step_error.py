@@ -12,12 +12,12 @@ from taba_core.stats.estimate import Estimate
 from taba_core.stats.regions import REGIONS
 from taba_core.stats.step_error import StepError
 from taba_core.stats.verdict import all_positive, every, positive
-from workflows.closed_form import step_ratio
 from workflows.context import Context
 from workflows.findings import Findings, cell, for_each, interval_numbers, item_context, item_id, row_labels
 from workflows.inputs import Request
 from workflows.present import Column, Figure, Row, Section, Table
 from workflows.report import plots
+from workflows.step_law import step_laws
 from workflows.study import Study, register
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _INTERVALS = ("first", "rest", "all")
 _PLAIN, _NON_PLAIN = 0, 1
+LAW_COLORS = ("#1b9e8a", "#1d2530", "#8a94a3")
+LAW_LINES = ("--", ":", "-.")
 
 
 @register
@@ -37,6 +39,7 @@ class StepErrors(Study):
     question = "At which steps, and where in the image, do inversion predictions go wrong?"
     paper_section = "3.3"
     paper_steps = 50
+    version = 2
 
     def requests(self, context: Context) -> Mapping[str, Request]:
         """Predictions while sampling and from the cached states, and the plain masks."""
@@ -68,9 +71,10 @@ class StepErrors(Study):
             found.estimate(name, of[name], ("region", "interval"))
         found.estimate("first_share", of["first_share"], ("region",))
         found.array("first_steps", first)
-        theory = step_ratio(context, num_steps)
-        if theory is not None:
-            found.array("std_ratio_theory", theory.values, ("step",), long_name=theory.label)
+        laws = step_laws(context, num_steps)
+        if laws:
+            found.coordinate("law", [law.label for law in laws])
+            found.array("std_ratio_theory", [law.values for law in laws], ("law", "step"))
         _claims(found, of, first)
         return found.dataset()
 
@@ -190,8 +194,9 @@ def _figures(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Da
 
     def draw_ratio() -> object:
         lines = curves("std_ratio")
-        if theory is not None:
-            lines.append(plots.Curve(str(theory.attrs["long_name"]), theory.values, line="--"))
+        for index, law in enumerate(() if theory is None else theory["law"].values):
+            style = {"color": LAW_COLORS[index], "line": LAW_LINES[index]}
+            lines.append(plots.Curve(str(law), theory.sel(law=law).values, **style))
         return plots.step_curves({label: lines}, r"spread ratio $\rho_R(t)$", reference=1.0)
 
     values = tuple(
@@ -203,10 +208,10 @@ def _figures(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Da
                 float(result[f"{name}_low"].sel(region=region, step=step)),
                 float(result[f"{name}_high"].sel(region=region, step=step)),
             ),
-            theory=float(theory.sel(step=step)) if theory is not None and name == "std_ratio" else None,
+            theory=_pooled_law(theory, step) if name == "std_ratio" and region == "all" else None,
         )
         for name in ("error", "std_ratio")
-        for region in ("plain", "non_plain")
+        for region in REGIONS
         for step in result["step"].values
     )
     return (
@@ -224,9 +229,16 @@ def _figures(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Da
             f"Spread of inversion predictions by step, {label}",
             "Standard deviation of the inversion's predictions over that of the sampler's, per region. Below one the "
             "inversion adds too little noise."
-            + (f" Dashed: {theory.attrs['long_name']}." if theory is not None else ""),
+            + (" Broken lines: closed forms of the law of one step." if theory is not None else ""),
             draw_ratio,
             **item_context(result),
             values=tuple(v for v in values if v.column.startswith("std_ratio")),
         ),
     )
+
+
+def _pooled_law(theory: xr.DataArray | None, step: int) -> float | None:
+    """The law of all modes at a step, which all entries pooled obey; a flat mode's law is of no region exactly."""
+    if theory is None or str(theory["law"].values[0]).startswith("flat"):
+        return None
+    return float(theory.sel(step=step)[0])

@@ -12,17 +12,7 @@ from workflows.findings import Findings, for_each, row_labels
 from workflows.inputs import Request
 from workflows.present import Section
 from workflows.studies.fix.claims import find_claims
-from workflows.studies.fix.measures import (
-    MEASURES,
-    cases,
-    find_floors,
-    find_theory,
-    find_worst_images,
-    latent_row,
-    noise_row,
-    request_name,
-    stacked,
-)
+from workflows.studies.fix.measures import find_rows, find_theory, find_worst_images, sweep_requests
 from workflows.studies.fix.views import figures_of, tables_of
 from workflows.study import Study, register
 
@@ -48,34 +38,16 @@ class Fix(Study):
         context.patch_features()
         steps = context.num_steps(self.paper_steps)
         generation = context.generation(steps)
-        asked = {"generation": Request(generation, ("noise", "image"))}
-        for rule, count in cases(context.forward_rules, context.sweep(steps)):
-            inversion = context.inversion(generation, count, rule)
-            asked[request_name("latent", rule, count)] = Request(inversion, ("latent",))
-            asked[request_name("image", rule, count)] = Request(
-                context.reconstruction(inversion), ("reconstruction",)
-            )
-        return asked
+        asked = sweep_requests(context, generation, steps, context.sweep(steps))
+        return {"generation": Request(generation, ("noise", "image")), **asked}
 
     def analyse(self, inputs: Inputs, context: Context) -> xr.Dataset:
         """Correlation, divergence and reconstruction by rule and K, claims C4, and the worst reconstructions."""
         steps = context.num_steps(self.paper_steps)
         sweep = context.sweep(steps)
-        counts, rules = (0, *sweep), context.forward_rules
         found = Findings()
-        found.coordinate("rule", rules)
-        found.coordinate("forward_steps", counts)
-        noise = noise_row(inputs, context)
-        plain = latent_row(inputs, context, rules[0], 0)
-        rows = {(rule, 0): plain for rule in rules}
-        rows |= {(rule, k): latent_row(inputs, context, rule, k) for rule in rules for k in sweep}
-        for measure in MEASURES:
-            for suffix, values in stacked(rows, rules, counts, measure).items():
-                found.array(measure + suffix, values, ("rule", "forward_steps"))
-            if measure in noise:
-                found.estimate(f"{measure}_noise", noise[measure])
-        find_floors(found, context)
-        find_theory(found, context, steps, counts)
+        noise, rows = find_rows(found, inputs, context, sweep)
+        find_theory(found, context, steps, (0, *sweep))
         find_claims(found, noise, rows, sweep, context, steps)
         find_worst_images(found, inputs, context, sweep)
         return found.dataset()

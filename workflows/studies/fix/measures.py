@@ -6,22 +6,22 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from taba_core.conventions import ForwardLevel
-from taba_core.stats.correlation import LagCorrelation, PatchCorrelation
+from taba_core.spec import Generation
 from taba_core.stats.estimate import Estimate
-from taba_core.stats.floor import correlation_floor, kl_floor
-from taba_core.stats.moments import EntryKL, GlobalKL, Moments
 from taba_core.stats.reconstruction import ReconstructionError
 from workflows.closed_form import LatentTheory, latent_theory
 from workflows.context import Context
 from workflows.findings import Findings
+from workflows.gaussianity import find_floors, gaussianity, named, stacked
+from workflows.inputs import Request
 
 if TYPE_CHECKING:
     from workflows.inputs import Inputs
 
 Rules = tuple[ForwardLevel, ...]
+Rows = dict[tuple[str, int], Mapping[str, Estimate]]
 MEASURES = ("correlation", "kl", "kl_excess", "kl_global", "mae", "psnr", "excess_r2", "lag1", "std")
 WORST = 6
 
@@ -37,22 +37,44 @@ def request_name(what: str, rule: str, count: int) -> str:
     return f"{what}/{rule}/{count}" if count else f"{what}/0"
 
 
+def sweep_requests(
+    context: Context, generation: Generation, steps: int, sweep: Sequence[int]
+) -> dict[str, Request]:
+    """Latents and reconstructions at T = `steps` for K = 0 and for every K and rule."""
+    asked = {}
+    for rule, count in cases(context.forward_rules, sweep):
+        inversion = context.inversion(generation, count, rule, steps)
+        asked[request_name("latent", rule, count)] = Request(inversion, ("latent",))
+        reconstruction = context.reconstruction(inversion)
+        asked[request_name("image", rule, count)] = Request(reconstruction, ("reconstruction",))
+    return asked
+
+
+def find_rows(
+    found: Findings, inputs: Inputs, context: Context, sweep: Sequence[int]
+) -> tuple[dict[str, Estimate], Rows]:
+    """Measure the noise and every latent of a sweep, and keep the numbers; returns both for the claims."""
+    counts, rules = (0, *sweep), context.forward_rules
+    found.coordinate("rule", rules)
+    found.coordinate("forward_steps", counts)
+    noise = noise_row(inputs, context)
+    plain = latent_row(inputs, context, rules[0], 0)
+    rows: Rows = {(rule, 0): plain for rule in rules}
+    rows |= {(rule, k): latent_row(inputs, context, rule, k) for rule in rules for k in sweep}
+    for measure in MEASURES:
+        for suffix, values in stacked(rows, rules, counts, measure).items():
+            found.array(measure + suffix, values, ("rule", "forward_steps"))
+        if measure in noise:
+            found.estimate(f"{measure}_noise", noise[measure])
+    find_floors(found, context)
+    return noise, rows
+
+
 def noise_row(inputs: Inputs, context: Context) -> dict[str, Estimate]:
     """The measures of the noise the images came from."""
     s = context.settings
     columns = {"noise": ("generation", "noise")}
-    of = inputs.reduce(
-        columns,
-        {
-            "corr": PatchCorrelation("noise", s.patch_size, s.top_k),
-            "kl": EntryKL("independent", "noise"),
-            "global": GlobalKL("independent", "noise"),
-            "lag": LagCorrelation("noise"),
-            "moments": Moments("noise"),
-        },
-        s.bootstrap_replicates,
-    )
-    return _named(of)
+    return named(inputs.reduce(columns, gaussianity("noise", s), s.bootstrap_replicates))
 
 
 def latent_row(inputs: Inputs, context: Context, rule: ForwardLevel, count: int) -> dict[str, Estimate]:
@@ -63,62 +85,20 @@ def latent_row(inputs: Inputs, context: Context, rule: ForwardLevel, count: int)
         "latent": (request_name("latent", rule, count), "latent"),
         "reconstruction": (request_name("image", rule, count), "reconstruction"),
     }
-    of = inputs.reduce(
-        columns,
-        {
-            "corr": PatchCorrelation("latent", s.patch_size, s.top_k),
-            # Against noise of an independent set: paired with its own noise, a perfect inversion would read
-            # less than any noise does.
-            "kl": EntryKL("independent", "latent"),
-            "global": GlobalKL("independent", "latent"),
-            "lag": LagCorrelation("latent"),
-            "moments": Moments("latent"),
-            "recon": ReconstructionError(),
-        },
-        s.bootstrap_replicates,
-    )
-    return _named(of) | {"mae": of["recon"]["mae"], "psnr": of["recon"]["psnr"]}
+    statistics = gaussianity("latent", s) | {"recon": ReconstructionError()}
+    of = inputs.reduce(columns, statistics, s.bootstrap_replicates)
+    return named(of) | {"mae": of["recon"]["mae"], "psnr": of["recon"]["psnr"]}
 
 
-def _named(of: Mapping[str, Mapping[str, Estimate]]) -> dict[str, Estimate]:
-    return {
-        "correlation": of["corr"]["mean_top"],
-        "excess_r2": of["corr"]["excess_r2"],
-        "kl": of["kl"]["kl"],
-        "kl_excess": of["kl"]["kl_excess"],
-        "kl_global": of["global"]["kl"],
-        "lag1": of["lag"]["value"],
-        "std": of["moments"]["std"],
-    }
-
-
-def stacked(
-    rows: Mapping[tuple[str, int], Mapping[str, Estimate]], rules: Rules, counts: Sequence[int], measure: str
-) -> dict[str, NDArray[np.float64]]:
-    """A measure over rules and K: value, lower and upper end, each (rules, K), by suffix."""
-    table = [[rows[rule, k][measure] for k in counts] for rule in rules]
-    bounds = [[estimate.interval(0.95) for estimate in row] for row in table]
-    return {
-        "": np.array([[float(e.value) for e in row] for row in table]),
-        "_low": np.array([[float(b[0]) for b in row] for row in bounds]),
-        "_high": np.array([[float(b[1]) for b in row] for row in bounds]),
-    }
-
-
-def find_floors(found: Findings, context: Context) -> None:
-    """What white noise reads at this n."""
-    s, n = context.settings, context.num_samples
-    found.array("correlation_floor", correlation_floor(n, context.patch_features(), s.top_k).mean)
-    found.array("kl_floor", kl_floor(n) if n >= 4 else np.nan)
-
-
-def find_theory(found: Findings, context: Context, steps: int, counts: Sequence[int]) -> None:
-    """Closed forms for every K and rule, where the model allows them."""
+def find_theory(
+    found: Findings, context: Context, steps: int, counts: Sequence[int], image_steps: int | None = None
+) -> None:
+    """Closed forms for every K and rule, where the model allows them; `image_steps` as in `latent_theory`."""
     rules = context.forward_rules
-    theories = {(rule, k): latent_theory(context, steps, k, rule) for rule in rules for k in counts}
+    theories = {(r, k): latent_theory(context, steps, k, r, image_steps) for r in rules for k in counts}
     if any(theory is None for theory in theories.values()):
         return
-    for measure in LatentTheory._fields:
+    for measure in sorted({*LatentTheory._fields} & {*MEASURES}):
         values = [[getattr(theories[rule, k], measure) for k in counts] for rule in rules]
         found.array(f"{measure}_theory", values, ("rule", "forward_steps"))
 

@@ -1,0 +1,162 @@
+"""Table 9, its bias-free companion and the sweep as curves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import xarray as xr
+
+from workflows.findings import cell, item_context, item_id
+from workflows.present import Cell, Column, Figure, PaperValue, Table
+from workflows.published import paper_value
+from workflows.report import plots
+from workflows.studies.fix.views import RULE_TEXT
+
+# KL in the unit of the paper's table.
+_MAIN = (
+    Column("correlation", "Pixel corr."),
+    Column("kl", "KL (×10⁻⁴)"),
+    Column("kl_excess", "KL - floor (×10⁻⁴)"),
+    Column("mae", "Image recon."),
+)
+_UNBIASED = (
+    Column("excess_r2", "Excess r² (×10⁻³)"),
+    Column("lag1", "Signed lag-1"),
+    Column("std", "Standard deviation"),
+    Column("kl_global", "KL global (×10⁻⁴)"),
+    Column("psnr", "Recon. PSNR"),
+)
+_SCALE = {"kl": 1e4, "kl_excess": 1e4, "kl_global": 1e4, "excess_r2": 1e3}
+_DIGITS = {"kl": 1, "kl_excess": 1, "kl_global": 1, "mae": 4, "psnr": 2}
+
+
+def _percent(count: int, steps: int) -> str:
+    return f"{100 * count / steps:g}%"
+
+
+def tables_of(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Dataset]) -> tuple[Table, ...]:
+    """Table 9 and its bias-free companion."""
+    steps = int(result["long_steps"])
+    counts = [int(k) for k in result["forward_steps"].values[1:]]
+    rules = [str(rule) for rule in result["rule"].values]
+    latent_space = str(result.attrs.get("domain", "pixel")) == "latent"
+    lines = [(rules[0], 0), *((rule, k) for rule in rules for k in counts)]
+    common = {
+        "rows": (
+            "Noise (upper bound)",
+            "DDIM latent",
+            *(f"w/ the fix ({_percent(k, steps)}, K={k})" for _ in rules for k in counts),
+        ),
+        "row_groups": ("", "", *(RULE_TEXT[rule] for rule in rules for _ in counts)),
+        "row_header": f"Latents, T = {steps}",
+        "seed": int(result.attrs["seed"]),
+        **item_context(result),
+    }
+
+    def cells(columns: Sequence[Column]) -> tuple[tuple[Cell, ...], ...]:
+        noise = tuple(_noise_cell(result, c.name, steps) for c in columns)
+        return (noise, *(tuple(_latent_cell(result, c.name, r, k, steps) for c in columns) for r, k in lines))
+
+    unbiased = tuple(c for c in _UNBIASED if c.name != "psnr" or not latent_space)
+    return (
+        Table(
+            id=item_id("table9", index, results),
+            title=f"The fix at T = {steps}, {label}",
+            caption=f"Images sampled at T = {int(result.attrs['T'])}, inverted and reconstructed at T = {steps}, the "
+            "first K inversion steps replaced by forward diffusion under both readings of K.",
+            columns=_MAIN,
+            cells=cells(_MAIN),
+            notes=(
+                "KL is KL(noise ‖ latent) per entry in nats against an independent noise set, in the paper's unit of "
+                "10⁻⁴. Its floor is (2n-1)/(n(n-3)), about 2/n: compare values of one n only, or KL - floor at any n.",
+                "Reconstruction error in the model's latent space, not on decoded images."
+                if latent_space
+                else "Reconstruction error on images in [-1, 1].",
+            ),
+            **common,
+        ),
+        Table(
+            id=item_id("table9-unbiased", index, results),
+            title=f"The fix at T = {steps}, bias-free measures, {label}",
+            caption="Measures that are 0 (standard deviation: 1) for white noise at every n, and the PSNR.",
+            columns=unbiased,
+            cells=cells(unbiased),
+            **common,
+        ),
+    )
+
+
+def _style(result: xr.Dataset, measure: str) -> dict[str, object]:
+    scale = _SCALE.get(measure, 1.0)
+    floors = {"correlation": "correlation_floor", "kl": "kl_floor"}
+    floor = float(result[floors[measure]]) * scale if measure in floors else None
+    unit = "dB" if measure == "psnr" else ""
+    return {"scale": scale, "digits": _DIGITS.get(measure, 3), "floor": floor, "unit": unit}
+
+
+def _paper(result: xr.Dataset, row: str, measure: str, steps: int) -> PaperValue | None:
+    """The paper's cell in the table's unit; it printed T = 1000 only."""
+    if measure not in ("kl", "mae"):
+        return None
+    column = {"kl": "kl", "mae": "reconstruction"}[measure]
+    found = paper_value("9", f"{result.attrs['model_title']} (T={steps}) / {row}", column)
+    return None if found is None else replace(found, value=found.value * _SCALE.get(measure, 1.0))
+
+
+def _noise_cell(result: xr.Dataset, measure: str, steps: int) -> Cell:
+    paper = _paper(result, "Noise (upper bound)", measure, steps)
+    if measure == "mae":
+        return Cell(0.0, digits=4, paper=paper)
+    if f"{measure}_noise" not in result:
+        return Cell(None)
+    return replace(cell(result, f"{measure}_noise", paper=paper, **_style(result, measure)), T=None)
+
+
+def _latent_cell(result: xr.Dataset, measure: str, rule: str, count: int, steps: int) -> Cell:
+    where = {"rule": rule, "forward_steps": count}
+    theory = None
+    if f"{measure}_theory" in result:
+        theory = float(result[f"{measure}_theory"].sel(where)) * _SCALE.get(measure, 1.0)
+    row = f"w/ our fix ({_percent(count, steps)})" if count else "DDIM Latent"
+    paper = _paper(result, row, measure, steps)
+    return replace(
+        cell(result, measure, theory=theory, paper=paper, **where, **_style(result, measure)), T=steps
+    )
+
+
+def figures_of(
+    label: str, result: xr.Dataset, index: int, results: Sequence[xr.Dataset]
+) -> tuple[Figure, ...]:
+    """The sweep as curves."""
+    steps = int(result["long_steps"])
+    counts = [int(k) for k in result["forward_steps"].values]
+    panels = {"correlation": "pixel correlation", "kl": "KL per entry", "mae": "reconstruction error"}
+
+    def lines(measure: str) -> list[plots.Curve]:
+        return [
+            plots.Curve(
+                f"{rule} rule", *(result[measure + s].sel(rule=rule).values for s in ("", "_low", "_high"))
+            )
+            for rule in map(str, result["rule"].values)
+        ]
+
+    def draw() -> object:
+        return plots.sweep_curves(
+            {text: lines(measure) for measure, text in panels.items()},
+            counts,
+            xlabel=f"replaced steps K of {steps}",
+            floors=(float(result["correlation_noise"]), float(result["kl_noise"]), None),
+            log=(False, True, False),
+        )
+
+    return (
+        Figure(
+            item_id("table9-sweep", index, results),
+            f"The fix at T = {steps} and its price, {label}",
+            "Correlation, divergence and reconstruction error against K, both rules; bands are 95 % intervals, "
+            "dotted: noise at the same n.",
+            draw,
+            **item_context(result),
+        ),
+    )

@@ -1,0 +1,136 @@
+"""Do more inversion steps repair the latents? (Table 8, Figure 9; Appendix F)"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xarray as xr
+
+from taba_core.stats.estimate import Estimate
+from taba_core.stats.regions import RegionError
+from workflows.closed_form import flat_mode_latent, lag_theory, latent_theory
+from workflows.context import Context
+from workflows.findings import Findings, for_each, row_labels
+from workflows.gaussianity import MEASURES, find_floors, gaussianity, named, stacked
+from workflows.inputs import PICTURE_DIMS, Request
+from workflows.present import Section
+from workflows.studies.more_steps.claims import find_claims
+from workflows.studies.more_steps.views import figures_of, tables_of
+from workflows.study import Study, register
+
+if TYPE_CHECKING:
+    from workflows.inputs import Inputs
+
+EMBEDDED_SAMPLES = 128  # of models that run everywhere: what resolves the claims in a minute
+_PATHS = ("fixed", "own")
+_SHOWN = 6
+_MAPS = 4  # T shown as maps
+PAPER_SAMPLES = 4096
+
+
+@register
+class MoreSteps(Study):
+    """The same images inverted with several T, and beside it images that were sampled with that T themselves."""
+
+    name = "more-steps"
+    aliases = ("table8", "fig9")
+    title = "More inversion steps do not suffice"
+    question = "Do latents become Gaussian when the same images are inverted in more and smaller steps?"
+    paper_section = "F"
+
+    def requests(self, context: Context) -> Mapping[str, Request]:
+        """The images, their latents at every T, and images and latents of every T's own path."""
+        context = context.with_samples(EMBEDDED_SAMPLES, PAPER_SAMPLES)
+        context.patch_features()
+        images = context.generation(context.num_steps(self.paper_steps))
+        asked = {
+            "generation": Request(images, ("noise", "image")),
+            "regions": Request(context.regions(images), ("region",)),
+        }
+        for steps in context.inversion_sweep():
+            own = context.generation(steps)
+            for path, source in (("fixed", images), ("own", own)):
+                latent = context.inversion(source, num_inference_steps=steps)
+                asked[f"{path}/{steps}"] = Request(latent, ("latent",))
+            asked[f"own/{steps}/regions"] = Request(context.regions(own), ("region",))
+        return asked
+
+    def analyse(self, inputs: Inputs, context: Context) -> xr.Dataset:
+        """Measures of the latents of both paths at every T, claims C8 and CF9, maps for Figure 9."""
+        context = context.with_samples(EMBEDDED_SAMPLES, PAPER_SAMPLES)
+        sweep = context.inversion_sweep()
+        replicates = context.settings.bootstrap_replicates
+        found = Findings()
+        found.coordinate("path", _PATHS)
+        found.coordinate("inversion_steps", sweep)
+        columns = {"noise": ("generation", "noise")}
+        noise = named(inputs.reduce(columns, gaussianity("noise", context.settings), replicates))
+        rows = {(path, T): _row(inputs, context, path, T) for path in _PATHS for T in sweep}
+        for measure in MEASURES:
+            for suffix, values in stacked(rows, _PATHS, sweep, measure).items():
+                found.array(measure + suffix, values, ("path", "inversion_steps"))
+            found.estimate(f"{measure}_noise", noise[measure])
+        found.coordinate("region", ("plain", "non_plain", "all"))
+        for measure in ("error", "std_region"):
+            for suffix, values in stacked(rows, _PATHS, sweep, measure).items():
+                found.array(measure + suffix, values, ("path", "inversion_steps", "region"))
+        find_floors(found, context)
+        _find_theory(found, context, sweep, context.num_steps(self.paper_steps))
+        find_claims(found, noise, {T: rows["fixed", T] for T in sweep}, context)
+        self._maps(found, inputs, sweep)
+        return found.dataset()
+
+    def _maps(self, found: Findings, inputs: Inputs, sweep: Sequence[int]) -> None:
+        shown = sorted({sweep[i] for i in np.linspace(0, len(sweep) - 1, _MAPS).round().astype(int)})
+        region = inputs.head("regions", "region", inputs.num_samples)
+        share = region.reshape(len(region), -1).mean(axis=1)
+        # Both areas should be seen: the images whose plain share is nearest to .4.
+        chosen = np.argsort(np.abs(share - 0.4), kind="stable")[:_SHOWN]
+        noise = inputs.pick("generation", "noise", chosen)
+        found.coordinate("map_steps", shown)
+        found.array("map_id", chosen, ("example",))
+        found.array("map_image", inputs.pictures("generation", chosen), PICTURE_DIMS)
+        found.array("map_region", region[chosen], ("example", "y", "x"))
+        maps = [np.abs(noise - inputs.pick(f"fixed/{T}", "latent", chosen)).mean(axis=1) for T in shown]
+        found.array("map_error", np.stack(maps), ("map_steps", "example", "y", "x"))
+
+    def present(self, results: Sequence[xr.Dataset]) -> Section:
+        """Table 8 with its companions, the sweep as curves, and Figure 9."""
+        labels = row_labels(results)
+        return self.section(
+            results,
+            tables=for_each(tables_of, results, labels),
+            figures=for_each(figures_of, results, labels),
+        )
+
+
+def _row(inputs: Inputs, context: Context, path: str, steps: int) -> dict[str, Estimate]:
+    """The measures of the latents of one path and T."""
+    s = context.settings
+    columns = {
+        "noise": ("generation", "noise"),
+        "latent": (f"{path}/{steps}", "latent"),
+        "region": ("regions" if path == "fixed" else f"own/{steps}/regions", "region"),
+    }
+    of = inputs.reduce(columns, gaussianity("latent", s) | {"error": RegionError()}, s.bootstrap_replicates)
+    return named(of) | {"error": of["error"]["error"], "std_region": of["error"]["std"]}
+
+
+def _find_theory(found: Findings, context: Context, sweep: Sequence[int], image_steps: int) -> None:
+    """Closed forms for both paths and every T, where the model allows them."""
+    images = {"fixed": image_steps, "own": None}
+    dims = ("path", "inversion_steps")
+    pooled = [[latent_theory(context, T, image_steps=images[path]) for T in sweep] for path in _PATHS]
+    if pooled[0][0] is not None:
+        for measure in ("std", "error", "kl_global"):
+            found.array(f"{measure}_theory", [[getattr(t, measure) for t in row] for row in pooled], dims)
+    lags = [[lag_theory(context, T, images[path]) for T in sweep] for path in _PATHS]
+    if lags[0][0] is not None:
+        found.array("lag1_theory", lags, dims)
+    flat = [[flat_mode_latent(context, T, image_steps=images[path]) for T in sweep] for path in _PATHS]
+    if flat[0][0] is not None:
+        found.array("std_flat", [[float(latent.std) for latent in row] for row in flat], dims)  # type: ignore[union-attr]
+        error = [[float(latent.expected_absolute_error) for latent in row] for row in flat]  # type: ignore[union-attr]
+        found.array("error_flat", error, dims)
