@@ -233,6 +233,16 @@ def num_files(artifact: Artifact, variables: Sequence[str]) -> int:
     return num_shards(artifact) * len(variables)
 
 
+def num_inodes(artifact: Artifact, variables: Sequence[str]) -> int:
+    """Files and directories of an artifact with these variables once complete.
+
+    A group and its metadata; an array each for the variables and the coordinates sample, step, timestep and
+    alpha_bar (directory, metadata, shards; one chunk a coordinate); the ledger.
+    """
+    coordinates = 4
+    return 2 + num_files(artifact, variables) + 2 * len(variables) + 3 * coordinates + 1
+
+
 def _three(shape: Sequence[int], name: str) -> tuple[int, int, int]:
     if len(shape) != 3 or any(size < 1 for size in shape):
         raise UsageError(f"{name}={tuple(shape)}: three positive sizes (channel, height, width) are needed.")

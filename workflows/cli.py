@@ -28,9 +28,13 @@ Studies = Annotated[
     ),
 ]
 StorePath = Annotated[str, typer.Option("--store", help="Directory of the store (Zarr).")]
-Model = Annotated[
-    str,
-    typer.Option("--model", help="Model (see `taba list`), or the path of a card or diffusers directory."),
+Models = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model",
+        help="Model (see `taba list`), or the path of a card or diffusers directory; repeatable; `paper` is the "
+        "paper's six, each with the studies made with it. Default: photo-mixture.",
+    ),
 ]
 Weights = Annotated[
     str | None,
@@ -56,6 +60,7 @@ Workers = Annotated[
 ]
 
 DEFAULT_STORE = "runs/taba"
+EMBEDDED_DEFAULT = "photo-mixture"
 
 
 @app.command("list")
@@ -83,22 +88,31 @@ def fetch(
 def plan(
     studies: Studies,
     store: StorePath = DEFAULT_STORE,
-    model: Model = "photo-mixture",
+    model: Models = None,
     method: Method = "ddim",
     weights: Weights = None,
     set_: Sets = None,
+    nodes: Annotated[int | None, typer.Option(min=1, help="Also say how long it takes on this many.")] = None,
+    workers_per_node: Annotated[
+        int, typer.Option(min=1, help="With --nodes: workers on each, one a GPU.")
+    ] = 4,
+    json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """What would run: artifacts to compute or reuse, network evaluations, hours, bytes, memory. Changes nothing."""
-    from workflows.run import Asked, print_plan
+    from workflows.asked import Asked, each_model
+    from workflows.plan_text import print_plan
+    from workflows.stages import Machines
 
-    print_plan(Asked(studies, store, model, method, set_ or [], weights))
+    asked = Asked(studies, store, "", method, set_ or [], weights)
+    machines = None if nodes is None else Machines(nodes, workers_per_node)
+    print_plan(each_model(asked, model or [EMBEDDED_DEFAULT]), machines, as_json=json)
 
 
 @app.command(epilog=_SET_HELP)
 def run(
     studies: Studies,
     store: StorePath = DEFAULT_STORE,
-    model: Model = "photo-mixture",
+    model: Models = None,
     method: Method = "ddim",
     weights: Weights = None,
     set_: Sets = None,
@@ -108,10 +122,11 @@ def run(
     report: Annotated[bool, typer.Option(help="Write the report at the end.")] = True,
 ) -> None:
     """Compute what is missing and only that, reduce it, write the report. Resumable: run it again."""
-    from workflows.run import Asked, run_studies
+    from workflows.asked import Asked, each_model
+    from workflows.run import run_studies
 
-    asked = Asked(studies, store, model, method, set_ or [], weights)
-    run_studies(asked, address=address, executor=executor, workers=workers, report=report)
+    parts = each_model(Asked(studies, store, "", method, set_ or [], weights), model or [EMBEDDED_DEFAULT])
+    run_studies(parts, address=address, executor=executor, workers=workers, report=report)
 
 
 @app.command()

@@ -91,6 +91,15 @@ class Plan:
         """Stored bytes of all artifacts."""
         return sum(self.bytes_of(p) for p in self.artifacts)
 
+    def files_of(self, planned: PlannedArtifact) -> int:
+        """Files and directories (inodes) of an artifact once complete."""
+        return schema.num_inodes(planned.artifact, planned.variables)
+
+    @property
+    def files_total(self) -> int:
+        """Inodes of all artifacts."""
+        return sum(self.files_of(p) for p in self.artifacts)
+
     @property
     def bytes_missing(self) -> int:
         """Bytes the missing shards will take."""

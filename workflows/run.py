@@ -1,4 +1,4 @@
-"""`taba plan` and `taba run`: from what a user typed to a plan, its execution and the last lines printed."""
+"""`taba run`: from what was asked to plans, their execution and the last lines printed."""
 
 from __future__ import annotations
 
@@ -8,137 +8,39 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from taba_core.errors import UsageError, WorkError
 from taba_core.models.base import card_with_options
-from taba_core.models.weights import status
 from taba_core.store import Store
-from workflows.context import Context
-from workflows.plan import Plan, make_plan
+from workflows.asked import Asked, check_all
+from workflows.plan import Plan
 from workflows.session import driving
-from workflows.settings import parse_settings
-from workflows.study import Study, find_studies
-from workflows.text import bytes_text, count_text, duration_text, print_table
+from workflows.text import bytes_text, count_text, duration_text
 
 if TYPE_CHECKING:
     from cluster.executor import Executor, Resources
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What a user typed: study names, store, model, method, `--set` texts, and weights in place of the fetched ones."""
-
-    studies: list[str]
-    store: str
-    model: str
-    method: str
-    assignments: list[str]
-    weights: str | None = None
-
-
-def prepare(asked: Asked, *, write: bool) -> tuple[Context, list[Study], Store | None]:
-    """Everything that can be refused is refused here, before any work starts.
-
-    Raises:
-      UsageError: unknown names or impossible values. StoreError: a store that is not taba's, or not this version's.
-    """
-    chosen = find_studies(asked.studies)
-    context = Context(asked.model, asked.method, parse_settings(asked.assignments), asked.weights)
-    check_method(context)
-    for study in chosen:
-        study.requests(context)
-    opened = None
-    if write:
-        # A model that cannot run here is refused before the store is touched.
-        context.check_runnable()
-        opened = Store.open(asked.store, mode="a")
-    elif Path(asked.store).exists():
-        opened = Store.open(asked.store, mode="r")
-    return context, chosen, opened
-
-
-def check_method(context: Context) -> None:
-    """Refuse an unknown inversion method or option before any work."""
-    from taba_core.diffusion.inversion import inversion_method_named
-
-    inversion_method_named(context.method, **context.settings.method_options)
-
-
-def print_plan(asked: Asked) -> None:
-    """Print the plan of the asked studies against a store, if there is one."""
-    context, chosen, opened = prepare(asked, write=False)
-    plan = make_plan(context, chosen, opened)
-    where = asked.store if opened is not None else f"{asked.store} (does not exist yet)"
-    print(f"{plan.context.card.title}: {', '.join(s.name for s in plan.studies)}; store {where}\n")
-    if status(plan.context.card).startswith("missing") and plan.context.weights is None:
-        print(f"weights: {status(plan.context.card)}\n")
-    rows = [
-        (
-            p.artifact.name,
-            " ".join(p.variables),
-            f"{p.num_shards - len(p.missing)}/{p.num_shards}",
-            count_text(p.evaluations),
-            count_text(p.evaluations_missing),
-            f"{plan.hours(p.evaluations_missing):.2f}",
-            bytes_text(plan.bytes_of(p)),
-        )
-        for p in plan.artifacts
-    ]
-    total = (
-        "total",
-        "",
-        "",
-        count_text(plan.evaluations),
-        count_text(plan.evaluations_missing),
-        f"{plan.hours(plan.evaluations_missing):.2f}",
-        bytes_text(plan.bytes_total),
-    )
-    header = ("artifact", "variables", "shards done", "NFE", "NFE to do", "device-hours", "bytes")
-    print_table(header, [*rows, total])
-    cost = plan.context.card.cost
-    unit = "GPU-hours" if not plan.context.card.embedded else "CPU-hours (one core)"
-    print(
-        f"\n{count_text(plan.evaluations_missing)} network evaluations (image-NFE) to do = "
-        f"{plan.hours(plan.evaluations_missing):.2f} {unit} at {cost.step_seconds:g} s per step of "
-        f"{cost.batch_size} images ({cost.measured_on}); {plan.units} units; "
-        f"{bytes_text(plan.bytes_total)} in {sum(p.num_shards * len(p.variables) for p in plan.artifacts)} shard "
-        f"files; about {bytes_text(plan.peak_memory)} of memory per worker."
-    )
+    from workflows.watch import Watch
 
 
 def run_studies(
-    asked: Asked, *, address: str | None, executor: str, workers: int | None, report: bool
+    parts: list[Asked], *, address: str | None, executor: str, workers: int | None, report: bool
 ) -> None:
-    """Carry out `taba run` and print the headline table."""
-    from workflows.engine import log_run, run_plan
+    """Carry out `taba run`, one model after another, and print the headline table."""
     from workflows.reporting import print_headline, write_store_report
 
-    started, clock = datetime.now(UTC), time.monotonic()
-    embedded = card_with_options(asked.model, None).embedded
-    make_executor, resources, workers = choose_executor(executor, address, workers, embedded=embedded)
-    context, chosen, opened = prepare(asked, write=True)
+    for part in parts:  # refused before the store is touched
+        choose_executor(executor, address, workers, embedded=card_with_options(part.model, None).embedded)
+    jobs, opened = check_all(parts, write=True)
     assert opened is not None
     with driving(opened.path) as watch:
-        plan = make_plan(context, chosen, opened)
-        check_room(plan, opened.path)
-        print(
-            f"{plan.context.card.title}, n={plan.context.num_samples}: {plan.units} of "
-            f"{sum(p.num_shards for p in plan.artifacts)} units to compute "
-            f"({count_text(plan.evaluations_missing)} network evaluations, {bytes_text(plan.bytes_total)} in all).",
-            flush=True,
-        )
-        done = run_plan(plan, opened, make_executor, resources, workers=workers, watch=watch)
-        if done.units or done.analysed:
-            log_run(opened, provenance(plan, done, started))
-        print(
-            f"computed {done.units} units, analysed {len(done.analysed)} studies, reused {len(done.reused)}: "
-            f"{duration_text(time.monotonic() - clock)}.",
-            flush=True,
-        )
+        plans = [job.plan(opened) for job in jobs]
+        check_room(plans, opened.path)
+        for plan in plans:
+            chosen = choose_executor(executor, address, workers, embedded=plan.context.card.embedded)
+            _run_one(plan, opened, chosen, watch)
         if report:
             watch.stage("report")
             index = write_store_report(opened.path, None, force=False)
@@ -147,13 +49,36 @@ def run_studies(
         print(f"\nreport: {index}")
 
 
-def check_room(plan: Plan, directory: Path) -> None:
+def _run_one(
+    plan: Plan, store: Store, chosen: tuple[Callable[[], Executor], Resources, int], watch: Watch
+) -> None:
+    from workflows.engine import log_run, run_plan
+
+    started, clock = datetime.now(UTC), time.monotonic()
+    make_executor, resources, workers = chosen
+    print(
+        f"{plan.context.card.title}, n={plan.context.num_samples}: {plan.units} of "
+        f"{sum(p.num_shards for p in plan.artifacts)} units to compute "
+        f"({count_text(plan.evaluations_missing)} network evaluations, {bytes_text(plan.bytes_total)} in all).",
+        flush=True,
+    )
+    done = run_plan(plan, store, make_executor, resources, workers=workers, watch=watch)
+    if done.units or done.analysed:
+        log_run(store, provenance(plan, done, started))
+    print(
+        f"computed {done.units} units, analysed {len(done.analysed)} studies, reused {len(done.reused)}: "
+        f"{duration_text(time.monotonic() - clock)}.",
+        flush=True,
+    )
+
+
+def check_room(plans: list[Plan], directory: Path) -> None:
     """Refuse a run whose missing shards cannot fit the file system of the store.
 
     Raises:
       WorkError: less space (or, where the file system counts them, fewer files) free than the run will write.
     """
-    wanted, files = plan.bytes_missing, plan.files_missing
+    wanted, files = sum(plan.bytes_missing for plan in plans), sum(plan.files_missing for plan in plans)
     system = os.statvfs(directory)
     free, free_files = system.f_bavail * system.f_frsize, system.f_favail
     if wanted > free:

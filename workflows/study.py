@@ -34,6 +34,8 @@ class Study(ABC):
     question: ClassVar[str]
     paper_section: ClassVar[str]
     paper_steps: ClassVar[int] = 100
+    # The paper's models it was made with; `--model paper` asks a model only for what the paper did with it.
+    paper_models: ClassVar[tuple[str, ...]] = ("adm-32", "adm-64", "adm-256", "ldm", "dit", "if")
     # Raise it when the numbers of a finished study would change: stored results of another version are not read.
     version: ClassVar[int] = 1
 
@@ -101,9 +103,10 @@ _MODULES = (
     "more_steps",
     "fix.long",
 )
+PAPER = "paper"
 # Groups of studies: the sections and appendices of the paper a group holds (all where there is none).
 GROUPS: dict[str, tuple[str, ...]] = {
-    "paper": (),
+    PAPER: (),
     "paper-analysis": ("3", "E", "F", "H", "I", "J", "N"),
 }
 _REGISTRY: dict[str, Study] = {}

@@ -35,6 +35,7 @@ class Location(Study):
     title = "Latents lie along the sampling path"
     question = "Where on its way from noise to image is a sample nearest to its latent?"
     paper_section = "3.2"
+    paper_models = ("adm-64", "ldm", "dit")
 
     def requests(self, context: Context) -> Mapping[str, Request]:
         """The whole sampling path and the latents."""

@@ -38,6 +38,7 @@ class StepErrors(Study):
     title = "The first steps make the error"
     question = "At which steps, and where in the image, do inversion predictions go wrong?"
     paper_section = "3.3"
+    paper_models = ("adm-64", "dit", "if")
     paper_steps = 50
     version = 2
 

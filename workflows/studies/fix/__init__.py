@@ -31,6 +31,7 @@ class Fix(Study):
         "How many replaced steps make latents look like noise, and what does it cost in reconstruction?"
     )
     paper_section = "4"
+    paper_models = ("dit", "if")
     paper_steps = 50
 
     def requests(self, context: Context) -> Mapping[str, Request]:

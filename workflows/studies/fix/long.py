@@ -35,6 +35,7 @@ class FixLong(Study):
     title = "The fix at T = 1000"
     question = "Does replacing the first steps still repair the latents of an inversion in a thousand steps?"
     paper_section = "F"
+    paper_models = ("adm-64", "dit", "if")
 
     def requests(self, context: Context) -> Mapping[str, Request]:
         """The images, and latents and reconstructions at the long T for K = 0 and for every K and rule."""

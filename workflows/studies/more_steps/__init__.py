@@ -39,6 +39,7 @@ class MoreSteps(Study):
     title = "More inversion steps do not suffice"
     question = "Do latents become Gaussian when the same images are inverted in more and smaller steps?"
     paper_section = "F"
+    paper_models = ("adm-64", "dit", "if")
 
     def requests(self, context: Context) -> Mapping[str, Request]:
         """The images, their latents at every T, and images and latents of every T's own path."""
