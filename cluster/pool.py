@@ -207,7 +207,7 @@ class Pool:
         """Drop a worker and give back the units it held."""
         if not worker.is_ready:
             self._failed_load(worker, cause)
-        _log.warning("worker %s on %s lost: %s", worker.name, worker.node.host, cause)
+        _log.info("worker %s on %s lost: %s", worker.name, worker.node.host, cause)
         self._discard(worker)
         self._tell("worker-lost", worker, cause)
         text = f"worker {worker.name} on {worker.node.host} lost: {cause}"
@@ -278,7 +278,7 @@ class Pool:
         self._first_cause = self._first_cause or f"on {node.host}: {cause}"
         self._failed_loads[node.key] += 1
         if self._failed_loads[node.key] == self._limits.failed_loads:
-            _log.warning("%s gets no more workers: %d failed to build", node.host, self._limits.failed_loads)
+            _log.info("%s gets no more workers: %d failed to build", node.host, self._limits.failed_loads)
             self._tell("node-banned", node=node, detail=cause)
 
     def _check_builds(self) -> None:

@@ -170,7 +170,7 @@ class UnitQueue:
     def _give_up(
         self, index: int, unit: Unit, error: str, trace: str, place: dict[str, Any]
     ) -> list[Outcome]:
-        where = {"seconds": 0.0, "worker": "", "node": ""} | place
+        where: dict[str, Any] = {"seconds": 0.0, "worker": "", "node": ""} | place
         causes = tuple(self._causes[index])
         outcomes = [Outcome(unit, None, error, self._attempts[index], trace=trace, causes=causes, **where)]
         self._settle(index)

@@ -159,7 +159,7 @@ def busy_actor(driver, seconds=120) -> int:
                 title = Path(f"/proc/{process}/cmdline").read_bytes().decode(errors="replace")
             except OSError:
                 continue
-            if title.startswith("ray::WarmWorker.run"):
+            if title.startswith("ray::RayWorker.compute"):
                 return process
         time.sleep(0.02)
     driver.kill()
