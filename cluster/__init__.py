@@ -6,6 +6,7 @@ from cluster.backend import Node
 from cluster.events import Event, OnEvent
 from cluster.executor import (
     ClusterError,
+    ClusterLost,
     Drained,
     Executor,
     Finish,
@@ -23,6 +24,7 @@ from cluster.units import Unit, Units
 
 __all__ = [
     "ClusterError",
+    "ClusterLost",
     "ClusterUnreachable",
     "Drained",
     "Event",

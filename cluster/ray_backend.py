@@ -39,15 +39,19 @@ class RayBackend:
     Args:
       make_worker: pickled callable that builds a worker.
       resources: what each worker holds.
+      check: raises when the cluster as a whole is lost; asked whenever nodes are listed.
     """
 
     prefix = "ray"
     overlap = True
 
-    def __init__(self, make_worker: bytes, resources: Resources) -> None:
+    def __init__(
+        self, make_worker: bytes, resources: Resources, check: Callable[[], None] = lambda: None
+    ) -> None:
         import ray
 
         self._ray: Any = ray
+        self._check = check
         self._actor_class: Any = self._ray.remote(concurrency_groups={"finish": 1})(RayWorker)
         self._arguments = (make_worker, resources.num_threads, resources.num_gpus > 0)
         # Nothing is restarted by Ray: on a cluster that lost a node, its own retry can wait forever.
@@ -66,6 +70,7 @@ class RayBackend:
 
     def nodes(self) -> list[Node]:
         """The nodes Ray believes alive; a lost one stays among them for some seconds."""
+        self._check()
         return alive_nodes()
 
     def start(self, worker: str, node: Node) -> None:

@@ -73,6 +73,7 @@ class RayExecutor:
 
         Raises:
           ClusterUnreachable: there is no cluster at the address.
+          ClusterLost: a private cluster has died; after `close()` another executor can go on.
         """
         pending = UnitQueue(units, retry_delay=self._retry_delay)
         return self._execute(pending, make_worker, resources, on_event)
@@ -95,6 +96,11 @@ class RayExecutor:
         """
         self._connect(Resources())
         return alive_nodes()
+
+    def keep_logs(self, directory: str | os.PathLike[str]) -> None:
+        """Copy Ray's own logs of a private cluster; for when something was lost, before `close()`."""
+        if self._session is not None:
+            self._session.keep_logs(directory)
 
     def close(self) -> None:
         """Disconnect from Ray; a private cluster is stopped."""
@@ -121,7 +127,7 @@ class RayExecutor:
         from ray import cloudpickle
 
         pickled: bytes = cloudpickle.dumps(make_worker)  # type: ignore[no-untyped-call]
-        backend = RayBackend(pickled, resources)
+        backend = RayBackend(pickled, resources, session.check)
         pool = Pool(
             backend, resources, self.num_workers, self._limits, can_grow=not session.local, on_event=on_event
         )

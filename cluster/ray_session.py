@@ -10,13 +10,16 @@ import secrets
 import socket
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 
-from cluster.executor import ClusterError
+from cluster.executor import ClusterError, ClusterLost
+from cluster.ray_logs import copy_logs
 from cluster.scratch import PrivateDirectory
 
 OBJECT_STORE_BYTES = 200_000_000  # results are receipts and partial sums; arrays go straight to storage
 _CONNECT_S = 5.0
+_VITAL = {"raylet", "gcs_server"}
 _token = ""  # one per process: Ray keeps the first token it has read
 
 
@@ -58,6 +61,23 @@ class RaySession:
         else:
             self._connect()
         atexit.register(self.close)
+
+    def check(self) -> None:
+        """Notice within moments, not Ray's tens of seconds, that a local cluster has died.
+
+        Raises:
+          ClusterLost: a process it cannot live without has ended.
+        """
+        ray = sys.modules.get("ray")
+        node = ray._private.worker._global_node if self.local and ray is not None else None
+        dead = {name for name, _ in node.dead_processes()} & _VITAL if node is not None else set()
+        if dead:
+            raise ClusterLost(f"Ray on this machine has died ({' and '.join(sorted(dead))} ended).")
+
+    def keep_logs(self, directory: str | os.PathLike[str]) -> None:
+        """Copy the logs of a local cluster, which `close` removes; each from its end, of bounded size."""
+        if self._directory is not None:
+            copy_logs(Path(self._directory.ray) / "session_latest" / "logs", Path(directory))
 
     def close(self) -> None:
         """Disconnect; a local cluster is stopped and its files are removed. Calling it twice does no harm."""
@@ -133,6 +153,9 @@ def _quiet_ray() -> ModuleType:
     import ray
 
     logging.getLogger("ray").setLevel(logging.ERROR)
+    # Ray prints the last lines of a dead raylet's log on the driver, whatever the levels; `keep_logs` has them.
+    if hasattr(ray._private.worker, "print_to_stdstream"):
+        ray._private.worker.print_to_stdstream = lambda *arguments, **options: None
     return ray
 
 

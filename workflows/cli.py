@@ -175,6 +175,7 @@ def bench(
     batch_size: Annotated[int | None, typer.Option(min=1, help="step: images per evaluation.")] = None,
     weights: Annotated[str | None, typer.Option(help="profile-drift: weights of the model.")] = None,
     num_samples: Annotated[int | None, typer.Option(min=2, help="profile-drift: images.")] = None,
+    kills: Annotated[int | None, typer.Option(min=1, help="chaos: processes to kill.")] = None,
 ) -> None:
     """Benchmarks of the README's numbers: two sides in turn, medians and their ratio."""
     from workflows.bench import run_benchmarks
@@ -185,6 +186,7 @@ def bench(
         "batch_size": batch_size,
         "weights": weights,
         "num_samples": num_samples,
+        "kills": kills,
     }
     run_benchmarks(names or [], repeats=repeats, options={k: v for k, v in given.items() if v})
 

@@ -7,7 +7,6 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from cluster.executor import ClusterError, ClusterLost, Drained, Executor, Outcome, Resources
@@ -176,6 +175,8 @@ def _compute(
                     "stored; see to the machine (memory, disk), then run the same command again."
                 ) from None
             watch.note(f"{lost} Starting it again; {plan.units} units left.")
+    for group in groups.values():
+        group.remove_orphans()  # what lost workers were just writing
     if failures:
         raise FailedUnitsError(_failure_text(list(failures.values()), total))
 
@@ -196,6 +197,7 @@ def _execute(
     executor = make_executor()
     watch.executor(executor.describe())
     make_worker = functools.partial(ShardWorker, device="cuda" if resources.num_gpus else "cpu")
+    keep_logs = True  # unless nothing went wrong
     try:
         for outcome in executor.execute(units, make_worker, resources, watch.event):
             key, shard = parse_unit_id(outcome.unit.id)
@@ -206,7 +208,9 @@ def _execute(
             else:
                 failures[outcome.unit.id] = outcome
             watch.outcome(outcome)
+        keep_logs = watch.saw_losses
     except Drained as drained:
+        keep_logs = watch.saw_losses
         raise KeyboardInterrupt(str(drained)) from None
     except ClusterLost:
         raise
@@ -214,15 +218,9 @@ def _execute(
         watch.check()  # a store that vanished explains more than what its loss led to
         raise WorkError(str(stop)) from None
     finally:
-        _keep_logs(executor, watch.keep_logs_in())
+        if keep_logs and watch.logs is not None and hasattr(executor, "keep_logs"):
+            executor.keep_logs(watch.logs)
         executor.close()
-
-
-def _keep_logs(executor: Executor, directory: Path | None) -> None:
-    """Copy the executor's own logs, if it has any and something was lost."""
-    keep = getattr(executor, "keep_logs", None)
-    if directory is not None and keep is not None:
-        keep(directory)
 
 
 def _failure_text(failures: list[Outcome], total: int) -> str:

@@ -26,11 +26,13 @@ NAMES = (
     "step",
     "profile-drift",
     "adm-loop",
+    "chaos",
 )
 
 OPTIONS = {
     "step": ("models", "profiles", "batch_size"),
     "profile-drift": ("models", "profiles", "weights", "num_samples"),
+    "chaos": ("kills",),
 }
 
 

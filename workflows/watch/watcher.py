@@ -24,7 +24,15 @@ _TICK_S = 0.5
 
 
 class Watch:
-    """What the engine tells about a run. This one looks at nothing; for runs inside a program."""
+    """What the engine tells about a run. This one looks at nothing; for runs inside a program.
+
+    Attributes:
+      logs: where the executor's own logs belong if something went wrong; None for nowhere.
+      saw_losses: whether a worker was lost or a unit given up.
+    """
+
+    logs: Path | None = None
+    saw_losses = False
 
     def check(self) -> None:
         """The caller owns the store."""
@@ -47,10 +55,6 @@ class Watch:
     def executor(self, description: str) -> None:
         """Nothing is shown."""
 
-    def keep_logs_in(self) -> Path | None:
-        """No logs are kept."""
-        return None
-
 
 class Watcher(Watch):
     """Counts, shows, logs, beats. A context: leaving it writes the last status, whatever ended the run.
@@ -68,6 +72,7 @@ class Watcher(Watch):
         self._store, self._lease, self._command, self._observe = store, lease, command, observe
         self._tally = Tally()
         self._log = RunLog(store, lease.holder.run)
+        self.logs = self._log.path.with_suffix("") / "ray"
         self._state, self._error = "running", ""
         self._started = _now()
         self._show = display(self._tally.snapshot)
@@ -126,6 +131,7 @@ class Watcher(Watch):
 
     def event(self, event: Event) -> None:
         """Take in an event; also the place where a lost lease is noticed between outcomes."""
+        self.saw_losses |= event.kind in ("worker-lost", "unit-failed")
         self._tally.event(event)
         fields = {name: value for name, value in vars(event).items() if name != "kind"}
         if event.kind not in ("unit-finished", "unit-failed"):  # those are logged with their outcomes
@@ -151,6 +157,7 @@ class Watcher(Watch):
             seconds=round(outcome.seconds, 4),
             detail=outcome.error or "",
             trace=outcome.trace,
+            causes=outcome.causes,
         )
         if outcome.error is not None:
             self._show.say(f"failed: {outcome.unit.label}: {_last_line(outcome.error)}")
@@ -165,12 +172,6 @@ class Watcher(Watch):
     def executor(self, description: str) -> None:
         """Say where work runs."""
         self._tally.executor = description
-
-    def keep_logs_in(self) -> Path | None:
-        """Where the executor's own logs belong if something was lost; None if nothing was."""
-        if not (self._tally.workers_lost or self._tally.failures):
-            return None
-        return self._log.path.parent / self._lease.holder.run / "ray"
 
     def _pulse(self) -> None:
         beats = writes = 0.0
