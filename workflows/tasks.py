@@ -15,6 +15,10 @@ from typing import Any
 
 import numpy as np
 import torch
+
+# Here, once, before any thread: two threads that meet in zarr's first import leave it broken ("no attribute 'core'").
+import zarr.codecs
+import zarr.storage  # noqa: F401
 from numpy.typing import NDArray
 
 from cluster.executor import Finish, StopRun
