@@ -171,8 +171,8 @@ def _compute(
             setbacks = setbacks + 1 if plan.units == left else 0
             if setbacks >= MAX_SETBACKS:
                 raise WorkError(
-                    f"{lost} It was started again {setbacks} times without finishing a unit. What finished is "
-                    "stored; see to the machine (memory, disk), then run the same command again."
+                    f"{lost} It died {setbacks} times in a row without finishing a unit. What finished is stored; "
+                    "see to the machine (memory, disk), then run the same command again."
                 ) from None
             watch.note(f"{lost} Starting it again; {plan.units} units left.")
     for group in groups.values():
