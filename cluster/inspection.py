@@ -55,14 +55,16 @@ def inspect(request: dict[str, Any]) -> dict[str, Any]:
         directories whose sizes are asked; `packages`, distributions whose versions are asked; `code`, packages
         whose sources are compared.
     Returns:
-      `error` if there is no connection. Else `dashboard` ("HOST:PORT" or ""), `dead` (host names), `driver` and
-      `nodes`: what `look_around` says there, with the CPUs and GPUs Ray offers; a node that did not answer has
-      an `error`. Nodes carry `skew`, seconds their clock is ahead of this one's, and `skew_error`, half the
-      round trip.
+      `error` if there is no connection, with `outside` if this machine runs no Ray node and so cannot join. Else
+      `gcs` and `dashboard` ("HOST:PORT" or ""), `dead` (host names), `driver` and `nodes`: what `look_around` says
+      there, with the CPUs and GPUs Ray offers; a node that did not answer has an `error`. Nodes carry `skew`,
+      seconds their clock is ahead of this one's, and `skew_error`, half the round trip.
     """
     from cluster.executor import ClusterError
     from cluster.ray_session import RaySession
 
+    if not request["address"].startswith("ray://") and not _is_node():
+        return {"error": "this machine runs no Ray node", "outside": True}
     try:
         session = RaySession(request["address"])
     except ClusterError as error:
@@ -78,10 +80,13 @@ def look_around(request: dict[str, Any]) -> dict[str, Any]:
     """What one process sees of its machine: versions, files, scratch, devices."""
     import platform
     import shutil
+    import tempfile
 
     import ray
 
-    scratch = ray.get_runtime_context().get_temp_dir()
+    scratch = tempfile.gettempdir()
+    with contextlib.suppress(Exception):  # a Ray Client has no directory of Ray's
+        scratch = ray.get_runtime_context().get_temp_dir()
     devices = "/proc/driver/nvidia/gpus"  # one directory a device, whatever CUDA_VISIBLE_DEVICES hides
     return {
         "python": platform.python_version(),
@@ -95,6 +100,13 @@ def look_around(request: dict[str, Any]) -> dict[str, Any]:
         "scratch_free": shutil.disk_usage(scratch).free,
         "devices": len(os.listdir(devices)) if os.path.isdir(devices) else 0,
     }
+
+
+def _is_node() -> bool:
+    """Whether a raylet runs here; Ray itself would look for one for a minute."""
+    from ray._private.services import find_node_ids
+
+    return bool(find_node_ids())
 
 
 def _ask_all(request: dict[str, Any]) -> dict[str, Any]:
@@ -125,10 +137,12 @@ def _ask_all(request: dict[str, Any]) -> dict[str, Any]:
         except Exception as error:  # lost node, broken environment, too slow: the page says which
             report["error"] = str(error).strip().splitlines()[-1] or type(error).__name__
         reports.append(report)
-    context = ray.get_runtime_context()
-    dashboard = getattr(ray._private.worker.global_worker.node, "webui_url", "") or ""
+    gcs = dashboard = ""
+    with contextlib.suppress(Exception):  # a Ray Client does not know them
+        gcs = ray.get_runtime_context().gcs_address
+        dashboard = ray._private.worker.global_worker.node.webui_url or ""
     return {
-        "gcs": context.gcs_address,
+        "gcs": gcs,
         "dashboard": dashboard,
         "dead": [node["NodeManagerHostname"] for node in listed if not node["Alive"]],
         "driver": look_around(request | {"marker": ""}),

@@ -156,6 +156,19 @@ def test_an_inspection_that_hangs_is_ended_and_fails(tmp_path):
     assert nodes.clocks(subject) == skipped("no node answered")
 
 
+def test_the_cluster_ray_finds_by_itself_is_asked_too(tmp_path):
+    answers = {Path(sys.executable).name: Ran(0, json.dumps(said_by(report("n1"), gcs="127.0.0.1:1")))}
+    found = access.cluster_locked(machine(tmp_path, answers=answers, address="auto"))
+    assert found == skipped("nothing answers at 127.0.0.1:1")
+
+
+def test_a_login_node_is_sent_inside(tmp_path):
+    subject = cluster_of(tmp_path, {"error": "this machine runs no Ray node", "outside": True})
+    assert nodes.alive(subject).status == "skipped"
+    assert "`ray job submit -- taba doctor`" in nodes.alive(subject).found
+    assert nodes.clocks(subject) == skipped("this machine is no node")
+
+
 def test_without_a_cluster_the_nodes_are_skipped_for_one_reason(tmp_path):
     subject = machine(tmp_path, store=str(tmp_path))
     mine = [entry for entry in CHECKS if entry.section == nodes.SECTION]

@@ -98,7 +98,7 @@ def cluster_locked(subject: Subject) -> Finding:
     """Ask the cluster for a sign of life without a token, as a stranger would."""
     address = _head(subject)
     if address is None:
-        return skipped("no Ray cluster named (--address, RAY_ADDRESS) or started here")
+        return skipped("no Ray cluster is named (--address, RAY_ADDRESS) or found here")
     answers, reason = answers_without_token(address)
     if answers:
         return fail(
@@ -116,9 +116,9 @@ def _user(subject: Subject) -> str:
 
 
 def _head(subject: Subject) -> str | None:
-    """The head to ask: the named one, else the one last started on this machine."""
-    if subject.cluster not in (None, "auto"):
-        return subject.cluster
+    """The head to ask: the named one, the one Ray finds for "auto", else the one last started on this machine."""
+    if subject.cluster is not None:
+        return subject.cluster if subject.cluster != "auto" else inspection(subject).get("gcs")
     base = subject.environ.get("RAY_TMPDIR") or subject.environ.get("TMPDIR") or tempfile.gettempdir()
     try:
         return (Path(base) / "ray" / "ray_current_cluster").read_text().strip() or None

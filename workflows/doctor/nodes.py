@@ -81,10 +81,12 @@ def alive(subject: Subject) -> Finding:
     if subject.cluster is None:
         return skipped(_NONE)
     said = inspection(subject)
+    if said.get("outside"):
+        return skipped(f"{said['error']}; `ray job submit -- taba doctor` examines the cluster from inside")
     if "error" in said:
         return fail(
             f"{subject.cluster}: {said['error']}",
-            'start it (slurm/cluster.sh) and join this machine to it, then eval "$(taba cluster env JOBID)"',
+            'is the job still running (squeue)? start one with slurm/cluster.sh; eval "$(taba cluster env JOBID)"',
         )
     nodes, gpus = said["nodes"], sum(node["gpus"] for node in said["nodes"])
     found = f"{len(nodes)} nodes, {gpus:g} GPUs, {sum(node['cpus'] for node in nodes):g} cores"
@@ -112,7 +114,11 @@ def _check_nodes(subject: Subject, judge: Callable[[Report, list[Report]], Findi
         return skipped(_NONE)
     said = inspection(subject)
     nodes = [node for node in said.get("nodes", []) if "error" not in node]
-    return judge(said, nodes) if nodes else skipped("no node answered")
+    return (
+        judge(said, nodes)
+        if nodes
+        else skipped("this machine is no node" if said.get("outside") else "no node answered")
+    )
 
 
 def _named(nodes: list[Report]) -> str:
