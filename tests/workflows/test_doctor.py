@@ -50,7 +50,7 @@ def test_a_check_that_breaks_off_fails_and_the_others_go_on(tmp_path):
 )
 def test_only_a_failure_changes_the_exit_code(finding, code, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(
-        doctor, "diagnose", lambda subject: [(Registered("s", "n", lambda s: finding), finding)]
+        doctor, "diagnose", lambda subject, on_check: [(Registered("s", "n", lambda s: finding), finding)]
     )
     ended = 0
     try:

@@ -95,6 +95,37 @@ def test_a_dashboard_that_lists_jobs_without_a_token_fails(code, body, status, t
     assert (found.status, place in found.found) == (status, True)
 
 
+@pytest.mark.parametrize(("wanted", "status"), [(None, "FAIL"), ("Bearer x", "ok")])
+def test_a_head_that_answers_strangers_fails(wanted, status, tmp_path):
+    """A server that speaks as much of Ray's language as the question needs."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    import grpc
+
+    class Head(grpc.GenericRpcHandler):
+        def service(self, details):
+            assert details.method == "/ray.rpc.NodeInfoGcsService/CheckAlive"
+            return grpc.unary_unary_rpc_method_handler(self.answer)
+
+        def answer(self, request, context):
+            if wanted and dict(context.invocation_metadata()).get("authorization") != wanted:
+                context.abort(grpc.StatusCode.UNAUTHENTICATED, "InvalidAuthToken")
+            return b"\x12\x06" + b"2.60.0"
+
+    server = grpc.server(ThreadPoolExecutor(1), handlers=[Head()])
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    try:
+        found = access.cluster_locked(machine(tmp_path, address=address, environ={"USER": "ada"}))
+    finally:
+        server.stop(None).wait()
+    assert found.status == status
+    if status == "FAIL":
+        assert found.found == (
+            f"{address} answers without a token: anybody who reaches the port can run code as ada"
+        )
+
+
 def test_nothing_listening_is_neither_open_nor_locked(tmp_path):
     found = access.cluster_locked(machine(tmp_path, address="127.0.0.1:1"))
     assert found.status == "skipped"

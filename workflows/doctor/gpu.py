@@ -6,6 +6,7 @@ import functools
 import json
 import sys
 from collections import Counter
+from typing import Any
 
 from workflows.doctor.finding import Finding, Ran, Subject, check, fail, ok, skipped, warn
 from workflows.doctor.nvidia import QUERY, Driver, Gpu, parse_driver, parse_gpus, runs_on, torch_index
@@ -39,7 +40,7 @@ def gpus(subject: Subject) -> list[Gpu]:
 
 
 @functools.cache
-def torch_says(subject: Subject) -> dict | str:
+def torch_says(subject: Subject) -> dict[str, Any] | str:
     """Version, CUDA build and devices of torch, asked in another process; a text if it broke."""
     ran = subject.run([sys.executable, "-c", _TORCH], 120.0)
     try:

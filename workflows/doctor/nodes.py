@@ -136,7 +136,7 @@ def same_software(subject: Subject) -> Finding:
 def judge_software(said: Report, nodes: list[Report]) -> Finding:
     """The driver's versions against every node's; `code` is a digest of taba's sources."""
     own = _software(said["driver"])
-    differing = {}
+    differing: dict[str, list[Report]] = {}
     for node in nodes:
         there = _software(node)
         for name in own:

@@ -9,6 +9,7 @@ import signal
 import sys
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
+from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -120,7 +121,7 @@ def import_each(subject: Subject, names: tuple[str, ...]) -> tuple[float, dict[s
     return seconds, broken
 
 
-def _json_object(line: str) -> dict:
+def _json_object(line: str) -> dict[str, Any]:
     """What a line of the importer says; {} for what a package printed itself."""
     try:
         said = json.loads(line)
