@@ -100,6 +100,7 @@ def choose_executor(
     from cluster.executor import Resources
 
     cores = workers or _usable_cores()
+    drain_file = os.environ.get("TABA_DRAIN_FILE")  # a scheduler asks every run of an allocation to stop through it
     # The embedded models are exact on a CPU and must give the same bits everywhere: they never move to a GPU.
     resources = Resources(num_cpus=1, num_gpus=1 if _has_gpu() and not embedded else 0)
     if name == "local":
@@ -107,13 +108,13 @@ def choose_executor(
             raise UsageError("--address names a Ray cluster; it cannot go with --executor local.")
         from cluster.local import LocalExecutor
 
-        return (lambda: LocalExecutor(workers=cores)), resources, cores
+        return (lambda: LocalExecutor(workers=cores, drain_file=drain_file)), resources, cores
     if name == "ray":
 
         def make() -> Executor:
             from cluster.ray_executor import RayExecutor
 
-            return RayExecutor(address=address, num_workers=workers)
+            return RayExecutor(address=address, num_workers=workers, drain_file=drain_file)
 
         return make, resources, cores
     raise UsageError(f"--executor {name}: use ray (the default) or local.")
