@@ -6,6 +6,7 @@ content key, and the plan computes it once.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -272,31 +273,26 @@ class Context:
         grid = self.grid(num_inference_steps)
         N = grid.schedule.num_train_timesteps
         if N % num_inference_steps:
-            near = sorted(
-                (t for t in range(1, N + 1) if N % t == 0), key=lambda t: abs(t - num_inference_steps)
-            )
+            divisors = [t for t in range(1, N + 1) if N % t == 0]
+            below = max(t for t in divisors if t < num_inference_steps)
+            above = min(t for t in divisors if t > num_inference_steps)
             raise UsageError(
                 f"{field}: T={num_inference_steps} does not divide the {N} training timesteps of {self.card.title}, "
-                f"so its last level would be another than that of the other T; use {min(near[:2])} or {max(near[:2])}."
+                f"so its last level would be another than that of the other T; use {below} or {above}."
             )
 
-    def with_samples(self, embedded: int, paper: int) -> Context:
-        """This context at the n of a costly study, unless the user chose n: `embedded` of models that run everywhere,
-        at most `paper` of networks.
+    def with_preferred(self, embedded: Mapping[str, Any], network_samples: int) -> Context:
+        """This context at the settings a costly study prefers, where the user chose none.
 
-        Embedded samples are one shard: the exact denoiser prepares every level once a shard, which at many levels
-        costs more than the samples do.
+        Args:
+          embedded: settings by name for models that run everywhere. All samples in one shard are cheapest there at
+            many levels: the exact denoiser prepares every level once a shard.
+          network_samples: most images of a network, unless its card has fewer.
         """
-        if self.settings.num_samples is not None:
-            return self
-        chosen: dict[str, int] = {"num_samples": min(paper, self.card.defaults.num_samples)}
+        preferred: Mapping[str, Any] = {"num_samples": min(network_samples, self.card.defaults.num_samples)}
         if self.card.embedded:
-            chosen = {
-                "num_samples": embedded,
-                "samples_per_shard": self.settings.samples_per_shard or embedded,
-            }
-        settings = self.settings.model_copy(update=chosen)
-        return Context(self.model, self.method, settings, self.weights)
+            preferred = embedded
+        return Context(self.model, self.method, self.settings.with_defaults(preferred), self.weights)
 
     def patch_features(self) -> int:
         """p, positions of a correlation patch over all channels.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, ValidationInfo, field_validator
@@ -102,6 +103,12 @@ class Settings(BaseModel):
         if min(value) < 1:
             raise ValueError(f"T={min(value)} is no number of steps; use 1 or more")
         return value
+
+    def with_defaults(self, defaults: Mapping[str, Any]) -> Settings:
+        """These settings with other defaults: of fields the user did not set, which still count as not set."""
+        user = self.model_fields_set
+        values = dict(self) | {name: value for name, value in defaults.items() if name not in user}
+        return self.model_construct(_fields_set=set(user), **values)
 
     def analysis(self) -> dict[str, Any]:
         """The fields that only the analysis reads (they enter a result's key, not an artifact's)."""

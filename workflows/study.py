@@ -100,6 +100,7 @@ _MODULES = (
     "location",
     "step_error",
     "fix",
+    "derivation",
     "more_steps",
     "fix.long",
 )

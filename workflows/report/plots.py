@@ -15,6 +15,8 @@ from workflows.report.grids import (
     three_channels,
     tile_grid,
 )
+from workflows.report.law_curves import step_law_panels
+from workflows.report.schematic import inversion_step_schematic
 
 __all__ = [
     "Curve",
@@ -24,12 +26,14 @@ __all__ = [
     "heat_tiles",
     "image_grid",
     "image_tiles",
+    "inversion_step_schematic",
     "latent_grid",
     "latent_tiles",
     "mask_overlay_grid",
     "mask_tiles",
     "principal_channels",
     "step_curves",
+    "step_law_panels",
     "sweep_curves",
     "symmetric_limit",
     "three_channels",

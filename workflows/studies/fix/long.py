@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import xarray as xr
 
-from taba_core.errors import UsageError
 from taba_core.stats.estimate import Estimate
 from taba_core.stats.verdict import every, positive
 from workflows.context import Context
@@ -21,9 +20,14 @@ from workflows.study import Study, register
 if TYPE_CHECKING:
     from workflows.inputs import Inputs
 
-EMBEDDED_SAMPLES = 64  # of models that run everywhere: KL - floor, lag-1 and excess r² need no more
-FOUR_PERCENT = 0.04
+# Models that run everywhere: KL - floor, lag-1 and excess r² need no more images; a K is 2T evaluations of each.
+EMBEDDED = {
+    "num_samples": 64,
+    "samples_per_shard": 64,
+    "long_forward_steps": ("0.1%", "0.5%", "1%", "4%"),
+}
 PAPER_SAMPLES = 4096
+FOUR_PERCENT = 0.04
 
 
 @register
@@ -39,12 +43,8 @@ class FixLong(Study):
 
     def requests(self, context: Context) -> Mapping[str, Request]:
         """The images, and latents and reconstructions at the long T for K = 0 and for every K and rule."""
-        context = context.with_samples(EMBEDDED_SAMPLES, PAPER_SAMPLES)
+        context = context.with_preferred(EMBEDDED, PAPER_SAMPLES)
         context.patch_features()
-        if context.num_samples < 4:
-            raise UsageError(
-                f"num_samples={context.num_samples}: the KL of fix-long has no floor below 4 images."
-            )
         steps = context.settings.long_steps
         context.check_divides("long_steps", steps)
         generation = context.generation(context.num_steps(self.paper_steps))
@@ -53,7 +53,7 @@ class FixLong(Study):
 
     def analyse(self, inputs: Inputs, context: Context) -> xr.Dataset:
         """Correlation, divergence and reconstruction by rule and K, claims C9."""
-        context = context.with_samples(EMBEDDED_SAMPLES, PAPER_SAMPLES)
+        context = context.with_preferred(EMBEDDED, PAPER_SAMPLES)
         steps = context.settings.long_steps
         sweep = context.sweep(steps, "long_forward_steps")
         found = Findings()

@@ -23,11 +23,12 @@ from workflows.study import Study, register
 if TYPE_CHECKING:
     from workflows.inputs import Inputs
 
-EMBEDDED_SAMPLES = 128  # of models that run everywhere: what resolves the claims in a minute
+# Models that run everywhere: what resolves the claims in a minute.
+EMBEDDED = {"num_samples": 128, "samples_per_shard": 128}
+PAPER_SAMPLES = 4096
 _PATHS = ("fixed", "own")
 _SHOWN = 6
 _MAPS = 4  # T shown as maps
-PAPER_SAMPLES = 4096
 
 
 @register
@@ -43,7 +44,7 @@ class MoreSteps(Study):
 
     def requests(self, context: Context) -> Mapping[str, Request]:
         """The images, their latents at every T, and images and latents of every T's own path."""
-        context = context.with_samples(EMBEDDED_SAMPLES, PAPER_SAMPLES)
+        context = context.with_preferred(EMBEDDED, PAPER_SAMPLES)
         context.patch_features()
         images = context.generation(context.num_steps(self.paper_steps))
         asked = {
@@ -60,7 +61,7 @@ class MoreSteps(Study):
 
     def analyse(self, inputs: Inputs, context: Context) -> xr.Dataset:
         """Measures of the latents of both paths at every T, claims C8 and CF9, maps for Figure 9."""
-        context = context.with_samples(EMBEDDED_SAMPLES, PAPER_SAMPLES)
+        context = context.with_preferred(EMBEDDED, PAPER_SAMPLES)
         sweep = context.inversion_sweep()
         replicates = context.settings.bootstrap_replicates
         found = Findings()

@@ -1,0 +1,129 @@
+"""The terms of Appendix E by hand, their limits, and the closed forms at two different T."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from taba_core.models.mixture_fit import CROP_SIZE, Mixture, low_frequencies
+from taba_core.theory import GaussianModes
+from workflows.closed_form import flat_mode_latent, latent_theory, spectrum
+from workflows.context import Context
+from workflows.settings import parse_settings
+from workflows.step_law import step_laws
+from workflows.studies.derivation.formulas import DERIVATION, step_terms
+
+
+def context(*sets: str, model: str = "gaussian") -> Context:
+    return Context(model, "ddim", parse_settings(list(sets)))
+
+
+@pytest.fixture(scope="module")
+def grid():
+    return context().grid(50)  # linear betas of 1000 timesteps; level 0 is alpha-bar 1
+
+
+def test_the_terms_of_two_steps_by_hand(grid):
+    terms = step_terms(1e-4, grid)
+    # t = 1: abar 1 to .9999: P = sqrt(.9999) = .99995, Q = sigma_1 = .01 (sigma_0 = 0).
+    # k = .01 / (.9999e-4 + 1e-4) = 50.0025; rho = (1 - .500025) / .99995 = .5 (one half: sigma^2 = lambda).
+    assert [float(x[0]) for x in (terms.P, terms.Q, terms.k, terms.ratio)] == pytest.approx(
+        [0.99995, 0.01, 50.0025, 0.5], rel=1e-5
+    )
+    # kept: 1 - Q k (1 - rho) = 1 - .500025 * .5 = .75; the next step keeps 1 - .8606 * .86 = .26.
+    assert terms.kept[:2] == pytest.approx([0.75, 0.2601], abs=2e-4)
+
+
+def test_the_kept_shares_multiply_to_the_latent(grid):
+    variance = np.array([1e-6, 1e-4, 1e-2, 1.0])
+    latent = GaussianModes(variance, grid).latent()
+    assert np.prod(step_terms(variance, grid).kept, axis=0) == pytest.approx(latent.std, rel=1e-12)
+
+
+def test_a_mode_without_variance_has_the_ratio_of_the_noise_levels(grid):
+    # lambda -> 0: rho_t = sigma_{t-1} / sigma_t for t > 1; the first step keeps nothing.
+    sigma = np.sqrt(1 - grid.alpha_bar)
+    terms = step_terms(1e-14, grid)
+    assert terms.ratio[1:] == pytest.approx(sigma[1:-1] / sigma[2:], rel=1e-6)
+    assert float(terms.kept[0]) < 1e-9
+
+
+def test_every_line_with_a_number_has_one_for_every_step_and_mode(grid):
+    terms = step_terms([1e-4, 1.0], grid)
+    for line in DERIVATION:
+        if line.value is not None:
+            assert np.shape(line.value(terms)) == ((2,) if line.of_all_steps else (50, 2)), line.name
+
+
+# ---------------------------------------------------------------- two different T
+
+
+def test_images_of_one_grid_inverted_on_another_have_both_gains(grid):
+    variance = np.array([1e-4, 1.0])
+    fine = GaussianModes(variance, context().grid(200))
+    crossed = fine.latent(image_grid=grid)
+    sampling = GaussianModes(variance, grid).sampling_gain()
+    assert crossed.std == pytest.approx(fine.inversion_gain() * sampling, rel=1e-12)
+    # Reconstruction runs on the inversion's grid: image F, image again R G F.
+    expected = np.abs(sampling - fine.sampling_gain() * crossed.std)
+    assert crossed.reconstruction_rmse == pytest.approx(expected, rel=1e-12)
+
+
+def test_one_grid_given_twice_is_one_grid(grid):
+    modes = GaussianModes(np.array([1e-4, 0.3]), grid)
+    for steps, rule in ((0, "exact"), (2, "exact"), (2, "matched")):
+        once, twice = modes.latent(steps, rule), modes.latent(steps, rule, image_grid=grid)
+        assert twice.std == pytest.approx(once.std, rel=1e-12)
+        assert twice.reconstruction_rmse == pytest.approx(once.reconstruction_rmse, rel=1e-9)
+
+
+def test_a_flat_mode_at_a_thousand_steps_keeps_three_fifths():
+    # The catalogue's .601 is of images on the same grid; those of T = 50 have a little less variance.
+    own = flat_mode_latent(context(), 1000)
+    assert float(own.std) == pytest.approx(0.601, abs=1e-3)
+    assert float(flat_mode_latent(context(), 1000, image_steps=50).std) < float(own.std)
+
+
+def test_closed_forms_are_of_plain_ddim_only():
+    assert latent_theory(context(), 20) is not None
+    assert flat_mode_latent(context("network_time=source"), 20) is None
+    assert step_laws(context("network_time=source"), 20) == ()
+    assert latent_theory(context(model="adm-64"), 100) is None
+
+
+# ---------------------------------------------------------------- many modes
+
+
+def test_pooled_ratios_weigh_modes_by_the_spread_of_their_predictions(grid):
+    laws = step_laws(context("model.variance=0.25"), 50)
+    assert [law.label.split(",")[0] for law in laws] == ["all modes", "flat mode", "flat mode"]
+    modes = GaussianModes(spectrum(context("model.variance=0.25")).variance, grid)
+    eps = modes.sampled_eps_std()
+    # The prediction at the noisiest level is k_T times a state of unit variance.
+    assert eps[-1] == pytest.approx(modes.eps_gain(float(grid.alpha_bar[-1])), rel=1e-12)
+    pooled = np.sqrt(_pooled(modes, eps))
+    assert laws[0].values == pytest.approx(pooled, rel=1e-12)
+
+
+def _pooled(modes, eps):
+    ratio = modes.sampled_step_ratio()
+    return [float(np.sum((e * r) ** 2) / np.sum(e**2)) for e, r in zip(eps, ratio, strict=True)]
+
+
+def test_the_modes_of_a_component_are_the_eigenvalues_of_its_covariance():
+    generator = np.random.default_rng(0)
+    low, d = low_frequencies(CROP_SIZE), 3 * CROP_SIZE**2
+    factors = generator.standard_normal((1, len(low), 2)).astype(np.float32)
+    remainder = generator.uniform(0.01, 0.1, (1, d)).astype(np.float32)
+    mixture = Mixture(
+        ("one",), np.zeros(1, np.int64), np.zeros(1), np.zeros((1, d), np.float32), remainder, factors
+    )
+    variance = mixture.mode_variance()[0]
+    # Trace and determinant of U U^T + D: sums of squares, and the matrix determinant lemma.
+    U, D = factors[0].astype(float), remainder[0].astype(float)
+    assert variance.sum() == pytest.approx(D.sum() + np.square(U).sum(), rel=1e-12)
+    lemma = np.linalg.slogdet(np.eye(2) + U.T @ (U / D[low, None]))[1] + np.log(D).sum()
+    assert np.log(variance).sum() == pytest.approx(lemma, rel=1e-9)
+    assert math.isclose(variance.min(), np.delete(D, low).min()) or variance.min() >= D.min() * (1 - 1e-9)

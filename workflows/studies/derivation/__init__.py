@@ -1,0 +1,168 @@
+"""Why do DDIM latents lack variance? (Appendix E, Figure 8)"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xarray as xr
+
+from taba_core.stats.estimate import Estimate
+from taba_core.stats.regions import REGIONS
+from taba_core.stats.step_error import StepError
+from taba_core.stats.verdict import all_positive, positive
+from taba_core.theory import GaussianModes
+from workflows.context import Context
+from workflows.findings import Findings, for_each, interval_numbers, row_labels
+from workflows.inputs import Request
+from workflows.present import Section
+from workflows.step_law import StepLaw, step_laws
+from workflows.studies.derivation.formulas import DERIVATION, step_terms
+from workflows.studies.derivation.views import figures_of, schematic, tables_of
+from workflows.study import Study, register
+
+if TYPE_CHECKING:
+    from workflows.inputs import Inputs
+
+VARIANCES = (1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+SWEPT = tuple(float(v) for v in np.logspace(-6, 0, 61))
+STEP_COUNTS = (10, 50, 100, 1000)
+TOLERANCE = 1e-4  # of the round trip with recorded predictions, which float32 limits to about 1e-6
+LAW_TOLERANCE = 0.1
+_CHECKED = 64  # images of the round trip
+
+
+@register
+class Derivation(Study):
+    """The derivation with its numbers on the model's own levels, the law of one step, and a check of both."""
+
+    name = "derivation"
+    aliases = ("fig8", "appendix-e")
+    title = "Why latents lack variance"
+    question = (
+        "What does the approximation of DDIM inversion cost in each step, and does that explain the latents?"
+    )
+    paper_section = "E"
+    paper_steps = 50
+
+    def requests(self, context: Context) -> Mapping[str, Request]:
+        """The sampling path with its predictions, and the inversion's from the same states."""
+        generation = context.generation(context.num_steps(self.paper_steps))
+        return {
+            "generation": Request(generation, ("noise", "image", "x_t", "eps_t")),
+            "predictions": Request(context.step_predictions(generation), ("eps_hat",)),
+            "regions": Request(context.regions(generation), ("region",)),
+        }
+
+    def analyse(self, inputs: Inputs, context: Context) -> xr.Dataset:
+        """Terms of the formulas, the law per mode and step, claims E1 to E3."""
+        steps = context.num_steps(self.paper_steps)
+        found = Findings()
+        _find_terms(found, context, steps)
+        _find_round_trip(found, inputs, context, steps)
+        laws = step_laws(context, steps)
+        if laws and not laws[0].label.startswith("flat"):
+            self._compare(found, inputs, context, laws[0])
+        return found.dataset()
+
+    def _compare(self, found: Findings, inputs: Inputs, context: Context, law: StepLaw) -> None:
+        """The law of all modes against the measured ratio over all entries."""
+        columns = {
+            "eps_t": ("generation", "eps_t"),
+            "eps_hat": ("predictions", "eps_hat"),
+            "region": ("regions", "region"),
+        }
+        of = inputs.reduce(columns, {"steps": StepError()}, context.settings.bootstrap_replicates)["steps"]
+        measured = of["std_ratio"][REGIONS.index("all")]
+        found.estimate("ratio", measured, ("step",))
+        found.array("ratio_law", law.values, ("step",), long_name=law.label)
+        first = 1 if context.name != "gaussian" else 0
+        off = abs(measured[first:] / law.values[first:] - 1.0)
+        found.claim(
+            "E2",
+            f"The law of one step, ρ_t = (1 - Q_t k_t)/P_t over all modes, is what is measured: within "
+            f"{LAW_TOLERANCE:.0%} at every step t > {first}.",
+            all_positive(LAW_TOLERANCE - off),
+            interval_numbers("largest_deviation", off.map(np.max)),
+        )
+
+    def present(self, results: Sequence[xr.Dataset]) -> Section:
+        """The derivation, the law per mode, Figure 8 and the law as curves."""
+        labels = row_labels(results)
+        return self.section(
+            results,
+            tables=for_each(tables_of, results, labels),
+            figures=(schematic(), *for_each(figures_of, results, labels)),
+        )
+
+
+def _find_terms(found: Findings, context: Context, steps: int) -> None:
+    grid = context.grid(steps)
+    found.coordinate("variance", VARIANCES)
+    found.coordinate("step", np.arange(1, steps + 1))
+    found.coordinate("formula", [line.name for line in DERIVATION])
+    terms = step_terms(VARIANCES, grid)
+    numbers = np.full((len(DERIVATION), steps, len(VARIANCES)), np.nan)
+    for line, formula in enumerate(DERIVATION):
+        if formula.value is not None:
+            numbers[line] = formula.value(terms)
+    found.array("numbers", numbers, ("formula", "step", "variance"))
+    modes = GaussianModes(np.array(VARIANCES), grid)
+    found.array("law_visited", modes.sampled_step_ratio(), ("step", "variance"))
+    found.array("law_marginal", modes.marginal_step_ratio(), ("step", "variance"))
+    latent = modes.latent()
+    found.array("latent_std", latent.std, ("variance",))
+    found.array("latent_error", latent.expected_absolute_error, ("variance",))
+    _find_latents(found, context)
+    kept = np.abs(np.prod(terms.kept, axis=0))
+    exact = float(np.max(np.abs(kept / latent.std - 1)))
+    found.claim(
+        "E3",
+        "The deficits of the steps multiply to the latent: ∏_t (1 - Q_t k_t (1 - ρ_t)) = std x̂_T, and is below 1.",
+        "holds" if exact < 1e-9 and bool(np.all(kept < 1)) else "fails",
+        {"variance": list(VARIANCES), "std": kept, "largest_relative_difference": exact},
+    )
+
+
+def _find_latents(found: Findings, context: Context) -> None:
+    """Latent std of every mode at several T: where the deficit lies, and that more steps shrink it."""
+    counts = [T for T in STEP_COUNTS if _has_grid(context, T)]
+    found.coordinate("inversion_steps", counts)
+    found.coordinate("swept_variance", SWEPT)
+    modes = [GaussianModes(np.array(SWEPT), context.grid(T)) for T in counts]
+    for name, label in (("target", "target"), ("source", "source")):
+        values = [m.latent(network_time=label).std for m in modes]  # type: ignore[arg-type]
+        found.array(f"swept_std_{name}", values, ("inversion_steps", "swept_variance"))
+
+
+def _has_grid(context: Context, steps: int) -> bool:
+    from taba_core.errors import UsageError
+
+    try:
+        context.check_divides("T", steps)
+    except UsageError:
+        return False
+    return True
+
+
+def _find_round_trip(found: Findings, inputs: Inputs, context: Context, steps: int) -> None:
+    """Invert with the recorded predictions in place of the network's (unit check of Eq. 7)."""
+    grid = context.grid(steps)
+    count = min(_CHECKED, inputs.num_samples)
+    state = inputs.head("generation", "image", count).astype(np.float64)
+    eps_t = inputs.head("generation", "eps_t", count)
+    for step, (lower, upper) in enumerate(zip(grid.lower_alpha_bar, grid.upper_alpha_bar, strict=True)):
+        P = np.sqrt(upper / lower)
+        state = P * state + (np.sqrt(1 - upper) - P * np.sqrt(1 - lower)) * eps_t[:, step]
+    off = float(np.max(np.abs(state - inputs.head("generation", "noise", count))))
+    clipped = context.conventions.sampling_x0_rule in ("clip", "dynamic")
+    found.claim(
+        "E1",
+        f"With the sampler's own predictions the inverse is exact: max |x̂_T - x_T| ≤ {TOLERANCE:g}.",
+        positive(Estimate.exact(TOLERANCE - off)),
+        {"largest_difference": off, "images": count},
+        "Sampling moves the predicted x_0 without deriving ε from it again, so its steps are not Eq. 6."
+        if clipped and off > TOLERANCE
+        else "",
+    )
