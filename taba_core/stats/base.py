@@ -40,6 +40,22 @@ def flat(values: Array) -> NDArray[np.float64]:
     return as_float64(values).reshape(len(values), -1)
 
 
+def check_finite(block: Block, variables: tuple[str, ...]) -> None:
+    """Refuse states with NaN or infinite values: they have no distance to anything.
+
+    Raises:
+      WorkError: the first such sample and variable.
+    """
+    for name in variables:
+        bad = ~np.isfinite(np.asarray(block[name]).reshape(len(block[name]), -1)).all(axis=1)
+        if bad.any():
+            raise WorkError(
+                f"sample {int(np.asarray(block[SAMPLE])[np.argmax(bad)])} of {name} holds NaN or infinite values "
+                f"({int(bad.sum())} such samples in this block): it was never written, or the network diverged, "
+                f"and it has no distance to anything. Compute it again, or leave the sample out."
+            )
+
+
 @dataclass(frozen=True)
 class Statistic(abc.ABC):
     """A mergeable statistic. Fields are its parameters and the names of the variables it reads."""

@@ -146,12 +146,13 @@ def _reduce_span(
     for first in range(start, stop, samples_per_read):
         last = min(first + samples_per_read, stop)
         block = read(first, last, variables)
-        _check_block(block, variables, first, last)
+        check_block(block, variables, first, last)
         _add_block(trees, block, num_samples)
     return {name: tree.parts for name, tree in trees.items()}
 
 
-def _check_block(block: Block, variables: tuple[str, ...], start: int, stop: int) -> None:
+def check_block(block: Block, variables: tuple[str, ...], start: int, stop: int) -> None:
+    """Refuse (WorkError) a block that lacks a variable, or some of the samples start..stop-1."""
     lacking = [name for name in (SAMPLE, *variables) if name not in block]
     if lacking:
         raise WorkError(
@@ -162,6 +163,12 @@ def _check_block(block: Block, variables: tuple[str, ...], start: int, stop: int
             f"read({start}, {stop}) returned other samples ({np.asarray(block[SAMPLE])[:4]}...); it must "
             f"return the ids {start} to {stop - 1} in order."
         )
+    for name in variables:
+        if len(block[name]) != stop - start:
+            raise WorkError(
+                f"read({start}, {stop}) returned {len(block[name])} samples of {name} for {stop - start} ids; the data "
+                "end before the samples asked for."
+            )
 
 
 def _add_block(trees: Mapping[str, MergeTree], block: Block, num_samples: int) -> None:

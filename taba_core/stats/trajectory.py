@@ -1,4 +1,4 @@
-"""Where does the sampling path run between noise, latent and image? (Figures 3 and 16, Table 10)"""
+"""Where does the sampling path run between noise, latent and image? (Figure 3)"""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from taba_core.stats.base import Array, Block, RowStatistic, as_float64, flat, over, ratio
+from taba_core.stats.base import Array, Block, RowStatistic, flat, over, ratio
 
 NUM_POINTS = 25
 
@@ -100,74 +100,3 @@ def path_distance_direct(noise: Array, latent: Array, states: Array, weights: Ar
         for index, w in enumerate(weights):
             out[step, index] = np.sqrt(np.square((1 - w) * u + w * v - x).sum(axis=1)).mean()
     return out
-
-
-@dataclass(frozen=True)
-class Triangle(RowStatistic):
-    """Sides and angles of the triangle noise, image, latent of each sample (paper, Eq. 9; Table 10, Fig. 16).
-
-    The angle at x_0 is acos cos(x_T - x_0, xhat_T - x_0), in degrees, per sample, and so on. A vertex that
-    coincides with another has no angle; it is left out of the angles' means.
-
-    Values:
-      side_mean, side_std: (3,) image-latent, image-noise, noise-latent.
-      angle_mean, angle_std: (3,) at the image, the noise, the latent.
-      angle_of_mean_cosine: (3,) acos of the mean cosine, which the reference reports.
-    """
-
-    noise: str = "noise"
-    image: str = "image"
-    latent: str = "latent"
-
-    @property
-    def variables(self) -> tuple[str, ...]:
-        """Three states of one shape, (n, C, H, W)."""
-        return (self.noise, self.image, self.latent)
-
-    def rows(self, block: Block) -> dict[str, Array]:
-        """Sides (n, 3) and cosines (n, 3), NaN for no angle."""
-        noise, image, latent = (as_float64(flat(block[name])) for name in self.variables)
-        to_latent, to_noise, base = latent - image, noise - image, latent - noise
-        sides = np.sqrt(np.stack([np.square(x).sum(axis=1) for x in (to_latent, to_noise, base)], axis=1))
-        inner = [(to_noise * to_latent), (-to_noise * base), (to_latent * base)]
-        lengths = np.stack(
-            [sides[:, 0] * sides[:, 1], sides[:, 1] * sides[:, 2], sides[:, 0] * sides[:, 2]], axis=1
-        )
-        cosine = ratio(np.stack([x.sum(axis=1) for x in inner], axis=1), lengths)
-        return {"side": sides, "cosine": np.clip(cosine, -1.0, 1.0)}
-
-    def terms(self, rows: Mapping[str, Array]) -> Mapping[str, Array]:
-        """Sides, angles and cosines with their squares."""
-        defined = np.isfinite(rows["cosine"])
-        cosine = np.where(defined, rows["cosine"], 0.0)
-        angle = np.where(defined, np.degrees(np.arccos(cosine)), 0.0)
-        side = rows["side"]
-        return {
-            "side": side,
-            "side2": side**2,
-            "cosine": cosine,
-            "angle": angle,
-            "angle2": angle**2,
-            "angles": defined,
-        }
-
-    def summarise_sums(self, sums: Mapping[str, Array], count: Array) -> dict[str, Array]:
-        """Means and standard deviations over samples."""
-        side_mean, side_std = _mean_and_std(
-            np.broadcast_to(over(count, sums["side"]), sums["side"].shape), sums["side"], sums["side2"]
-        )
-        angle_mean, angle_std = _mean_and_std(sums["angles"], sums["angle"], sums["angle2"])
-        mean_cosine = ratio(sums["cosine"], sums["angles"])
-        return {
-            "side_mean": side_mean,
-            "side_std": side_std,
-            "angle_mean": angle_mean,
-            "angle_std": angle_std,
-            "angle_of_mean_cosine": np.degrees(np.arccos(np.clip(mean_cosine, -1.0, 1.0))),
-        }
-
-
-def _mean_and_std(count: Array, total: Array, squares: Array) -> tuple[Array, Array]:
-    mean = ratio(total, count)
-    deviations = np.maximum(squares - count * np.square(mean), 0.0)
-    return mean, np.sqrt(ratio(deviations, np.where(count > 1, count - 1, np.nan)))

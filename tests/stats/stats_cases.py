@@ -4,6 +4,7 @@ import numpy as np
 
 from taba_core.rng import normal, uniform
 from taba_core.stats import (
+    AngleHistogram,
     ChannelPCA,
     EntryKL,
     GlobalKL,
@@ -33,6 +34,8 @@ STATISTICS = {
     "step error": StepError(),
     "path distance": PathDistance(),
     "triangle": Triangle(),
+    "triangle in the bins of the reference": Triangle(bins="reference"),
+    "angle histogram": AngleHistogram(),
     "reconstruction": ReconstructionError(),
     "channel pca": ChannelPCA("image"),
 }

@@ -7,6 +7,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from taba_core.stats import (
+    AngleHistogram,
     EntryKL,
     GlobalKL,
     Moments,
@@ -14,6 +15,8 @@ from taba_core.stats import (
     PathDistance,
     ReconstructionError,
     Triangle,
+    accuracy,
+    nearest,
     path_distance_direct,
     plain_mask,
     reduce_blocks,
@@ -102,6 +105,35 @@ def test_triangles(prefix):
     rows = statistic.rows({"sample": np.arange(n), **data})
     angles = np.stack([EXPECTED[f"{prefix}_angle_{v}"] for v in "snl"], axis=1)
     assert_allclose(np.degrees(np.arccos(rows["cosine"])), angles, atol=1e-2)
+
+
+@both
+def test_angle_histograms_and_most_probable_triangle_of_the_reference(prefix):
+    got = summary(AngleHistogram(bins="reference"), sets(prefix))
+    for vertex, name in enumerate("snl"):
+        assert_allclose(got["histogram"][vertex, 1:179], EXPECTED[f"{prefix}_hist_{name}"], atol=1)
+    latent, image, noise = EXPECTED[f"{prefix}_triangle_l_s_n"]
+    assert_array_equal(got["most_probable"], [image, noise, latent])
+    assert_array_equal(
+        summary(Triangle(bins="reference"), sets(prefix))["most_probable"], [image, noise, latent]
+    )
+
+
+MAPPINGS = [
+    ("noise_for_sample", "image", "noise"),
+    ("sample_for_noise", "noise", "image"),
+    ("latent_for_sample", "image", "latent"),
+    ("sample_for_latent", "latent", "image"),
+]
+
+
+@both
+@pytest.mark.parametrize(("name", "queries", "candidates"), MAPPINGS)
+def test_smallest_distance_mappings(prefix, name, queries, candidates):
+    data = sets(prefix)
+    found = nearest(data[queries], data[candidates])
+    assert_array_equal(found.id, EXPECTED[f"{prefix}_nn_{name}_idx"])
+    assert_allclose(float(accuracy(found)), EXPECTED[f"{prefix}_nn_{name}_acc"].item(), atol=1e-6)
 
 
 @both

@@ -1,4 +1,4 @@
-"""Path distances and triangles: worked numbers, the direct definition, other grids from the same state."""
+"""Path distances: worked numbers, the direct definition, other grids from the same state."""
 
 import dataclasses
 
@@ -6,7 +6,7 @@ import numpy as np
 from numpy.testing import assert_allclose
 from stats_cases import arrays
 
-from taba_core.stats import PathDistance, Triangle, estimates, path_distance_direct, reduce_blocks
+from taba_core.stats import PathDistance, estimates, path_distance_direct, reduce_blocks
 
 DATA = arrays()
 
@@ -70,25 +70,3 @@ def test_path_estimates_have_a_replicate_of_every_value():
     got = estimates(reduced(PathDistance(), DATA), num_replicates=20)
     assert got["distance"].replicates.shape == (20, 4, 25)
     assert got["crossing"].replicates.shape == (20,)
-
-
-def test_a_3_4_5_triangle_by_hand():
-    # noise (0,0), latent (4,0), image (4,3): sides image-latent 3, image-noise 5, noise-latent 4
-    # angle at the latent 90, at the noise asin(3/5) = 36.8699, at the image asin(4/5) = 53.1301
-    data = {name: BY_HAND[name] for name in ("noise", "image", "latent")}
-    got = reduced(Triangle(), data).summary()
-    assert_allclose(got["side_mean"], [3, 5, 4])
-    assert_allclose(got["angle_mean"], [53.1301, 36.8699, 90], atol=1e-4)
-    assert np.isnan(got["side_std"]).all()  # one sample
-
-
-def test_angles_add_to_180_degrees():
-    got = reduced(Triangle(), DATA).summary()
-    assert_allclose(got["angle_mean"].sum(), 180, atol=1e-9)
-
-
-def test_a_perfect_inversion_has_no_angle_where_noise_and_latent_coincide():
-    data = {"noise": DATA["noise"], "image": DATA["image"], "latent": DATA["noise"]}
-    got = reduced(Triangle(), data).summary()
-    assert_allclose(got["angle_mean"][0], 0, atol=1e-5)
-    assert np.isnan(got["angle_mean"][1:]).all() and got["side_mean"][2] == 0
