@@ -71,6 +71,14 @@ class Settings(BaseModel):
     long_forward_steps: tuple[str, ...] = Field(
         ("0.1%", "0.2%", "0.5%", "1%", "2%", "4%"), description="K sweep of study fix-long, as forward_steps"
     )
+    mapping_steps: tuple[int, ...] = Field(
+        (10, 100), description="T that study mapping compares beside the run's own, comma-separated"
+    )
+    mapping_divisions: Literal["auto", "whole", "eighths", "class"] = Field(
+        "auto",
+        description="candidates of study mapping: whole | eighths | class | auto (class where images have one, "
+        "eighths from 2048 images, else whole)",
+    )
     patch_size: int = Field(8, ge=2, description="side of the patches of the correlation, pixels")
     top_k: int = Field(20, ge=1, description="largest |r| kept per patch")
     plain_threshold: float = Field(
@@ -85,19 +93,19 @@ class Settings(BaseModel):
         default_factory=dict, description="options of the inversion method, set as method.NAME=VALUE"
     )
 
-    @field_validator("forward_steps", "long_forward_steps", "inversion_steps", mode="before")
+    @field_validator("forward_steps", "long_forward_steps", "inversion_steps", "mapping_steps", mode="before")
     @classmethod
     def _split_list(cls, value: Any, info: ValidationInfo) -> Any:
         if isinstance(value, str):
             value = [part.strip() for part in value.split(",") if part.strip()]
         if isinstance(value, (list, tuple)) and not value:
-            example = "10,100,1000" if info.field_name == "inversion_steps" else "2%,4%"
+            example = "10,100,1000" if info.field_name in ("inversion_steps", "mapping_steps") else "2%,4%"
             raise ValueError(f"give at least one step count, e.g. {example}")
-        if info.field_name == "inversion_steps" or not isinstance(value, (list, tuple)):
+        if info.field_name in ("inversion_steps", "mapping_steps") or not isinstance(value, (list, tuple)):
             return value
         return tuple(str(v) for v in value)
 
-    @field_validator("inversion_steps")
+    @field_validator("inversion_steps", "mapping_steps")
     @classmethod
     def _at_least_one_step(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         if min(value) < 1:

@@ -12,7 +12,7 @@ import importlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from taba_core.errors import unknown_name
 from taba_core.spec import SCHEMA_VERSION
@@ -72,6 +72,10 @@ class Study(ABC):
             claims=all_claims(results, row_labels(results)),
         )
 
+    def analysis_settings(self, context: Context) -> dict[str, Any]:
+        """The settings that only the analysis reads; they enter the result's key."""
+        return context.settings.analysis()
+
     def result_key(self, context: Context) -> str:
         """Content key of the result: study, version, model, artifacts, conventions, method, analysis."""
         parts = {
@@ -82,7 +86,7 @@ class Study(ABC):
             "artifacts": {name: request.artifact.key for name, request in self.requests(context).items()},
             "conventions": context.conventions.model_dump(mode="json"),
             "method": [context.method, context.method_options],
-            "analysis": context.settings.analysis(),
+            "analysis": self.analysis_settings(context),
         }
         text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
         return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
@@ -103,6 +107,8 @@ _MODULES = (
     "derivation",
     "more_steps",
     "fix.long",
+    "triangles",
+    "mapping",
 )
 PAPER = "paper"
 # Groups of studies: the sections and appendices of the paper a group holds (all where there is none).

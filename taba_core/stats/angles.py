@@ -14,7 +14,7 @@ from taba_core.stats.base import Array
 
 Bins = Literal["rounded", "reference"]
 NUM_BINS = 181
-SMOOTHING = 2.0  # degrees; standard deviation of the kernel under which peaks are counted
+SMOOTHING = 3.0  # degrees; standard deviation of the kernel under which peaks are counted
 
 _SUM = np.add.outer(np.arange(NUM_BINS), np.arange(NUM_BINS))
 
@@ -117,7 +117,7 @@ def half_maximum(histograms: Array) -> tuple[Any, Any]:
     """Full width at half maximum of the smoothed histogram in degrees, and its number of peaks.
 
     A peak is a stretch on which the smoothed counts reach half their maximum; the width is that of the highest
-    one, between linearly interpolated crossings. The kernel widens it: sqrt(w^2 + 4.7^2) for a Gaussian.
+    one, between linearly interpolated crossings. The kernel widens it: sqrt(w^2 + 7.1^2) for a Gaussian.
 
     Args:
       histograms: (..., 181).

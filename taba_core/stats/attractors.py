@@ -15,6 +15,7 @@ from taba_core.stats.base import Array, ratio
 from taba_core.stats.estimate import Estimate
 from taba_core.stats.nearest import NOBODY, Nearest
 from taba_core.stats.resample import NUM_REPLICATES, poisson_weights
+from taba_core.stats.tree import MAX_GROUPS
 from taba_core.stats.verdict import Verdict
 
 
@@ -95,19 +96,24 @@ def resampled_attraction(
     return counts
 
 
-def rank_correlation(
-    found: Nearest, trait: Array, *, seed: int = 0, num_replicates: int = NUM_REPLICATES
-) -> Estimate:
+def rank_correlation(found: Nearest, trait: Array, *, max_groups: int = MAX_GROUPS) -> Estimate:
     """Spearman correlation over candidates between in-degree and a trait (n,), such as the norm; ties share ranks.
 
-    NaN where all in-degrees or all traits are equal (n = 1, a perfect mapping).
+    Its interval leaves out groups of consecutive queries: Poisson weights would set a third of the in-degrees of
+    one to nought, and with new ties the correlation itself moves. NaN where all in-degrees or all traits are
+    equal (n = 1, a perfect mapping).
     """
-    traits = rankdata(trait)
-    replicates = resampled_attraction(found, seed=seed, num_replicates=num_replicates)
-    value = _pearson(rankdata(attraction(found))[None], traits)[0]
-    return Estimate(
-        np.asarray(value), _pearson(rankdata(replicates, axis=1), traits), "bootstrap", len(found.id)
-    )
+    traits, n = rankdata(trait), len(found.id)
+    groups = equal_divisions(n, min(max_groups, n))
+    degrees = np.stack([_in_degrees(found, np.ones(n, dtype=bool))])
+    left_out = [_in_degrees(found, groups != group) for group in range(groups[-1] + 1)] if n > 1 else []
+    values = _pearson(rankdata(np.concatenate([degrees, *(x[None] for x in left_out)]), axis=1), traits)
+    sizes = tuple(np.bincount(groups).tolist()) if left_out else ()
+    return Estimate(values[0], values[1:], "jackknife", n, sizes)
+
+
+def _in_degrees(found: Nearest, used: Array) -> NDArray[np.int64]:
+    return np.bincount(found.id[used & (found.id != NOBODY)], minlength=len(found.id))
 
 
 def top_overlap(

@@ -171,7 +171,7 @@ def test_one_sample_is_its_own_nearest():
     one = {name: x[:1] for name, x in DATA.items()}
     found = STATISTICS["noise"].found(states(one, 1)["noise"], 1)
     assert all(rows.id.tolist() == [0] for rows in found.values())
-    assert np.isnan(float(rank_correlation(found["forth/l2"], np.ones(1), num_replicates=10)))
+    assert np.isnan(float(rank_correlation(found["forth/l2"], np.ones(1))))
 
 
 def test_constant_images_tie_and_states_without_direction_have_no_cosine():
@@ -245,6 +245,8 @@ def test_rank_correlation_and_overlap_by_hand():
     # covariance sum 1.5(-1.5) + .5(-.5) + (-1)(.5) + (-1)(1.5) = -4.5; 4.5/sqrt(4.5 * 5) = .9487
     found = nearest(points((0, 0), (0, 0), (0, 1), (9, 9)), points((0, 0), (9, 8), (70, 0), (99, 0)))
     assert found.id.tolist() == [0, 0, 0, 1]
-    rho = rank_correlation(found, np.array([1.0, 2, 3, 4]), num_replicates=20)
+    rho = rank_correlation(found, np.array([1.0, 2, 3, 4]))
     assert_allclose(rho.value, -0.9487, atol=1e-4)
+    # without query 3: in-degrees 3, 0, 0, 0, ranks 4, 2, 2, 2: -3/sqrt(3 5) = -.7746; without 0, 1 or 2 as before
+    assert_allclose(rho.replicates, [-0.9487, -0.9487, -0.9487, -0.7746], atol=1e-4)
     assert float(top_overlap(found, np.array([1, 3]), num_replicates=20)) == 1

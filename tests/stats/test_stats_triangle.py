@@ -169,11 +169,11 @@ def test_the_joint_mode_follows_the_weights():
 
 
 def test_the_width_at_half_maximum_of_a_bell_of_known_spread():
-    # a bell of std 6 under the kernel of std 2: std sqrt(40), width 2 sqrt(2 ln 2) sqrt(40) = 14.893
+    # a bell of std 6 under the kernel of std 3: std sqrt(45), width 2 sqrt(2 ln 2) sqrt(45) = 15.797
     k = np.arange(181)
     bell = np.exp(-((k - 70.0) ** 2) / 72)
     width, peaks = half_maximum(np.stack([bell, bell + np.exp(-((k - 140.0) ** 2) / 72), 0 * bell]))
-    assert_allclose(width[:2], 14.893, atol=0.02)  # crossings are interpolated
+    assert_allclose(width[:2], 15.797, atol=0.02)  # crossings are interpolated
     assert peaks[:2].tolist() == [1, 2]
     assert np.isnan(width[2]) and np.isnan(peaks[2])
     _, edge = half_maximum((k < 3).astype(float))
