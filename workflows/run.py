@@ -100,7 +100,9 @@ def choose_executor(
     from cluster.executor import Resources
 
     cores = workers or _usable_cores()
-    drain_file = os.environ.get("TABA_DRAIN_FILE")  # a scheduler asks every run of an allocation to stop through it
+    drain_file = os.environ.get(
+        "TABA_DRAIN_FILE"
+    )  # a scheduler asks every run of an allocation to stop through it
     # The embedded models are exact on a CPU and must give the same bits everywhere: they never move to a GPU.
     resources = Resources(num_cpus=1, num_gpus=1 if _has_gpu() and not embedded else 0)
     if name == "local":
