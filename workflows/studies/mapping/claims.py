@@ -22,8 +22,8 @@ _BY_NORM = (
 
 _LITTLE_OF_ITS_NOISE = (
     "|x^0 - x_j^T|² = |x^0|² + |x_j^T|² - 2 x^0·x_j^T: an image finds its noise if its own product 2 x^0·x^T exceeds "
-    "what the luckiest other noise gains, a few times the spread of |x_j^T|². Images that keep little of their noise do "
-    "not (compare own_product_lost with own_product_found)."
+    "what the luckiest other noise gains, a few times the spread of |x_j^T|². Images that keep little of their noise "
+    "do not (compare own_product_lost with own_product_found)."
 )
 
 
