@@ -66,6 +66,7 @@ def simulate(
     limits: Limits = Limits(),
     max_workers: int | None = None,
     stop_after: float | None = None,
+    watch: Callable[[float, Event], None] | None = None,
 ) -> Simulation:
     """Run units on nodes that exist only in the clock.
 
@@ -77,6 +78,7 @@ def simulate(
       limits: deadlines, as of a real run.
       max_workers: upper bound over all nodes; None for as many as fit.
       stop_after: seconds after which the run is asked to stop gently, as by a time limit; None = never.
+      watch: shown every event and the second it happened in.
 
     Raises:
       NoWorkers: no node holds a worker, or all are lost for good.
@@ -84,7 +86,7 @@ def simulate(
     write = write_seconds if callable(write_seconds) else lambda unit: write_seconds
     backend = SimulatedBackend(nodes, load_seconds, unit_seconds, write, failures, seed)
     queue = UnitQueue(units)
-    record = _Record(backend)
+    record = _Record(backend, watch)
     pool = Pool(backend, resources, max_workers, limits, on_event=record)
     remaining = 0
     try:
@@ -120,8 +122,11 @@ class _Use:
 class _Record:
     """Adds up what happens, from the events of the run."""
 
-    def __init__(self, backend: SimulatedBackend) -> None:
+    def __init__(
+        self, backend: SimulatedBackend, watch: Callable[[float, Event], None] | None = None
+    ) -> None:
         self._now = backend.now
+        self._watch = watch
         self._use: dict[str, _Use] = {}
         self._lost = 0.0
         self._attempts = self._workers_lost = self._nodes_lost = self._completed = 0
@@ -132,6 +137,8 @@ class _Record:
     def __call__(self, event: Event) -> None:
         """Take an event in."""
         now = self._now()
+        if self._watch is not None:
+            self._watch(now, event)
         if event.kind == "unit-started":
             self._attempts += 1
             self._begin(self._use[event.worker], event.unit, now)

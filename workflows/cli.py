@@ -108,6 +108,34 @@ def plan(
     print_plan(each_model(asked, model or [EMBEDDED_DEFAULT]), machines, as_json=json)
 
 
+@app.command()
+def simulate(
+    studies: Studies,
+    nodes: Annotated[str, typer.Option(help="Number of nodes, or several: 1,4,28,110.")] = "4",
+    workers_per_node: Annotated[int, typer.Option(min=1, help="Workers on each node, one a GPU.")] = 4,
+    failures: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME=RATE,...",
+            help="worker=.., node=.. (losses an hour of each), unit=.., hang=.. (shares of attempts).",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the failures.")] = 0,
+    store: StorePath = DEFAULT_STORE,
+    model: Models = None,
+    method: Method = "ddim",
+    weights: Weights = None,
+    set_: Sets = None,
+) -> None:
+    """How a plan would run on many nodes: the real scheduler, simulated units. Needs no cluster, changes nothing."""
+    from workflows.asked import Asked, each_model
+    from workflows.simulate import print_simulation, with_nodes
+    from workflows.stages import Machines
+
+    parts = each_model(Asked(studies, store, "", method, set_ or [], weights), model or [EMBEDDED_DEFAULT])
+    print_simulation(parts, with_nodes(Machines(1, workers_per_node), nodes), failures, seed)
+
+
 @app.command(epilog=_SET_HELP)
 def run(
     studies: Studies,

@@ -162,7 +162,7 @@ def _compute(
     """Run all units; a private cluster that dies under them is started again, as long as there is progress."""
     failures: dict[str, Outcome] = {}
     total, setbacks = plan.units, 0
-    while len(units := PlanUnits(plan, store, without=failures)):
+    while len(units := PlanUnits(plan, str(store.path), without=failures)):
         left = len(units)
         watch.expect(units)
         try:

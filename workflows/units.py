@@ -8,7 +8,6 @@ from collections.abc import Collection
 from itertools import accumulate
 
 from cluster.executor import Unit
-from taba_core.store import Store
 from workflows.plan import Plan, PlannedArtifact
 
 
@@ -25,11 +24,12 @@ class PlanUnits:
     holds one integer a unit; a shard must stay in the plan until its unit has come out.
 
     Args:
+      store: where workers find the store.
       without: ids of units to leave out (those given up before).
     """
 
-    def __init__(self, plan: Plan, store: Store, without: Collection[str] = ()) -> None:
-        self._store = str(store.path)
+    def __init__(self, plan: Plan, store: str, without: Collection[str] = ()) -> None:
+        self._store = store
         self._planned = plan.artifacts
         self._shards = [_shards(planned, without) for planned in plan.artifacts]
         self._first = [0, *accumulate(len(shards) for shards in self._shards)]

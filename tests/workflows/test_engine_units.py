@@ -41,7 +41,7 @@ def carry_out(path, make_executor, **options):
 def test_units_are_the_missing_shards_and_wait_for_the_same_shard_of_their_sources(tmp_path):
     plan, store = planned(tmp_path)
     plan.artifacts[-1].missing.pop(1)
-    units = PlanUnits(plan, store)
+    units = PlanUnits(plan, str(store.path))
     assert isinstance(units, Units)
     listed = list(units)
     assert len(listed) == len(units) == plan.units == 3 * len(plan.artifacts) - 1
@@ -66,7 +66,7 @@ def test_a_source_that_is_stored_is_not_waited_for_and_units_given_up_are_left_o
     first = plan.artifacts[0]
     del first.missing[0]
     given_up = f"{first.artifact.key}/2"
-    units = PlanUnits(plan, store, without=[given_up])
+    units = PlanUnits(plan, str(store.path), without=[given_up])
     assert given_up not in [unit.id for unit in units]
     for unit in units:
         if parse_unit_id(unit.id)[1] == 0:
@@ -79,7 +79,7 @@ def test_a_hundred_thousand_units_take_a_few_megabytes(tmp_path):
     plan, store = planned(tmp_path, settings, ("correlation",))
     assert plan.units == 100_000
     tracemalloc.start()
-    units = PlanUnits(plan, store)
+    units = PlanUnits(plan, str(store.path))
     kept, peak = tracemalloc.get_traced_memory()
     assert units[99_999].payload.shard == 49_999
     tracemalloc.stop()

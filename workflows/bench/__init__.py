@@ -27,6 +27,7 @@ NAMES = (
     "profile-drift",
     "adm-loop",
     "chaos",
+    "simulate",
 )
 
 OPTIONS = {

@@ -229,7 +229,10 @@ def stored_units(work: Work, workers: int, directory: Path) -> tuple[dict[str, A
     payload = _WarmUp(_small(work), str(place), workers)
     warm = [Unit(f"warm/{i}", payload, label="warm-up") for i in range(workers)]
     after = tuple(unit.id for unit in warm)
-    return groups, [*warm, *(replace(u, after=(*u.after, *after)) for u in PlanUnits(_plan(work), store))]
+    return groups, [
+        *warm,
+        *(replace(u, after=(*u.after, *after)) for u in PlanUnits(_plan(work), str(store.path))),
+    ]
 
 
 def _small(work: Work) -> Work:
