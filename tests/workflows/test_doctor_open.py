@@ -49,7 +49,7 @@ class Head:
             )
 
     def wait(self) -> None:
-        until = time.monotonic() + 60
+        until = time.monotonic() + 150
         while "runtime started" not in self.log.read_text():
             assert self.process.poll() is None and time.monotonic() < until, self.log.read_text()
             time.sleep(0.1)
