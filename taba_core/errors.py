@@ -22,6 +22,12 @@ class WorkError(TabaError, RuntimeError):
     """The request was fine and the work failed (disk full, damaged shard, failed units). Exit code 1."""
 
 
+class Stopped(TabaError):
+    """A user or a scheduler asked for a stop; what finished is kept. Exit code 85: run the same command again."""
+
+    exit_code = 85
+
+
 class StoreError(WorkError):
     """A store is not what it should be: another schema, another spec, damaged or unreadable."""
 

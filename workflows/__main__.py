@@ -8,9 +8,7 @@ import sys
 # Before numpy is imported anywhere: BLAS on one thread, so that no sum depends on the number of cores.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from taba_core.errors import TabaError
-
-DRAINED = 85
+from taba_core.errors import Stopped, TabaError
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -22,13 +20,12 @@ def main(arguments: list[str] | None = None) -> None:
 
     try:
         app(args=arguments, prog_name="taba")
+    except Stopped as stop:
+        print(f"taba: {stop}; finished shards are stored, the same command resumes.", file=sys.stderr)
+        raise SystemExit(stop.exit_code) from None
     except TabaError as error:
         print(f"taba: error: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
-    except KeyboardInterrupt as stop:
-        text = str(stop) or "stopped"
-        print(f"taba: {text}; finished shards are stored, the same command resumes.", file=sys.stderr)
-        raise SystemExit(DRAINED) from None
 
 
 if __name__ == "__main__":

@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
+from taba_core.errors import Stopped
 from workflows.settings import FIELDS, Settings
 
 _SET_HELP = "Fields for --set (field=value, repeatable): " + "; ".join(
     f"{name} ({Settings.model_fields[name].description})" for name in FIELDS if not name.endswith("_options")
 )
 
+
+class _Stoppable(TyperGroup):
+    """Typer ends with status 130 on Ctrl-C; a stop is a status of its own here, whoever asked for it."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; KeyboardInterrupt becomes Stopped."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            raise Stopped(str(stop).rstrip(".") or "stopped") from None
+
+
 app = typer.Typer(
+    cls=_Stoppable,
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,

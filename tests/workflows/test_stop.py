@@ -1,0 +1,56 @@
+"""A run that was asked to stop ends with a status of its own, so that a script knows to run it again."""
+
+import signal
+
+import pytest
+
+from workflows.__main__ import main
+
+RUN = [
+    "run",
+    "correlation",
+    "--model",
+    "gaussian",
+    "--executor",
+    "local",
+    "--no-report",
+    "--set",
+    "num_samples=8",
+]
+
+
+def test_the_drain_file_of_an_allocation_stops_a_run_with_status_85(tmp_path, monkeypatch, capsys):
+    drain = tmp_path / "drain"
+    drain.touch()
+    monkeypatch.setenv("TABA_DRAIN_FILE", str(drain))
+    with pytest.raises(SystemExit) as stop:
+        main([*RUN, "--store", str(tmp_path / "store")])
+    assert stop.value.code == 85
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == (
+        f"taba: stopped by the file {drain}: 0 units finished, 2 left to do; "
+        "finished shards are stored, the same command resumes."
+    )
+    drain.unlink()
+    main_ends_with(0, [*RUN, "--store", str(tmp_path / "store")])
+
+
+@pytest.mark.parametrize("moment", ("prepare", "run_plan"))
+def test_ctrl_c_at_any_moment_is_status_85_and_not_typers_130(moment, tmp_path, monkeypatch, capsys):
+    def interrupt(*_, **__):
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(
+        {"prepare": "workflows.run.prepare", "run_plan": "workflows.engine.run_plan"}[moment], interrupt
+    )
+    main_ends_with(85, [*RUN, "--store", str(tmp_path / "store")])
+    assert "taba: stopped; finished shards are stored" in capsys.readouterr().err
+
+
+def main_ends_with(status, arguments):
+    try:
+        main(arguments)
+    except SystemExit as end:
+        assert (end.code or 0) == status
+    else:
+        assert status == 0
