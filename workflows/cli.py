@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from taba_core.errors import Stopped
+from workflows import cluster_commands
 from workflows.settings import FIELDS, Settings
 
 _SET_HELP = "Fields for --set (field=value, repeatable): " + "; ".join(
@@ -35,6 +36,8 @@ app = typer.Typer(
     help="Audit how diffusion models turn noise into images, and images back into noise.",
     epilog=_SET_HELP + "; model.NAME and method.NAME (options of the model or the method).",
 )
+
+app.add_typer(cluster_commands.app, name="cluster")
 
 Studies = Annotated[
     list[str],
