@@ -166,13 +166,19 @@ def run(
     executor: ExecutorName = "ray",
     workers: Workers = None,
     report: Annotated[bool, typer.Option(help="Write the report at the end.")] = True,
+    metrics: Annotated[
+        bool,
+        typer.Option(
+            "--metrics", help="Units, seconds and bytes on Ray's Prometheus port (open to the network)."
+        ),
+    ] = False,
 ) -> None:
     """Compute what is missing and only that, reduce it, write the report. Resumable: run it again."""
     from workflows.asked import Asked, each_model
     from workflows.run import run_studies
 
     parts = each_model(Asked(studies, store, "", method, set_ or [], weights), model or [EMBEDDED_DEFAULT])
-    run_studies(parts, address=address, executor=executor, workers=workers, report=report)
+    run_studies(parts, address=address, executor=executor, workers=workers, report=report, metrics=metrics)
 
 
 @app.command()

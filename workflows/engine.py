@@ -218,8 +218,10 @@ def _execute(
         watch.check()  # a store that vanished explains more than what its loss led to
         raise WorkError(str(stop)) from None
     finally:
-        if keep_logs and watch.logs is not None and hasattr(executor, "keep_logs"):
-            executor.keep_logs(watch.logs)
+        if (
+            keep_logs and watch.logs is not None and watch.logs.parents[1].is_dir()
+        ):  # not of a store that vanished
+            getattr(executor, "keep_logs", lambda directory: None)(watch.logs)
         executor.close()
 
 

@@ -21,21 +21,28 @@ from workflows.session import driving
 from workflows.text import bytes_text, count_text, duration_text
 
 if TYPE_CHECKING:
-    from cluster.executor import Executor, Resources
+    from cluster.executor import Executor, Outcome, Resources
     from workflows.watch import Watch
 
 
 def run_studies(
-    parts: list[Asked], *, address: str | None, executor: str, workers: int | None, report: bool
+    parts: list[Asked],
+    *,
+    address: str | None,
+    executor: str,
+    workers: int | None,
+    report: bool,
+    metrics: bool = False,
 ) -> None:
     """Carry out `taba run`, one model after another, and print the headline table."""
     from workflows.reporting import print_headline, write_store_report
 
     for part in parts:  # refused before the store is touched
         choose_executor(executor, address, workers, embedded=card_with_options(part.model, None).embedded)
+    observe = _metrics(executor) if metrics else None
     jobs, opened = check_all(parts, write=True)
     assert opened is not None
-    with driving(opened.path) as watch:
+    with driving(opened.path, observe) as watch:
         plans = [job.plan(opened) for job in jobs]
         check_room(plans, opened.path)
         for plan in plans:
@@ -70,6 +77,14 @@ def _run_one(
         f"{duration_text(time.monotonic() - clock)}.",
         flush=True,
     )
+
+
+def _metrics(executor: str) -> Callable[[Outcome, int], None]:
+    if executor != "ray":
+        raise UsageError(f"--metrics are Ray's; they cannot go with --executor {executor}.")
+    from cluster.metrics import RunMetrics
+
+    return RunMetrics()
 
 
 def check_room(plans: list[Plan], directory: Path) -> None:
