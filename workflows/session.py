@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import signal
 import sys
 import threading
@@ -34,6 +35,7 @@ def driving(
     Raises:
       StoreHeldError: another driver owns the store. WorkError: the file system refused.
     """
+    logging.getLogger("cluster").addHandler(logging.NullHandler())  # the watcher says the same, and more
     lease = acquire(store, run or new_run_id())
     try:
         _clear_partials(store / LEDGER_DIRECTORY)

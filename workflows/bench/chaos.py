@@ -26,7 +26,7 @@ from workflows.bench.paired import Measurement, Row
 if TYPE_CHECKING:
     from taba_core.store import Store
 
-KINDS = ("worker", "worker", "raylet", "driver")  # drawn with these odds
+KINDS = ("worker", "worker", "raylet", "driver")  # in these shares
 STUDIES = ("correlation", "step-error")  # generation, inversion, step predictions: three units a shard
 CHECKS = ("lost", "doubled", "torn", "different", "half-written files")
 _STALL_S = 400.0
@@ -123,14 +123,17 @@ def measure(*, repeats: int = 1, kills: int = 100, seed: int = 0) -> Measurement
 
 def disturb(run: Disturbed, kills: int, draw: random.Random) -> bool:
     """Kill until `kills` are done; returns whether the run was complete before."""
-    while sum(run.kills.values()) < kills:
+    kinds = [KINDS[number % len(KINDS)] for number in range(kills)]
+    draw.shuffle(kinds)
+    for kind in kinds:
         more = draw.choice((0, 1, 2, 3))
         if not run.wait_for(run.receipts() + more):
             return True
-        time.sleep(draw.uniform(0, 0.5 if more else 8.0))  # also while Ray starts and models load
-        kind = draw.choice(KINDS)
-        if not run.kill(kind, draw):
+        time.sleep(draw.uniform(0, 0.5 if more else 5.0))  # also while Ray starts and models load
+        while not run.kill(kind, draw):
             time.sleep(_POLL_S)
+            if run.start().poll() == 0:
+                return True
     return False
 
 

@@ -137,10 +137,8 @@ class Watcher(Watch):
         if event.kind not in ("unit-finished", "unit-failed"):  # those are logged with their outcomes
             self._log.write(event.kind, **fields)
         if event.kind in ("unit-retry", "worker-lost", "node-lost", "node-banned"):
-            where = "on " + " ".join(part for part in (event.worker, event.node) if part) + ":"
-            self._show.say(
-                " ".join(part for part in (event.kind, event.unit, where, _last_line(event.detail)) if part)
-            )
+            if not (event.kind == "unit-retry" and " lost: " in event.detail):  # the loss itself is said
+                self._show.say(_event_text(event))
             self.check()
 
     def outcome(self, outcome: Outcome) -> None:
@@ -205,6 +203,11 @@ class Watcher(Watch):
         if self._showing:
             self._showing = False
             self._show.stop()
+
+
+def _event_text(event: Event) -> str:
+    where = " ".join(part for part in (event.unit, event.worker, event.node) if part)
+    return f"{event.kind.replace('-', ' ')} ({where}): {_last_line(event.detail)[:200]}"
 
 
 def _last_line(text: str) -> str:
