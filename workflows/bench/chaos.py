@@ -167,7 +167,7 @@ def checksums(path: Path) -> dict[str, int]:
     """CRC-32 of every shard file of a store, by artifact, variable and file name."""
     from taba_core.store.files import crc32_of_file
 
-    files = (file for group in _open(path).artifacts() for file in group.path.glob("*/c.*"))
+    files = (file for group in _open(path).artifacts() for file in group.path.glob("*/c.*[0-9]"))
     return {str(file.relative_to(path)): crc32_of_file(file) for file in files}
 
 
@@ -214,9 +214,8 @@ def _measurement(run: Disturbed, store: Path, calm: dict[str, int], seconds: flo
     }
     kinds = ", ".join(f"{run.kills[kind]} {kind}s" for kind in dict.fromkeys(KINDS))
     n = f"{sum(run.kills.values())} kills"
-    checks = ("lost", "doubled", "torn", "different", "partial files left")
     rows = [
-        Row(f"shard files of {len(calm)}", n, name, f"{figures[name]:.0f}", target="0") for name in checks
+        Row(f"of {len(calm)} shard files", n, name, f"{figures[name]:.0f}", target="0") for name in CHECKS
     ]
     note = (
         f"killed {kinds}; the command was started {run.starts} times"
