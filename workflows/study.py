@@ -129,7 +129,10 @@ def studies() -> dict[str, Study]:
     """All studies by name, in the paper's order."""
     for module in _MODULES:
         importlib.import_module(f"workflows.studies.{module}")
-    return _REGISTRY
+    # Whoever imported one study first registered it first: the order is that of the list, not of imports.
+    place = {f"workflows.studies.{module}": index for index, module in enumerate(_MODULES)}
+    ordered = sorted(_REGISTRY.values(), key=lambda study: place.get(type(study).__module__, len(place)))
+    return {study.name: study for study in ordered}
 
 
 def find_studies(names: list[str]) -> list[Study]:

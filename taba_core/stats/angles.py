@@ -16,8 +16,6 @@ Bins = Literal["rounded", "reference"]
 NUM_BINS = 181
 SMOOTHING = 3.0  # degrees; standard deviation of the kernel under which peaks are counted
 
-_SUM = np.add.outer(np.arange(NUM_BINS), np.arange(NUM_BINS))
-
 
 def bin_of(angles: Array, bins: Bins = "rounded") -> NDArray[np.int64]:
     """Bin of each angle in degrees; -1 for no angle (NaN), and in reference bins for one outside [1, 179].
@@ -50,16 +48,16 @@ def most_probable_angles(histograms: Array) -> NDArray[np.float64]:
     if not (used_image.size and used_latent.size):
         return np.full(3, np.nan)
     s, c = slice(used_image[0], used_image[-1] + 1), slice(used_latent[0], used_latent[-1] + 1)
-    # opposite[k] = count of the noise's angle 180 - k, 0 where that is negative
+    # opposite[k] = count of the noise's angle 180 - k, 0 where that is negative; row c of the view starts at bin c.
     opposite = np.zeros(2 * NUM_BINS)
     opposite[:NUM_BINS] = noise[::-1]
-    products = opposite[_SUM[c, s]]
-    products *= image[s]
+    size, first, step = (c.stop - c.start, s.stop - s.start), c.start + s.start, opposite.itemsize
+    products = np.ndarray(size, np.float64, opposite, first * step, (step, step)) * image[s]
     products *= latent[c, None]
     best = int(products.argmax())
-    if products.flat[best] <= 0:
+    at_latent, at_image = divmod(best, size[1])
+    if products[at_latent, at_image] <= 0:
         return np.full(3, np.nan)
-    at_latent, at_image = divmod(best, products.shape[1])
     at_latent, at_image = at_latent + c.start, at_image + s.start
     return np.array([at_image, 180 - at_image - at_latent, at_latent], dtype=np.float64)
 

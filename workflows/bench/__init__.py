@@ -21,6 +21,8 @@ NAMES = (
     "plain-share",
     "path-distance",
     "step-error",
+    "triangle",
+    "mapping",
     "overhead",
     "correlation-memory",
     "step",
