@@ -71,10 +71,19 @@ Address = Annotated[
     ),
 ]
 ExecutorName = Annotated[
-    str, typer.Option("--executor", help="ray, or local (threads of this process, no Ray).")
+    str,
+    typer.Option(
+        "--executor", help="ray; without Ray: local (threads) or inline (the calling thread, to debug)."
+    ),
 ]
 Workers = Annotated[
     int | None, typer.Option("--workers", min=1, help="Workers (default: one per core or GPU).")
+]
+GpusPerWorker = Annotated[
+    float | None,
+    typer.Option(
+        "--gpus-per-worker", help="Devices of a Ray worker; 0.5 puts two on each. Default: 1, if any."
+    ),
 ]
 
 DEFAULT_STORE = "runs/taba"
@@ -165,6 +174,7 @@ def run(
     address: Address = None,
     executor: ExecutorName = "ray",
     workers: Workers = None,
+    gpus_per_worker: GpusPerWorker = None,
     report: Annotated[bool, typer.Option(help="Write the report at the end.")] = True,
     metrics: Annotated[
         bool,
@@ -178,7 +188,15 @@ def run(
     from workflows.run import run_studies
 
     parts = each_model(Asked(studies, store, "", method, set_ or [], weights), model or [EMBEDDED_DEFAULT])
-    run_studies(parts, address=address, executor=executor, workers=workers, report=report, metrics=metrics)
+    run_studies(
+        parts,
+        address=address,
+        executor=executor,
+        workers=workers,
+        report=report,
+        gpus_per_worker=gpus_per_worker,
+        metrics=metrics,
+    )
 
 
 @app.command()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
     from cluster.executor import Executor, Outcome, Resources
     from workflows.watch import Watch
 
+EXECUTORS = ("ray", "local", "inline")
+
 
 def run_studies(
     parts: list[Asked],
@@ -32,13 +33,20 @@ def run_studies(
     executor: str,
     workers: int | None,
     report: bool,
+    gpus_per_worker: float | None = None,
     metrics: bool = False,
 ) -> None:
     """Carry out `taba run`, one model after another, and print the headline table."""
     from workflows.reporting import print_headline, write_store_report
 
-    for part in parts:  # refused before the store is touched
-        choose_executor(executor, address, workers, embedded=card_with_options(part.model, None).embedded)
+    # Refused before the store is touched; a cluster is asked once for what it has.
+    on_cpu = {card_with_options(part.model, None).embedded for part in parts}
+    chosen = {
+        embedded: choose_executor(
+            executor, address, workers, embedded=embedded, gpus_per_worker=gpus_per_worker
+        )
+        for embedded in on_cpu
+    }
     observe = _metrics(executor) if metrics else None
     jobs, opened = check_all(parts, write=True)
     assert opened is not None
@@ -46,8 +54,7 @@ def run_studies(
         plans = [job.plan(opened) for job in jobs]
         check_room(plans, opened.path)
         for plan in plans:
-            chosen = choose_executor(executor, address, workers, embedded=plan.context.card.embedded)
-            _run_one(plan, opened, chosen, watch)
+            _run_one(plan, opened, chosen[plan.context.card.embedded], watch)
         if report:
             watch.stage("report")
             index = write_store_report(opened.path, None, force=False)
@@ -109,44 +116,41 @@ def check_room(plans: list[Plan], directory: Path) -> None:
 
 
 def choose_executor(
-    name: str, address: str | None, workers: int | None, *, embedded: bool
+    name: str,
+    address: str | None,
+    workers: int | None,
+    *,
+    embedded: bool,
+    gpus_per_worker: float | None = None,
 ) -> tuple[Callable[[], Executor], Resources, int]:
     """A factory of the executor (so that nothing starts if there is nothing to do), resources, worker count."""
-    from cluster.executor import Resources
+    from workflows.resources import worker_resources
 
-    cores = workers or _usable_cores()
-    drain_file = os.environ.get(
-        "TABA_DRAIN_FILE"
-    )  # a scheduler asks every run of an allocation to stop through it
-    # The embedded models are exact on a CPU and must give the same bits everywhere: they never move to a GPU.
-    resources = Resources(num_cpus=1, num_gpus=1 if _has_gpu() and not embedded else 0)
-    if name == "local":
-        if address is not None:
-            raise UsageError("--address names a Ray cluster; it cannot go with --executor local.")
-        from cluster.local import LocalExecutor
+    if name not in EXECUTORS:
+        raise UsageError(f"--executor {name}: use ray (the default), local or inline.")
+    if name != "ray" and address is not None:
+        raise UsageError(f"--address names a Ray cluster; it cannot go with --executor {name}.")
+    if name == "inline" and workers not in (None, 1):
+        raise UsageError("--executor inline has one worker; use --executor local for several threads.")
+    cores = 1 if name == "inline" else workers or _usable_cores()
+    resources = worker_resources(name, address, embedded=embedded, gpus_per_worker=gpus_per_worker)
+    # A scheduler asks every run of an allocation to stop through this file.
+    drain_file = os.environ.get("TABA_DRAIN_FILE")
 
-        return (lambda: LocalExecutor(workers=cores, drain_file=drain_file)), resources, cores
-    if name == "ray":
-
-        def make() -> Executor:
+    def make() -> Executor:
+        if name == "ray":
             from cluster.ray_executor import RayExecutor
 
             return RayExecutor(address=address, num_workers=workers, drain_file=drain_file)
+        from cluster.local import LocalExecutor
 
-        return make, resources, cores
-    raise UsageError(f"--executor {name}: use ray (the default) or local.")
+        return LocalExecutor(workers=cores, drain_file=drain_file)
+
+    return make, resources, cores
 
 
 def _usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _has_gpu() -> bool:
-    # The driver answers without importing torch: a run that computes nothing should not pay for it.
-    return shutil.which("nvidia-smi") is not None and os.environ.get("CUDA_VISIBLE_DEVICES", "all") not in (
-        "",
-        "-1",
-    )
 
 
 def provenance(plan: Plan, done: Any, started: datetime) -> dict[str, Any]:

@@ -74,7 +74,7 @@ BAD = [
         ["run", "correlation", "--model", "gaussian", "--set", "conditioning=class"],
         "conditioning=class: Gaussian field has no condition; use conditioning=none",
     ),
-    (["run", "correlation", "--executor", "dask"], "use ray (the default) or local"),
+    (["run", "correlation", "--executor", "dask"], "use ray (the default), local or inline"),
     (["run", "correlation", "--set", "seed=-1"], "greater than or equal to 0"),
     (["run", "correlation", "--set", "patch_size=7"], "patch_size=7"),
     (["run", "correlation", "--set", "top_k=999999"], "top_k=999999"),

@@ -30,6 +30,9 @@ NAMES = (
     "adm-loop",
     "chaos",
     "simulate",
+    "driver-memory",
+    "pool-scaling",
+    "startup",
 )
 
 OPTIONS = {

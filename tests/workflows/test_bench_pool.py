@@ -1,0 +1,29 @@
+"""Benchmarks of the pool, at sizes that take seconds."""
+
+from cluster.local import LocalExecutor
+from workflows.bench import driver_memory, pool_scaling, startup
+
+
+def test_the_driver_holds_next_to_nothing_per_unit():
+    found = driver_memory.measure(repeats=1, sizes=(100, 20_000))
+    assert found.figures["growth"] < 5e6  # a list of these units, payloads included, takes 20 MB and more
+    assert len(found.rows) == 2 and "growth from 100 to 20000 units" in found.notes[0]
+
+
+def test_units_of_the_benchmark_wait_like_those_of_a_run():
+    units = driver_memory.ManyUnits(6)
+    assert [units.after(index) for index in range(6)] == [(), (), (), (0,), (1,), (2,)]
+    assert units[4].id == "unit/4" and len(units) == 6
+
+
+def test_a_round_is_as_long_as_a_unit_on_any_number_of_workers():
+    starts = []
+    for workers in (1, 3):
+        seconds = pool_scaling.seconds_a_round(LocalExecutor(workers=workers), workers, 2, 0.1, starts)
+        assert 0.1 <= seconds < 0.3
+    assert len(starts) == 2
+
+
+def test_startup_stops_the_clock_at_the_first_unit():
+    found = startup.measure(repeats=1, executor="local", model="gaussian", warm_up=0)
+    assert found.figures["seconds"] > 0.1  # a process that imports torch
