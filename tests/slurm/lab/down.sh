@@ -8,7 +8,10 @@ done
 for daemon in slurmctld munged; do
   if [ -s "$lab/$daemon.pid" ]; then kill "$(cat "$lab/$daemon.pid")" 2>/dev/null; fi
 done
-for i in 1 2 3; do ip netns del "taba$i" 2>/dev/null; done
+for i in 1 2 3; do # a link outlives its namespace by a moment, and is in the way of the next up.sh
+  ip link del "veth-taba$i" 2>/dev/null
+  ip netns del "taba$i" 2>/dev/null
+done
 ip link del br-taba 2>/dev/null
 sleep 1
 for one in "$lab"/* "$lab"; do

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -254,31 +254,38 @@ def main() -> None:
     asked = parser.parse_args().scenarios or list(SCENARIOS)
     if unknown := set(asked) - set(SCENARIOS):
         parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {'; '.join(SCENARIOS)}")
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
     subprocess.run([str(HERE / "down.sh")], check=True)
     for name in ("logs", "stores", "runs"):
         (LAB / name).mkdir(parents=True)
-    command(str(HERE / "up.sh"))
+    try:
+        command(str(HERE / "up.sh"))
+        rows = list(run_all(asked))
+    finally:
+        subprocess.run([str(HERE / "down.sh"), "--keep-logs"], check=True)
+    widths = [max(len(line[i]) for line in [HEADER, *rows]) for i in range(len(HEADER))]
+    for line in [HEADER, *rows]:
+        print("  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip())
+    sys.exit(any(line[-1] != "ok" for line in rows))
+
+
+def run_all(names: list[str]) -> Iterator[tuple[str, ...]]:
+    """The rows of the table, each printed as it comes."""
     started = time.monotonic()
     job = submit("undisturbed")
     wait_until(lambda: is_over(job), "the undisturbed run")
     reference = checksums(job.store)
     assert job.record["JobState"] == "COMPLETED" and job.shards == UNITS, job.record
-    rows = [("undisturbed", "-", "1", "COMPLETED 0:0", "-", f"{time.monotonic() - started:.0f}", "-", "ok")]
-    print(f"undisturbed: {rows[0][5]} s, {len(reference)} files", flush=True)
-    for name in asked:
+    yield ("undisturbed", "-", "1", "COMPLETED 0:0", "-", f"{time.monotonic() - started:.0f}", "-", "ok")
+    for name in names:
         try:
-            rows.append(row(name, reference))
+            found = row(name, reference)
         except (TimeoutError, RuntimeError) as error:
-            rows.append((name, *["-"] * 6, f"NOT OK: {error}"))
+            found = (name, *["-"] * 6, f"NOT OK: {error}")
             command("scancel", "--me", check=False)
             command(str(HERE / "up.sh"))
-        print(" | ".join(rows[-1]), flush=True)
-    widths = [max(len(line[i]) for line in [HEADER, *rows]) for i in range(len(HEADER))]
-    print()
-    for line in [HEADER, *rows]:
-        print("  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip())
-    subprocess.run([str(HERE / "down.sh"), "--keep-logs"], check=True)
-    sys.exit(any(line[-1] != "ok" for line in rows))
+        print(" | ".join(found), flush=True)
+        yield found
 
 
 if __name__ == "__main__":
