@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -221,3 +222,30 @@ def test_of_two_drivers_at_once_one_is_refused_and_the_other_is_not_disturbed(wh
         (tmp_path / "go").touch()
         assert first.wait(timeout=60) == 0
     assert fingerprints(store) == fingerprints(whole)
+
+
+@pytest.mark.parametrize("moment", ["compute", "correlation"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+def test_a_stop_signal_drains_the_run_releases_the_store_and_resumes(
+    moment, name, whole, tmp_path, monkeypatch, at_event, capsys
+):
+    store, stop = tmp_path / "store", lambda: os.kill(os.getpid(), getattr(signal, name))
+    if moment == "compute":
+        at_event("unit-started", stop)
+    else:
+        begin = Watcher.stage
+
+        def stage(self, stage):
+            begin(self, stage)
+            if stage == moment:
+                stop()
+
+        monkeypatch.setattr(Watcher, "stage", stage)
+    before = signal.getsignal(getattr(signal, name))
+    assert run(store) == 85
+    assert f"stopped by {name}" in capsys.readouterr().err
+    assert signal.getsignal(getattr(signal, name)) is before
+    assert not (store / "_ledger" / "lease.json").exists()
+    assert json.loads((store / "_ledger" / "status.json").read_text())["state"] == "drained"
+    monkeypatch.undo()
+    assert run(store) == 0 and fingerprints(store) == fingerprints(whole)

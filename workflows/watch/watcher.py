@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -9,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from taba_core.errors import WorkError
 from workflows.lease import HEARTBEAT_S, Lease
 from workflows.watch.live import display
 from workflows.watch.runlog import RunLog
@@ -101,14 +103,14 @@ class Watcher(Watch):
         self._error = str(error or (kind.__name__ if kind else ""))
         try:
             self._lease.check()
-        except Exception:
+        except WorkError:
             return  # the store is another driver's, or gone: not a byte more
         self._write()
         try:
             self._log.write(f"run-{self._state}", error=self._error)
             self._log.close()
-        except Exception:
-            if kind is None:
+        except WorkError:
+            if kind is None:  # else the error that ended the run is the one to show
                 raise
 
     def check(self) -> None:
@@ -180,7 +182,9 @@ class Watcher(Watch):
                 self._lease.beat()
             if writes >= WRITE_S:
                 writes = 0.0
-                self._write()
+                with contextlib.suppress(WorkError):  # the engine meets the same, and ends the run
+                    self._lease.check()
+                    self._write()
             if self._showing:
                 self._show.tick()
 
