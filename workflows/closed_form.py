@@ -110,12 +110,12 @@ def spectrum(context: Context) -> Spectrum | None:
         from taba_core.models.gaussian import mode_variance
 
         variance = mode_variance(context.model_spec.options)
-        return Spectrum(np.ones(1), variance[None], "all modes, closed form")
+        return Spectrum(np.ones(1), variance[None], "all modes")
     if context.name == "photo-mixture" and plain_ddim(context):
         from taba_core.models.options import validate_options
 
         share, variance = _component_modes(validate_options("photo-mixture", context.model_spec.options))
-        return Spectrum(share, variance, "all modes of the components, closed form")
+        return Spectrum(share, variance, "all modes of the components")
     return None
 
 

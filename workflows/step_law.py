@@ -34,9 +34,9 @@ def step_laws(context: Context, num_inference_steps: int) -> tuple[StepLaw, ...]
         of_modes = GaussianModes(modes.variance, context.grid(num_inference_steps))
         laws.append(StepLaw(_pooled(of_modes, modes.share), modes.label))
     if has_flat_modes(context):
-        flat, text = flat_mode(context, num_inference_steps), f"flat mode, variance {FLAT_VARIANCE:g}"
-        laws.append(StepLaw(flat.sampled_step_ratio(), f"{text}, closed form"))
-        laws.append(StepLaw(flat.marginal_step_ratio(), f"{text}, law of exact marginals"))
+        flat, text = flat_mode(context, num_inference_steps), f"flat mode (λ = {FLAT_VARIANCE:g})"
+        laws.append(StepLaw(flat.sampled_step_ratio(), text))
+        laws.append(StepLaw(flat.marginal_step_ratio(), f"{text}, exact marginals"))
     return tuple(laws)
 
 

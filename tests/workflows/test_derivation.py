@@ -98,7 +98,8 @@ def test_closed_forms_are_of_plain_ddim_only():
 
 def test_pooled_ratios_weigh_modes_by_the_spread_of_their_predictions(grid):
     laws = step_laws(context("model.variance=0.25"), 50)
-    assert [law.label.split(",")[0] for law in laws] == ["all modes", "flat mode", "flat mode"]
+    flat = "flat mode (λ = 0.0001)"
+    assert [law.label for law in laws] == ["all modes", flat, f"{flat}, exact marginals"]
     modes = GaussianModes(spectrum(context("model.variance=0.25")).variance, grid)
     eps = modes.sampled_eps_std()
     # The prediction at the noisiest level is k_T times a state of unit variance.
@@ -127,3 +128,31 @@ def test_the_modes_of_a_component_are_the_eigenvalues_of_its_covariance():
     lemma = np.linalg.slogdet(np.eye(2) + U.T @ (U / D[low, None]))[1] + np.log(D).sum()
     assert np.log(variance).sum() == pytest.approx(lemma, rel=1e-9)
     assert math.isclose(variance.min(), np.delete(D, low).min()) or variance.min() >= D.min() * (1 - 1e-9)
+
+
+def test_a_mixture_pools_its_components_by_their_share(monkeypatch):
+    """Two components of one variance each are two flat modes, weighed 3 to 1."""
+    from taba_core.models import mixture_fit
+    from workflows import closed_form
+
+    low, d = low_frequencies(CROP_SIZE), 3 * CROP_SIZE**2
+    mixture = Mixture(
+        class_names=("one",),
+        component_class=np.zeros(2, np.int64),
+        log_weight=np.log([0.75, 0.25]),
+        mean=np.zeros((2, d), np.float32),
+        remainder=np.stack([np.full(d, 1e-4), np.ones(d)]).astype(np.float32),
+        factors=np.zeros((2, len(low), 1), np.float32),
+    )
+    monkeypatch.setattr(mixture_fit, "cached_mixture", lambda options: mixture)
+    closed_form._component_modes.cache_clear()
+    try:
+        found = latent_theory(context(model="photo-mixture"), 50)
+        flat, full = (GaussianModes(np.array(v), context().grid(50)).latent() for v in (1e-4, 1.0))
+    finally:
+        closed_form._component_modes.cache_clear()
+    # .75 x .113^2 + .25 x .998^2 = .0096 + .2492 = .2588, std .509
+    assert found.std == pytest.approx(math.sqrt(0.75 * flat.std**2 + 0.25 * full.std**2), rel=1e-6)
+    assert found.std == pytest.approx(0.509, abs=1e-3)
+    error = 0.75 * flat.expected_absolute_error + 0.25 * full.expected_absolute_error
+    assert found.error == pytest.approx(float(error), rel=1e-6)

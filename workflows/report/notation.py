@@ -59,6 +59,7 @@ _LATEX_MATH = {
     "σ": r"\sigma",
     "τ": r"\tau",
     "Δ": r"\Delta",
+    "Π": r"\Pi",
     "Σ": r"\Sigma",
     "±": r"\pm",
     "×": r"\times",

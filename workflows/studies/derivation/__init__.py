@@ -29,7 +29,7 @@ VARIANCES = (1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 SWEPT = tuple(float(v) for v in np.logspace(-6, 0, 61))
 STEP_COUNTS = (10, 50, 100, 1000)
 TOLERANCE = 1e-4  # of the round trip with recorded predictions, which float32 limits to about 1e-6
-LAW_TOLERANCE = 0.1
+LAW_TOLERANCE = 0.15  # a mixture's state does not tell its component at every level
 _CHECKED = 64  # images of the round trip
 
 
@@ -59,11 +59,11 @@ class Derivation(Study):
         """Terms of the formulas, the law per mode and step, claims E1 to E3."""
         steps = context.num_steps(self.paper_steps)
         found = Findings()
-        _find_terms(found, context, steps)
         _find_round_trip(found, inputs, context, steps)
         laws = step_laws(context, steps)
         if laws and not laws[0].label.startswith("flat"):
             self._compare(found, inputs, context, laws[0])
+        _find_terms(found, context, steps)
         return found.dataset()
 
     def _compare(self, found: Findings, inputs: Inputs, context: Context, law: StepLaw) -> None:
@@ -119,7 +119,7 @@ def _find_terms(found: Findings, context: Context, steps: int) -> None:
     exact = float(np.max(np.abs(kept / latent.std - 1)))
     found.claim(
         "E3",
-        "The deficits of the steps multiply to the latent: ∏_t (1 - Q_t k_t (1 - ρ_t)) = std x̂_T, and is below 1.",
+        "The deficits of the steps multiply to the latent: Π_t (1 - Q_t k_t (1 - ρ_t)) = std x̂_T, and is below 1.",
         "holds" if exact < 1e-9 and bool(np.all(kept < 1)) else "fails",
         {"variance": list(VARIANCES), "std": kept, "largest_relative_difference": exact},
     )

@@ -126,7 +126,7 @@ DERIVATION: Sequence[Formula] = (
     ),
     Formula(
         "Latent",
-        "std x̂_T / std x_T = ∏_t (1 - Q_t k_t (1 - ρ_t)) < 1",
+        "std x̂_T / std x_T = Π_t (1 - Q_t k_t (1 - ρ_t)) < 1",
         "the deficits of all T steps",
         lambda terms: np.prod(terms.kept, axis=0),
         of_all_steps=True,

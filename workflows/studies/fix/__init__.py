@@ -33,6 +33,7 @@ class Fix(Study):
     paper_section = "4"
     paper_models = ("dit", "if")
     paper_steps = 50
+    version = 2
 
     def requests(self, context: Context) -> Mapping[str, Request]:
         """Latents and reconstructions for K = 0 and for every K and rule."""

@@ -88,8 +88,9 @@ class MoreSteps(Study):
         shown = sorted({sweep[i] for i in np.linspace(0, len(sweep) - 1, _MAPS).round().astype(int)})
         region = inputs.head("regions", "region", inputs.num_samples)
         share = region.reshape(len(region), -1).mean(axis=1)
-        # Both areas should be seen: the images whose plain share is nearest to .4.
-        chosen = np.argsort(np.abs(share - 0.4), kind="stable")[:_SHOWN]
+        # From the least to the most plain image: the error is told apart between images as well as within them.
+        ranks = np.unique(np.linspace(0, len(region) - 1, _SHOWN).round().astype(int))
+        chosen = np.argsort(share, kind="stable")[ranks]
         noise = inputs.pick("generation", "noise", chosen)
         found.coordinate("map_steps", shown)
         found.array("map_id", chosen, ("example",))

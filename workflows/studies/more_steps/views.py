@@ -189,10 +189,11 @@ def _maps(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Datas
 
     def draw() -> object:
         maps = result["map_error"].values
-        top = [plots.image_tiles(result["map_image"].values)]
+        images = result["map_image"].values
+        top = [plots.image_tiles(images), plots.mask_tiles(images, plain)]
         return plots.difference_maps(
             list(maps),
-            (*("$x^0$" for _ in top), *(f"T = {T}" for T in shown)),
+            ("$x^0$", "plain areas", *(f"T = {T}" for T in shown)),
             [f"{share:.0%} plain" for share in plain.mean(axis=(1, 2))],
             top=top,
         )
@@ -208,7 +209,7 @@ def _maps(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Datas
         item_id("fig9", index, results),
         f"Error maps against the number of inversion steps, {label}",
         "|x^T - x̂^T|, mean over channels, of the same images at several T, all on one colour scale: the error "
-        "shrinks with T, and stays where the image is flat.",
+        "shrinks with T, and stays where images are flat. Images are at equal ranks from the least to the most plain.",
         draw,
         **item_context(result),
         values=values,
