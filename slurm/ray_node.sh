@@ -148,6 +148,8 @@ run_driver() { # MODULE ARGUMENT...
     ) &
     status=0
     wait_beside_ray $! 60 || status=$?
+    # A driver can fail because a part of Ray was lost, seconds before Ray's own watch on its parts notices.
+    if [ "$status" != 0 ] && [ "$status" != "$DRAINED" ]; then for _ in {1..5}; do pause; done; fi
     if [ "$status" -le 128 ] || ! runs "$ray"; then break; fi
     say "the driver was killed (status $status, start $start of 3)"
   done

@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(600)]
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
-SIZE = "--model gaussian --set num_samples=16 --set num_inference_steps=4 --set samples_per_shard=4"
+SIZE = "--model gaussian --no-report --set num_samples=16 --set num_inference_steps=4 --set samples_per_shard=4"
 
 
 class Cluster:
@@ -163,7 +163,6 @@ def test_a_study_runs_as_a_job_streams_its_log_and_a_second_submission_finds_it_
     assert "8 of 8 units to compute" in first.stdout and "computed 8 units" in first.stdout
     assert "Job 'first' succeeded" in first.stdout
     assert job_status(inside, "first") == "SUCCEEDED"
-    assert (tmp_path / "store/report/index.html").exists()
     again = cluster.submit(run, **inside)
     assert again.returncode == 0, again.stdout
     assert "0 of 8 units to compute" in again.stdout
