@@ -24,7 +24,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(600)]
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
-SIZE = "--model gaussian --no-report --set num_samples=16 --set num_inference_steps=4 --set samples_per_shard=4"
+SIZE = (
+    "--model gaussian --no-report --set num_samples=16 --set num_inference_steps=4 --set samples_per_shard=4"
+)
 
 
 class Cluster:
