@@ -11,13 +11,23 @@ set -euo pipefail
 readonly node=$SLURM_NODEID
 ray=
 
+# A wrong setting is wrong at every attempt: it counts as the driver's failure, not as a lost head.
+fail() {
+  say "error: node $node: $*"
+  if [ "$node" = 0 ]; then
+    echo 2 >"$TABA_ATTEMPT_DIR/rc"
+    touch "$TABA_ATTEMPT_DIR/done"
+  fi
+  exit 2
+}
+
 # The private directory of this node: Ray opens its own to everybody (0777) and unpacks submitted code there, hence
 # the parent only we can enter. Node-local, and short: Ray's socket names leave 42 characters.
 make_private_directory() {
   local base=${TABA_LOCAL_TMP:-/tmp}
+  [ "$((${#base} + 14))" -le 42 ] || fail "$base is too long for Ray's sockets; set TABA_LOCAL_TMP to a shorter path."
   sweep "$base"
   private=$(mktemp -d "$base/taba-XXXXXX")
-  [ "$((${#private} + 2))" -le 42 ] || fail "$base is too long for Ray's sockets; set TABA_LOCAL_TMP to a shorter path."
   # The lock lives as long as any process of this node; the next job can tell what nobody uses.
   exec 9>"$private/lock.new"
   flock 9
@@ -47,6 +57,7 @@ prepare() {
     unpack_environment "$TABA_ENV_IMAGE" "$private/env"
     export TABA_PYTHON
   fi
+  if [[ $TABA_PYTHON == */* ]]; then PATH=${TABA_PYTHON%/*}:$PATH; fi # a submitted job says `taba`, and means this one
   if [ "$node" = 0 ]; then address=${TABA_ADDRESS%:*}; else address=$(own_address "${SLURMD_NODENAME:-$(hostname)}"); fi
   # Per-node Prometheus ports answer without the token.
   export RAY_enable_metrics_collection=${RAY_enable_metrics_collection:-0}

@@ -70,7 +70,8 @@ class Cluster:
         return self.call([sys.executable, "-m", "workflows", *arguments])
 
     def submit(self, command: str, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        entry = shlex.split(f"{sys.executable} -m workflows {command}")
+        # `python` there is the launcher's, whatever the path of the login node says.
+        entry = ["python", "-m", "workflows", *shlex.split(command)]
         return self.call([*RAY, "job", "submit", *options, "--", *entry], **environment)
 
     def call(self, command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:

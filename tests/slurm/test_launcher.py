@@ -314,6 +314,14 @@ def test_an_address_is_resolved_once_and_loopback_is_refused_where_others_must_r
     assert "no IPv4 address for shim0" in one.output
 
 
+def test_a_scratch_path_too_long_for_rays_sockets_is_refused_and_not_tried_again(job, tmp_path):
+    # 28 characters and "/taba-XXXXXX/r" are the 42 Ray leaves.
+    one = job(TABA_LOCAL_TMP="/tmp/" + "x" * 24)
+    assert one.run() == 2
+    assert f"/tmp/{'x' * 24} is too long for Ray's sockets; set TABA_LOCAL_TMP" in one.output
+    assert not one.lines("requeue 4711") and not one.lines("scripts start")
+
+
 def test_a_copy_in_slurms_spool_directory_finds_the_launcher(job, tmp_path):
     one = job("study.sh", SHIM_SCRIPT=str(SLURM / "study.sh"), SLURM_NNODES="1")
     copy = tmp_path / "spool"
