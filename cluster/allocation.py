@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +15,6 @@ from pathlib import Path
 from cluster.executor import ClusterError
 
 DEFAULT_RUN_DIRECTORY = "runs/slurm"
-_ALIVE = ("PENDING", "CONFIGURING", "RUNNING", "SUSPENDED", "COMPLETING", "REQUEUED", "STOPPED")
 
 
 class NoAllocation(ClusterError):
@@ -154,26 +151,6 @@ def find_allocation(job_id: str, run_directory: str | os.PathLike[str] | None = 
         raise NoAllocation(f"{file} cannot be read: {type(error).__name__}: {error}.") from None
     _check_private(found.token_path)
     return found
-
-
-def slurm_state(job_id: str) -> str | None:
-    """State of a job as Slurm names it ("RUNNING"); "" when Slurm does not know it, None when Slurm cannot be asked."""
-    if shutil.which("squeue") is None:
-        return None
-    asked = ["squeue", "--noheader", "--states=all", f"--jobs={job_id}", "--format=%T"]
-    try:
-        done = subprocess.run(asked, capture_output=True, text=True, timeout=30)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    if done.returncode == 0:
-        return done.stdout.strip()
-    return "" if "Invalid job id" in done.stderr else None
-
-
-def is_alive(job_id: str) -> bool | None:
-    """Whether a Slurm job runs or will run; None when Slurm cannot be asked."""
-    state = slurm_state(job_id)
-    return None if state is None else state in _ALIVE
 
 
 def _unknown_job(job_id: str, base: Path) -> str:

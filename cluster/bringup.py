@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from cluster.ray_session import ClusterUnreachable, RaySession
 
@@ -33,9 +34,11 @@ def wait_for_nodes(address: str, nodes: int, min_nodes: int, seconds: float) -> 
     session = _connect(address, deadline)
     import ray
 
+    list_nodes: Any = ray.nodes
+
     try:
         while True:
-            alive = sum(bool(node["Alive"]) for node in ray.nodes())
+            alive = sum(bool(node["Alive"]) for node in list_nodes())
             if alive >= nodes or (alive >= min_nodes and time.monotonic() > deadline):
                 return alive
             if time.monotonic() > deadline:

@@ -66,11 +66,11 @@ def status(
     ] = False,
 ) -> None:
     """Nodes, attempt and driver of a cluster, from its files; needs no Ray."""
-    from cluster.allocation import slurm_state
+    from workflows.holder import squeue_state
 
     found = _find(job_id, run_dir)
-    state = slurm_state(job_id)
-    asked = {None: "cannot be asked here", "": "no longer known to Slurm"}.get(state, state)
+    state = squeue_state(job_id)
+    asked = {None: "Slurm cannot be asked here", "": "not in the queue any more"}.get(state, state)
     up = [node for node in found.nodes() if node.state == "up"]
     print(f"job {job_id}: {asked}; attempt {found.attempt}, started {found.started}")
     print(f"cluster: {found.address} on {found.head}, {len(up)} of {found.num_nodes} nodes up")
