@@ -35,13 +35,13 @@ def test_the_drain_file_of_an_allocation_stops_a_run_with_status_85(tmp_path, mo
     main_ends_with(0, [*RUN, "--store", str(tmp_path / "store")])
 
 
-@pytest.mark.parametrize("moment", ("prepare", "run_plan"))
+@pytest.mark.parametrize("moment", ("check_all", "run_plan"))
 def test_ctrl_c_at_any_moment_is_status_85_and_not_typers_130(moment, tmp_path, monkeypatch, capsys):
     def interrupt(*_, **__):
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(
-        {"prepare": "workflows.run.prepare", "run_plan": "workflows.engine.run_plan"}[moment], interrupt
+        {"check_all": "workflows.run.check_all", "run_plan": "workflows.engine.run_plan"}[moment], interrupt
     )
     main_ends_with(85, [*RUN, "--store", str(tmp_path / "store")])
     assert "taba: stopped; finished shards are stored" in capsys.readouterr().err
