@@ -13,7 +13,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 demo: $(VENV)/.installed
-	$(TABA) run paper --store $(STORE)
+	$(TABA) run main-text --store $(STORE)
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff format --check .

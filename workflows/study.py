@@ -114,6 +114,7 @@ PAPER = "paper"
 # Groups of studies: the sections and appendices of the paper a group holds (all where there is none).
 GROUPS: dict[str, tuple[str, ...]] = {
     PAPER: (),
+    "main-text": ("2", "3", "4"),
     "paper-analysis": ("3", "E", "F", "H", "I", "J", "N"),
 }
 _REGISTRY: dict[str, Study] = {}
