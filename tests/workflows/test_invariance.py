@@ -25,6 +25,7 @@ from workflows.study import find_studies
 SETTINGS = [
     "num_samples=40", "samples_per_shard=16", "num_inference_steps=10", "forward_steps=1,2",
     "bootstrap_replicates=100", "model.num_components_per_photo=2", "model.rank=8",
+    "inversion_steps=5,10", "long_steps=20", "long_forward_steps=1,2", "mapping_steps=5",
 ]  # fmt: skip
 
 

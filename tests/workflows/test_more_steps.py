@@ -264,4 +264,4 @@ def test_a_group_is_the_sections_it_names():
     assert names < {study.name for study in everything} and all(in_group(s, "paper") for s in everything)
     with pytest.raises(UsageError, match="did you mean paper-analysis"):
         find_studies(["paper-analisis"])
-    assert set(GROUPS) == {"paper", "paper-analysis"}
+    assert set(GROUPS) == {"paper", "main-text", "paper-analysis"}
