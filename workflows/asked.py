@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from taba_core.errors import UsageError
 from taba_core.store import Store
@@ -95,7 +94,7 @@ def check_all(parts: list[Asked], *, write: bool) -> tuple[list[Job], Store | No
         for job in jobs:
             job.context.check_runnable()
         return jobs, Store.open(path, mode="a")
-    return jobs, Store.open(path, mode="r") if Path(path).exists() else None
+    return jobs, Store.open(path, mode="r") if Store.is_there(path) else None
 
 
 def _check_method(context: Context) -> None:

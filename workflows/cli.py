@@ -45,7 +45,13 @@ Studies = Annotated[
         help="Study names or aliases (table2, fig4); `paper` means all, `paper-analysis` section 3 and its appendices."
     ),
 ]
-StorePath = Annotated[str, typer.Option("--store", help="Directory of the store (Zarr).")]
+StorePath = Annotated[
+    str,
+    typer.Option(
+        "--store",
+        help="Store: a directory or s3://BUCKET/PREFIX; to read also https:// and others.",
+    ),
+]
 Models = Annotated[
     list[str] | None,
     typer.Option(

@@ -14,7 +14,6 @@ from taba_core.errors import StoreError, WorkError
 from taba_core.schema import num_steps
 from taba_core.spec import Artifact
 from taba_core.store import ArtifactGroup, Receipt, Store
-from taba_core.store.files import append_line
 from taba_core.store.group import LEDGER_DIRECTORY
 from workflows.context import Context
 from workflows.inputs import Inputs
@@ -162,7 +161,7 @@ def _compute(
     """Run all units; a private cluster that dies under them is started again, as long as there is progress."""
     failures: dict[str, Outcome] = {}
     total, setbacks = plan.units, 0
-    while len(units := PlanUnits(plan, str(store.path), without=failures)):
+    while len(units := PlanUnits(plan, store.url, without=failures)):
         left = len(units)
         watch.expect(units)
         try:
@@ -238,4 +237,4 @@ def _failure_text(failures: list[Outcome], total: int) -> str:
 
 def log_run(store: Store, entry: dict[str, Any]) -> None:
     """Append one line to the store's log of runs (provenance of the report)."""
-    append_line(store.path / LEDGER_DIRECTORY / RUN_LOG, json.dumps(entry, sort_keys=True, default=str))
+    (store.place / LEDGER_DIRECTORY / RUN_LOG).append_line(json.dumps(entry, sort_keys=True, default=str))

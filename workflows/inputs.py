@@ -85,7 +85,7 @@ class Inputs:
     def reader(self, columns: Mapping[str, tuple[str, str]]) -> JoinedReader:
         """A reader for columns given as name -> (request name, variable)."""
         return JoinedReader(
-            str(self.store.path),
+            self.store.url,
             {
                 name: (self.artifact(request).attrs(), variable)
                 for name, (request, variable) in columns.items()

@@ -7,13 +7,14 @@ from pathlib import Path
 
 from taba_core.errors import UsageError
 from taba_core.store import Store
-from workflows.lease import hold
+from taba_core.store.place import is_remote
+from workflows.object_lease import hold_place
 from workflows.text import print_table
 from workflows.watch.status_file import read_status, status_lines
 
 
 def _open(path: str) -> Store:
-    if not Path(path).exists():
+    if not is_remote(path) and not Path(path).exists():
         raise UsageError(
             f"--store {path}: there is no such directory; `taba run STUDY --store {path}` makes one."
         )
@@ -23,7 +24,7 @@ def _open(path: str) -> Store:
 def print_status(path: str) -> None:
     """What the last run is doing or did; one row per artifact and variable: shards complete; the stored results."""
     store = _open(path)
-    status = read_status(store.path)
+    status = read_status(store.place)
     if status is not None:
         print("\n".join(status_lines(status)) + "\n")
     rows = []
@@ -42,7 +43,9 @@ def print_status(path: str) -> None:
 def print_verification(path: str, *, deep: bool, forget: bool) -> None:
     """Print every problem; exit code 1 if there are any."""
     store = _open(path)
-    with hold(store.path) if forget else nullcontext():  # forgetting writes, which only one process may
+    with (
+        hold_place(store.place) if forget else nullcontext()
+    ):  # forgetting writes, which only one process may
         problems = [
             problem for group in store.artifacts() for problem in group.verify(deep=deep, forget=forget)
         ]

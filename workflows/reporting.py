@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from taba_core.errors import UsageError
 from taba_core.store import Store
 from taba_core.store.group import LEDGER_DIRECTORY
+from taba_core.store.place import is_remote
 from workflows.engine import RUN_LOG
 from workflows.study import studies
 
@@ -31,7 +32,11 @@ def write_store_report(path: str | Path, output: Path | None, *, force: bool) ->
       UsageError: no store, or a store without results.
     """
     store = Store.open(path)
-    folder = output or Path(path) / "report"
+    if output is None and is_remote(path):
+        raise UsageError(
+            f"--store {path} is remote, and a report is written to a directory: add --output FOLDER."
+        )
+    folder = output or store.path / "report"
     names = store.results()
     if not names:
         raise UsageError(
@@ -71,7 +76,7 @@ def collect(store: Store, names: list[str]) -> Run:
         summary=f"{len(sections)} studies on {', '.join(models)}. Measured numbers carry 95 % intervals where "
         "n allows one; every claim is an inequality tested on its interval.",
         sections=tuple(sections),
-        provenance={"store": Path(store.path).name, "runs": log} if log else {"store": Path(store.path).name},
+        provenance={"store": store.place.name, "runs": log} if log else {"store": store.place.name},
     )
 
 
@@ -87,11 +92,8 @@ def _result_order(result: xr.Dataset) -> tuple[Any, ...]:
 
 def run_log(store: Store) -> list[dict[str, Any]]:
     """What `taba run` wrote about itself, oldest first."""
-    file = store.path / LEDGER_DIRECTORY / RUN_LOG
-    if not file.exists():
-        return []
     entries = []
-    for line in file.read_text().splitlines():
+    for line in (store.place / LEDGER_DIRECTORY / RUN_LOG).lines():
         try:
             entries.append(json.loads(line))
         except ValueError:

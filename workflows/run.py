@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from taba_core.errors import UsageError, WorkError
 from taba_core.models.base import card_with_options
 from taba_core.store import Store
+from taba_core.store.place import is_remote
 from workflows.asked import Asked, check_all
 from workflows.plan import Plan
 from workflows.session import driving
@@ -50,15 +51,18 @@ def run_studies(
     observe = _metrics(executor) if metrics else None
     jobs, opened = check_all(parts, write=True)
     assert opened is not None
-    with driving(opened.path, observe) as watch:
+    with driving(opened.place, observe) as watch:
         plans = [job.plan(opened) for job in jobs]
-        check_room(plans, opened.path)
+        if not is_remote(opened.url):
+            check_room(plans, opened.path)
         for plan in plans:
             _run_one(plan, opened, chosen[plan.context.card.embedded], watch)
-        if report:
+        if report and not is_remote(opened.url):
             watch.stage("report")
             index = write_store_report(opened.path, None, force=False)
-    if report:
+    if is_remote(opened.url):
+        print(f"\nreport: taba report --store {opened.url} --output FOLDER")
+    elif report:
         print_headline(opened.path)
         print(f"\nreport: {index}")
 

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,9 +14,14 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from taba_core.errors import WorkError
 from taba_core.store.files import LEDGER_DIRECTORY, PARTIAL_SUFFIX
-from workflows.lease import acquire, new_run_id
+from taba_core.store.local_place import LocalPlace
+from taba_core.store.place import Place, place_of
+from workflows.lease import new_run_id
+from workflows.object_lease import acquire_place
 from workflows.watch import Watcher
+from workflows.watch.runlog import LOGS
 
 if TYPE_CHECKING:
     from cluster.executor import Outcome
@@ -25,7 +31,7 @@ _STOP_SIGNALS = ("SIGTERM", "SIGUSR1")
 
 @contextmanager
 def driving(
-    store: Path, observe: Callable[[Outcome, int], None] | None = None, run: str | None = None
+    store: Path | Place, observe: Callable[[Outcome, int], None] | None = None, run: str | None = None
 ) -> Iterator[Watcher]:
     """Own a store for the time of a block, with everything that watches a run.
 
@@ -36,13 +42,33 @@ def driving(
       StoreHeldError: another driver owns the store. WorkError: the file system refused.
     """
     logging.getLogger("cluster").addHandler(logging.NullHandler())  # the watcher says the same, and more
-    lease = acquire(store, run or new_run_id())
+    place = place_of(store)
+    lease = acquire_place(place, run or new_run_id())
+    command = "taba " + " ".join(sys.argv[1:])
     try:
-        _clear_partials(store / LEDGER_DIRECTORY)
-        with _stop_signals(), Watcher(store, lease, "taba " + " ".join(sys.argv[1:]), observe) as watcher:
-            yield watcher
+        with _logs_directory(place) as logs:
+            _clear_partials(logs / LEDGER_DIRECTORY)
+            with _stop_signals(), Watcher(place, lease, command, observe, logs) as watcher:
+                yield watcher
     finally:
         lease.release()
+
+
+@contextmanager
+def _logs_directory(store: Place) -> Iterator[Path]:
+    """Where the log of events is written: in the store, or beside it and sent there at the end if it is remote."""
+    if isinstance(store, LocalPlace):
+        yield store.path
+        return
+    with tempfile.TemporaryDirectory(prefix="taba-run-") as scratch:
+        (Path(scratch) / LEDGER_DIRECTORY).mkdir()
+        try:
+            yield Path(scratch)
+        finally:
+            kept = LocalPlace(Path(scratch) / LEDGER_DIRECTORY / LOGS)
+            with contextlib.suppress(WorkError, OSError):
+                for name in kept.walk():
+                    (store / LEDGER_DIRECTORY / LOGS / name).write_atomic((kept / name).read_bytes())
 
 
 def _clear_partials(ledger: Path) -> None:

@@ -8,30 +8,30 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from numpy.typing import NDArray
 
 from taba_core.errors import UsageError
 from taba_core.schema import num_shards, variable_of, variables_of
 from taba_core.spec import Artifact
+from taba_core.store import integrity
 from taba_core.store.files import LEDGER_DIRECTORY as LEDGER_DIRECTORY
+from taba_core.store.integrity import Problem
 from taba_core.store.ledger import FileRecord, Ledger, Receipt
-from taba_core.store.shards import ShardedArray
-
-if TYPE_CHECKING:
-    from taba_core.store.integrity import Problem
+from taba_core.store.place import Place, local_path
+from taba_core.store.shards import META, ShardedArray
 
 
 @dataclass(frozen=True)
 class ArtifactGroup:
-    """An artifact's group; holds paths and the spec only, so it can be sent to workers.
+    """An artifact's group; holds places and the spec only, so it can be sent to workers.
 
     Workers call `write_shard` and the readers; `record`, `adopt`, `verify` and `remove_orphans` belong to the
     driver, which is the ledger's only writer.
     """
 
-    store: Path
+    store: Place
     artifact: Artifact
 
     @property
@@ -40,9 +40,18 @@ class ArtifactGroup:
         return self.artifact.name
 
     @property
-    def path(self) -> Path:
-        """Directory of the group."""
+    def place(self) -> Place:
+        """Where the group is."""
         return self.store / self.name
+
+    @property
+    def path(self) -> Path:
+        """Directory of the group.
+
+        Raises:
+          UsageError: the store is remote.
+        """
+        return local_path(self.place)
 
     @property
     def num_shards(self) -> int:
@@ -53,7 +62,8 @@ class ArtifactGroup:
     def variables(self) -> tuple[str, ...]:
         """Variables the store holds, in the schema's order."""
         names = variables_of(self.artifact.kind)
-        return tuple(name for name in names if (self.path / name / "zarr.json").exists())
+        held = self.place.read_existing(f"{name}/{META}" for name in names)
+        return tuple(name for name in names if f"{name}/{META}" in held)
 
     @property
     def ledger(self) -> Ledger:
@@ -66,7 +76,7 @@ class ArtifactGroup:
         Raises:
           UsageError: the kind has no such variable. StoreError: this store does not hold it.
         """
-        return ShardedArray.open(self.path / variable, variable_of(self.artifact.kind, variable))
+        return ShardedArray.open(self.place / variable, variable_of(self.artifact.kind, variable))
 
     def shard_range(self, shard: int) -> tuple[int, int]:
         """Sample ids [start, stop) of a shard.
@@ -153,21 +163,16 @@ class ArtifactGroup:
 
     def adopt(self) -> list[Receipt]:
         """Give receipts to whole shards without one (the driver ended before it wrote them). Driver only."""
-        from taba_core.store.integrity import adopt
-
-        return adopt(self)
+        self.ledger.place.compact()
+        return integrity.adopt(self)
 
     def verify(self, deep: bool = False, forget: bool = False) -> list[Problem]:
         """Everything wrong with the artifact; see `taba_core.store.integrity.verify`. Driver only."""
-        from taba_core.store.integrity import verify
+        return integrity.verify(self, deep=deep, forget=forget)
 
-        return verify(self, deep=deep, forget=forget)
-
-    def remove_orphans(self) -> list[Path]:
+    def remove_orphans(self) -> list[Place]:
         """Delete files that interrupted writes left behind. Driver only, while no worker writes."""
-        from taba_core.store.integrity import remove_orphans
-
-        return remove_orphans(self)
+        return integrity.remove_orphans(self)
 
     def _complete(self, names: Sequence[str]) -> set[tuple[int, str]]:
         records = self.ledger.records()

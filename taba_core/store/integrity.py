@@ -5,18 +5,16 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, Protocol
 
-from taba_core.errors import StoreError
-from taba_core.store.files import PARTIAL_SUFFIX, explained, sync_directory
-from taba_core.store.ledger import FileRecord, Receipt
-from taba_core.store.shards import ShardedArray
+from taba_core.errors import StoreError, WorkError
+from taba_core.store.ledger import FileRecord, Ledger, Receipt, Records
+from taba_core.store.place import Place
+from taba_core.store.shards import META, ShardedArray
 
-if TYPE_CHECKING:
-    from taba_core.store.group import ArtifactGroup
-
-ProblemKind = Literal["missing", "size", "no receipt", "checksum", "orphan"]
+ProblemKind = Literal[
+    "missing", "size", "no receipt", "checksum", "orphan", "unknown file", "coordinate", "result"
+]
 
 
 @dataclass(frozen=True)
@@ -27,15 +25,34 @@ class Problem:
     kind: ProblemKind
     variable: str
     shard: int | None
-    path: Path
+    file: Place
     detail: str
 
     def __str__(self) -> str:
         where = f"{self.variable} shard {self.shard}" if self.shard is not None else self.variable
-        return f"{self.artifact} {where}: {self.kind}: {self.detail}"
+        return f"{' '.join(part for part in (self.artifact, where) if part)}: {self.kind}: {self.detail}"
 
 
-def verify(group: ArtifactGroup, *, deep: bool = False, forget: bool = False) -> list[Problem]:
+class Held(Protocol):
+    """What is looked at: an artifact's arrays and receipts."""
+
+    @property
+    def name(self) -> str:
+        """Name of the group."""
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """Variables the store holds."""
+
+    @property
+    def ledger(self) -> Ledger:
+        """The artifact's receipts."""
+
+    def array(self, variable: str) -> ShardedArray:
+        """The array of a variable."""
+
+
+def verify(held: Held, *, deep: bool = False, forget: bool = False) -> list[Problem]:
     """Compare the files of an artifact with their receipts.
 
     Args:
@@ -44,63 +61,76 @@ def verify(group: ArtifactGroup, *, deep: bool = False, forget: bool = False) ->
         as NaN and the next run computes them again.
     Returns:
       Problems by variable and shard: `missing` (no file), `size` (truncated, empty or too long), `no receipt`
-      (whole file, ledger does not know it: `adopt` settles it), `checksum` (bits changed on disk), `orphan`
-      (left by an interrupted write, harmless).
+      (whole file, ledger does not know it: `adopt` settles it), `checksum` (bits changed in storage), `orphan`
+      (left by an interrupted write, harmless), `unknown file` (taba did not write it; it is left alone).
     """
-    problems = [problem for name in group.variables for problem in _of_array(group, name, deep)]
+    records = held.ledger.records()
+    problems = [problem for name in held.variables for problem in _of_array(held, name, records, deep)]
     if forget:
         for problem in problems:
             if problem.kind in ("size", "checksum") and problem.shard is not None:
-                _forget(group, problem)
+                held.ledger.forget(problem.shard, [problem.variable], problem.detail)
+                problem.file.remove()
     return problems
 
 
-def adopt(group: ArtifactGroup) -> list[Receipt]:
+def adopt(held: Held) -> list[Receipt]:
     """Record whole shards that have no receipt.
 
     A file of the expected size is read completely; every byte of it is covered by the checksum of a chunk or
     of the index. What fails is left as it is: it counts as missing and is computed again.
     """
-    records = group.ledger.records()
+    records = held.ledger.records()
     adopted = []
-    for name in group.variables:
-        array = group.array(name)
+    for name in held.variables:
+        array = held.array(name)
         for shard, size in sorted(array.sizes().items()):
             if (shard, name) in records or size != array.layout.shard_bytes or not _readable(array, shard):
                 continue
             file = array.file(shard)
-            with explained(file):
-                _sync(file)
-            record = FileRecord(file.name, size, array.crc_of_file(shard))
-            receipt = Receipt(shard, {name: record}, info={"adopted": True})
-            group.record(receipt)
+            file.confirm()
+            receipt = Receipt(
+                shard, {name: FileRecord(file.name, size, file.crc32())}, info={"adopted": True}
+            )
+            held.ledger.record(receipt)
             adopted.append(receipt)
     return adopted
 
 
-def remove_orphans(group: ArtifactGroup) -> list[Path]:
-    """Delete the `.partial` files in an artifact's directories and return their paths."""
-    orphans = [path for name in group.variables for path in _orphans(group.path / name)]
-    for path in orphans:
-        with explained(path):
-            path.unlink(missing_ok=True)
-    return orphans
+def orphans(held: Held) -> dict[Place, int]:
+    """What interrupted writes left in an artifact's arrays: place and bytes."""
+    arrays = [held.array(name).place for name in held.variables]
+    return {place / left: size for place in arrays for left, size in place.interrupted().items()}
 
 
-def _of_array(group: ArtifactGroup, name: str, deep: bool) -> Iterator[Problem]:
-    array = group.array(name)
-    sizes, records, expected = array.sizes(), group.ledger.records(), array.layout.shard_bytes
+def remove_orphans(held: Held) -> list[Place]:
+    """Delete what interrupted writes left in an artifact's arrays, and return it."""
+    found = list(orphans(held))
+    for left in found:
+        left.parent.remove_interrupted(left.name)
+    return found
+
+
+def _of_array(held: Held, name: str, records: Records, deep: bool) -> Iterator[Problem]:
+    array = held.array(name)
+    sizes, left = array.place.sizes(), array.place.interrupted()
+    expected = array.layout.shard_bytes
     for shard in range(array.layout.num_shards):
-        found = _of_shard(array, shard, sizes.get(shard), records.get((shard, name)), expected, deep)
+        file = array.file(shard)
+        found = _of_shard(file, sizes.pop(file.name, None), records.get((shard, name)), expected, deep)
         if found is not None:
-            kind, detail = found
-            yield Problem(group.name, kind, name, shard, array.file(shard), detail)
-    for path in _orphans(array.path):
-        yield Problem(group.name, "orphan", name, None, path, f"{path.name} is left of an interrupted write")
+            yield Problem(held.name, found[0], name, shard, file, found[1])
+    for orphan in left:
+        sizes.pop(orphan, None)
+        place = array.place / orphan
+        yield Problem(held.name, "orphan", name, None, place, f"{orphan} is left of an interrupted write")
+    for unknown in sorted(sizes.keys() - {META}):
+        place = array.place / unknown
+        yield Problem(held.name, "unknown file", name, None, place, f"{unknown} is not of taba's making")
 
 
 def _of_shard(
-    array: ShardedArray, shard: int, size: int | None, record: FileRecord | None, expected: int, deep: bool
+    file: Place, size: int | None, record: FileRecord | None, expected: int, deep: bool
 ) -> tuple[ProblemKind, str] | None:
     if size is None:
         return "missing", "no file" if record is None else "no file, although its receipt says it was written"
@@ -108,33 +138,18 @@ def _of_shard(
         return "size", f"{size} bytes, not {expected}"
     if record is None:
         return "no receipt", "the file has the expected size and the ledger does not know it"
-    if deep and (crc := array.crc_of_file(shard)) != record.crc:
-        return "checksum", f"CRC-32 {crc:08x}, not {record.crc:08x} as written"
-    return None
-
-
-def _forget(group: ArtifactGroup, problem: Problem) -> None:
-    assert problem.shard is not None
-    group.ledger.forget(problem.shard, [problem.variable], problem.detail)
-    with explained(problem.path):
-        problem.path.unlink(missing_ok=True)
+    if not deep:
+        return None
+    try:
+        crc = file.crc32()
+    except (OSError, WorkError) as error:
+        return "checksum", f"cannot be read ({error})"
+    return None if crc == record.crc else ("checksum", f"CRC-32 {crc:08x}, not {record.crc:08x} as written")
 
 
 def _readable(array: ShardedArray, shard: int) -> bool:
     start, stop = array.layout.samples(shard)
-    with contextlib.suppress(StoreError):
+    with contextlib.suppress(StoreError, WorkError):
         array.check(shard, array.read(start, stop))
         return True
     return False
-
-
-def _sync(file: Path) -> None:
-    import os
-
-    with file.open("rb") as handle:
-        os.fsync(handle.fileno())
-    sync_directory(file.parent)
-
-
-def _orphans(directory: Path) -> list[Path]:
-    return sorted(directory.glob(f"*{PARTIAL_SUFFIX}"))

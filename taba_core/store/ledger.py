@@ -1,4 +1,4 @@
-"""Receipts of finished shards: an append-only file per artifact, written by the driver alone.
+"""Receipts of finished shards: an append-only journal per artifact, written by the driver alone.
 
 One writer means no locks, which network file systems do not give reliably. A line is written after the
 shard's file is on disk, so a receipt never promises what a crash can take back.
@@ -9,10 +9,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
-from taba_core.store.files import append_line
+from taba_core.store.place import Place
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ Records = dict[tuple[int, str], FileRecord]
 class Ledger:
     """The receipts of one artifact."""
 
-    path: Path
+    place: Place
 
     def record(self, receipt: Receipt) -> None:
         """Append a receipt and sync it. Driver only.
@@ -68,12 +67,12 @@ class Ledger:
         Raises:
           WorkError: the operating system refused.
         """
-        append_line(self.path, json.dumps({"event": "receipt", **receipt.to_json()}))
+        self.place.append_line(json.dumps({"event": "receipt", **receipt.to_json()}))
 
     def forget(self, shard: int, variables: Iterable[str], reason: str) -> None:
         """Append that a shard's variables are not to be trusted any more. Driver only."""
         line = {"event": "forget", "shard": shard, "variables": sorted(variables), "reason": reason}
-        append_line(self.path, json.dumps(line))
+        self.place.append_line(json.dumps(line))
 
     def records(self) -> Records:
         """The valid record of each (shard, variable): the latest receipt unless forgotten since."""
@@ -92,10 +91,8 @@ class Ledger:
         return [Receipt.from_json(line) for line in self._lines() if line["event"] == "receipt"]
 
     def _lines(self) -> list[dict[str, Any]]:
-        if not self.path.exists():
-            return []
         # A line cut short by a crash carries no promise: its shard is adopted or written again.
-        lines = (_parsed(text) for text in self.path.read_text(errors="replace").splitlines())
+        lines = (_parsed(text) for text in self.place.lines())
         return [line for line in lines if line is not None]
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from taba_core.store.files import read_json
+from taba_core.store.place import read_json
 from taba_core.store.root import Store
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ def open_store(path: str | os.PathLike[str], chunks: Mapping[str, int] | None = 
     Values that were never written are NaN (`region`: 255, `class_id`: the smallest int32).
 
     Args:
+      path: a directory, or a URL fsspec knows (s3://, gs://, https://, ...).
       chunks: Dask block sizes by dimension; default a shard's samples by 10 steps. (One block per stored
         chunk, what xarray does alone, is several times slower.)
     Raises:
@@ -36,10 +37,10 @@ def open_store(path: str | os.PathLike[str], chunks: Mapping[str, int] | None = 
             "step": STEPS_PER_BLOCK,
             **(chunks or {}),
         }
-        dataset = xr.open_zarr(str(group.path), consolidated=False, chunks=None)
+        dataset = xr.open_zarr(group.place.zarr_store(), consolidated=False, chunks=None)
         nodes[group.name] = _lazy(dataset[list(group.variables)], wanted)
     for name in store.results():
-        nodes[name] = xr.open_zarr(str(store.path / name), consolidated=False, chunks={})
+        nodes[name] = xr.open_zarr((store.place / name).zarr_store(), consolidated=False, chunks={})
     return xr.DataTree.from_dict({"/": xr.Dataset(attrs=_root_attrs(store)), **nodes})
 
 
@@ -55,4 +56,4 @@ def _lazy(dataset: xr.Dataset, chunks: Mapping[str, int]) -> xr.Dataset:
 
 
 def _root_attrs(store: Store) -> dict[str, object]:
-    return dict(read_json(store.path / "zarr.json")["attributes"])
+    return dict(read_json(store.place / "zarr.json")["attributes"])

@@ -3,37 +3,32 @@
 from __future__ import annotations
 
 import re
-import shutil
-import uuid
+import zlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from taba_core.errors import StoreError, UsageError
 from taba_core.spec import SCHEMA_VERSION
-from taba_core.store.files import (
-    LEDGER_DIRECTORY,
-    PARTIAL_SUFFIX,
-    explained,
-    read_json,
-    sync_directory,
-    sync_tree,
-)
+from taba_core.store.files import LEDGER_DIRECTORY, explained
+from taba_core.store.place import Place, json_bytes, parse_json, read_json
+from taba_core.store.shards import META
 
 if TYPE_CHECKING:
     import xarray as xr
 
+FILES_CRC = "files_crc32"  # attribute: CRC-32 of every other file of the result, by path
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _RESERVED = ("report",)
+_DAMAGED = (RuntimeError, ValueError, KeyError, OSError)  # what codecs and readers raise for damaged files
 
 
-def write_result(store: Path, name: str, dataset: xr.Dataset, attrs: Mapping[str, Any]) -> None:
+def write_result(store: Place, name: str, dataset: xr.Dataset, attrs: Mapping[str, Any]) -> None:
     """Write a dataset as group `name` with attributes `attrs` and kind "result".
 
-    It is written to a directory aside, synced and renamed, so a reader sees the old result or the new one.
+    It is replaced as a whole (`Place.replace_tree`), with the checksums of its files among its attributes.
 
     Raises:
-      UsageError: a name that is no group name, or is that of an artifact. WorkError: the file system refused.
+      UsageError: a name that is no group name, or is that of an artifact. WorkError: the storage refused.
     """
     target = store / name
     _check_name(target)
@@ -42,60 +37,70 @@ def write_result(store: Path, name: str, dataset: xr.Dataset, attrs: Mapping[str
         "schema_version": SCHEMA_VERSION,
         "variables": [str(n) for n in dataset.data_vars],
     }
-    marked = dataset.assign_attrs({**attrs, **marks})
-    folder = store / LEDGER_DIRECTORY
-    aside = folder / f"{name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}"
     with explained(target):
-        for left in folder.glob(f"{name}.*{PARTIAL_SUFFIX}"):  # of a writer that was killed
-            shutil.rmtree(left, ignore_errors=True)
-        try:
-            aside.mkdir(parents=True)
-            _to_zarr(marked, aside / "new")
-            sync_tree(aside / "new")
-            if target.exists():
-                target.rename(aside / "old")
-            (aside / "new").rename(target)
-            sync_directory(store)
-        finally:
-            if (aside / "old").exists() and not target.exists():
-                (aside / "old").rename(target)
-            shutil.rmtree(aside, ignore_errors=True)
+        files = _encoded(dataset.assign_attrs({**attrs, **marks}))
+    meta = parse_json(files[META], target / META)
+    meta["attributes"][FILES_CRC] = {name: zlib.crc32(data) for name, data in files.items() if name != META}
+    (store / LEDGER_DIRECTORY).make()
+    target.replace_tree({**files, META: json_bytes(meta)}, aside=store / LEDGER_DIRECTORY)
 
 
-def read_result(store: Path, name: str) -> xr.Dataset | None:
+def read_result(store: Place, name: str) -> xr.Dataset | None:
     """A result, loaded into memory, or None.
 
     Raises:
       StoreError: the group of that name is no result, or its files are damaged.
     """
-    path = store / name
-    if not (path / "zarr.json").exists():
+    place = store / name
+    if not (place / META).exists():
         return None
-    kind = read_json(path / "zarr.json").get("attributes", {}).get("kind")
+    kind = read_json(place / META).get("attributes", {}).get("kind")
     if kind != "result":
-        raise StoreError(f"{path} is no result but '{kind}'; results() lists the names of results.")
+        raise StoreError(f"{place} is no result but '{kind}'; results() lists the names of results.")
     import xarray as xr
 
     try:
-        with xr.open_zarr(str(path), consolidated=False, chunks=None) as dataset:
+        with xr.open_zarr(place.zarr_store(), consolidated=False, chunks=None) as dataset:
             text = _text_as(dataset.load(), "T", str)
-    except (
-        RuntimeError,
-        ValueError,
-        KeyError,
-        OSError,
-    ) as error:  # what codecs and readers raise for damaged files
+    except _DAMAGED as error:
         raise StoreError(
-            f"result {path} is damaged ({str(error).splitlines()[0]}). Run its study again: it is analysed anew."
+            f"result {place} is damaged ({str(error).splitlines()[0]}). Run its study again: it is analysed anew."
         ) from error
+    text.attrs.pop(FILES_CRC, None)
     # A directory has no order of its own; tables and figures follow the order the study gave.
     return text[text.attrs.pop("variables")]
 
 
-def _to_zarr(dataset: xr.Dataset, path: Path) -> None:
+def damage_of(store: Place, name: str) -> list[tuple[Place, str]]:
+    """Files of a result that are missing, changed or not of taba's making, each with what is wrong."""
+    place = store / name
+    recorded = read_json(place / META).get("attributes", {}).get(FILES_CRC)
+    if recorded is None:  # of a version that kept no checksums: what can be read is taken as it is
+        try:
+            read_result(store, name)
+        except StoreError as error:
+            return [(place, str(error))]
+        return []
+    held = place.read_existing(recorded)
+    found: list[tuple[Place, str]] = []
+    for file, crc in recorded.items():
+        if file not in held:
+            found.append((place / file, f"{file} is missing"))
+        elif zlib.crc32(held[file]) != crc:
+            found.append((place / file, f"{file} has CRC-32 {zlib.crc32(held[file]):08x}, not {crc:08x}"))
+    unknown = place.walk().keys() - recorded.keys() - {META}
+    return found + [(place / file, f"{file} is not of taba's making") for file in sorted(unknown)]
+
+
+def _encoded(dataset: xr.Dataset) -> dict[str, bytes]:
+    """The files of a dataset as a Zarr v3 group, by path."""
+    from zarr.storage import MemoryStore
+
+    held: dict[str, Any] = {}
     # Fixed-length text has no Zarr v3 specification; text of any length has one.
     stored = _text_as(dataset.drop_encoding(), "U", object)
-    stored.to_zarr(str(path), mode="w-", zarr_format=3, consolidated=False)
+    stored.to_zarr(MemoryStore(store_dict=held), mode="w-", zarr_format=3, consolidated=False)
+    return {key: data.to_bytes() for key, data in held.items()}
 
 
 def _text_as(dataset: xr.Dataset, kind: str, dtype: Any) -> xr.Dataset:
@@ -108,12 +113,12 @@ def _text_as(dataset: xr.Dataset, kind: str, dtype: Any) -> xr.Dataset:
     return dataset.assign({n: a for n, a in text.items() if n not in coords}).assign_coords(coords)
 
 
-def _check_name(target: Path) -> None:
+def _check_name(target: Place) -> None:
     if not _NAME.fullmatch(target.name) or target.name in _RESERVED:
         raise UsageError(
             f"result name '{target.name}': lower-case letters, digits, '.', '_', '-' (not 'report')."
         )
-    meta = target / "zarr.json"
+    meta = target / META
     if meta.exists() and read_json(meta).get("attributes", {}).get("kind") != "result":
         raise UsageError(
             f"result name '{target.name}' is that of an artifact in the store; give it another name."

@@ -14,8 +14,10 @@ from taba_core.errors import StoreError, UsageError
 from taba_core.schema import layout
 from taba_core.spec import KINDS, SCHEMA_VERSION, Artifact
 from taba_core.store import template
-from taba_core.store.files import LEDGER_DIRECTORY, PARTIAL_SUFFIX, explained, read_json
+from taba_core.store.files import LEDGER_DIRECTORY, PARTIAL_SUFFIX
 from taba_core.store.group import ArtifactGroup
+from taba_core.store.place import Place, is_remote, local_path, parse_json, place_of, read_json
+from taba_core.store.shards import META
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -25,21 +27,38 @@ FORMAT = "taba"
 
 @dataclass(frozen=True)
 class Store:
-    """A directory that is a Zarr v3 group: one group per artifact and per result."""
+    """A directory or a prefix on object storage that is a Zarr v3 group: one group per artifact and per result."""
 
-    path: Path
+    place: Place
     mode: Literal["r", "a"]
+
+    @property
+    def url(self) -> str:
+        """Path or URL: what another process opens."""
+        return self.place.url
+
+    @property
+    def path(self) -> Path:
+        """Directory of the store.
+
+        Raises:
+          UsageError: the store is remote.
+        """
+        return local_path(self.place)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], mode: Literal["r", "a"] = "r") -> Store:
         """Open a store; mode "a" makes it if there is none.
 
+        Args:
+          path: a directory, or a URL fsspec knows: s3://BUCKET/PREFIX, gs://, https:// (reading only), ...
         Raises:
-          UsageError: a URL, a file, no store there ("r"), or a directory that belongs to something else.
-          StoreError: a store of another schema version. WorkError: not writable ("a").
+          UsageError: a file, no store there ("r"), a directory that belongs to something else, a URL that cannot
+          be used. StoreError: a store of another schema version. WorkError: not writable ("a").
         """
-        root = _local_directory(path)
-        if (root / "zarr.json").exists():
+        root = place_of(path)
+        root.check_kind(writing=mode == "a")
+        if (root / META).exists():
             _check_root(root)
         elif mode == "r":
             raise UsageError(
@@ -47,9 +66,15 @@ class Store:
             )
         else:
             _create_root(root)
-        if mode == "a" and not os.access(root, os.W_OK):
-            raise StoreError(f"store {root} is not writable: fix its permissions or use another --store.")
+        if mode == "a":
+            root.check_writable()
         return cls(root, mode)
+
+    @staticmethod
+    def is_there(path: str | os.PathLike[str]) -> bool:
+        """Whether `open` for reading has anything to open: a directory, or a remote store's root."""
+        place = place_of(path)
+        return (place / META).exists() if is_remote(path) else place.exists()
 
     def ensure(
         self,
@@ -73,9 +98,9 @@ class Store:
           WorkError: the file system refused.
         """
         if self.mode == "r":
-            raise UsageError(f"store {self.path} is open for reading only; open it with mode 'a'.")
+            raise UsageError(f"store {self.place} is open for reading only; open it with mode 'a'.")
         layouts = {name: layout(artifact, name, sample_shape, decoded_shape) for name in variables}
-        group = ArtifactGroup(self.path, artifact)
+        group = ArtifactGroup(self.place, artifact)
         template.ensure_group(group, template.coordinates(artifact, coords))
         for name, wanted in layouts.items():
             template.ensure_array(group, name, wanted)
@@ -90,7 +115,7 @@ class Store:
         group = self.find(artifact)
         if group is None:
             known = ", ".join(g.name for g in self.artifacts()) or "none"
-            raise UsageError(f"no artifact '{artifact.name}' in store {self.path}. It holds: {known}.")
+            raise UsageError(f"no artifact '{artifact.name}' in store {self.place}. It holds: {known}.")
         return group
 
     def find(self, artifact: Artifact) -> ArtifactGroup | None:
@@ -99,8 +124,8 @@ class Store:
         Raises:
           StoreError: the group of that name was made by another spec.
         """
-        group = ArtifactGroup(self.path, artifact)
-        if not (group.path / "zarr.json").exists():
+        group = ArtifactGroup(self.place, artifact)
+        if not (group.place / META).exists():
             return None
         template.check_spec(group)
         return group
@@ -112,12 +137,12 @@ class Store:
           StoreError: a group that cannot be understood.
         """
         groups = []
-        for directory, attrs in self._groups():
+        for place, attrs in self._groups():
             if attrs.get("kind") in KINDS:
-                group = ArtifactGroup(self.path, template.artifact_of(directory, attrs))
-                if group.path != directory:
+                group = ArtifactGroup(self.place, template.artifact_of(place, attrs))
+                if group.place != place:
                     raise StoreError(
-                        f"group {directory} holds the artifact '{group.name}': it was renamed; undo that."
+                        f"group {place} holds the artifact '{group.name}': it was renamed; undo that."
                     )
                 groups.append(group)
         return groups
@@ -127,38 +152,27 @@ class Store:
         from taba_core.store.results import write_result
 
         if self.mode == "r":
-            raise UsageError(f"store {self.path} is open for reading only; open it with mode 'a'.")
-        write_result(self.path, name, dataset, attrs)
+            raise UsageError(f"store {self.place} is open for reading only; open it with mode 'a'.")
+        write_result(self.place, name, dataset, attrs)
 
     def read_result(self, name: str) -> xr.Dataset | None:
         """The dataset of a result, in memory; None if there is none of that name."""
         from taba_core.store.results import read_result
 
-        return read_result(self.path, name)
+        return read_result(self.place, name)
 
     def results(self) -> list[str]:
         """Names of all results in the store."""
-        return [directory.name for directory, attrs in self._groups() if attrs.get("kind") == "result"]
+        return [place.name for place, attrs in self._groups() if attrs.get("kind") == "result"]
 
-    def _groups(self) -> list[tuple[Path, dict[str, Any]]]:
-        found = sorted(path.parent for path in self.path.glob("*/zarr.json"))
-        return [(path, read_json(path / "zarr.json").get("attributes", {})) for path in found]
-
-
-def _local_directory(path: str | os.PathLike[str]) -> Path:
-    text = os.fspath(path)
-    if "://" in text:
-        raise UsageError(
-            f"--store {text}: this version keeps stores in directories only (local or shared); give a path."
-        )
-    root = Path(text)
-    if root.exists() and not root.is_dir():
-        raise UsageError(f"--store {root} is a file; a store is a directory. Give another path.")
-    return root
+    def _groups(self) -> list[tuple[Place, dict[str, Any]]]:
+        held = self.place.read_existing(f"{name}/{META}" for name in self.place.children())
+        places = [(self.place / meta.rpartition("/")[0], data) for meta, data in sorted(held.items())]
+        return [(place, parse_json(data, place / META).get("attributes", {})) for place, data in places]
 
 
-def _check_root(root: Path) -> None:
-    attrs = read_json(root / "zarr.json").get("attributes", {})
+def _check_root(root: Place) -> None:
+    attrs = read_json(root / META).get("attributes", {})
     if attrs.get("format") != FORMAT:
         raise UsageError(f"{root} is a Zarr hierarchy but no taba store; give --store another path.")
     version = attrs.get("schema_version")
@@ -169,10 +183,10 @@ def _check_root(root: Path) -> None:
         )
 
 
-def _create_root(root: Path) -> None:
+def _create_root(root: Place) -> None:
     # What an interrupted creation or a lost root leaves is ours; anything else is not.
     ours = {LEDGER_DIRECTORY, "report"}
-    names = [p.name for p in root.iterdir()] if root.exists() else []
+    names = [*root.children(), *root.sizes()]
     foreign = [name for name in names if name not in ours and not name.endswith(PARTIAL_SUFFIX)]
     if foreign:
         raise UsageError(
@@ -181,7 +195,6 @@ def _create_root(root: Path) -> None:
         )
     from taba_core import __version__
 
-    with explained(root):
-        root.mkdir(parents=True, exist_ok=True)
+    root.make()
     attrs = {"format": FORMAT, "schema_version": SCHEMA_VERSION, "created_by": f"taba {__version__}"}
-    template.write_group(root / "zarr.json", attrs)
+    template.write_group(root, attrs)

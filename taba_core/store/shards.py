@@ -1,12 +1,9 @@
-"""One array of a group on disk, and the only function that writes values into it: a whole shard."""
+"""One array of a group, and the only function that writes values into it: a whole shard."""
 
 from __future__ import annotations
 
-import os
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,71 +11,70 @@ from numpy.typing import NDArray
 
 from taba_core.errors import StoreError, UsageError, WorkError
 from taba_core.schema import Layout, Variable
-from taba_core.store.files import crc32_of_file, read_json, write_atomic
+from taba_core.store.encoding import shard_pieces
 from taba_core.store.ledger import FileRecord
+from taba_core.store.place import Place, parse_json
 
-# Other pipelines may write in place: a kill then leaves a torn shard and an unreadable array.
-_SAFE_PIPELINE = "zarr.core.codec_pipeline.BatchedCodecPipeline"
+META = "zarr.json"
 
 
 @dataclass(frozen=True)
 class ShardedArray:
-    """An array of shards at `path` (the array's own directory)."""
+    """An array of shards at `place` (the array's own directory)."""
 
-    path: Path
+    place: Place
     variable: Variable
     layout: Layout
 
     @classmethod
-    def open(cls, path: Path, variable: Variable) -> ShardedArray:
+    def open(cls, place: Place, variable: Variable) -> ShardedArray:
         """Read shapes from the array's metadata.
 
         Raises:
           StoreError: no such array, or metadata that is not of a sharded array.
         """
         try:
-            meta = read_json(path / "zarr.json")
+            meta = parse_json((place / META).read_bytes(), place / META)
             chunk = meta["codecs"][0]["configuration"]["chunk_shape"]
             shard = meta["chunk_grid"]["configuration"]["chunk_shape"]
             shapes = Layout(tuple(meta["shape"]), tuple(chunk), tuple(shard), str(meta["data_type"]))
         except FileNotFoundError:
             raise StoreError(
-                f"no variable '{path.name}' in {path.parent}: nothing that was run so far asked for it. "
+                f"no variable '{place.name}' in {place.parent}: nothing that was run so far asked for it. "
                 "Run the study that needs it: it is added."
             ) from None
         except (KeyError, IndexError, TypeError):
-            raise StoreError(f"{path}/zarr.json describes no sharded array; taba did not write it.") from None
-        return cls(path, variable, shapes)
+            raise StoreError(
+                f"{place}/zarr.json describes no sharded array; taba did not write it."
+            ) from None
+        return cls(place, variable, shapes)
 
-    def file(self, shard: int) -> Path:
-        """Path of a shard's file."""
-        return self.path / ".".join(["c", str(shard), *["0"] * (len(self.layout.shape) - 1)])
+    def file(self, shard: int) -> Place:
+        """A shard's file."""
+        return self.place / ".".join(["c", str(shard), *["0"] * (len(self.layout.shape) - 1)])
 
     def sizes(self) -> dict[int, int]:
         """Size in bytes of every shard file that exists, by shard."""
         numbers = {self.file(shard).name: shard for shard in range(self.layout.num_shards)}
-        with os.scandir(self.path) as entries:
-            return {numbers[e.name]: e.stat().st_size for e in entries if e.name in numbers}
+        return {numbers[name]: size for name, size in self.place.sizes().items() if name in numbers}
 
     def create(self) -> None:
         """Write the array's metadata. Driver only: concurrent creation is not safe."""
-        self._zarr_array(str(self.path), self.layout.shape)
+        held: dict[str, Any] = {}
+        self._metadata(held)
+        (self.place / META).write_atomic(held[META].to_bytes())
 
     def put(self, shard: int, block: NDArray[Any]) -> FileRecord:
-        """Write one whole shard that passed `check`: encoded in memory, then put in place atomically.
+        """Write one whole shard that passed `check`, put in place atomically.
 
         Raises:
-          WorkError: the file system refused, or holds another number of bytes than it was given.
+          WorkError: the storage refused, or holds another number of bytes than it was given.
         """
-        data = self._encode(block)
-        expected = self.layout.shard_bytes
-        if len(data) != expected:
-            raise StoreError(f"{self.path}: a shard was encoded to {len(data)} bytes, not {expected}.")
         file = self.file(shard)
-        write_atomic(file, data)
-        if file.stat().st_size != expected:
-            raise WorkError(f"{file} has {file.stat().st_size} bytes on disk, not {expected}; run again.")
-        return FileRecord(file=file.name, bytes=expected, crc=zlib.crc32(data))
+        found = file.write_atomic(shard_pieces(block, self.layout, self.variable))
+        if found.bytes != self.layout.shard_bytes:
+            raise StoreError(f"{file} was made of {found.bytes} bytes, not {self.layout.shard_bytes}.")
+        return FileRecord(file=file.name, bytes=found.bytes, crc=found.crc)
 
     def read(self, start: int, stop: int, steps: Sequence[int] | None = None) -> NDArray[Any]:
         """Samples [start, stop), all steps or those of the given labels 1..T, in the given order.
@@ -96,13 +92,13 @@ class ShardedArray:
             return np.asarray(array.oindex[slice(start, stop), self._rows(steps)])
         except ValueError as error:  # zarr's checksum and index errors
             raise StoreError(
-                f"samples {start} to {stop - 1} of {self.path} are damaged: {error} "
+                f"samples {start} to {stop - 1} of {self.place} are damaged: {error} "
                 "Run `taba verify --deep` on the store, then the same command again: it computes them anew."
             ) from error
 
     def crc_of_file(self, shard: int) -> int:
-        """CRC-32 of a shard's file as it is on disk."""
-        return crc32_of_file(self.file(shard))
+        """CRC-32 of a shard's file as it is stored."""
+        return self.file(shard).crc32()
 
     def check(self, shard: int, block: NDArray[Any]) -> None:
         """Refuse a block that is not one whole shard of real values.
@@ -114,7 +110,7 @@ class ShardedArray:
           UsageError: no such shard; another shape or type. WorkError: values that are not finite or mean "not
           written".
         """
-        where = f"shard {shard} of '{self.variable.name}' in {self.path.parent}"
+        where = f"shard {shard} of '{self.variable.name}' in {self.place.parent}"
         if not 0 <= shard < self.layout.num_shards:
             raise UsageError(f"{where}: shards are 0 to {self.layout.num_shards - 1}.")
         start, stop = self.layout.samples(shard)
@@ -126,6 +122,8 @@ class ShardedArray:
                 f"{where}: type {block.dtype}, but the store holds {self.layout.dtype}; convert it."
             )
         if self.variable.fill == "NaN":
+            if _all_finite(block):
+                return
             bad, what = ~np.isfinite(block), "not finite"
         elif np.dtype(self.layout.dtype).kind == "i" or "flag_values" in self.variable.notes:
             bad, what = block == self.variable.fill, f"{self.variable.fill}, which means not written"
@@ -147,7 +145,7 @@ class ShardedArray:
 
     def _check_present(self, shard: int) -> None:
         file = self.file(shard)
-        size = file.stat().st_size if file.exists() else None
+        size = file.size()
         if size != self.layout.shard_bytes:
             found = "is missing" if size is None else f"has {size} bytes, not {self.layout.shard_bytes}"
             raise StoreError(f"{file} {found}. Run the same command again: it computes what is not complete.")
@@ -161,38 +159,33 @@ class ShardedArray:
             return slice(int(rows[0]), int(rows[-1]) + 1)
         return rows
 
-    def _encode(self, block: NDArray[Any]) -> memoryview:
-        from zarr.storage import MemoryStore
-
-        held: dict[str, Any] = {}
-        array = self._zarr_array(MemoryStore(store_dict=held), block.shape)
-        array[...] = block
-        return memoryview(held[self.file(0).name].as_buffer_like())
-
-    def _zarr_array(self, store: Any, shape: tuple[int, ...]) -> Any:
+    def _metadata(self, held: dict[str, Any]) -> None:
         import zarr
         from zarr.codecs import BytesCodec, Crc32cCodec
+        from zarr.storage import MemoryStore
 
-        with zarr.config.set({"codec_pipeline.path": _SAFE_PIPELINE}):
-            return zarr.create_array(
-                store,
-                shape=shape,
-                chunks=self.layout.chunk,
-                shards=self.layout.shard,
-                dtype=self.layout.dtype,
-                fill_value=float("nan") if self.variable.fill == "NaN" else self.variable.fill,
-                serializer=BytesCodec(endian="little"),
-                filters=(),
-                compressors=(Crc32cCodec(),),
-                chunk_key_encoding={"name": "default", "separator": "."},
-                dimension_names=self.variable.dims,
-                attributes=self.variable.attrs(),
-                # Chunks equal to the fill value must be stored too, else a constant shard looks missing. The
-                # setting works at creation only; `open_array` ignores it.
-                config={"write_empty_chunks": True},
-            )
+        zarr.create_array(
+            MemoryStore(store_dict=held),
+            shape=self.layout.shape,
+            chunks=self.layout.chunk,
+            shards=self.layout.shard,
+            dtype=self.layout.dtype,
+            fill_value=float("nan") if self.variable.fill == "NaN" else self.variable.fill,
+            serializer=BytesCodec(endian="little"),
+            filters=(),
+            compressors=(Crc32cCodec(),),
+            chunk_key_encoding={"name": "default", "separator": "."},
+            dimension_names=self.variable.dims,
+            attributes=self.variable.attrs(),
+        )
 
     def _opened(self) -> Any:
         import zarr
 
-        return zarr.open_array(str(self.path), mode="r", zarr_format=3)
+        return zarr.open_array(self.place.zarr_store(), mode="r", zarr_format=3)
+
+
+def _all_finite(block: NDArray[Any]) -> bool:
+    """One pass without a mask: a sum is finite only if every term is. (An overflow is looked at again.)"""
+    with np.errstate(all="ignore"):
+        return bool(np.isfinite(block.sum()))

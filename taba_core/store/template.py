@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,12 @@ from numpy.typing import NDArray
 from taba_core.errors import StoreError, UsageError
 from taba_core.schema import Layout, num_steps, variable_of, variables_of
 from taba_core.spec import SCHEMA_VERSION, Artifact, from_attrs
-from taba_core.store.files import LEDGER_DIRECTORY, explained, read_json, sync_tree, write_json
+from taba_core.store.files import LEDGER_DIRECTORY
 from taba_core.store.group import ArtifactGroup
-from taba_core.store.shards import ShardedArray
+from taba_core.store.place import Place, json_bytes, read_json
+from taba_core.store.shards import META, ShardedArray
+
+FILE_CRC = "file_crc32"  # attribute: CRC-32 of files that have no receipt
 
 COORDINATE_ATTRS: dict[str, dict[str, Any]] = {
     "sample": {"long_name": "sample id", "units": "1"},
@@ -24,9 +27,10 @@ COORDINATE_ATTRS: dict[str, dict[str, Any]] = {
 }
 
 
-def write_group(path: Path, attrs: Mapping[str, Any]) -> None:
-    """Write the metadata of a Zarr v3 group (`path` is its zarr.json)."""
-    write_json(path, {"zarr_format": 3, "node_type": "group", "attributes": dict(attrs)})
+def write_group(place: Place, attrs: Mapping[str, Any]) -> None:
+    """Write the metadata of a Zarr v3 group."""
+    meta = {"zarr_format": 3, "node_type": "group", "attributes": dict(attrs)}
+    (place / META).write_atomic(json_bytes(meta))
 
 
 def ensure_group(group: ArtifactGroup, coords: Mapping[str, NDArray[Any]]) -> None:
@@ -35,7 +39,7 @@ def ensure_group(group: ArtifactGroup, coords: Mapping[str, NDArray[Any]]) -> No
     Raises:
       StoreError: made by another spec, or other coordinates. WorkError: the file system refused.
     """
-    meta = group.path / "zarr.json"
+    meta = group.place / META
     names = set(coords)
     if meta.exists():
         check_spec(group)
@@ -43,12 +47,11 @@ def ensure_group(group: ArtifactGroup, coords: Mapping[str, NDArray[Any]]) -> No
         names |= set(str(held.get("coordinates", "")).split())
     else:
         held = None
-        with explained(group.path):
-            group.path.mkdir(exist_ok=True)
-            (group.store / LEDGER_DIRECTORY).mkdir(exist_ok=True)
+        group.place.make()
+        (group.store / LEDGER_DIRECTORY).make()
     attrs = group_attrs(group.artifact, names)
     if held is None or held.get("coordinates") != attrs.get("coordinates"):
-        write_group(meta, (held or attrs) | {k: v for k, v in attrs.items() if k == "coordinates"})
+        write_group(group.place, (held or attrs) | {k: v for k, v in attrs.items() if k == "coordinates"})
     for name, values in coords.items():
         _ensure_coordinate(group, name, values)
 
@@ -74,7 +77,7 @@ def group_attrs(artifact: Artifact, coords: Iterable[str]) -> dict[str, Any]:
     return attrs
 
 
-def artifact_of(directory: Path, attrs: dict[str, Any]) -> Artifact:
+def artifact_of(place: Place, attrs: dict[str, Any]) -> Artifact:
     """The artifact a group's attributes describe.
 
     Raises:
@@ -84,7 +87,7 @@ def artifact_of(directory: Path, attrs: dict[str, Any]) -> Artifact:
         return from_attrs(attrs)
     except (KeyError, ValueError) as error:
         raise StoreError(
-            f"group {directory} has a spec this taba cannot read: {error} "
+            f"group {place} has a spec this taba cannot read: {error} "
             "Use the taba that made it, or remove the group."
         ) from None
 
@@ -95,18 +98,18 @@ def check_spec(group: ArtifactGroup) -> None:
     Raises:
       StoreError: by another one, or by another schema version.
     """
-    attrs = read_json(group.path / "zarr.json").get("attributes", {})
+    attrs = read_json(group.place / META).get("attributes", {})
     found, wanted = attrs.get("schema_version"), SCHEMA_VERSION
     if found != wanted:
         raise StoreError(
-            f"group {group.path} has schema version {found}, this taba reads version {wanted}. "
+            f"group {group.place} has schema version {found}, this taba reads version {wanted}. "
             "Use the taba that made it, or remove the group."
         )
-    made = artifact_of(group.path, attrs)
+    made = artifact_of(group.place, attrs)
     # Compared by what can change a value: where weights lay when it was made may differ.
     if made.kind != group.artifact.kind or made.canonical() != group.artifact.canonical():
         raise StoreError(
-            f"group {group.path} was made by another spec ({made.name}); its values are not those of "
+            f"group {group.place} was made by another spec ({made.name}); its values are not those of "
             "this artifact. Remove the group or use another --store."
         )
 
@@ -117,16 +120,15 @@ def ensure_array(group: ArtifactGroup, name: str, wanted: Layout) -> None:
     Raises:
       StoreError: they differ. WorkError: the file system refused.
     """
-    array = ShardedArray(group.path / name, variable_of(group.artifact.kind, name), wanted)
-    if not (array.path / "zarr.json").exists():
-        with explained(array.path):
-            array.create()
-            sync_tree(array.path)
+    array = ShardedArray(group.place / name, variable_of(group.artifact.kind, name), wanted)
+    if not (array.place / META).exists():
+        array.place.make()
+        array.create()
         return
     found = group.array(name).layout
     if found != wanted:
         raise StoreError(
-            f"{array.path} holds {found.dtype} {found.shape} in shards of {found.shard}, but {wanted.dtype} "
+            f"{array.place} holds {found.dtype} {found.shape} in shards of {found.shard}, but {wanted.dtype} "
             f"{wanted.shape} in shards of {wanted.shard} is asked. Remove the group or use another --store."
         )
 
@@ -153,32 +155,48 @@ def coordinates(artifact: Artifact, coords: Mapping[str, NDArray[Any]] | None) -
     return values
 
 
-def _ensure_coordinate(group: ArtifactGroup, name: str, values: NDArray[Any]) -> None:
+def read_coordinate(place: Place) -> NDArray[Any] | None:
+    """A stored coordinate; None if it is missing or damaged. (Zarr reads a missing chunk as zeros.)"""
     import zarr
 
-    path = group.path / name
-    if (path / "zarr.json").exists() and any(path.glob("c.*")):
-        try:
-            stored = zarr.open_array(str(path), mode="r")[...]
-        except (RuntimeError, ValueError, OSError):
-            stored = None  # damaged: written again below, its values follow from the spec
-        if stored is not None and not np.array_equal(stored, values):
-            raise StoreError(
-                f"coordinate {path} differs from the values of this run: the artifact was made by another "
-                "version of the model or its schedule. Remove the group or use another --store."
-            )
-        if stored is not None:
-            return
-    with explained(path):
-        zarr.create_array(
-            str(path),
-            data=values,
-            chunks=values.shape,
-            compressors=None,
-            chunk_key_encoding={"name": "default", "separator": "."},
-            dimension_names=["sample" if name == "sample" else "step"],
-            attributes=COORDINATE_ATTRS[name],
-            config={"write_empty_chunks": True},
-            overwrite=True,
+    try:
+        recorded = read_json(place / META).get("attributes", {}).get(FILE_CRC)
+        chunk = next((name for name in place.sizes() if name.startswith("c.")), None)
+        if chunk is None or (recorded is not None and (place / chunk).crc32() != recorded):
+            return None
+        return np.asarray(zarr.open_array(place.zarr_store(), mode="r")[...])
+    except (RuntimeError, ValueError, KeyError, OSError):  # what codecs and readers raise for damaged files
+        return None
+
+
+def _ensure_coordinate(group: ArtifactGroup, name: str, values: NDArray[Any]) -> None:
+    place = group.place / name
+    stored = read_coordinate(place) if (place / META).exists() else None
+    if stored is None:  # missing or damaged: its values follow from the spec
+        _write_coordinate(place, name, values)
+    elif not np.array_equal(stored, values):
+        raise StoreError(
+            f"coordinate {place} differs from the values of this run: the artifact was made by another "
+            "version of the model or its schedule. Remove the group or use another --store."
         )
-        sync_tree(path)
+
+
+def _write_coordinate(place: Place, name: str, values: NDArray[Any]) -> None:
+    import zarr
+    from zarr.storage import MemoryStore
+
+    held: dict[str, Any] = {}
+    crc = zlib.crc32(values.astype(values.dtype.newbyteorder("<")).tobytes())
+    zarr.create_array(
+        MemoryStore(store_dict=held),
+        data=values,
+        chunks=values.shape,
+        compressors=None,
+        chunk_key_encoding={"name": "default", "separator": "."},
+        dimension_names=["sample" if name == "sample" else "step"],
+        attributes={**COORDINATE_ATTRS[name], FILE_CRC: crc},
+        config={"write_empty_chunks": True},
+    )
+    place.make()
+    for key in sorted(held, key=META.__eq__):  # the metadata last: with it the coordinate is there
+        (place / key).write_atomic(held[key].to_bytes())

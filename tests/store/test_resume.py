@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ def test_a_shard_counts_only_with_its_receipt(group, blocks):
 
 
 def test_a_receipt_counts_only_with_its_file(filled):
-    filled.array("noise").file(1).unlink()
+    Path(filled.array("noise").file(1)).unlink()
     assert filled.missing() == {1: ["noise"]}
 
 
@@ -58,7 +59,7 @@ def test_whole_shards_without_receipt_are_adopted_after_reading_them(group, bloc
 @pytest.mark.parametrize("where", [0, 2000, -1], ids=["first chunk", "middle", "index"])
 def test_damaged_shards_are_not_adopted(group, blocks, where):
     group.write_shard(0, blocks(group, 0))
-    file = group.array("x_t").file(0)
+    file = Path(group.array("x_t").file(0))
     data = bytearray(file.read_bytes())
     data[where] ^= 1
     file.write_bytes(data)
@@ -69,7 +70,7 @@ def test_damaged_shards_are_not_adopted(group, blocks, where):
 def test_a_ledger_line_cut_short_by_a_crash_harms_no_other(group, blocks):
     receipts = [group.write_shard(shard, blocks(group, shard)) for shard in range(3)]
     group.record(receipts[0])
-    with group.ledger.path.open("a") as file:
+    with Path(group.ledger.place).open("a") as file:
         file.write('{"event": "receipt", "shard": 1, "varia')  # killed here
     assert sorted(group.missing()) == [1, 2]
     group.record(receipts[2])

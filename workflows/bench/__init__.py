@@ -33,6 +33,7 @@ NAMES = (
     "driver-memory",
     "pool-scaling",
     "startup",
+    "shard-write",
 )
 
 OPTIONS = {

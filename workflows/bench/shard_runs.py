@@ -231,7 +231,7 @@ def stored_units(work: Work, workers: int, directory: Path) -> tuple[dict[str, A
     after = tuple(unit.id for unit in warm)
     return groups, [
         *warm,
-        *(replace(u, after=(*u.after, *after)) for u in PlanUnits(_plan(work), str(store.path))),
+        *(replace(u, after=(*u.after, *after)) for u in PlanUnits(_plan(work), store.url)),
     ]
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
-from pathlib import Path
 from typing import Any
 
 from taba_core.errors import StoreError, WorkError
-from taba_core.store.files import LEDGER_DIRECTORY, read_json, write_json
+from taba_core.store.files import LEDGER_DIRECTORY
+from taba_core.store.place import Place, json_bytes, place_of, read_json
 from workflows.holder import Holder, why_gone
 from workflows.text import duration_text
 
@@ -17,23 +18,23 @@ WRITE_S = 5.0
 STALE_S = 60.0
 
 
-def write_status(store: Path, status: dict[str, Any]) -> None:
+def write_status(store: str | os.PathLike[str] | Place, status: dict[str, Any]) -> None:
     """Replace the status. A failure is not an error of the run: what makes it fail ends the run by its own name."""
     with contextlib.suppress(WorkError, OSError):
-        if (store / LEDGER_DIRECTORY).is_dir():
-            write_json(store / LEDGER_DIRECTORY / STATUS, status)
+        # Makes no directory: a store that vanished must stay away.
+        (place_of(store) / LEDGER_DIRECTORY / STATUS).write_atomic(json_bytes(status))
 
 
-def read_status(store: Path) -> dict[str, Any] | None:
+def read_status(store: str | os.PathLike[str] | Place) -> dict[str, Any] | None:
     """The last status written, with `age_s` and, for a run that is not alive, `stale` = why.
 
     Returns:
       None when no run has written one, or it cannot be read.
     """
-    path = store / LEDGER_DIRECTORY / STATUS
+    file = place_of(store) / LEDGER_DIRECTORY / STATUS
     try:
-        status = read_json(path)
-        status["age_s"] = max(0.0, time.time() - path.stat().st_mtime)
+        status = read_json(file)
+        status["age_s"] = max(0.0, time.time() - (file.modified() or 0.0))
     except (OSError, StoreError):
         return None
     if status.get("state") == "running":

@@ -11,7 +11,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from taba_core.errors import WorkError
+from taba_core.store.place import Place, local_path, place_of
 from workflows.lease import HEARTBEAT_S, Lease
+from workflows.object_lease import ObjectLease
 from workflows.watch.live import display
 from workflows.watch.runlog import RunLog
 from workflows.watch.status_file import WRITE_S, write_status
@@ -62,18 +64,24 @@ class Watcher(Watch):
     """Counts, shows, logs, beats. A context: leaving it writes the last status, whatever ended the run.
 
     Args:
-      store: directory of the store.
+      store: the store.
+      logs: directory for the log of events; that of the store unless it is remote.
       lease: of this run; its heartbeat is kept by the same thread that writes the status.
       command: what was typed, for the status.
       observe: called with every outcome and the bytes it wrote, for example metrics.
     """
 
     def __init__(
-        self, store: Path, lease: Lease, command: str, observe: Callable[[Outcome, int], None] | None = None
+        self,
+        store: Path | Place,
+        lease: Lease | ObjectLease,
+        command: str,
+        observe: Callable[[Outcome, int], None] | None = None,
+        logs: Path | None = None,
     ) -> None:
         self._store, self._lease, self._command, self._observe = store, lease, command, observe
         self._tally = Tally()
-        self._log = RunLog(store, lease.holder.run)
+        self._log = RunLog(logs or local_path(place_of(store)), lease.holder.run)
         self.logs = self._log.path.with_suffix("") / "ray"
         self._state, self._error = "running", ""
         self._started = _now()
