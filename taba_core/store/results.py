@@ -100,7 +100,7 @@ def _encoded(dataset: xr.Dataset) -> dict[str, bytes]:
     # Fixed-length text has no Zarr v3 specification; text of any length has one.
     stored = _text_as(dataset.drop_encoding(), "U", object)
     stored.to_zarr(MemoryStore(store_dict=held), mode="w-", zarr_format=3, consolidated=False)
-    return {key: data.to_bytes() for key, data in held.items()}
+    return {key: held[key].to_bytes() for key in sorted(held)}
 
 
 def _text_as(dataset: xr.Dataset, kind: str, dtype: Any) -> xr.Dataset:
