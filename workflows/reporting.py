@@ -12,6 +12,7 @@ from taba_core.errors import UsageError
 from taba_core.store import Store
 from taba_core.store.group import LEDGER_DIRECTORY
 from taba_core.store.place import is_remote
+from taba_core.store.template import mark_as_no_data
 from workflows.engine import RUN_LOG
 from workflows.study import studies
 
@@ -51,6 +52,8 @@ def write_store_report(path: str | Path, output: Path | None, *, force: bool) ->
 
     index = write_report(collect(store, names), folder)
     write_text(folder / _STAMP, stamp)
+    if output is None:
+        mark_as_no_data(store.place / "report")
     return index
 
 

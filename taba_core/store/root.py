@@ -68,6 +68,7 @@ class Store:
             _create_root(root)
         if mode == "a":
             root.check_writable()
+            template.mark_as_no_data(root / LEDGER_DIRECTORY)
         return cls(root, mode)
 
     @staticmethod

@@ -33,6 +33,28 @@ def write_group(place: Place, attrs: Mapping[str, Any]) -> None:
     (place / META).write_atomic(json_bytes(meta))
 
 
+def mark_as_no_data(place: Place) -> None:
+    """Let Zarr readers pass a folder of the store that holds no data (ledger, report) without a warning.
+
+    They warn about every folder that is no node, and look into those that are groups. An array is a node they do
+    not look into: so the folder says that it is one, a scalar without a value.
+    """
+    meta = {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": [],
+        "data_type": "uint8",
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": []}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
+        "fill_value": 0,
+        "codecs": [{"name": "bytes"}],
+        "attributes": {"long_name": f"no data: the folder of the store's {place.name.strip('_')}"},
+    }
+    place.make()
+    if not (place / META).exists():
+        (place / META).write_atomic(json_bytes(meta))
+
+
 def ensure_group(group: ArtifactGroup, coords: Mapping[str, NDArray[Any]]) -> None:
     """Make the group and its coordinates where missing, and check what exists.
 
