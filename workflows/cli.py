@@ -228,6 +228,26 @@ def verify(
 
 
 @app.command()
+def gc(
+    store: StorePath = DEFAULT_STORE,
+    delete: Annotated[
+        bool, typer.Option("--delete/--dry-run", help="Delete what is listed. Default: list only.")
+    ] = False,
+    unreferenced: Annotated[
+        bool, typer.Option("--unreferenced", help="Artifacts that no stored result refers to, too.")
+    ] = False,
+    artifact: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only this artifact (with its receipts) or result.")
+    ] = None,
+    log_days: Annotated[float, typer.Option(min=0, help="Logs of runs older than this many days.")] = 30.0,
+) -> None:
+    """What a store holds that nothing needs: interrupted writes, old logs, stale results. Lists; --delete deletes."""
+    from workflows.gc import collect_garbage
+
+    collect_garbage(store, delete=delete, unreferenced=unreferenced, name=artifact, log_days=log_days)
+
+
+@app.command()
 def report(
     store: StorePath = DEFAULT_STORE,
     output: Annotated[Path | None, typer.Option(help="Folder (default: <store>/report).")] = None,

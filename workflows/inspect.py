@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from taba_core.errors import UsageError
 from taba_core.store import Store
 from taba_core.store.place import is_remote
 from workflows.object_lease import hold_place
-from workflows.text import print_table
+from workflows.text import bytes_text, print_table
 from workflows.watch.status_file import read_status, status_lines
 
 
@@ -42,21 +43,27 @@ def print_status(path: str) -> None:
 
 def print_verification(path: str, *, deep: bool, forget: bool) -> None:
     """Print every problem; exit code 1 if there are any."""
+    from taba_core.store.audit import audit
+
     store = _open(path)
+    store.place.check_kind(writing=forget)
+    started = time.perf_counter()
     with (
         hold_place(store.place) if forget else nullcontext()
     ):  # forgetting writes, which only one process may
-        problems = [
-            problem for group in store.artifacts() for problem in group.verify(deep=deep, forget=forget)
-        ]
-    for problem in problems:
+        found = audit(store, deep=deep, forget=forget)
+    seconds = time.perf_counter() - started
+    for problem in found.problems:
         print(problem)
     checked = "checksums and sizes" if deep else "sizes and receipts"
-    if not problems:
-        print(f"{path}: no problems ({checked} of {len(store.artifacts())} artifacts).")
+    if deep:
+        print(f"read {bytes_text(found.bytes)} in {seconds:.1f} s: {bytes_text(found.bytes / seconds)}/s.")
+    if not found.problems:
+        also = f" and {found.results} results" if deep else ""
+        print(f"{path}: no problems ({checked} of {found.artifacts} artifacts{also}).")
         return
     print(
-        f"{len(problems)} problems. `taba run` with the same settings recomputes what is missing"
+        f"{len(found.problems)} problems. `taba run` with the same settings recomputes what is missing"
         + ("." if forget or not deep else "; add --forget to recompute corrupt shards too.")
     )
     raise SystemExit(1)

@@ -103,6 +103,12 @@ def hold_place(store: Place) -> Iterator[Lease | ObjectLease]:
         lease.release()
 
 
+def is_held(store: Place) -> bool:
+    """Whether a lease names a driver that is not provably gone."""
+    holder = _read(store / LEDGER_DIRECTORY / LEASE)
+    return holder is not None and why_gone(holder, Holder.this_process("reader")) is None
+
+
 def _age(place: Place) -> float:
     """Seconds since the last heartbeat, by the storage's clock."""
     probe = place.parent / f"clock.{uuid.uuid4().hex}.partial"

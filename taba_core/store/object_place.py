@@ -216,7 +216,7 @@ class ObjectPlace:
             (self / name).remove()
 
     def interrupted(self) -> dict[str, int]:
-        """Multipart uploads below this prefix that were never completed (S3; they are invisible but billed)."""
+        """Multipart uploads directly below this prefix that were never completed (S3; invisible, but billed)."""
         with self._explained("list"):
             return uploads.unfinished(self.filesystem(), self.url)
 

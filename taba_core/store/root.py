@@ -164,7 +164,11 @@ class Store:
 
     def results(self) -> list[str]:
         """Names of all results in the store."""
-        return [place.name for place, attrs in self._groups() if attrs.get("kind") == "result"]
+        return list(self.result_attrs())
+
+    def result_attrs(self) -> dict[str, dict[str, Any]]:
+        """Attributes of every result, by name: its study, version, settings and artifacts."""
+        return {place.name: attrs for place, attrs in self._groups() if attrs.get("kind") == "result"}
 
     def _groups(self) -> list[tuple[Place, dict[str, Any]]]:
         held = self.place.read_existing(f"{name}/{META}" for name in self.place.children())

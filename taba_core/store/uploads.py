@@ -8,7 +8,7 @@ _SEPARATOR = "?uploadId="
 
 
 def unfinished(filesystem: Any, url: str) -> dict[str, int]:
-    """Uploads below a prefix, by `key?uploadId=id` relative to it, with the bytes of their parts.
+    """Uploads directly below a prefix, by `key?uploadId=id` relative to it, with the bytes of their parts.
 
     Storage other than S3 has none.
     """
@@ -21,6 +21,8 @@ def unfinished(filesystem: Any, url: str) -> dict[str, int]:
         page = filesystem.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=prefix, **position)
         for upload in page.get("Uploads", ()):
             key, identity = upload["Key"], upload["UploadId"]
+            if "/" in key.removeprefix(prefix):
+                continue  # of a prefix further down
             parts = filesystem.call_s3("list_parts", Bucket=bucket, Key=key, UploadId=identity)
             size = sum(part["Size"] for part in parts.get("Parts", ()))
             found[f"{key.removeprefix(prefix)}{_SEPARATOR}{identity}"] = size

@@ -1,0 +1,111 @@
+"""Everything wrong with a whole store: artifacts, and on a deep check coordinates, results and unknown files too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from taba_core.schema import num_steps, variables_of
+from taba_core.spec import Artifact
+from taba_core.store import results, template
+from taba_core.store.files import LEDGER_DIRECTORY
+from taba_core.store.group import ArtifactGroup
+from taba_core.store.integrity import Problem
+from taba_core.store.place import Place
+from taba_core.store.root import Store
+from taba_core.store.shards import META
+
+_NO_DATA = (LEDGER_DIRECTORY, "report")
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What was found: problems, and how much was looked at (bytes: read completely if deep, else listed)."""
+
+    problems: tuple[Problem, ...]
+    artifacts: int
+    results: int
+    bytes: int
+
+
+def audit(store: Store, *, deep: bool = False, forget: bool = False) -> Audit:
+    """Check a store.
+
+    Args:
+      deep: read every shard, coordinate and result and compare checksums and values with what they must be.
+      forget: make damaged shards and results missing, so that the next run computes them; it writes damaged
+        coordinates again by itself.
+    """
+    groups, names = store.artifacts(), store.results()
+    problems = [problem for group in groups for problem in group.verify(deep=deep, forget=forget)]
+    if deep:
+        for group in groups:
+            problems += _of_coordinates(group)
+            problems += _unknown(
+                group.place, group.name, {*variables_of(group.artifact.kind), *_coordinates()}
+            )
+        for name in names:
+            found = [
+                Problem(name, "result", "", None, file, text)
+                for file, text in results.damage_of(store.place, name)
+            ]
+            problems += found
+            if found and forget:
+                (store.place / name).remove_tree()
+        problems += _unknown(store.place, "", {*(g.name for g in groups), *names, *_NO_DATA})
+    places = [group.place for group in groups] + ([store.place / name for name in names] if deep else [])
+    size = sum(sum(place.walk().values()) for place in places)
+    return Audit(tuple(problems), len(groups), len(names), size)
+
+
+def _coordinates() -> set[str]:
+    return set(template.COORDINATE_ATTRS)
+
+
+def _of_coordinates(group: ArtifactGroup) -> Iterator[Problem]:
+    for name in sorted(_coordinates() & set(group.place.children())):
+        place = group.place / name
+        values = template.read_coordinate(place)
+        wrong = (
+            "cannot be read, or its checksum differs"
+            if values is None
+            else _wrong(group.artifact, name, values)
+        )
+        if wrong:
+            yield Problem(
+                group.name, "coordinate", name, None, place, f"{wrong}; the next run writes it again"
+            )
+
+
+def _wrong(artifact: Artifact, name: str, values: NDArray[Any]) -> str | None:
+    """What is wrong with the values of a coordinate: ids and steps are known, levels are within bounds."""
+    if name == "sample":
+        return (
+            None if np.array_equal(values, np.arange(artifact.root().num_samples)) else "is not 0, 1, 2, ..."
+        )
+    steps = num_steps(artifact)
+    if values.shape != (steps,):
+        return f"has shape {values.shape}, not ({steps},)"
+    if name == "step":
+        return None if np.array_equal(values, np.arange(1, steps + 1)) else "is not 1, 2, 3, ..."
+    if not np.isfinite(values).all():
+        return "has values that are not finite"
+    if name == "alpha_bar" and not ((values >= 0) & (values <= 1)).all():
+        return "has values outside [0, 1]"
+    return None
+
+
+def _unknown(place: Place, artifact: str, known: set[str]) -> Iterator[Problem]:
+    left = place.interrupted()
+    for name in sorted({*place.children()} - known - set(left)):
+        yield Problem(
+            artifact, "unknown file", name, None, place / name, "a folder that is not of taba's making"
+        )
+    for name in left:
+        yield Problem(artifact, "orphan", name, None, place / name, "is left of an interrupted write")
+    for name in sorted({*place.sizes()} - {META} - set(left)):
+        yield Problem(artifact, "unknown file", name, None, place / name, "is not of taba's making")
