@@ -83,7 +83,7 @@ def test_a_killed_driver_is_resumed_to_the_same_bytes(local):
     place = place_of("s3://bucket/killed/store")
     command = [sys.executable, "-m", "workflows", *RUN, "--store", place.url]
     driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    until = time.monotonic() + 60
+    until = time.monotonic() + 200
     while not any(name.endswith(".line") for name in (place / "_ledger").walk()):
         assert driver.poll() is None and time.monotonic() < until
         time.sleep(0.02)
