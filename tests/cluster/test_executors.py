@@ -76,7 +76,9 @@ def test_one_worker_keeps_the_given_order(make_executor):
 
 
 def test_every_third_call_raises_and_all_units_complete(make_executor):
-    outcomes = run(make_executor(), [Unit(f"u{i}", i) for i in range(20)], workers.EveryThirdFails)
+    # Tried again at once: the next call of that worker succeeds, so no unit can fail four times.
+    executor = make_executor(retry_delay=0.0)
+    outcomes = run(executor, [Unit(f"u{i}", i) for i in range(20)], workers.EveryThirdFails)
     assert {key: o.result for key, o in outcomes.items()} == {f"u{i}": i * i for i in range(20)}
     # One worker makes 29 calls: 20 good ones and the 3rd, 6th, ... 27th, which is 9. Two workers that end
     # just before or just after a third call make one failure less or more.
@@ -113,7 +115,7 @@ def test_a_worker_that_cannot_be_built_is_a_clear_error(make_executor):
     begin = time.monotonic()
     with pytest.raises(NoWorkers, match="RuntimeError: weights of adm-64 are missing"):
         run(make_executor(), [Unit(f"u{i}", 0) for i in range(4)], workers.NeverBuilt)
-    assert time.monotonic() - begin < 20
+    assert time.monotonic() - begin < 60
 
 
 def test_events_name_the_worker_that_reports_the_outcome(make_executor):

@@ -6,7 +6,8 @@ import time
 import cluster_workers as workers
 import pytest
 
-from cluster import Limits, NoWorkers, RayExecutor, Resources, Unit
+from cluster import Limits, NoWorkers, RayExecutor, Resources, Unit, offered
+from cluster.ray_backend import RayBackend
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_session")]
 QUICK = Limits(refresh=0.2, empty=0.5)
@@ -103,3 +104,24 @@ def test_two_workers_share_a_device_when_each_holds_half():
     )
     assert sorted(seen.values()) == ["0", "0", "1", "1"]  # 2 devices / 0.5
     assert {(o.worker, o.gpu) for o in outcomes} <= set(seen.items())
+
+
+def test_an_unavailable_actor_is_reported_as_lost_although_its_node_still_counts_as_alive(monkeypatch):
+    import ray
+
+    def unavailable(reference):
+        raise ray.exceptions.ActorUnavailableError("The actor is temporarily unavailable", b"0" * 16)
+
+    backend = RayBackend(b"", Resources(), lambda: None)
+    done = ray.put(None)
+    backend._owed[done] = ("ray-7", "unit")
+    monkeypatch.setattr(ray, "get", unavailable)
+    (answer,) = backend.poll(5.0)
+    assert (answer.worker, answer.unit, answer.reply) == ("ray-7", "unit", None)
+    assert answer.cause.startswith("ActorUnavailableError: ")
+    assert len(backend.nodes()) == 1
+
+
+def test_what_a_cluster_offers_is_counted_by_node():
+    (node,) = offered()
+    assert (node.offered["CPU"], node.offered["GPU"]) == (2, 2) and node.offered["memory"] > 0

