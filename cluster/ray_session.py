@@ -105,9 +105,21 @@ class RaySession:
                     _node_ip_address="127.0.0.1",  # else Ray asks public name servers for its own address
                     _temp_dir=self._directory.ray,
                 )
+        except Exception as error:  # one of its processes died while it started, say
+            self._clean_up_start()
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ClusterLost(f"Ray could not be started on this machine: {reason}") from error
         except BaseException:
-            self._clean()
+            self._clean_up_start()
             raise
+
+    def _clean_up_start(self) -> None:
+        """End what a start that failed left running."""
+        import ray
+
+        with contextlib.suppress(Exception):
+            ray.shutdown()
+        self._clean()
 
     def _connect(self) -> None:
         host, port = _host_and_port(self.address)

@@ -1,4 +1,4 @@
-"""What is kept of Ray's own logs, and its metrics."""
+"""When Ray itself fails: named, cleaned up, its logs kept; and the metrics it carries."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import urllib.request
 import pytest
 
 from cluster import ray_logs
-from cluster.executor import Outcome, Unit
+from cluster.executor import ClusterLost, Outcome, Unit
+from cluster.ray_session import RaySession
+from cluster.scratch import PrivateDirectory
 
 
 def test_the_ends_of_the_newest_logs_are_kept_within_bounds(tmp_path, monkeypatch):
@@ -31,6 +33,26 @@ def test_the_ends_of_the_newest_logs_are_kept_within_bounds(tmp_path, monkeypatc
 def test_logs_that_are_gone_are_no_error(tmp_path):
     assert ray_logs.copy_logs(tmp_path / "none", tmp_path / "kept") == 0
     assert not (tmp_path / "kept").exists()
+
+
+def test_a_private_cluster_that_does_not_start_is_lost_and_leaves_nothing(no_ray, monkeypatch):
+    import ray
+
+    def refuse(**options):
+        raise Exception("The current node timed out during startup.\nMore of it.")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    made = []
+    make = PrivateDirectory.__init__
+    monkeypatch.setattr(PrivateDirectory, "__init__", lambda self: made.append(self) or make(self))
+    before = dict(os.environ)
+    with pytest.raises(ClusterLost) as lost:
+        RaySession("local")
+    assert str(lost.value) == (
+        "Ray could not be started on this machine: The current node timed out during startup."
+    )
+    assert dict(os.environ) == before
+    assert [os.path.exists(directory.path) for directory in made] == [False]
 
 
 @pytest.mark.cluster
