@@ -12,13 +12,14 @@ if TYPE_CHECKING:
     from taba_core.diffusion.inversion import invert
     from taba_core.diffusion.sampling import generate
     from taba_core.models.base import load_model
-    from taba_core.store.query import open_store
+    from taba_core.store.query import find, open_store
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "generate", "invert", "load_model", "open_store"]
+__all__ = ["__version__", "find", "generate", "invert", "load_model", "open_store"]
 
 _HOME = {
+    "find": "taba_core.store.query",
     "generate": "taba_core.diffusion.sampling",
     "invert": "taba_core.diffusion.inversion",
     "load_model": "taba_core.models.base",

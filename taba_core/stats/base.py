@@ -2,7 +2,11 @@
 
 Laws every statistic obeys (tests/stats/test_stats_laws.py proves them for all of them):
   * the empty state is neutral: merge(init(), s) is s;
-  * a state holds float64 and int64 arrays only, so it can be stored, sent and merged later;
+  * a state holds float64 and int64 arrays only (samples kept as they are: float32), so it can be stored, sent
+    and merged later;
+  * values do not merge: a summary in place of a state is refused, because the mean of the values of parts is
+    not the value of the whole;
+  * a block with a value that is not finite is refused, by sample and variable;
   * states merged over the fixed tree of canonical blocks (`tree.MergeTree`) have the same bits for any split.
 
 Axes: n samples, C channels, H rows, W columns, T steps, R regions. A leading "..." is a replicate axis.
@@ -11,22 +15,24 @@ Axes: n samples, C channels, H rows, W columns, T steps, R regions. A leading ".
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from taba_core.errors import WorkError
+from taba_core.errors import UsageError, WorkError
 
 Array = NDArray[Any]
 State = dict[str, Array]
 Block = Mapping[str, Array]
-Resampling = Literal["jackknife", "bootstrap"]
+Weights = Callable[[Array], Array]
+Resampling = Literal["jackknife", "bootstrap", "none"]
 
 SAMPLE = "sample"
 COUNT = "count"
+CANONICAL_BLOCK = 16  # consecutive sample ids, the smallest unit of every reduction
 SUM_CHUNK = 256  # rows summed at once; fixed, because it fixes the order of additions
 
 
@@ -40,20 +46,53 @@ def flat(values: Array) -> NDArray[np.float64]:
     return as_float64(values).reshape(len(values), -1)
 
 
-def check_finite(block: Block, variables: tuple[str, ...]) -> None:
-    """Refuse states with NaN or infinite values: they have no distance to anything.
+def check_finite(block: Block, variables: Iterable[str]) -> None:
+    """Refuse NaN and infinite values: a statistic over them means nothing, and they have no distance to anything.
 
     Raises:
       WorkError: the first such sample and variable.
     """
     for name in variables:
-        bad = ~np.isfinite(np.asarray(block[name]).reshape(len(block[name]), -1)).all(axis=1)
-        if bad.any():
+        values = np.asarray(block[name])
+        if values.dtype.kind != "f" or np.isfinite(values).all():
+            continue
+        bad = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
+        raise WorkError(
+            f"sample {int(np.asarray(block[SAMPLE])[np.argmax(bad)])} of {name} holds NaN or infinite values "
+            f"({int(bad.sum())} such samples in this block): it was never written, or the network diverged. "
+            f"Compute it again, or leave the sample out."
+        )
+
+
+def check_values(block: Block, variables: Iterable[str]) -> None:
+    """Refuse a block that lacks a variable, misses samples of one, or holds values that are not finite.
+
+    Raises:
+      WorkError: naming the variable and the sample.
+    """
+    ids = np.asarray(block[SAMPLE])
+    for name in variables:
+        if name not in block:
             raise WorkError(
-                f"sample {int(np.asarray(block[SAMPLE])[np.argmax(bad)])} of {name} holds NaN or infinite values "
-                f"({int(bad.sum())} such samples in this block): it was never written, or the network diverged, "
-                f"and it has no distance to anything. Compute it again, or leave the sample out."
+                f"samples {ids[0]} to {ids[-1]} come without {name}; give every variable asked for."
             )
+        values = np.asarray(block[name])
+        if len(values) != len(ids):
+            raise WorkError(f"{name} has {len(values)} rows for {len(ids)} samples; give one row a sample.")
+        check_finite(block, (name,))
+
+
+def same_shape(block: Block, *names: str) -> tuple[int, ...]:
+    """Shape that all these variables of a block have.
+
+    Raises:
+      UsageError: they differ, and numpy would broadcast without a word.
+    """
+    shapes = [np.shape(block[name]) for name in names]
+    if len(set(shapes)) > 1:
+        told = ", ".join(f"{name} {shape[1:]}" for name, shape in zip(names, shapes, strict=True))
+        raise UsageError(f"shapes of a sample differ: {told}; they are compared entry by entry.")
+    return shapes[0]
 
 
 @dataclass(frozen=True)
@@ -61,6 +100,10 @@ class Statistic(abc.ABC):
     """A mergeable statistic. Fields are its parameters and the names of the variables it reads."""
 
     resampling: ClassVar[Resampling]
+    mark: ClassVar[str] = ""
+    """An entry that every state with samples has, and no summary."""
+    whole_block: ClassVar[int] = CANONICAL_BLOCK
+    """Up to so many samples, `partial` of a block is bit for bit the merge of `partial` of its canonical blocks."""
 
     @property
     @abc.abstractmethod
@@ -84,8 +127,28 @@ class Statistic(abc.ABC):
         return {}
 
     def update(self, state: State, block: Block) -> State:
-        """Add one block of samples to a state."""
+        """Add one block of samples to a state.
+
+        Raises:
+          WorkError: the block lacks a variable, or holds values that are not finite.
+        """
+        check_values(block, self.variables)
         return self.merge(state, self.partial(block))
+
+    def check_state(self, *states: State) -> None:
+        """Refuse what is no state of this statistic: above all the values of one.
+
+        Raises:
+          UsageError: values, an estimate, or a reduction in place of a state.
+        """
+        for state in states:
+            if not isinstance(state, dict) or (state and self.mark and self.mark not in state):
+                held = ", ".join(state) if isinstance(state, Mapping) else type(state).__name__
+                raise UsageError(
+                    f"{type(self).__name__}: {held or 'nothing'} is no state and does not merge: the value of the "
+                    f"whole is not the mean of the values of parts. Merge states (`partial`, `merge`, "
+                    f"`MergeTree`), then summarise once."
+                )
 
 
 @dataclass(frozen=True)
@@ -98,13 +161,19 @@ class MomentStatistic(Statistic):
     """
 
     resampling: ClassVar[Resampling] = "jackknife"
+    mark: ClassVar[str] = COUNT
 
     @abc.abstractmethod
     def combine(self, a: State, b: State) -> State:
         """Chan's merge of two states with samples; the caller adds `count`."""
 
     def merge(self, a: State, b: State) -> State:
-        """Merge (Chan, Golub, LeVeque 1979); an empty side returns the other unchanged."""
+        """Merge (Chan, Golub, LeVeque 1979); an empty side returns the other unchanged.
+
+        Raises:
+          UsageError: a side is no state.
+        """
+        self.check_state(a, b)
         if not a or not b:
             return dict(a or b)
         return {COUNT: a[COUNT] + b[COUNT], **self.combine(a, b)}
@@ -125,28 +194,27 @@ def merge_means(a: State, b: State, name: str) -> tuple[Array, Array, float]:
 
 
 @dataclass(frozen=True)
-class RowStatistic(Statistic):
-    """State = one float64 row of terms a sample; the value is a function of sums of terms over samples.
+class SampleStatistic(Statistic):
+    """State = one float64 row a sample, with its id; the value is any function of rows and weights.
 
     Intervals come from the Poisson bootstrap over samples, with weights keyed by (replicate, sample id).
-
-    Subclasses write `rows` and `summarise_sums`, and `terms` where what is summed is derived from what is
-    kept.
     """
 
     resampling: ClassVar[Resampling] = "bootstrap"
+    mark: ClassVar[str] = SAMPLE
 
     @abc.abstractmethod
     def rows(self, block: Block) -> dict[str, Array]:
         """Per-sample terms of a block, each (n, ...)."""
 
-    def terms(self, rows: Mapping[str, Array]) -> Mapping[str, Array]:
-        """What is summed over samples, each (n, ...); by default the rows themselves."""
-        return rows
-
     @abc.abstractmethod
-    def summarise_sums(self, sums: Mapping[str, Array], count: Array) -> dict[str, Array]:
-        """Values from sums of terms (..., *term shape) over `count` (...,) samples, for any leading axes."""
+    def weighted(self, state: State, weights: Weights) -> dict[str, Array]:
+        """Values for B weightings of the samples at once, each (B, ...).
+
+        Args:
+          state: the rows.
+          weights: function of sample ids (m,) that returns their weights (B, m), whole numbers.
+        """
 
     def partial(self, block: Block) -> State:
         """Rows of one block, with their sample ids."""
@@ -158,7 +226,9 @@ class RowStatistic(Statistic):
 
         Raises:
           WorkError: a sample is in both.
+          UsageError: a side is no state.
         """
+        self.check_state(a, b)
         if not a or not b:
             return dict(a or b)
         ids = np.concatenate([a[SAMPLE], b[SAMPLE]])
@@ -173,11 +243,31 @@ class RowStatistic(Statistic):
 
     def summarise(self, state: State) -> dict[str, Array]:
         """Values over all samples, each with weight one."""
-        sums, count = self.weighted_sums(state, lambda ids: np.ones((1, len(ids))))
-        values = self.summarise_sums(sums, count)
+        values = self.weighted(state, lambda ids: np.ones((1, len(ids))))
         return {name: np.asarray(value)[0] for name, value in values.items()}
 
-    def weighted_sums(self, state: State, weights: Any) -> tuple[dict[str, Array], Array]:
+
+@dataclass(frozen=True)
+class RowStatistic(SampleStatistic):
+    """A value that is a function of sums of terms over samples.
+
+    Subclasses write `rows` and `summarise_sums`, and `terms` where what is summed is derived from what is
+    kept.
+    """
+
+    def terms(self, rows: Mapping[str, Array]) -> Mapping[str, Array]:
+        """What is summed over samples, each (n, ...); by default the rows themselves."""
+        return rows
+
+    @abc.abstractmethod
+    def summarise_sums(self, sums: Mapping[str, Array], count: Array) -> dict[str, Array]:
+        """Values from sums of terms (..., *term shape) over `count` (...,) samples, for any leading axes."""
+
+    def weighted(self, state: State, weights: Weights) -> dict[str, Array]:
+        """Values from weighted sums."""
+        return self.summarise_sums(*self.weighted_sums(state, weights))
+
+    def weighted_sums(self, state: State, weights: Weights) -> tuple[dict[str, Array], Array]:
         """Sums of terms for several weightings of the samples at once.
 
         Args:
@@ -217,3 +307,8 @@ def std_from_sums(count: Array, total: Array, squares: Array) -> Array:
     count = np.asarray(count, dtype=np.float64)
     deviations = np.maximum(squares - ratio(np.square(total), count), 0.0)
     return np.asarray(np.sqrt(ratio(deviations, np.where(count > 1, count - 1, np.nan))))
+
+
+def mean_and_std(count: Array, total: Array, squares: Array) -> tuple[Array, Array]:
+    """Mean and sample standard deviation from a count, a sum and a sum of squares, elementwise."""
+    return ratio(total, count), std_from_sums(count, total, squares)

@@ -4,37 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from taba_core.errors import UsageError
 from taba_core.stats.base import (
     COUNT,
     Array,
     Block,
-    MomentStatistic,
     RowStatistic,
     State,
     as_float64,
-    merge_means,
     over,
     ratio,
 )
+from taba_core.stats.comoments import ROWS, CoMomentStatistic
 
-SAMPLES_PER_PRODUCT = 128
 LAGS = ((0, 1), (1, 0), (1, 1))
 
 
 @dataclass(frozen=True)
-class PatchCorrelation(MomentStatistic):
+class PatchCorrelation(CoMomentStatistic):
     """Largest absolute Pearson correlations of the positions of a patch, over samples (Tables 2, 4, 7, 8).
 
     The state is cut into P non-overlapping patches over all channels, p = C patch_size^2 positions each
     (patch_size None: one patch, the whole object). In every patch r_ab over the n samples for all a < b; the
-    top_k largest |r_ab| are kept. Streaming co-moments: P p^2 float64 numbers, whatever n is (and up to 128
-    samples not yet multiplied out); the selection comes after the merge, because the top k of parts are not
-    the top k of the whole.
+    top_k largest |r_ab| are kept. Streaming co-moments: P p^2 float64 numbers, whatever n is (and up to 512
+    samples not yet multiplied out). Means and sums are float64, the products of up to 512 deviations from a
+    mean float32, which moves an r by about 1e-7. The selection comes after the merge, because the top k of
+    parts are not the top k of the whole.
 
     A position that is constant over the samples (a saturated pixel) has no correlation: its pairs count as
     r = 0 among the top k, and are left out of the mean of r^2.
@@ -50,6 +50,7 @@ class PatchCorrelation(MomentStatistic):
     1.4-fold: conservative.
     """
 
+    product: ClassVar[DTypeLike] = np.float32
     variable: str
     patch_size: int | None = 8
     top_k: int = 20
@@ -59,39 +60,23 @@ class PatchCorrelation(MomentStatistic):
         """The one variable, (n, C, H, W)."""
         return (self.variable,)
 
-    def partial(self, block: Block) -> State:
-        """Patches of a block; few samples are kept as they are, until they fill a matrix product."""
-        rows = self._patches(as_float64(block[self.variable]))
-        return {COUNT: np.asarray(len(rows), dtype=np.int64), "rows": rows}
-
-    def combine(self, a: State, b: State) -> State:
-        """Chan's rule per patch: M = M_a + M_b + delta delta^T n_a n_b / n.
-
-        Which form a state has follows from its place in the merge tree alone, so the bits do not depend on
-        the split.
-        """
-        if "rows" in a and "rows" in b:
-            joined: State = {"rows": np.concatenate([a["rows"], b["rows"]])}
-            return joined if len(joined["rows"]) < SAMPLES_PER_PRODUCT else _comoments(joined)
-        a, b = {**a, **_comoments(a)}, {**b, **_comoments(b)}
-        mean, delta, weight = merge_means(a, b, "mean")
-        comoment = delta[:, :, None] * (weight * delta)[:, None, :]
-        comoment += a["comoment"]
-        comoment += b["comoment"]
-        return {"mean": mean, "comoment": comoment}
+    def features(self, block: Block) -> NDArray[np.floating]:
+        """Patches of the samples, (P, n, p), in the precision of the data, at least float32."""
+        return self._patches(np.asarray(block[self.variable]))
 
     def summarise(self, state: State) -> dict[str, Array]:
         """Select the top correlations of every patch."""
-        n, comoment = int(state[COUNT]), _comoments(state)["comoment"]
-        pairs = np.triu_indices(comoment.shape[1], k=1)
+        n = int(state[COUNT])
         if n < 2:
-            nan = np.asarray(np.nan)
+            nan, patches = np.asarray(np.nan), state[ROWS].shape[0]
             return {
                 "mean_top": nan,
                 "spread": nan,
                 "excess_r2": nan,
-                "values": np.full((len(comoment), self.top_k), np.nan),
+                "values": np.full((patches, self.top_k), np.nan),
             }
+        comoment = self.moments(state)["comoment"]
+        pairs = np.flatnonzero(np.triu(np.ones(comoment.shape[1:], dtype=bool), k=1))
         values = np.empty((len(comoment), self.top_k))
         mean_r2 = np.empty(len(comoment))
         for patch, moment in enumerate(comoment):
@@ -116,8 +101,8 @@ class PatchCorrelation(MomentStatistic):
             )
         return num_channels * self.patch_size**2
 
-    def _patches(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(n, C, H, W) -> (n, P, p)."""
+    def _patches(self, x: Array) -> NDArray[np.floating]:
+        """(n, C, H, W) -> (P, n, p)."""
         n, channels, height, width = x.shape
         size_y, size_x = (height, width) if self.patch_size is None else (self.patch_size, self.patch_size)
         if height % size_y or width % size_x:
@@ -132,25 +117,19 @@ class PatchCorrelation(MomentStatistic):
                 f"top_k={self.top_k}: a patch of {features} positions has {pairs} pairs; use 1 to {pairs}."
             )
         cut = x.reshape(n, channels, height // size_y, size_y, width // size_x, size_x)
-        return np.ascontiguousarray(cut.transpose(0, 2, 4, 1, 3, 5)).reshape(n, -1, features)
+        patches = cut.transpose(2, 4, 0, 1, 3, 5)
+        exact = np.result_type(
+            x.dtype, np.float32
+        )  # holds every value of x: float64 for float64 and long integers
+        return np.asarray(np.ascontiguousarray(patches, dtype=exact).reshape(-1, n, features))
 
 
-def _comoments(state: State) -> State:
-    """Mean (P, p) and co-moments (P, p, p) of a state in either form."""
-    if "rows" not in state:
-        return {"mean": state["mean"], "comoment": state["comoment"]}
-    patches = state["rows"].transpose(1, 0, 2).copy()
-    mean = patches.mean(axis=1)
-    patches -= mean[:, None, :]
-    return {"mean": mean, "comoment": np.matmul(patches.transpose(0, 2, 1), patches)}
-
-
-def _correlations(moment: Array, pairs: tuple[Array, Array]) -> tuple[NDArray[np.float64], int]:
+def _correlations(moment: Array, pairs: NDArray[np.intp]) -> tuple[NDArray[np.float64], int]:
     """r_ab of the pairs a < b, 0 where a position is constant, and the number of pairs that are not."""
     scale = np.sqrt(np.diagonal(moment))
     varies = scale > 0
     inverse = np.where(varies, 1 / np.where(varies, scale, 1.0), 0.0)
-    r = (moment * inverse[:, None] * inverse[None, :])[pairs]
+    r = (moment * inverse[:, None] * inverse[None, :]).ravel()[pairs]
     count = int(varies.sum())
     return r, count * (count - 1) // 2
 

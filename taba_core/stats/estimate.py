@@ -27,11 +27,14 @@ class Estimate:
     - kind: what the replicates are; "exact" has none (a definition, a constant) and goes with either kind.
     - n: number of samples; 0 for exact.
     - group_sizes: jackknife only, samples in each left-out group.
+    - samples: which samples, as `tree.fingerprint` names them; "" where nobody said.
 
     `+ - * / abs log mean sum map` and indexing act on the value and on every replicate: replicate r of two
     estimates rests on the same resampling (weights are keyed by replicate and sample id, groups by sample
     id), so the interval of a difference or ratio of two statistics of the same samples is the paired one.
-    Estimates of different kinds have no common replicates: combining them raises TypeError.
+    Bootstrap estimates on other samples may be compared by - and /: the weights are keyed by sample id, so
+    samples in both count as such. They cannot be added, because the mean of parts is not the value of the
+    whole. Estimates of different kinds have no common replicates: combining them raises TypeError.
     """
 
     value: NDArray[np.float64]
@@ -39,6 +42,7 @@ class Estimate:
     kind: Kind
     n: int
     group_sizes: tuple[int, ...] = ()
+    samples: str = ""
 
     __array_ufunc__ = None  # numpy_array - estimate calls Estimate.__rsub__
 
@@ -62,6 +66,12 @@ class Estimate:
     # ------------------------------------------------------------------ arithmetic
 
     def __add__(self, other: Any) -> Estimate:
+        if isinstance(other, Estimate) and _on_other_samples(self, other):
+            raise UsageError(
+                f"cannot add estimates of different samples (n={self.n} and n={other.n}): the mean of the values "
+                f"of parts is not the value of the whole. Merge the states of the parts, or reduce all samples "
+                f"at once. (- and / compare bootstrap estimates of different samples.)"
+            )
         return self._combine(other, operator.add)
 
     def __sub__(self, other: Any) -> Estimate:
@@ -205,7 +215,8 @@ class Estimate:
         pairs = [_aligned(side, value.ndim) for side in (self, other)]
         replicates = np.asarray(operation(*pairs))
         n = min(side.n for side in sides)
-        return Estimate(value, replicates, sides[0].kind, n, sides[0].group_sizes)
+        samples = "+".join(dict.fromkeys(side.samples for side in sides if side.samples))
+        return Estimate(value, replicates, sides[0].kind, n, sides[0].group_sizes, samples)
 
 
 def _aligned(side: Estimate, ndim: int) -> Array:
@@ -214,6 +225,10 @@ def _aligned(side: Estimate, ndim: int) -> Array:
         return side.value
     shape = side.replicates.shape
     return side.replicates.reshape(shape[0], *(1,) * (ndim - side.value.ndim), *shape[1:])
+
+
+def _on_other_samples(a: Estimate, b: Estimate) -> bool:
+    return bool(a.samples and b.samples and a.samples != b.samples)
 
 
 def _check_paired(a: Estimate, b: Estimate) -> None:
@@ -226,6 +241,11 @@ def _check_paired(a: Estimate, b: Estimate) -> None:
         raise UsageError(
             f"cannot pair {len(a.replicates)} with {len(b.replicates)} {a.kind} replicates "
             f"(n={a.n} and n={b.n}); paired estimates need the same samples and as many replicates."
+        )
+    if a.kind == "jackknife" and _on_other_samples(a, b):
+        raise UsageError(
+            f"cannot pair jackknife estimates of different samples (n={a.n} and n={b.n}): their left-out groups "
+            f"are not the same. Compare their intervals."
         )
 
 

@@ -18,6 +18,7 @@ from taba_core.stats.base import (
     flat,
     merge_means,
     ratio,
+    same_shape,
     std_from_sums,
 )
 from taba_core.stats.floor import kl_floor
@@ -35,10 +36,11 @@ def gaussian_kl(mean_p: Array, std_p: Array, mean_q: Array, std_q: Array) -> NDA
 
 @dataclass(frozen=True)
 class Moments(RowStatistic):
-    """First four moments of all entries, pooled over samples, channels and pixels.
+    """First four moments of all N entries, pooled over samples, channels and pixels.
 
-    Values (scalars): mean; std (n-1); skewness m3/m2^1.5 and excess_kurtosis m4/m2^2 - 3, both 0 for normal
-    entries.
+    Values (scalars): mean; std (n-1); skewness S = m3/m2^1.5 and excess_kurtosis K = m4/m2^2 - 3, both 0 for
+    normal entries; jarque_bera = N/6 (S^2 + K^2/4), about 2 (chi-squared of 2 degrees) for independent normal
+    entries, and larger where they are dependent: read it with its interval.
     """
 
     variable: str
@@ -62,11 +64,13 @@ class Moments(RowStatistic):
         m2 = np.maximum(p2 - m1**2, 0.0)
         m3 = p3 - 3 * m1 * p2 + 2 * m1**3
         m4 = p4 - 4 * m1 * p3 + 6 * m1**2 * p2 - 3 * m1**4
+        skewness, kurtosis = ratio(m3, m2**1.5), ratio(m4, m2**2) - 3
         return {
             "mean": m1,
             "std": std_from_sums(entries, sums["powers"][..., 0], sums["powers"][..., 1]),
-            "skewness": ratio(m3, m2**1.5),
-            "excess_kurtosis": ratio(m4, m2**2) - 3,
+            "skewness": skewness,
+            "excess_kurtosis": kurtosis,
+            "jarque_bera": entries / 6 * (np.square(skewness) + np.square(kurtosis) / 4),
         }
 
 
@@ -130,6 +134,7 @@ class EntryKL(MomentStatistic):
 
     def partial(self, block: Block) -> State:
         """Mean and sum of squared deviations of every entry, (1 or 2, d)."""
+        same_shape(block, *self.variables)
         x = np.stack([flat(block[name]) for name in self.variables])
         mean = x.mean(axis=1)
         squares = np.square(x - mean[:, None, :]).sum(axis=1)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from taba_core.stats.base import Array, Block, RowStatistic, flat, over, ratio
+from taba_core.stats.base import Array, Block, RowStatistic, flat, over, ratio, same_shape
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class ReconstructionError(RowStatistic):
 
     def rows(self, block: Block) -> dict[str, Array]:
         """Mean absolute and squared error of every image."""
+        same_shape(block, *self.variables)
         error = flat(block[self.reference]) - flat(block[self.estimate])
         return {"mae": np.abs(error).mean(axis=1), "mse": np.square(error).mean(axis=1)}
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from taba_core.blas import use_one_blas_thread
 from taba_core.errors import UsageError, WorkError
-from taba_core.stats.base import SAMPLE, Block, Statistic
+from taba_core.stats.base import SAMPLE, Array, Block, Statistic, check_values
 from taba_core.stats.tree import (
     CANONICAL_BLOCK,
     MAX_GROUPS,
@@ -36,54 +37,113 @@ def reduce(
     workers: int | None = None,
     samples_per_read: int = 64,
     max_groups: int = MAX_GROUPS,
+    sample_ids: Array | None = None,
 ) -> dict[str, Reduced]:
     """Reduce samples 0..num_samples-1 to all statistics in one pass over what `read` returns.
 
     One Dask graph with a node per run of consecutive canonical blocks; the states meet in the fixed tree.
 
     Args:
-      read: `read(start, stop, variables)` returns a block: `sample` ids start..stop-1 and the variables, each
-        with a leading sample axis. Must be picklable for "processes" and for cluster schedulers.
+      read: `read(start, stop, variables)` returns a block: `sample` positions start..stop-1 and the variables,
+        each with a leading sample axis. Must be picklable for "processes" and for cluster schedulers.
       num_samples: n.
       statistics: by name.
       scheduler: "threads", "processes", "sync", or any Dask `get` function (Ray's `ray_dask_get`).
       workers: threads or processes; None = the number of cores. Never changes a value.
       samples_per_read: samples one call of `read` returns, a multiple of 16; bounds the memory of a node.
       max_groups: most jackknife groups, and so most states kept of a moment statistic.
+      sample_ids: ids of the samples by position, ascending; None = the positions. Blocks follow positions,
+        bootstrap weights the ids.
 
     Raises:
       UsageError: num_samples < 1 or samples_per_read no multiple of 16.
-      WorkError: `read` returned other samples or lacks a variable.
+      WorkError: `read` returned other samples, lacks a variable, or returned values that are not finite.
     """
     use_one_blas_thread()
     import dask
 
-    if samples_per_read < CANONICAL_BLOCK or samples_per_read % CANONICAL_BLOCK:
-        raise UsageError(
-            f"samples_per_read={samples_per_read} would cut a canonical block; "
-            f"use a multiple of {CANONICAL_BLOCK}."
-        )
-    level = _node_level(num_samples, workers or os.cpu_count() or 1, max_groups)
-    span = functools.partial(
-        _reduce_span,
-        read=read,
-        num_samples=num_samples,
-        statistics=dict(statistics),
-        samples_per_read=samples_per_read,
-        max_groups=max_groups,
-    )
-    samples = CANONICAL_BLOCK << level
-    task = dask.delayed(span, pure=False)  # type: ignore[attr-defined]
-    nodes = [task(start, min(start + samples, num_samples)) for start in range(0, num_samples, samples)]
+    span = Span(read, num_samples, dict(statistics), samples_per_read, max_groups, sample_ids)
     options = {} if callable(scheduler) or workers is None else {"num_workers": workers}
     collected = dask.compute(  # type: ignore[attr-defined]
-        *nodes, scheduler=scheduler, optimize_graph=False, **options
+        *span.nodes(workers), scheduler=scheduler, optimize_graph=False, **options
     )
-    trees = _trees(statistics, num_samples, max_groups)
-    for node in collected:
-        for name, parts in node.items():
-            trees[name].absorb(parts)
-    return {name: tree.finish() for name, tree in trees.items()}
+    return span.finish(collected)
+
+
+def reduce_lazily(
+    read: Read,
+    num_samples: int,
+    statistics: Mapping[str, Statistic],
+    *,
+    samples_per_read: int = 64,
+    max_groups: int = MAX_GROUPS,
+    sample_ids: Array | None = None,
+) -> Any:
+    """`reduce` as a `dask.delayed.Delayed` of its result, the same bits; nothing is read before it is computed.
+
+    Arguments and errors as in `reduce`.
+    """
+    import dask
+
+    span = Span(read, num_samples, dict(statistics), samples_per_read, max_groups, sample_ids)
+    return dask.delayed(span.finish, pure=False)(span.nodes(None))  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True, eq=False)
+class Span:
+    """A reduction as a graph: `nodes` are independent, `finish` puts them together. Picklable if `read` is.
+
+    Raises:
+      UsageError: samples_per_read no multiple of 16, no samples, or ids that are not one ascending id a sample.
+    """
+
+    read: Read
+    num_samples: int
+    statistics: dict[str, Statistic]
+    samples_per_read: int
+    max_groups: int
+    sample_ids: Array | None = None
+
+    def __post_init__(self) -> None:
+        if self.samples_per_read < CANONICAL_BLOCK or self.samples_per_read % CANONICAL_BLOCK:
+            raise UsageError(
+                f"samples_per_read={self.samples_per_read} would cut a canonical block; "
+                f"use a multiple of {CANONICAL_BLOCK}."
+            )
+        num_blocks(self.num_samples)
+        ids = self.sample_ids
+        if ids is not None and (np.shape(ids) != (self.num_samples,) or np.any(np.diff(ids) <= 0)):
+            raise UsageError(f"sample_ids must be {self.num_samples} ascending ids, one a sample.")
+
+    def nodes(self, workers: int | None) -> list[Any]:
+        """A delayed task per run of canonical blocks; their number follows the workers, no value does."""
+        import dask
+
+        level = _node_level(self.num_samples, workers or os.cpu_count() or 1, self.max_groups)
+        samples, task = CANONICAL_BLOCK << level, dask.delayed(self.collect, pure=False)  # type: ignore[attr-defined]
+        starts = range(0, self.num_samples, samples)
+        return [task(start, min(start + samples, self.num_samples)) for start in starts]
+
+    def collect(self, start: int, stop: int) -> dict[str, Parts]:
+        """States of the samples at positions start..stop-1, by statistic."""
+        variables = tuple(sorted({name for s in self.statistics.values() for name in s.variables}))
+        trees = _trees(self.statistics, self.num_samples, self.max_groups)
+        use_one_blas_thread()
+        for first in range(start, stop, self.samples_per_read):
+            last = min(first + self.samples_per_read, stop)
+            block = self.read(first, last, variables)
+            check_block(block, variables, first, last)
+            _add_block(trees, block, self.num_samples, self.sample_ids)
+        return {name: tree.parts for name, tree in trees.items()}
+
+    def finish(self, collected: Iterable[Mapping[str, Parts]]) -> dict[str, Reduced]:
+        """Merge what the nodes collected."""
+        trees = _trees(self.statistics, self.num_samples, self.max_groups)
+        use_one_blas_thread()
+        for node in collected:
+            for name, parts in node.items():
+                trees[name].absorb(parts)
+        return {name: tree.finish(self.sample_ids) for name, tree in trees.items()}
 
 
 def reduce_blocks(
@@ -98,11 +158,13 @@ def reduce_blocks(
     Each block starts at a multiple of 16 and ends at one, or at num_samples; blocks may come in any order.
 
     Raises:
-      WorkError: a block that cuts a canonical one, duplicate or missing samples.
+      WorkError: a block that cuts a canonical one, lacks a variable or holds values that are not finite;
+        duplicate or missing samples.
     """
     trees = _trees(statistics, num_samples, max_groups)
     use_one_blas_thread()
     for block in blocks:
+        check_values(block, sorted({name for s in statistics.values() for name in s.variables}))
         _add_block(trees, block, num_samples)
     return {name: tree.finish() for name, tree in trees.items()}
 
@@ -130,27 +192,6 @@ def _node_level(num_samples: int, workers: int, max_groups: int) -> int:
     return level
 
 
-def _reduce_span(
-    start: int,
-    stop: int,
-    *,
-    read: Read,
-    num_samples: int,
-    statistics: Mapping[str, Statistic],
-    samples_per_read: int,
-    max_groups: int,
-) -> dict[str, Parts]:
-    variables = tuple(sorted({name for statistic in statistics.values() for name in statistic.variables}))
-    trees = _trees(statistics, num_samples, max_groups)
-    use_one_blas_thread()
-    for first in range(start, stop, samples_per_read):
-        last = min(first + samples_per_read, stop)
-        block = read(first, last, variables)
-        check_block(block, variables, first, last)
-        _add_block(trees, block, num_samples)
-    return {name: tree.parts for name, tree in trees.items()}
-
-
 def check_block(block: Block, variables: tuple[str, ...], start: int, stop: int) -> None:
     """Refuse (WorkError) a block that lacks a variable, or some of the samples start..stop-1."""
     lacking = [name for name in (SAMPLE, *variables) if name not in block]
@@ -169,15 +210,34 @@ def check_block(block: Block, variables: tuple[str, ...], start: int, stop: int)
                 f"read({start}, {stop}) returned {len(block[name])} samples of {name} for {stop - start} ids; the data "
                 "end before the samples asked for."
             )
+    check_values(block, variables)
 
 
-def _add_block(trees: Mapping[str, MergeTree], block: Block, num_samples: int) -> None:
-    ids = np.asarray(block[SAMPLE])
-    for offset in range(0, len(ids), CANONICAL_BLOCK):
-        part = {name: values[offset : offset + CANONICAL_BLOCK] for name, values in block.items()}
-        index = _block_index(np.asarray(part[SAMPLE]), num_samples)
-        for tree in trees.values():
-            tree.add(index, tree.statistic.partial(part))
+def _add_block(
+    trees: Mapping[str, MergeTree], block: Block, num_samples: int, sample_ids: Array | None = None
+) -> None:
+    positions = np.asarray(block[SAMPLE])
+    for offset in range(0, len(positions), CANONICAL_BLOCK):
+        _block_index(positions[offset : offset + CANONICAL_BLOCK], num_samples)
+    if sample_ids is not None:
+        block = {**block, SAMPLE: sample_ids[positions]}
+    for tree in trees.values():
+        largest = min(tree.statistic.whole_block, CANONICAL_BLOCK << tree.group_level)
+        for level, offset, stop in _pieces(int(positions[0]), len(positions), largest):
+            part = {name: values[offset:stop] for name, values in block.items()}
+            index = int(positions[offset]) // CANONICAL_BLOCK >> level
+            tree.add(index, tree.statistic.partial(part), level=level)
+
+
+def _pieces(start: int, count: int, largest: int) -> Iterator[tuple[int, int, int]]:
+    """Nodes of the tree that `count` samples from `start` on make up: (level, offset, stop), as large as allowed."""
+    offset = 0
+    while offset < count:
+        level, size = 0, CANONICAL_BLOCK
+        while 2 * size <= largest and (start + offset) % (2 * size) == 0 and offset + 2 * size <= count:
+            level, size = level + 1, 2 * size
+        yield level, offset, min(offset + size, count)
+        offset += size
 
 
 def _block_index(ids: np.ndarray[Any, Any], num_samples: int) -> int:

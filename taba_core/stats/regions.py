@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taba_core.errors import StoreError, UsageError
-from taba_core.stats.base import Array, Block, RowStatistic, as_float64, ratio, std_from_sums
+from taba_core.stats.base import Array, Block, RowStatistic, as_float64, ratio, same_shape, std_from_sums
 
 REGIONS = ("plain", "non_plain", "all")
 THRESHOLD = 0.025
@@ -49,6 +49,27 @@ def area_average(image: Array, cell: int) -> NDArray[np.float64]:
 def plain_cells(mask: Array, cell: int) -> NDArray[np.bool_]:
     """Cells all of whose pixels are plain, (n, H, W) -> (n, H/cell, W/cell): the strict mask of a latent."""
     return np.asarray(_cells(np.asarray(mask, dtype=bool), cell).all(axis=(-3, -1)))
+
+
+def transfer_mask(mask: Array, height: int, width: int) -> NDArray[np.bool_]:
+    """A plain mask on another grid of the same picture, (n, h, w) -> (n, height, width).
+
+    To a finer grid every pixel takes the value of the cell it lies in. To a coarser one a cell is plain if all
+    its pixels are (`plain_cells`): a mask never gains plain area on the way. The other rule for latent models,
+    the paper's default here, is to average the picture first (`area_average`) and to take `plain_mask` of that.
+
+    Raises:
+      UsageError: neither grid is a whole multiple of the other.
+    """
+    mask = np.asarray(mask)
+    h, w = mask.shape[1:]
+    if h % height == 0 and h // height * width == w:
+        return plain_cells(mask, h // height)
+    if height % h == 0 and height // h * w == width:
+        return np.asarray(mask.repeat(height // h, axis=1).repeat(height // h, axis=2), dtype=bool)
+    raise UsageError(
+        f"a mask of {h}x{w} does not fit {height}x{width} pixels; one grid must be a whole multiple of the other."
+    )
 
 
 def _cells(values: Array, cell: int) -> Array:
@@ -101,6 +122,7 @@ class RegionError(RowStatistic):
 
     def rows(self, block: Block) -> dict[str, Array]:
         """Sums over the entries of either region of a sample, each (n, 2)."""
+        same_shape(block, self.reference, self.estimate)
         u, v = as_float64(block[self.reference]), as_float64(block[self.estimate])
         n, channels = u.shape[:2]
         masks = region_weights(block[self.region])

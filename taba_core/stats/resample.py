@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from taba_core.blas import use_one_blas_thread
 from taba_core.rng import uniform
-from taba_core.stats.base import Array, RowStatistic
+from taba_core.stats.base import Array, SampleStatistic
 from taba_core.stats.estimate import Estimate
 from taba_core.stats.tree import Reduced
 
@@ -31,7 +31,7 @@ def estimates(
       num_replicates: B of the bootstrap.
     """
     use_one_blas_thread()
-    if isinstance(reduced.statistic, RowStatistic):
+    if isinstance(reduced.statistic, SampleStatistic):
         return _bootstrap(reduced, reduced.statistic, seed, num_replicates)
     return _jackknife(reduced)
 
@@ -55,13 +55,14 @@ def _weights(ids: bytes, seed: int, num_replicates: int) -> NDArray[np.uint8]:
 
 
 def _bootstrap(
-    reduced: Reduced, statistic: RowStatistic, seed: int, num_replicates: int
+    reduced: Reduced, statistic: SampleStatistic, seed: int, num_replicates: int
 ) -> dict[str, Estimate]:
     weights = functools.partial(poisson_weights, seed=seed, num_replicates=num_replicates)
-    sums, count = statistic.weighted_sums(reduced.total, weights)
-    replicates = statistic.summarise_sums(sums, count)
+    replicates = statistic.weighted(reduced.total, weights)
     return {
-        name: Estimate(np.asarray(value, dtype=np.float64), replicates[name], "bootstrap", reduced.n)
+        name: Estimate(
+            np.asarray(value, dtype=np.float64), replicates[name], "bootstrap", reduced.n, (), reduced.samples
+        )
         for name, value in reduced.summary().items()
     }
 
@@ -71,7 +72,9 @@ def _jackknife(reduced: Reduced) -> dict[str, Estimate]:
     if len(reduced.groups) < 2:  # nothing to leave out: no replicates, hence no interval
         empty = {name: np.empty((0, *np.shape(v))) for name, v in value.items()}
         return {
-            n: Estimate(np.asarray(v, dtype=np.float64), empty[n], "jackknife", reduced.n)
+            n: Estimate(
+                np.asarray(v, dtype=np.float64), empty[n], "jackknife", reduced.n, (), reduced.samples
+            )
             for n, v in value.items()
         }
     left_out = [reduced.statistic.summarise(state) for state in reduced.leave_one_out()]
@@ -82,6 +85,7 @@ def _jackknife(reduced: Reduced) -> dict[str, Estimate]:
             "jackknife",
             reduced.n,
             reduced.group_sizes,
+            reduced.samples,
         )
         for name, v in value.items()
     }

@@ -8,15 +8,17 @@ of the blocks over workers, in any order, gives the same bits.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from taba_core.errors import UsageError, WorkError
+from taba_core.stats.base import CANONICAL_BLOCK as CANONICAL_BLOCK
 from taba_core.stats.base import Array, State, Statistic
 
-CANONICAL_BLOCK = 16
 MAX_GROUPS = 20  # group states are what a jackknife keeps in memory: 4.7 MB each for 32x32 patches
 Parts = dict[tuple[int, int], State]
 
@@ -42,15 +44,25 @@ def group_level(num_samples: int, max_groups: int = MAX_GROUPS) -> int:
     return level
 
 
+def fingerprint(sample_ids: Sequence[int] | NDArray[np.integer]) -> str:
+    """Name of a set of samples: the same for the same ids, however they were selected."""
+    ids = np.ascontiguousarray(sample_ids, dtype="<i8")
+    return hashlib.blake2b(ids.tobytes(), digest_size=8).hexdigest()
+
+
 @dataclass(frozen=True, eq=False)
 class Reduced:
-    """A statistic over n samples: the total and, for jackknife statistics, the states of the groups."""
+    """A statistic over n samples: the total and, for jackknife statistics, the states of the groups.
+
+    No arithmetic: two of them do not add up. Merge states, or reduce all samples at once.
+    """
 
     statistic: Statistic
     n: int
     total: State
     groups: tuple[State, ...] = ()
     group_sizes: tuple[int, ...] = ()
+    samples: str = ""
 
     def summary(self) -> dict[str, Array]:
         """Named values over all samples."""
@@ -105,7 +117,9 @@ class MergeTree:
 
         Raises:
           WorkError: a block of it is there already, or does not exist.
+          UsageError: values in place of a state.
         """
+        self.statistic.check_state(state)
         blocks = slice(index << level, min((index + 1) << level, self.num_blocks))
         if index < 0 or not 0 <= level <= self.group_level or blocks.start >= self.num_blocks:
             raise WorkError(
@@ -131,8 +145,11 @@ class MergeTree:
         """States of the maximal nodes collected so far, by (level, index)."""
         return dict(self._parts)
 
-    def finish(self) -> Reduced:
+    def finish(self, sample_ids: Sequence[int] | NDArray[np.integer] | None = None) -> Reduced:
         """Merge the groups to the total.
+
+        Args:
+          sample_ids: ids of the samples by position; 0..n-1 if None.
 
         Raises:
           WorkError: blocks are missing.
@@ -146,9 +163,11 @@ class MergeTree:
             )
         groups = tuple(self._parts[key] for key in sorted(self._parts))
         total = merge_in_tree(self.statistic, groups)
+        samples = fingerprint(range(self.num_samples) if sample_ids is None else sample_ids)
         if self.statistic.resampling != "jackknife":
-            return Reduced(self.statistic, self.num_samples, total)
-        return Reduced(self.statistic, self.num_samples, total, groups, self._group_sizes(len(groups)))
+            return Reduced(self.statistic, self.num_samples, total, samples=samples)
+        sizes = self._group_sizes(len(groups))
+        return Reduced(self.statistic, self.num_samples, total, groups, sizes, samples)
 
     @property
     def _name(self) -> str:

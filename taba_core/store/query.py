@@ -1,11 +1,12 @@
-"""A store as one lazy xarray tree."""
+"""A store as one lazy xarray tree, and its nodes by what they are."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from taba_core.errors import UsageError
 from taba_core.store.place import read_json
 from taba_core.store.root import Store
 
@@ -42,6 +43,28 @@ def open_store(path: str | os.PathLike[str], chunks: Mapping[str, int] | None = 
     for name in store.results():
         nodes[name] = xr.open_zarr((store.place / name).zarr_store(), consolidated=False, chunks={})
     return xr.DataTree.from_dict({"/": xr.Dataset(attrs=_root_attrs(store)), **nodes})
+
+
+def find(tree: xr.DataTree, **attrs: Any) -> xr.Dataset:
+    """The one dataset of a tree whose attributes are these, such as `kind="inversion", forward_steps=0`.
+
+    Raises:
+      UsageError: none, or several; the message names them, and what tells them apart.
+    """
+    nodes = {name: node for name, node in tree.children.items()}
+    found = {n: node for n, node in nodes.items() if all(node.attrs.get(k) == v for k, v in attrs.items())}
+    asked = ", ".join(f"{name}={value!r}" for name, value in attrs.items())
+    if not found:
+        raise UsageError(
+            f"no dataset with {asked} in the store. It holds: {', '.join(sorted(nodes)) or 'none'}."
+        )
+    if len(found) > 1:
+        keys = {str(k) for node in found.values() for k in node.attrs} - {"spec", *attrs}
+        differ = [k for k in sorted(keys) if len({repr(node.attrs.get(k)) for node in found.values()}) > 1]
+        raise UsageError(
+            f"{len(found)} datasets with {asked}: {', '.join(sorted(found))}. Say one of: {', '.join(differ)}."
+        )
+    return next(iter(found.values())).to_dataset()
 
 
 def _lazy(dataset: xr.Dataset, chunks: Mapping[str, int]) -> xr.Dataset:

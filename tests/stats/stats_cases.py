@@ -5,22 +5,40 @@ import numpy as np
 from taba_core.rng import normal, uniform
 from taba_core.stats import (
     AngleHistogram,
+    Balls,
     ChannelPCA,
+    CosineSimilarity,
+    Coverage,
     EntryKL,
+    FeatureAlignment,
+    FeatureMoments,
+    FrechetDistance,
     GlobalKL,
+    InceptionScore,
     LagCorrelation,
+    LocalVariance,
     Moments,
+    NearestDistances,
     PatchCorrelation,
     PathDistance,
+    PngBits,
+    Points,
+    PowerSpectrum,
+    Quantiles,
     ReconstructionError,
     RegionError,
     StepError,
+    StructuralSimilarity,
+    TopExamples,
     Triangle,
+    ValueMean,
+    ValueRange,
 )
 
 NUM_SAMPLES = 70  # five canonical blocks, the last of 6 samples
 SHAPE = (2, 8, 8)
 NUM_STEPS = 3
+POINTS = Points.of(normal(range(20), (5,), seed=0, stream="points"))
 
 STATISTICS = {
     "patch correlation": PatchCorrelation("noise", patch_size=4, top_k=5),
@@ -38,6 +56,22 @@ STATISTICS = {
     "angle histogram": AngleHistogram(),
     "reconstruction": ReconstructionError(),
     "channel pca": ChannelPCA("image"),
+    "local variance": LocalVariance("latent"),
+    "power spectrum": PowerSpectrum("image"),
+    "structural similarity": StructuralSimilarity(),
+    "png bits": PngBits("decoded", min_pixels=8),
+    "png bits of the reference": PngBits("rgb", reference=True),
+    "feature moments": FeatureMoments(),
+    "frechet distance": FrechetDistance(),
+    "feature alignment": FeatureAlignment(dims=3),
+    "inception score": InceptionScore(),
+    "cosine": CosineSimilarity(),
+    "value mean": ValueMean("score"),
+    "quantiles": Quantiles("score"),
+    "value range": ValueRange("image"),
+    "top examples": TopExamples(ReconstructionError(), "mae", k=5),
+    "nearest distances": NearestDistances("features", POINTS, k=2),
+    "coverage": Coverage("features", Balls(POINTS, (1.5,) * 20)),
 }
 
 
@@ -47,6 +81,11 @@ def arrays(num_samples=NUM_SAMPLES):
     def draw(name, *lead):
         return normal(ids, (*lead, *SHAPE), seed=0, stream=name)
 
+    def features(name):
+        return normal(ids, (5,), seed=0, stream=name)
+
+    levels = uniform(ids, (3, *SHAPE[1:]), seed=0, stream="decoded")
+    weights = uniform(ids, (4,), seed=0, stream="classes")
     noise, image, eps_t = draw("noise"), 0.5 * draw("image"), draw("eps", NUM_STEPS)
     return {
         "noise": noise,
@@ -57,6 +96,12 @@ def arrays(num_samples=NUM_SAMPLES):
         "x_t": np.stack([0.7 * image + 0.3 * noise, 0.3 * image + 0.8 * noise, noise], axis=1),
         "eps_t": eps_t,
         "eps_hat": eps_t + 0.2 * draw("hat", NUM_STEPS),
+        "decoded": (levels * 256).astype(np.uint8),
+        "rgb": (2 * levels - 1).astype(np.float32),
+        "features_real": features("real"),
+        "features": features("real") + 0.5 * features("fake"),
+        "probability": weights / weights.sum(axis=1, keepdims=True),
+        "score": uniform(ids, (), seed=0, stream="score"),
     }
 
 

@@ -63,6 +63,21 @@ def test_what_was_not_written_is_nan_never_zero(tree):
     assert (regions["region"].values == 255).all()
 
 
+def test_a_dataset_is_found_by_what_it_is(tree, generation):
+    assert taba_core.find(tree, kind="generation").attrs == tree[generation.name].attrs
+    found = taba_core.find(tree, kind="inversion", forward_steps=1)
+    assert found["latent"].chunks is not None and found.attrs["source"] == generation.name
+
+
+def test_a_dataset_that_is_not_there_or_not_the_only_one_is_explained(tree, generation):
+    with pytest.raises(
+        UsageError, match=f"no dataset with kind='inversion', forward_steps=2.*{generation.name}"
+    ):
+        taba_core.find(tree, kind="inversion", forward_steps=2)
+    with pytest.raises(UsageError, match=r"3 datasets with num_samples=10: .* Say one of: .*kind"):
+        taba_core.find(tree, num_samples=10)
+
+
 def test_results_are_nodes_of_the_tree(tree):
     assert float(tree["correlation"]["value"].sel(row="latent")) == 0.7
     assert tree["correlation"].attrs["n"] == 10

@@ -8,6 +8,7 @@ from cluster.local import LocalExecutor
 from taba_core.errors import UsageError
 from workflows.bench import (
     NAMES,
+    correlation,
     correlation_memory,
     description,
     mixture,
@@ -16,6 +17,7 @@ from workflows.bench import (
     plain_share,
     run_benchmarks,
     shard_runs,
+    stats_scale,
     step_error,
 )
 from workflows.bench.paired import Comparison, Measurement, Pairs, Row, print_measurement, run_pairs, timed
@@ -108,10 +110,34 @@ def test_cached_states_need_t_times_fewer_evaluations_for_the_same_predictions()
 
 
 def test_the_state_of_the_correlation_does_not_grow_with_n():
-    found = correlation_memory.measure(repeats=1, sizes=(128, 512), sample_shape=(1, 16, 16)).figures
+    found = correlation_memory.measure(repeats=1, sizes=(512, 1024), sample_shape=(1, 16, 16)).figures
     # 4 patches of 64 positions: 64^2 co-moments and 64 means each, and the count, 8 bytes a number
     assert found["state_small"] == found["state_large"] == 8 * (4 * (64**2 + 64) + 1)
     assert found["state_bytes_large"] > 0 and math.isfinite(found["groups_bytes_large"])
+
+
+def test_streamed_correlations_are_those_of_one_matrix():
+    found = correlation.measure(repeats=1, num_samples=600, sample_shape=(3, 16, 16)).figures
+    # float32 products on either side: 7 digits
+    assert found["float32_difference"] < 1e-6 and found["float64_difference"] < 1e-6
+    assert found["float32_ratio"] > 0 and found["float64_ratio"] > 0
+
+
+def test_the_memory_of_every_statistic_is_flat_in_samples():
+    names = ["correlation", "step-error", "frechet"]
+    found = [
+        stats_scale.measure(
+            repeats=1, num_samples=n, sample_shape=(3, 16, 16), num_features=32, names=names
+        ).figures
+        for n in (1024, 4096)
+    ]
+    for name in names:
+        small, large = (f[f"{name}_state_bytes"] for f in found)
+        kept = {"step-error": 4, "moments": 4, "png": 4}.get(
+            name, 1
+        )  # rows a sample; a fixed state otherwise
+        assert large <= 1.01 * kept * small, name
+        assert found[1][f"{name}_peak_bytes"] < found[0][f"{name}_peak_bytes"] + 64e6, name
 
 
 def overhead_of(**options):

@@ -53,7 +53,7 @@ def measure(
     return Measurement(
         tuple(rows),
         figures,
-        ("studies reduce with up to 20 jackknife groups; below 128 samples a group keeps rows, no state",),
+        ("studies reduce with up to 20 jackknife groups; below 512 samples a group keeps rows, no state",),
     )
 
 

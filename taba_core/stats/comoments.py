@@ -1,0 +1,82 @@
+"""Means and co-moments of features over samples: what correlations, Fréchet distances and alignments share."""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from taba_core.stats.base import COUNT, Array, Block, MomentStatistic, State, merge_means
+
+SAMPLES_PER_PRODUCT = 512
+ROWS = "rows"
+
+
+@dataclass(frozen=True)
+class CoMomentStatistic(MomentStatistic):
+    """Mean and co-moments M = sum (f - mean)(f - mean)^T of G groups of p features, over samples.
+
+    Few samples are kept as they are (`rows`), until they fill a matrix product; then the state is G (p + p^2)
+    float64 numbers, whatever n is. Which form a state has follows from its place in the merge tree alone, so
+    the bits do not depend on the split.
+    """
+
+    product: ClassVar[DTypeLike] = np.float64
+    """Type in which the deviations of up to `rows_kept` samples from their mean are multiplied."""
+    whole_block: ClassVar[int] = SAMPLES_PER_PRODUCT
+
+    @abc.abstractmethod
+    def features(self, block: Block) -> NDArray[np.floating]:
+        """Features of the samples of a block, (G, n, p)."""
+
+    def rows_kept(self, num_features: int) -> int:
+        """Fewer samples than this are kept as rows."""
+        return SAMPLES_PER_PRODUCT
+
+    def partial(self, block: Block) -> State:
+        """Features of a block."""
+        rows = self.features(block)
+        return self.settled({COUNT: np.asarray(rows.shape[1], dtype=np.int64), ROWS: rows})
+
+    def combine(self, a: State, b: State) -> State:
+        """Chan's rule per group: M = M_a + M_b + delta delta^T n_a n_b / n."""
+        if ROWS in a and ROWS in b:
+            return self.settled({ROWS: np.concatenate([a[ROWS], b[ROWS]], axis=1)})
+        a, b = {**a, **self.moments(a)}, {**b, **self.moments(b)}
+        mean, delta, weight = merge_means(a, b, "mean")
+        comoment = np.empty_like(a["comoment"])
+        for group, step in enumerate(delta):  # one at a time: a core's cache holds it
+            np.multiply.outer(step, weight * step, out=comoment[group])
+            comoment[group] += a["comoment"][group]
+            comoment[group] += b["comoment"][group]
+        return {"mean": mean, "comoment": comoment}
+
+    def settled(self, state: State) -> State:
+        """The state itself, or its moments if it has rows enough."""
+        rows = state[ROWS]
+        if rows.shape[1] < self.rows_kept(rows.shape[2]):
+            return state
+        return {**{k: v for k, v in state.items() if k != ROWS}, **self.moments(state)}
+
+    def moments(self, state: State) -> State:
+        """Mean (G, p) and co-moments (G, p, p) of a state in either form, float64."""
+        if ROWS not in state:
+            return {"mean": state["mean"], "comoment": state["comoment"]}
+        rows = state[ROWS]
+        groups, _, features = rows.shape
+        mean, comoment = np.empty((groups, features)), np.empty((groups, features, features))
+        for group, x in enumerate(rows):  # one at a time: its temporaries stay in a core's cache
+            mean[group] = x.mean(axis=0, dtype=np.float64)
+            # Rows of the product's own type are subtracted in it: rounding the mean shifts all deviations alike.
+            kind = np.result_type(rows.dtype, self.product)
+            deviations = (x - mean[group].astype(kind)).astype(self.product, copy=False)
+            comoment[group] = deviations.T @ deviations
+        return {"mean": mean, "comoment": comoment}
+
+    def covariance(self, state: State) -> Array:
+        """Sample covariances M / (n - 1), (G, p, p); NaN for n < 2."""
+        n = int(state[COUNT])
+        return np.asarray(self.moments(state)["comoment"] / (n - 1 if n > 1 else np.nan))

@@ -1,0 +1,65 @@
+"""How alike are two images to the eye? Structural similarity (Tables 6, 12, Figure 19)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from taba_core.errors import UsageError
+from taba_core.stats.base import Array, Block, RowStatistic, as_float64, mean_and_std, same_shape
+
+WINDOW = 7
+
+
+def structural_similarity(a: Array, b: Array, value_range: float) -> NDArray[np.float64]:
+    """SSIM of pairs of images, (n, C, H, W) -> (n,): mean over channels and positions (Wang et al. 2004).
+
+    7 x 7 uniform windows inside the image, sample covariances, C_1 = (.01 R)^2, C_2 = (.03 R)^2 with R the true
+    range of values: 2 on [-1, 1], 255 for uint8.
+
+    Raises:
+      UsageError: images smaller than a window.
+    """
+    from skimage.metrics import structural_similarity as ssim
+
+    if min(np.shape(a)[2:]) < WINDOW:
+        raise UsageError(
+            f"images of {np.shape(a)[2]}x{np.shape(a)[3]} are smaller than the {WINDOW}x{WINDOW} window."
+        )
+    pairs = zip(as_float64(a), as_float64(b), strict=True)
+    options = {"win_size": WINDOW, "data_range": value_range, "channel_axis": 0}
+    return np.array([ssim(x, y, **options) for x, y in pairs], dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class StructuralSimilarity(RowStatistic):
+    """Structural similarity of pairs of images, see `structural_similarity`.
+
+    Values (scalars): ssim, mean over pairs; ssim_std over pairs (n - 1).
+    """
+
+    reference: str = "image"
+    estimate: str = "reconstruction"
+    value_range: float = 2.0
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """Two variables of the same shape, (n, C, H, W)."""
+        return (self.reference, self.estimate)
+
+    def rows(self, block: Block) -> dict[str, Array]:
+        """SSIM of every pair."""
+        same_shape(block, *self.variables)
+        return {"ssim": structural_similarity(block[self.reference], block[self.estimate], self.value_range)}
+
+    def terms(self, rows: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Add the squares."""
+        return {"ssim": rows["ssim"], "square": np.square(rows["ssim"])}
+
+    def summarise_sums(self, sums: Mapping[str, Array], count: Array) -> dict[str, Array]:
+        """Average over pairs."""
+        mean, std = mean_and_std(count, sums["ssim"], sums["square"])
+        return {"ssim": mean, "ssim_std": std}
