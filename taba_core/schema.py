@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -53,6 +54,12 @@ class Variable:
         return {"long_name": self.long_name, "units": self.units, **self.notes}
 
 
+def _row(name: str, dims: tuple[str, ...], long_name: str) -> Variable:
+    """A variable of float64 rows: what a statistic keeps of a sample."""
+    return Variable(name, dims, "1", long_name, dtype="float64", per_step="step" in dims)
+
+
+_BY_REGION = ("sample", "step", "region")
 _STATE = ("sample", "channel", "y", "x")
 _STEPS = ("sample", "step", "channel", "y", "x")
 _NOISE_UNITS = "standard deviations of the noise"
@@ -115,6 +122,22 @@ _VARIABLES: dict[str, tuple[Variable, ...]] = {
                 "flag_meanings": "not_plain plain not_written",
             },
         ),
+    ),
+    # Rows by region: plain, non-plain.
+    "step-errors": (
+        _row("entries", ("sample", "region"), "entries of the region, channels included"),
+        _row("error", _BY_REGION, "sum of |eps_t - eps_hat| over the region"),
+        _row("magnitude", _BY_REGION, "sum of |eps_t| over the region"),
+        _row("u", _BY_REGION, "sum of eps_t over the region"),
+        _row("uu", _BY_REGION, "sum of eps_t^2 over the region"),
+        _row("v", _BY_REGION, "sum of eps_hat over the region"),
+        _row("vv", _BY_REGION, "sum of eps_hat^2 over the region"),
+    ),
+    # Rows by level: the image is level 0, x_t of step l is level l.
+    "path-distances": (
+        _row("a", ("sample", "level"), "||x_t - x_T||^2"),
+        _row("b", ("sample", "level"), "<x_t - x_T, latent - x_T>"),
+        _row("c", ("sample",), "||latent - x_T||^2"),
     ),
 }
 
@@ -187,7 +210,8 @@ def layout(
 ) -> Layout:
     """Shapes of a variable: shard = (block, all steps, ...), chunk = (block, 1 step, ...).
 
-    The block is samples_per_shard, or all samples if they are fewer.
+    The block is samples_per_shard, or all samples if they are fewer. Rows of statistics are one chunk: a step of
+    them is a few bytes.
 
     Args:
       artifact: fixes the number of samples and steps and the samples of a shard.
@@ -203,11 +227,16 @@ def layout(
     if "rgb" in described.dims:
         names = ("rgb", "pixel_y", "pixel_x")
         sizes |= dict(zip(names, _three(decoded_shape or (), "decoded_shape"), strict=True))
-    sizes |= {"sample": root.num_samples, "step": num_steps(artifact), "char": PROMPT_BYTES}
+    steps = num_steps(artifact)
+    sizes |= {"sample": root.num_samples, "step": steps, "level": steps + 1}
+    sizes |= {"char": PROMPT_BYTES, "region": 2}
     shape = tuple(sizes[dim] for dim in described.dims)
     block = min(root.samples_per_shard, root.num_samples)
     shard = (block, *shape[1:])
-    chunk = tuple(1 if dim == "step" else size for dim, size in zip(described.dims, shard, strict=True))
+    one_step = described.dims == _STEPS
+    chunk = tuple(
+        1 if dim == "step" and one_step else size for dim, size in zip(described.dims, shard, strict=True)
+    )
     return Layout(shape, chunk, shard, described.dtype)
 
 
@@ -216,10 +245,15 @@ def bytes_of(
     variables: Sequence[str],
     sample_shape: Sequence[int],
     decoded_shape: Sequence[int] | None = None,
+    first_shards: Mapping[str, int] = MappingProxyType({}),
 ) -> int:
-    """Bytes of all shard files of these variables once complete (coordinates and metadata add a few kB)."""
-    layouts = [layout(artifact, name, sample_shape, decoded_shape) for name in variables]
-    return sum(item.num_shards * item.shard_bytes for item in layouts)
+    """Bytes of all shard files of these variables once complete (coordinates and metadata add a few kB).
+
+    Args:
+      first_shards: how many shards are wanted of variables of which not all are.
+    """
+    layouts = {name: layout(artifact, name, sample_shape, decoded_shape) for name in variables}
+    return sum(first_shards.get(name, item.num_shards) * item.shard_bytes for name, item in layouts.items())
 
 
 def num_shards(artifact: Artifact) -> int:
@@ -228,19 +262,27 @@ def num_shards(artifact: Artifact) -> int:
     return math.ceil(root.num_samples / min(root.samples_per_shard, root.num_samples))
 
 
-def num_files(artifact: Artifact, variables: Sequence[str]) -> int:
+def num_files(
+    artifact: Artifact,
+    variables: Sequence[str],
+    first_shards: Mapping[str, int] = MappingProxyType({}),
+) -> int:
     """Shard files of these variables once complete."""
-    return num_shards(artifact) * len(variables)
+    return sum(first_shards.get(name, num_shards(artifact)) for name in variables)
 
 
-def num_inodes(artifact: Artifact, variables: Sequence[str]) -> int:
+def num_inodes(
+    artifact: Artifact,
+    variables: Sequence[str],
+    first_shards: Mapping[str, int] = MappingProxyType({}),
+) -> int:
     """Files and directories of an artifact with these variables once complete.
 
     A group and its metadata; an array each for the variables and the coordinates sample, step, timestep and
     alpha_bar (directory, metadata, shards; one chunk a coordinate); the ledger.
     """
     coordinates = 4
-    return 2 + num_files(artifact, variables) + 2 * len(variables) + 3 * coordinates + 1
+    return 2 + num_files(artifact, variables, first_shards) + 2 * len(variables) + 3 * coordinates + 1
 
 
 def _three(shape: Sequence[int], name: str) -> tuple[int, int, int]:

@@ -275,8 +275,68 @@ class PlainRegions(Artifact):
         return 0
 
 
+class StepErrors(Artifact):
+    """Per-sample sums of the errors of step predictions in plain and other areas, without the paths they come from.
+
+    Equal to the rows of `taba_core.stats.step_error.StepError` over `eps_t`, `eps_hat` and `region`. The path is
+    walked a second time, from the noise and in the generation's batches, so its states have the same bits.
+    """
+
+    kind: ClassVar[str] = "step-errors"
+
+    source: PlainRegions
+    network_time: NetworkTime = "target"
+    levels: Levels = "exact"
+    x0_rule: X0Rule = "none"
+
+    def root(self) -> Generation:
+        """The generation whose path is walked again."""
+        return self.source.source
+
+    def sources(self) -> tuple[Artifact, ...]:
+        """The generation for its images and conditioning, and the plain areas."""
+        return (self.source.source, self.source)
+
+    def num_evaluations(self) -> int:
+        """2 T: the path once more, and one prediction from each of its states."""
+        return 2 * self.source.source.num_inference_steps
+
+
+class PathDistances(Artifact):
+    """Per-sample inner products that give the distance of the sampling path to the segment from noise to latent.
+
+    Equal to the rows of `taba_core.stats.trajectory.PathDistance` over `noise`, `latent`, `x_t` and `image`; the
+    path is walked a second time, as for `StepErrors`.
+    """
+
+    kind: ClassVar[str] = "path-distances"
+
+    source: Inversion
+
+    def root(self) -> Generation:
+        """The generation whose path is walked again."""
+        return self.source.source
+
+    def sources(self) -> tuple[Artifact, ...]:
+        """The generation, whose levels the rows have, and the inversion."""
+        return (self.source.source, self.source)
+
+    def num_evaluations(self) -> int:
+        """T: the path once more."""
+        return self.source.source.num_inference_steps
+
+
 KINDS: dict[str, type[Artifact]] = {
-    cls.kind: cls for cls in (Generation, Inversion, Reconstruction, StepPredictions, PlainRegions)
+    cls.kind: cls
+    for cls in (
+        Generation,
+        Inversion,
+        Reconstruction,
+        StepPredictions,
+        PlainRegions,
+        StepErrors,
+        PathDistances,
+    )
 }
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from taba_core.errors import UsageError
 from taba_core.store import Store
+from workflows.budget import Decision, decide
 from workflows.context import Context
 from workflows.plan import Plan, make_plan
 from workflows.settings import parse_settings
@@ -18,7 +19,7 @@ PAPER_MODELS = ("adm-32", "adm-64", "adm-256", "ldm", "dit", "if")
 class Asked:
     """What a user typed: study names, store, model, method, `--set` texts, and weights in place of the fetched ones.
 
-    `as_in_paper` keeps only the studies the paper made with the model.
+    `as_in_paper` keeps only the studies the paper made with the model; `budget` is the most bytes to store, as text.
     """
 
     studies: list[str]
@@ -28,6 +29,7 @@ class Asked:
     assignments: list[str]
     weights: str | None = None
     as_in_paper: bool = False
+    budget: str | None = None
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,9 @@ class Job:
     context: Context
     studies: list[Study]
 
-    def plan(self, store: Store | None) -> Plan:
-        """What the job misses in a store."""
-        return make_plan(self.context, self.studies, store)
+    def plan(self, store: Store | None, *, fused: bool = False) -> Plan:
+        """What the job misses in a store; see `workflows.plan.make_plan`."""
+        return make_plan(self.context, self.studies, store, fused=fused)
 
 
 def each_model(asked: Asked, models: list[str]) -> list[Asked]:
@@ -95,6 +97,17 @@ def check_all(parts: list[Asked], *, write: bool) -> tuple[list[Job], Store | No
             job.context.check_runnable()
         return jobs, Store.open(path, mode="a")
     return jobs, Store.open(path, mode="r") if Store.is_there(path) else None
+
+
+def plan_all(jobs: list[Job], store: Store | None) -> Decision:
+    """The plans of all jobs, within their budget of bytes if that can be.
+
+    Raises:
+      UsageError: a budget that is no size.
+    """
+    asked, policy = jobs[0].asked, jobs[0].context.settings.trajectories
+    makers = [lambda fused, job=job: job.plan(store, fused=fused) for job in jobs]
+    return decide(makers, policy, store, asked.store, asked.budget)
 
 
 def _check_method(context: Context) -> None:

@@ -67,6 +67,15 @@ Weights = Annotated[
     ),
 ]
 Method = Annotated[str, typer.Option("--method", help="Inversion method (see `taba list`).")]
+Budget = Annotated[
+    str | None,
+    typer.Option(
+        "--budget",
+        metavar="SIZE",
+        help="Most bytes the asked may take in the store, such as 500GB: whole sampling paths are kept where they fit, "
+        "else their statistics. Default: 1 TB, or 80 % of the room at the store if that is less.",
+    ),
+]
 Sets = Annotated[
     list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Set a field; repeatable.")
 ]
@@ -125,6 +134,7 @@ def plan(
     method: Method = "ddim",
     weights: Weights = None,
     set_: Sets = None,
+    budget: Budget = None,
     nodes: Annotated[int | None, typer.Option(min=1, help="Also say how long it takes on this many.")] = None,
     workers_per_node: Annotated[
         int, typer.Option(min=1, help="With --nodes: workers on each, one a GPU.")
@@ -136,7 +146,7 @@ def plan(
     from workflows.plan_text import print_plan
     from workflows.stages import Machines
 
-    asked = Asked(studies, store, "", method, set_ or [], weights)
+    asked = Asked(studies, store, "", method, set_ or [], weights, budget=budget)
     machines = None if nodes is None else Machines(nodes, workers_per_node)
     print_plan(each_model(asked, model or [EMBEDDED_DEFAULT]), machines, as_json=json)
 
@@ -177,6 +187,7 @@ def run(
     method: Method = "ddim",
     weights: Weights = None,
     set_: Sets = None,
+    budget: Budget = None,
     address: Address = None,
     executor: ExecutorName = "ray",
     workers: Workers = None,
@@ -193,7 +204,8 @@ def run(
     from workflows.asked import Asked, each_model
     from workflows.run import run_studies
 
-    parts = each_model(Asked(studies, store, "", method, set_ or [], weights), model or [EMBEDDED_DEFAULT])
+    asked = Asked(studies, store, "", method, set_ or [], weights, budget=budget)
+    parts = each_model(asked, model or [EMBEDDED_DEFAULT])
     run_studies(
         parts,
         address=address,

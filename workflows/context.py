@@ -25,6 +25,7 @@ from taba_core.spec import (
     PlainRegions,
     PromptSpec,
     Reconstruction,
+    StepErrors,
     StepPredictions,
 )
 from workflows.settings import Settings
@@ -213,6 +214,15 @@ class Context:
         """Inversion predictions from the cached states of the sampling path."""
         return StepPredictions(
             source=source,
+            network_time=self.conventions.network_time,
+            levels=self.conventions.levels,
+            x0_rule=self.conventions.inversion_x0_rule,
+        )
+
+    def step_errors(self, source: Generation) -> StepErrors:
+        """Rows of the errors of `step_predictions` over `regions`."""
+        return StepErrors(
+            source=self.regions(source),
             network_time=self.conventions.network_time,
             levels=self.conventions.levels,
             x0_rule=self.conventions.inversion_x0_rule,

@@ -5,19 +5,19 @@ from __future__ import annotations
 import functools
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from cluster.executor import ClusterError, ClusterLost, Drained, Executor, Outcome, Resources
-from taba_core.errors import StoreError, WorkError
+from taba_core.errors import WorkError
 from taba_core.schema import num_steps
 from taba_core.spec import Artifact
 from taba_core.store import ArtifactGroup, Receipt, Store
 from taba_core.store.group import LEDGER_DIRECTORY
 from workflows.context import Context
-from workflows.inputs import Inputs
-from workflows.plan import Plan, PlannedArtifact, still_missing
+from workflows.inputs import Inputs, Request
+from workflows.plan import Plan, PlannedArtifact, has_result, still_missing
 from workflows.units import PlanUnits, parse_unit_id
 from workflows.watch import Watch
 
@@ -71,41 +71,32 @@ def run_plan(
     report.stages["compute"] = time.monotonic() - started
     for study in plan.studies:
         name = study.result_name(plan.context)
-        if _is_stored(store, name):
+        if has_result(store, name):
             report.reused.append(study.name)
             continue
         begun = time.monotonic()
         watch.stage(study.name)
         inputs = Inputs(
             store,
-            study.requests(plan.context),
+            plan.requests[study.name],
             sample_shape=plan.context.card.sample_shape,
             scheduler=scheduler,
             workers=workers,
         )
         result = study.analyse(inputs, plan.context)
         watch.check()
-        store.write_result(name, result, result_attrs(study, plan.context))
+        store.write_result(name, result, result_attrs(study, plan.context, plan.requests[study.name]))
         report.analysed.append(study.name)
         report.stages[study.name] = time.monotonic() - begun
     report.seconds = time.monotonic() - started
     return report
 
 
-def _is_stored(store: Store, name: str) -> bool:
-    """Whether a result is there and whole; a damaged one is analysed again."""
-    try:
-        return store.read_result(name) is not None
-    except StoreError:
-        return False
-
-
-def result_attrs(study: Any, context: Context) -> dict[str, Any]:
+def result_attrs(study: Any, context: Context, requests: Mapping[str, Request]) -> dict[str, Any]:
     """What a stored result says about itself: study, model, settings, conventions, artifacts.
 
     n and T are those of the generated images: the artifacts say them, a study may ask for fewer than the settings.
     """
-    requests = study.requests(context)
     images = next(iter(requests.values())).artifact.root()
     return {
         "study": study.name,
@@ -131,6 +122,7 @@ def _ensure(store: Store, context: Context, planned: PlannedArtifact) -> Artifac
         context.card.sample_shape,
         coordinates(context, artifact),
         decoded_shape=context.decoded_shape,
+        first_shards=planned.first_shards,
     )
 
 
@@ -147,7 +139,7 @@ def _adopt(plan: Plan, groups: dict[Artifact, ArtifactGroup]) -> None:
             group = groups[planned.artifact]
             group.remove_orphans()  # no worker of ours runs yet
             group.adopt()
-            planned.missing = still_missing(group, planned.variables)
+            planned.missing = still_missing(group, planned)
 
 
 def _compute(

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from taba_core.stats.estimate import Estimate
 
 View = TypeVar("View")
+# Settings that tell no two results apart: n and T are told anyway, how paths are stored changes no number.
+_UNSHOWN = ("num_samples", "num_inference_steps", "trajectories", "trajectory_samples")
 
 
 class Findings:
@@ -161,7 +163,7 @@ def row_labels(results: Sequence[xr.Dataset]) -> list[str]:
     for title in set(titles):
         same = [i for i, t in enumerate(titles) if t == title]
         differing = [key for key in facts[same[0]] if len({str(facts[i].get(key)) for i in same}) > 1]
-        shown = [key for key in differing if key not in ("num_samples", "num_inference_steps")]
+        shown = [key for key in differing if key not in _UNSHOWN]
         for i in same if len(same) > 1 else ():
             told = [f"{key}={_short(facts[i].get(key))}" for key in shown]
             # Results of one setting differ in what no setting says (another version of a model): the key tells.

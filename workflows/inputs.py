@@ -21,16 +21,19 @@ if TYPE_CHECKING:
 _SAMPLES_AT_ONCE = 64
 # Dimensions of images as one sees them; a latent model's states have fewer positions.
 PICTURE_DIMS = ("example", "rgb", "pixel_y", "pixel_x")
+# Name of the request that holds a row statistic's rows in place of the arrays they are made of.
+ROWS = "rows"
 # Name of the column that is white noise of its own stream: what noise rows are compared with.
 INDEPENDENT = "independent"
 
 
 @dataclass(frozen=True)
 class Request:
-    """An artifact a study reads, and which of its variables."""
+    """An artifact a study reads, and which of its variables; `first` = of the first so many samples only."""
 
     artifact: Artifact
     variables: tuple[str, ...]
+    first: int | None = None
 
 
 @dataclass(frozen=True)
@@ -104,10 +107,15 @@ class Inputs:
         statistics: Mapping[str, Statistic],
         replicates: int = 1000,
     ) -> dict[str, dict[str, Estimate]]:
-        """One pass over the samples: every statistic, with replicates for its intervals."""
+        """One pass over the samples: every statistic, with replicates for its intervals.
+
+        Where the study's rows are stored they are read in place of the columns; the values have the same bits.
+        """
         from taba_core.stats.reduce import reduce
         from taba_core.stats.resample import estimates
 
+        if ROWS in self.requests:
+            columns, statistics = self._stored_rows(statistics)
         reduced = reduce(
             self.reader(columns),
             self.num_samples,
@@ -116,6 +124,19 @@ class Inputs:
             workers=self.workers,
         )
         return {name: estimates(result, num_replicates=replicates) for name, result in reduced.items()}
+
+    def _stored_rows(
+        self, statistics: Mapping[str, Statistic]
+    ) -> tuple[dict[str, tuple[str, str]], dict[str, Statistic]]:
+        from taba_core.stats.base import RowStatistic
+        from taba_core.stats.stored_rows import StoredRows
+
+        names = self.requests[ROWS].variables
+        stored: dict[str, Statistic] = {}
+        for name, statistic in statistics.items():
+            assert isinstance(statistic, RowStatistic), f"{name} keeps no rows"
+            stored[name] = StoredRows(statistic, names)
+        return {name: (ROWS, name) for name in names}, stored
 
     def per_sample(
         self,

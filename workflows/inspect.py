@@ -31,11 +31,14 @@ def print_status(path: str) -> None:
     rows = []
     for group in store.artifacts():
         variables = group.variables
-        missing = group.missing(variables)
+        missing = group.missing()
         for name in variables:
+            array = group.array(name)
             absent = sum(name in names for names in missing.values())
             state = "complete" if not absent else f"{absent} missing"
-            rows.append((group.name, name, f"{group.num_shards - absent}/{group.num_shards}", state))
+            if array.num_asked < group.num_shards:
+                state += f", first {array.samples_asked} samples only"
+            rows.append((group.name, name, f"{array.num_asked - absent}/{array.num_asked}", state))
     print_table(("artifact", "variable", "shards", "state"), rows)
     results = store.results()
     print(f"\n{len(results)} results: {', '.join(results) or 'none yet'}")

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from taba_core import schema
+from taba_core.errors import StoreError
 from taba_core.spec import Artifact, Generation
 from taba_core.store import ArtifactGroup, Store
 from workflows.context import Context
+from workflows.inputs import ROWS, Request
 from workflows.study import Study
 
+# By variable: how many first samples are asked, None = all.
+_Asked = dict[Artifact, dict[str, int | None]]
 _PROCESS_BYTES = 500_000_000  # Python with torch and Ray, measured resident
 # What a unit reads from its sources, by kind ("decoded" in place of "image" where regions are of a latent model).
 _READS: dict[str, tuple[str, ...]] = {
@@ -18,7 +23,10 @@ _READS: dict[str, tuple[str, ...]] = {
     "reconstruction": ("latent", "class_id", "prompt"),
     "step-predictions": ("image", "x_t", "class_id", "prompt"),
     "regions": ("image", "decoded"),
+    "step-errors": ("image", "class_id", "prompt", "region"),
+    "path-distances": ("noise", "image", "latent", "class_id", "prompt"),
 }
+_HELD_PATHS = {"step-errors": 3, "path-distances": 1}  # x_t, eps_t, eps_hat of a shard, in memory only
 _ALWAYS = ("noise", "image", "class_id")  # of every generation; prompt and decoded where there are any
 
 
@@ -29,12 +37,23 @@ class PlannedArtifact:
     artifact: Artifact
     variables: list[str]
     missing: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    # How many shards are asked of variables of which not all are.
+    first_shards: dict[str, int] = field(default_factory=dict)
 
     @property
     def num_shards(self) -> int:
         """Number of shards (units of work)."""
         root = self.artifact.root()
         return -(-root.num_samples // root.samples_per_shard)
+
+    @property
+    def num_files(self) -> int:
+        """Shard files once complete."""
+        return schema.num_files(self.artifact, self.variables, self.first_shards)
+
+    def asked_of(self, shard: int) -> tuple[str, ...]:
+        """The variables asked of a shard."""
+        return tuple(name for name in self.variables if shard < self.first_shards.get(name, self.num_shards))
 
     def samples_in(self, shard: int) -> int:
         """Number of samples of a shard."""
@@ -63,6 +82,26 @@ class Plan:
     context: Context
     studies: list[Study]
     artifacts: list[PlannedArtifact]
+    # By study name: what each reads.
+    requests: Mapping[str, Mapping[str, Request]] = field(default_factory=dict)
+
+    @property
+    def fused(self) -> bool:
+        """Whether rows of statistics stand for whole sampling paths."""
+        return any(
+            request.first is not None for asked in self.requests.values() for request in asked.values()
+        )
+
+    @property
+    def path_samples(self) -> int:
+        """Samples whose paths are stored all the same."""
+        asked = (request.first for by_name in self.requests.values() for request in by_name.values())
+        return max((first for first in asked if first is not None), default=0)
+
+    @property
+    def bytes_of_rows(self) -> int:
+        """Stored bytes of those rows."""
+        return self.bytes_of_all(p for p in self.artifacts if p.artifact.kind in _HELD_PATHS)
 
     @property
     def evaluations(self) -> int:
@@ -83,17 +122,25 @@ class Plan:
         """Stored bytes of an artifact's asked variables."""
         context = self.context
         return schema.bytes_of(
-            planned.artifact, planned.variables, context.card.sample_shape, context.decoded_shape
+            planned.artifact,
+            planned.variables,
+            context.card.sample_shape,
+            context.decoded_shape,
+            planned.first_shards,
         )
+
+    def bytes_of_all(self, artifacts: Iterable[PlannedArtifact]) -> int:
+        """Stored bytes of some artifacts."""
+        return sum(self.bytes_of(p) for p in artifacts)
 
     @property
     def bytes_total(self) -> int:
         """Stored bytes of all artifacts."""
-        return sum(self.bytes_of(p) for p in self.artifacts)
+        return self.bytes_of_all(self.artifacts)
 
     def files_of(self, planned: PlannedArtifact) -> int:
         """Files and directories (inodes) of an artifact once complete."""
-        return schema.num_inodes(planned.artifact, planned.variables)
+        return schema.num_inodes(planned.artifact, planned.variables, planned.first_shards)
 
     @property
     def files_total(self) -> int:
@@ -103,9 +150,13 @@ class Plan:
     @property
     def bytes_missing(self) -> int:
         """Bytes the missing shards will take."""
+        return self.bytes_missing_of(self.artifacts)
+
+    def bytes_missing_of(self, artifacts: Iterable[PlannedArtifact]) -> int:
+        """Bytes the missing shards of some artifacts will take."""
         shape, decoded = self.context.card.sample_shape, self.context.decoded_shape
         total = 0.0
-        for planned in self.artifacts:
+        for planned in artifacts:
             for variables, shards in planned.missing_by_variables().items():
                 whole = schema.bytes_of(planned.artifact, list(variables), shape, decoded)
                 total += shards * whole / planned.num_shards
@@ -133,49 +184,107 @@ class Plan:
         """
         computing = writing = 0.0
         for planned in self.artifacts:
-            made = self._shard_bytes(planned)
+            made = self._shard_bytes(planned) + self._path_bytes(planned.artifact)
             sources = planned.artifact.sources()
             read = sum(self._shard_bytes(p) for p in self.artifacts if p.artifact in sources)
-            computing, writing = max(computing, made + read), max(writing, made)
+            computing, writing = max(computing, made + read), max(writing, self._shard_bytes(planned))
         return int(_PROCESS_BYTES + self.context.card.num_parameters * 4 + 2 * computing + 2 * writing)
 
     def _shard_bytes(self, planned: PlannedArtifact) -> float:
-        return self.bytes_of(planned) / max(planned.num_shards, 1)
+        context = self.context
+        whole = schema.bytes_of(
+            planned.artifact, planned.variables, context.card.sample_shape, context.decoded_shape
+        )
+        return whole / max(planned.num_shards, 1)
+
+    def _path_bytes(self, artifact: Artifact) -> int:
+        path = schema.layout(artifact.root(), "x_t", self.context.card.sample_shape)
+        return _HELD_PATHS.get(artifact.kind, 0) * path.shard_bytes
 
 
-def make_plan(context: Context, chosen: list[Study], store: Store | None = None) -> Plan:
+def make_plan(
+    context: Context, chosen: list[Study], store: Store | None = None, *, fused: bool = False
+) -> Plan:
     """Collect what the studies ask, add what that reads, order it, and subtract what the store holds.
 
+    Args:
+      fused: rows of statistics and a few paths in place of whole sampling paths, where the store has not got these.
     Raises:
       UsageError: settings that cannot be (T, K, conventions). StoreError: a group made by another spec.
     """
-    asked: dict[Artifact, list[str]] = {}
-    for study in chosen:
-        for request in study.requests(context).values():
-            _ask(asked, request.artifact, request.variables, context)
+    requests = {study.name: _requests(study, context, store, fused) for study in chosen}
+    asked: _Asked = {}
+    for by_name in requests.values():
+        for request in by_name.values():
+            _ask(asked, request, context)
     for artifact in sorted(asked, key=_depth, reverse=True):
         _ask_sources(asked, artifact, context)
-    planned = [PlannedArtifact(a, asked[a]) for a in sorted(asked, key=lambda a: (_depth(a), a.kind, a.name))]
+    planned = [
+        _planned(artifact, asked[artifact])
+        for artifact in sorted(asked, key=lambda a: (_depth(a), a.kind, a.name))
+    ]
     for entry in planned:
         entry.missing = _missing(entry, store)
-    return Plan(context, chosen, planned)
+    return Plan(context, chosen, planned, requests)
 
 
-def _ask(
-    asked: dict[Artifact, list[str]], artifact: Artifact, variables: tuple[str, ...], context: Context
-) -> None:
-    wanted = {*asked.get(artifact, ()), *variables}
+def _requests(study: Study, context: Context, store: Store | None, fused: bool) -> Mapping[str, Request]:
+    """What a study reads: its whole requests unless rows are to stand for paths that the store has not got."""
+    whole = study.requests(context)
+    small = study.fused_requests(context) if fused else {}
+    if not small or (store is not None and all(_is_complete(r, store) for r in whole.values())):
+        return whole
+    if store is None or store.find(small[ROWS].artifact) or not has_result(store, study.result_name(context)):
+        return small
+    return {
+        name: request for name, request in small.items() if name != ROWS
+    }  # its result is there without them
+
+
+def _is_complete(request: Request, store: Store) -> bool:
+    group = store.find(request.artifact)
+    return group is not None and not group.missing(request.variables)
+
+
+def has_result(store: Store, name: str) -> bool:
+    """Whether a result is there and whole; a damaged one is analysed again."""
+    try:
+        return store.read_result(name) is not None
+    except StoreError:
+        return False
+
+
+def _planned(artifact: Artifact, samples: Mapping[str, int | None]) -> PlannedArtifact:
+    root = artifact.root()
+    ends = {name: -(-first // root.samples_per_shard) for name, first in samples.items() if first is not None}
+    variables = [
+        name for name in schema.variables_of(artifact.kind) if name in samples and ends.get(name) != 0
+    ]
+    total = schema.num_shards(artifact)
+    limited = {name: ends[name] for name in variables if ends.get(name, total) < total}
+    return PlannedArtifact(artifact, variables, first_shards=limited)
+
+
+def _ask(asked: _Asked, request: Request, context: Context) -> None:
+    """Add a request; of a variable asked several times the most samples are wanted (None = all)."""
+    artifact, held = request.artifact, asked.setdefault(request.artifact, {})
+    wanted = dict.fromkeys(request.variables, request.first)
     if isinstance(artifact, Generation):
-        wanted |= {*_ALWAYS, "prompt", "decoded"}
-        wanted -= {"prompt"} if artifact.prompts is None else set()
-        wanted -= {"decoded"} if context.decoded_shape is None else set()
-    asked[artifact] = [name for name in schema.variables_of(artifact.kind) if name in wanted]
+        wanted |= dict.fromkeys((*_ALWAYS, "prompt", "decoded"))
+        if artifact.prompts is None:
+            del wanted["prompt"]
+        if context.decoded_shape is None:
+            del wanted["decoded"]
+    for name, first in wanted.items():
+        known = held.get(name, 0)
+        held[name] = None if first is None or known is None else max(known, first)
 
 
-def _ask_sources(asked: dict[Artifact, list[str]], artifact: Artifact, context: Context) -> None:
+def _ask_sources(asked: _Asked, artifact: Artifact, context: Context) -> None:
     for source in artifact.sources():
         available = schema.variables_of(source.kind)
-        _ask(asked, source, tuple(name for name in _READS[artifact.kind] if name in available), context)
+        read = tuple(name for name in _READS[artifact.kind] if name in available)
+        _ask(asked, Request(source, read), context)
         _ask_sources(asked, source, context)
 
 
@@ -186,12 +295,20 @@ def _depth(artifact: Artifact) -> int:
 def _missing(entry: PlannedArtifact, store: Store | None) -> dict[int, tuple[str, ...]]:
     group = store.find(entry.artifact) if store is not None else None
     if group is None:
-        return dict.fromkeys(range(entry.num_shards), tuple(entry.variables))
-    return still_missing(group, entry.variables)
+        wanted = {
+            shard: list(entry.asked_of(shard)) for shard in range(max(entry.first_shards.values(), default=0))
+        }
+        rest = tuple(n for n in entry.variables if n not in entry.first_shards)
+        return _shared(wanted) | dict.fromkeys(range(len(wanted), entry.num_shards), rest)
+    return still_missing(group, entry)
 
 
-def still_missing(group: ArtifactGroup, variables: list[str]) -> dict[int, tuple[str, ...]]:
-    """Shards not complete, each with its variables that are not; equal tuples are one object."""
+def still_missing(group: ArtifactGroup, entry: PlannedArtifact) -> dict[int, tuple[str, ...]]:
+    """Asked shards not complete, each with its variables that are not."""
+    return _shared(group.missing(entry.variables, entry.first_shards))
+
+
+def _shared(missing: Mapping[int, list[str]]) -> dict[int, tuple[str, ...]]:
+    """Equal tuples are one object: there may be a hundred thousand."""
     known: dict[tuple[str, ...], tuple[str, ...]] = {}
-    missing = group.missing(variables)
     return {shard: known.setdefault(tuple(names), tuple(names)) for shard, names in missing.items()}

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from taba_core.errors import UsageError
 from taba_core.models.weights import status
-from workflows.asked import Asked, Job, check_all
+from workflows.asked import Asked, Job, check_all, plan_all
 from workflows.plan import Plan
 from workflows.stages import Machines, Timetable, timetable
 from workflows.text import bytes_text, count_text, duration_text, print_table
@@ -15,13 +16,21 @@ from workflows.text import bytes_text, count_text, duration_text, print_table
 def print_plan(parts: list[Asked], machines: Machines | None, *, as_json: bool) -> None:
     """Print what every model's studies would compute; with machines also how long that takes there."""
     jobs, store = check_all(parts, write=False)
-    plans = [job.plan(store) for job in jobs]
+    decided = plan_all(jobs, store)
+    if decided.refusal and jobs[0].asked.budget is not None:
+        raise UsageError(decided.refusal)
+    plans = decided.plans
     tables = [timetable(plan, machines) for plan in plans] if machines else []
     if as_json:
         print(json.dumps(_as_json(jobs, plans, tables), indent=1))
         return
     where = parts[0].store if store is not None else f"{parts[0].store} (does not exist yet)"
-    print(f"store {where}\n")
+    print(f"store {where}")
+    if decided.line:
+        print(decided.line)
+    if decided.refusal:  # the room is that of this machine, and the plan may be for another
+        print(f"`taba run` here would refuse: {decided.refusal}")
+    print()
     for index, plan in enumerate(plans):
         _print_what(plan)
         if (
@@ -79,7 +88,7 @@ def _print_costs(plan: Plan) -> None:
         f"{count_text(plan.evaluations_missing)} network evaluations (image-NFE) to do = "
         f"{plan.hours(plan.evaluations_missing):.2f} {_hours_of(plan)} at {cost.step_seconds:g} s per step of "
         f"{cost.batch_size} images ({cost.measured_on}); {plan.units} units; "
-        f"{bytes_text(plan.bytes_total)} in {sum(p.num_shards * len(p.variables) for p in plan.artifacts)} shard "
+        f"{bytes_text(plan.bytes_total)} in {sum(p.num_files for p in plan.artifacts)} shard "
         f"files; about {bytes_text(plan.peak_memory)} of memory per worker."
     )
 
@@ -151,6 +160,7 @@ def _request(jobs: list[Job], tables: list[Timetable]) -> str:
     models = ["paper"] if asked.as_in_paper else [job.asked.model for job in jobs]
     words = [*asked.studies, *(f"--model {model}" for model in models)]
     words += [f"--set {text}" for text in asked.assignments]
+    words += [] if asked.budget is None else [f"--budget {asked.budget}"]
     return (
         "ask for:\n"
         f"  sbatch --nodes={machines.nodes} --gpus-per-node={machines.workers_per_node} "
@@ -172,6 +182,7 @@ def _as_json(jobs: list[Job], plans: list[Plan], tables: list[Timetable]) -> dic
                 "device_hours": plan.hours(plan.evaluations_missing),
                 "units": plan.units,
                 "bytes": plan.bytes_total,
+                "trajectories": "fused" if plan.fused else "full",
                 "inodes": plan.files_total,
                 "memory_per_worker": plan.peak_memory,
                 **({"stages": _stages(tables[index])} if tables else {}),

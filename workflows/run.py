@@ -15,7 +15,7 @@ from taba_core.errors import UsageError, WorkError
 from taba_core.models.base import card_with_options
 from taba_core.store import Store
 from taba_core.store.place import is_remote
-from workflows.asked import Asked, check_all
+from workflows.asked import Asked, check_all, plan_all
 from workflows.plan import Plan
 from workflows.session import driving
 from workflows.text import bytes_text, count_text, duration_text
@@ -52,7 +52,12 @@ def run_studies(
     jobs, opened = check_all(parts, write=True)
     assert opened is not None
     with driving(opened.place, observe) as watch:
-        plans = [job.plan(opened) for job in jobs]
+        decided = plan_all(jobs, opened)
+        if decided.refusal:
+            raise UsageError(f"{decided.refusal} Nothing was computed.")
+        if decided.line:
+            print(decided.line, flush=True)
+        plans = decided.plans
         if not is_remote(opened.url):
             check_room(plans, opened.path)
         for plan in plans:

@@ -86,6 +86,14 @@ class Settings(BaseModel):
     )
     plain_range: Literal["-1..1", "0..1"] = Field("-1..1", description="value range the threshold refers to")
     bootstrap_replicates: int = Field(1000, ge=100, description="Poisson bootstrap replicates")
+    trajectories: Literal["auto", "full", "fused"] = Field(
+        "auto",
+        description="whole sampling paths of per-step studies: full | fused (their statistics and a few paths; the "
+        "same numbers) | auto (full where they fit --budget)",
+    )
+    trajectory_samples: int = Field(
+        64, ge=0, description="samples whose paths are stored when trajectories are fused"
+    )
     model_options: dict[str, JsonValue] = Field(
         default_factory=dict, description="options of the model, set as model.NAME=VALUE (see `taba list`)"
     )

@@ -43,6 +43,14 @@ class Study(ABC):
     def requests(self, context: Context) -> Mapping[str, Request]:
         """Artifacts by the name under which `analyse` finds them."""
 
+    def fused_requests(self, context: Context) -> Mapping[str, Request]:
+        """What stands for `requests` where whole sampling paths do not fit; empty if the study asks for none.
+
+        Rows of the study's statistic under `inputs.ROWS`, and the paths of a few samples. `analyse` finds the same
+        bits either way, so the result's key is that of `requests`.
+        """
+        return {}
+
     @abstractmethod
     def analyse(self, inputs: Inputs, context: Context) -> xr.Dataset:
         """Reduce the artifacts to everything the tables and figures need, claims included."""

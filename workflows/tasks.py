@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from cluster.executor import Finish, StopRun
 from taba_core import rng
+from taba_core.blas import use_one_blas_thread
 from taba_core.diffusion.inversion import inversion_method_named, invert, step_predictions
 from taba_core.diffusion.sampling import StepRecord, generate
 from taba_core.errors import UsageError, WorkError
@@ -33,12 +34,16 @@ from taba_core.spec import (
     Generation,
     Inversion,
     ModelSpec,
+    PathDistances,
     PlainRegions,
     Reconstruction,
+    StepErrors,
     StepPredictions,
     from_attrs,
 )
 from taba_core.stats.regions import plain_mask
+from taba_core.stats.step_error import StepError
+from taba_core.stats.trajectory import PathDistance
 from taba_core.store import Store
 from workflows.conditioning import condition, draw, stored_variables
 from workflows.decoding import decoded_rgb, latent_view, round_trip
@@ -145,21 +150,33 @@ def _generation(
     worker: ShardWorker, store: Store, artifact: Generation, shard: int, variables: tuple[str, ...]
 ) -> Arrays:
     model, ids = worker.model(artifact.model), _ids(artifact, shard)
-    noise = rng.normal(ids, model.sample_shape, seed=artifact.seed, stream="noise")
     drawn = draw(artifact, ids, len(getattr(model, "class_names", ())))
-    steps = artifact.num_inference_steps
-    on_step, path = _recorder((len(ids), steps, *model.sample_shape), variables)
-    image = generate(
-        model,
-        worker.tensor(noise),
-        _grid(artifact.model, steps),
-        condition(model, drawn, worker.device),
-        x0_rule=artifact.x0_rule,
-        on_step=on_step,
-    )
+    noise, image, path = _sample(worker, artifact, shard, condition(model, drawn, worker.device), variables)
     if "decoded" in variables:
         path["decoded"] = decoded_rgb(model, image)
     return {"noise": noise, "image": image.cpu().numpy(), **drawn, **path}
+
+
+def _sample(
+    worker: ShardWorker,
+    root: Generation,
+    shard: int,
+    cond: dict[str, torch.Tensor],
+    variables: tuple[str, ...],
+) -> tuple[NDArray[np.float32], torch.Tensor, Arrays]:
+    """Noise, images, and those of x_t and eps_t that are in `variables`; one batch a shard, whoever asks."""
+    model, ids = worker.model(root.model), _ids(root, shard)
+    noise = rng.normal(ids, model.sample_shape, seed=root.seed, stream="noise")
+    on_step, path = _recorder((len(ids), root.num_inference_steps, *model.sample_shape), variables)
+    image = generate(
+        model,
+        worker.tensor(noise),
+        _grid(root.model, root.num_inference_steps),
+        cond,
+        x0_rule=root.x0_rule,
+        on_step=on_step,
+    )
+    return noise, image, path
 
 
 def _recorder(
@@ -230,11 +247,23 @@ def _step_predictions(
 ) -> Arrays:
     root = artifact.source
     source, cond = _read_root(worker, store, root, shard, ("image", "x_t"))
+    return {"eps_hat": _predict(worker, artifact, source["image"], source["x_t"], cond)}
+
+
+def _predict(
+    worker: ShardWorker,
+    artifact: StepPredictions | StepErrors,
+    image: NDArray[Any],
+    x_t: NDArray[Any],
+    cond: dict[str, torch.Tensor],
+) -> NDArray[np.float32]:
+    """eps_hat (n, T, C, H, W) from every state of the paths."""
+    root = artifact.root()
     model, grid = worker.model(root.model), _grid(root.model, root.num_inference_steps)
-    eps_hat = np.empty_like(source["x_t"])
+    eps_hat = np.empty_like(x_t)
     for step in range(1, root.num_inference_steps + 1):
         # x_{l-1}: the image for l = 1, else what sampling step l-1 read.
-        state = source["image"] if step == 1 else source["x_t"][:, step - 2]
+        state = image if step == 1 else x_t[:, step - 2]
         eps = step_predictions(
             model,
             worker.tensor(state[:, None]),
@@ -246,7 +275,29 @@ def _step_predictions(
             x0_rule=artifact.x0_rule,
         )
         eps_hat[:, step - 1] = eps[:, 0].cpu().numpy()
-    return {"eps_hat": eps_hat}
+    return eps_hat
+
+
+def _step_errors(
+    worker: ShardWorker, store: Store, artifact: StepErrors, shard: int, variables: tuple[str, ...]
+) -> Arrays:
+    root = artifact.root()
+    source, cond = _read_root(worker, store, root, shard, ("image",))
+    region = store.open_artifact(artifact.source).read_shard(shard, ("region",))["region"]
+    _, _, path = _sample(worker, root, shard, cond, ("x_t", "eps_t"))
+    eps_hat = _predict(worker, artifact, source["image"], path["x_t"], cond)
+    use_one_blas_thread()  # as in a reduction
+    return StepError().rows({"eps_t": path["eps_t"], "eps_hat": eps_hat, "region": region})
+
+
+def _path_distances(
+    worker: ShardWorker, store: Store, artifact: PathDistances, shard: int, variables: tuple[str, ...]
+) -> Arrays:
+    root = artifact.root()
+    source, cond = _read_root(worker, store, root, shard, ("noise", "image"))
+    latent = store.open_artifact(artifact.source).read_shard(shard, ("latent",))["latent"]
+    _, _, path = _sample(worker, root, shard, cond, ("x_t",))
+    return PathDistance().rows({**source, "latent": latent, **path})
 
 
 def _regions(
@@ -268,5 +319,7 @@ _COMPUTE: dict[type[Artifact], Callable[..., Arrays]] = {
     Inversion: _inversion,
     Reconstruction: _reconstruction,
     StepPredictions: _step_predictions,
+    StepErrors: _step_errors,
+    PathDistances: _path_distances,
     PlainRegions: _regions,
 }

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from numpy.typing import NDArray
@@ -90,21 +91,31 @@ class ArtifactGroup:
         start = shard * root.samples_per_shard
         return start, min(start + root.samples_per_shard, root.num_samples)
 
-    def missing(self, variables: Iterable[str] | None = None) -> dict[int, list[str]]:
+    def missing(
+        self,
+        variables: Iterable[str] | None = None,
+        first_shards: Mapping[str, int] = MappingProxyType({}),
+    ) -> dict[int, list[str]]:
         """Shards not complete, each with its variables that are not. Empty when all is done.
 
         Complete means: the file has exactly the expected size, and the ledger holds a receipt for it.
 
         Args:
-          variables: those that are wanted; all that the store holds if None.
+          variables: those that are wanted; all that the store holds, as far as they were asked, if None.
+          first_shards: how many shards are wanted of variables of which not all are.
         Raises:
           UsageError: the kind has no such variable.
         """
         names = list(self.variables if variables is None else variables)
         for name in names:
             variable_of(self.artifact.kind, name)
+        if variables is None:
+            first_shards = {name: self.array(name).num_asked for name in names}
         done = self._complete(names)
-        open_work = {i: [n for n in names if (i, n) not in done] for i in range(self.num_shards)}
+        end = {name: first_shards.get(name, self.num_shards) for name in names}
+        open_work = {
+            i: [n for n in names if i < end[n] and (i, n) not in done] for i in range(self.num_shards)
+        }
         return {shard: left for shard, left in open_work.items() if left}
 
     def write_shard(

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from numpy.typing import NDArray
@@ -85,6 +86,7 @@ class Store:
         coords: Mapping[str, NDArray[Any]] | None = None,
         *,
         decoded_shape: Sequence[int] | None = None,
+        first_shards: Mapping[str, int] = MappingProxyType({}),
     ) -> ArtifactGroup:
         """Make the artifact's group and arrays where missing, and check those that exist. Driver only.
 
@@ -93,6 +95,7 @@ class Store:
           sample_shape: (C, H, W) of a state.
           coords: per-step coordinates, each (T,), levels 1..T ascending: `timestep`, `alpha_bar`.
           decoded_shape: (3, height, width), needed for `decoded` only.
+          first_shards: how many shards are asked of variables of which not all are; the rest reads as NaN.
         Raises:
           UsageError: read-only store, unknown variable or coordinate, wrong shapes.
           StoreError: the group there was made by another spec, or its arrays differ in shape or type.
@@ -104,7 +107,8 @@ class Store:
         group = ArtifactGroup(self.place, artifact)
         template.ensure_group(group, template.coordinates(artifact, coords))
         for name, wanted in layouts.items():
-            template.ensure_array(group, name, wanted)
+            samples = wanted.samples(first_shards[name] - 1)[1] if name in first_shards else None
+            template.ensure_array(group, name, wanted, samples)
         return group
 
     def open_artifact(self, artifact: Artifact) -> ArtifactGroup:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from taba_core.store.ledger import FileRecord
 from taba_core.store.place import Place, parse_json
 
 META = "zarr.json"
+SAMPLES_ASKED = "samples_asked"  # attribute of an array of which only the first samples are stored
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class ShardedArray:
     place: Place
     variable: Variable
     layout: Layout
+    samples_asked: int | None = None  # of the first samples only; None = all
 
     @classmethod
     def open(cls, place: Place, variable: Variable) -> ShardedArray:
@@ -38,6 +40,7 @@ class ShardedArray:
             chunk = meta["codecs"][0]["configuration"]["chunk_shape"]
             shard = meta["chunk_grid"]["configuration"]["chunk_shape"]
             shapes = Layout(tuple(meta["shape"]), tuple(chunk), tuple(shard), str(meta["data_type"]))
+            asked = meta.get("attributes", {}).get(SAMPLES_ASKED)
         except FileNotFoundError:
             raise StoreError(
                 f"no variable '{place.name}' in {place.parent}: nothing that was run so far asked for it. "
@@ -47,7 +50,17 @@ class ShardedArray:
             raise StoreError(
                 f"{place}/zarr.json describes no sharded array; taba did not write it."
             ) from None
-        return cls(place, variable, shapes)
+        return cls(place, variable, shapes, asked)
+
+    @property
+    def num_asked(self) -> int:
+        """Shards that were asked so far: all, or the first ones."""
+        total = self.layout.num_shards
+        return (
+            total
+            if self.samples_asked is None
+            else min(-(-self.samples_asked // self.layout.shard[0]), total)
+        )
 
     def file(self, shard: int) -> Place:
         """A shard's file."""
@@ -63,6 +76,12 @@ class ShardedArray:
         held: dict[str, Any] = {}
         self._metadata(held)
         (self.place / META).write_atomic(held[META].to_bytes())
+
+    def ask(self, samples: int | None) -> None:
+        """Note in the metadata that this many first samples are asked now (None = all); never fewer. Driver only."""
+        if self.samples_asked is None or (samples is not None and samples <= self.samples_asked):
+            return
+        replace(self, samples_asked=samples).create()
 
     def put(self, shard: int, block: NDArray[Any]) -> FileRecord:
         """Write one whole shard that passed `check`, put in place atomically.
@@ -147,6 +166,11 @@ class ShardedArray:
         file = self.file(shard)
         size = file.size()
         if size != self.layout.shard_bytes:
+            if size is None and shard >= self.num_asked:
+                raise StoreError(
+                    f"{file} is missing: only the first {self.samples_asked} samples of '{self.variable.name}' were "
+                    "asked, to keep within a budget of bytes. --set trajectories=full asks for all."
+                )
             found = "is missing" if size is None else f"has {size} bytes, not {self.layout.shard_bytes}"
             raise StoreError(f"{file} {found}. Run the same command again: it computes what is not complete.")
 
@@ -176,7 +200,8 @@ class ShardedArray:
             compressors=(Crc32cCodec(),),
             chunk_key_encoding={"name": "default", "separator": "."},
             dimension_names=self.variable.dims,
-            attributes=self.variable.attrs(),
+            attributes=self.variable.attrs()
+            | ({} if self.samples_asked is None else {SAMPLES_ASKED: self.samples_asked}),
         )
 
     def _opened(self) -> Any:

@@ -136,23 +136,27 @@ def check_spec(group: ArtifactGroup) -> None:
         )
 
 
-def ensure_array(group: ArtifactGroup, name: str, wanted: Layout) -> None:
+def ensure_array(group: ArtifactGroup, name: str, wanted: Layout, samples: int | None = None) -> None:
     """Make a variable's array if missing, and check its shape, shards and type if it exists.
 
+    Args:
+      samples: how many first samples are asked; None = all. An array of which more were asked stays so.
     Raises:
       StoreError: they differ. WorkError: the file system refused.
     """
-    array = ShardedArray(group.place / name, variable_of(group.artifact.kind, name), wanted)
+    array = ShardedArray(group.place / name, variable_of(group.artifact.kind, name), wanted, samples)
     if not (array.place / META).exists():
         array.place.make()
         array.create()
         return
-    found = group.array(name).layout
+    held = group.array(name)
+    found = held.layout
     if found != wanted:
         raise StoreError(
             f"{array.place} holds {found.dtype} {found.shape} in shards of {found.shard}, but {wanted.dtype} "
             f"{wanted.shape} in shards of {wanted.shard} is asked. Remove the group or use another --store."
         )
+    held.ask(samples)
 
 
 def coordinates(artifact: Artifact, coords: Mapping[str, NDArray[Any]] | None) -> dict[str, NDArray[Any]]:

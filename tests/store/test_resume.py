@@ -48,6 +48,30 @@ def test_a_variable_that_was_never_asked_for_is_missing_everywhere(filled):
         filled.missing(["epst"])
 
 
+def test_of_an_array_only_the_first_shards_may_be_asked_and_later_more_but_never_fewer(
+    filled, store, generation, coords, blocks
+):
+    def ask(first):
+        limit = {} if first is None else {"eps_t": first}
+        return store.ensure(generation, ["eps_t"], (3, 4, 4), coords, first_shards=limit)
+
+    block = blocks(filled, 0)["x_t"]
+    group = ask(1)
+    assert group.missing() == {0: ["eps_t"]} == group.missing(["eps_t"], {"eps_t": 1})
+    assert group.missing(["eps_t"]) == {i: ["eps_t"] for i in range(3)}
+    group.write_shard(0, {"eps_t": block})
+    assert [receipt.shard for receipt in group.adopt()] == [0]
+    assert group.missing() == {} and group.verify(deep=True) == []
+    with pytest.raises(StoreError, match=r"only the first 4 samples of 'eps_t' were asked"):
+        group.read_samples(4, 6, ["eps_t"])
+    # What was written beyond what is asked is read and verified all the same.
+    group.record(group.write_shard(1, {"eps_t": block}))
+    assert group.read_samples(4, 6, ["eps_t"])["eps_t"].shape[0] == 2
+    asked = [(ask(first), group.array("eps_t").samples_asked)[1] for first in (2, 1, 3, None, 1)]
+    assert asked == [8, 8, 10, None, None]  # ten samples in shards of four
+    assert group.missing() == {2: ["eps_t"]}
+
+
 def test_whole_shards_without_receipt_are_adopted_after_reading_them(group, blocks):
     written = group.write_shard(0, blocks(group, 0)).variables
     adopted = {name: record for receipt in group.adopt() for name, record in receipt.variables.items()}

@@ -3,7 +3,17 @@ import pytest
 
 from taba_core import schema
 from taba_core.errors import UsageError
-from taba_core.spec import Generation, Inversion, ModelSpec, PlainRegions, Reconstruction, StepPredictions
+from taba_core.spec import (
+    KINDS,
+    Generation,
+    Inversion,
+    ModelSpec,
+    PathDistances,
+    PlainRegions,
+    Reconstruction,
+    StepErrors,
+    StepPredictions,
+)
 
 
 def generation(num_samples=10, samples_per_shard=4, steps=5):
@@ -55,11 +65,33 @@ def test_every_kind_has_variables_and_all_floats_read_as_nan_when_unwritten():
     source = generation()
     inversion = Inversion(source=source, num_inference_steps=7)
     artifacts = [source, inversion, Reconstruction(source=inversion), StepPredictions(source=source)]
-    for artifact in [*artifacts, PlainRegions(source=source)]:
+    regions = PlainRegions(source=source)
+    artifacts += [regions, StepErrors(source=regions), PathDistances(source=inversion)]
+    assert {artifact.kind for artifact in artifacts} == set(KINDS)
+    for artifact in artifacts:
         for variable in schema.variables_of(artifact.kind).values():
             assert (variable.fill == "NaN") == (np.dtype(variable.dtype).kind == "f")
             assert variable.per_step == ("step" in variable.dims)
     assert schema.num_steps(inversion) == 7
+
+
+def test_rows_of_a_statistic_are_one_chunk_and_have_the_levels_of_the_images():
+    # The inversion has seven steps, the path that is walked again has five, and the image as level 0.
+    path = PathDistances(source=Inversion(source=generation(), num_inference_steps=7))
+    found = schema.layout(path, "a", (3, 4, 4))
+    assert found.shape == (10, 6) and found.chunk == found.shard == (4, 6) and found.dtype == "float64"
+    assert path.num_evaluations() == 5
+    errors = StepErrors(source=PlainRegions(source=generation()))
+    found = schema.layout(errors, "error", (3, 4, 4))
+    assert found.shape == (10, 5, 2) and found.chunk == found.shard == (4, 5, 2)
+    # 4 * 5 * 2 * 8 = 320; one chunk 20; the index 4
+    assert found.shard_bytes == 344 and errors.num_evaluations() == 10
+
+
+def test_bytes_and_files_of_the_first_shards_by_hand():
+    # one shard of x_t and three of noise: 3944 + 3 * 792
+    assert schema.bytes_of(generation(), ["x_t", "noise"], (3, 4, 4), None, {"x_t": 1}) == 6320
+    assert schema.num_files(generation(), ["x_t", "noise"], {"x_t": 1}) == 4
 
 
 def test_decoded_images_have_their_own_shape():

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
+from taba_core.spec import PathDistances
 from taba_core.stats.trajectory import NUM_POINTS, PathDistance
 from taba_core.stats.verdict import every, positive
 from workflows.closed_form import FLAT_VARIANCE, FlatCrossing, flat_mode_crossing
 from workflows.context import Context
 from workflows.findings import Findings, for_each, interval_numbers, item_context, item_id, row_labels
-from workflows.inputs import Request
+from workflows.inputs import ROWS, Request
 from workflows.present import Figure, Row, Section
 from workflows.report import plots
 from workflows.study import Study, register
@@ -43,6 +44,16 @@ class Location(Study):
         return {
             "generation": Request(generation, ("noise", "image", "x_t")),
             "inversion": Request(context.inversion(generation), ("latent",)),
+        }
+
+    def fused_requests(self, context: Context) -> Mapping[str, Request]:
+        """Inner products of every sample's path, and a few paths."""
+        generation = context.generation(context.num_steps(self.paper_steps))
+        rows = PathDistances(source=context.inversion(generation))
+        return {
+            "generation": Request(generation, ("noise", "image")),
+            "paths": Request(generation, ("x_t", "eps_t"), first=context.settings.trajectory_samples),
+            ROWS: Request(rows, ("a", "b", "c")),
         }
 
     def analyse(self, inputs: Inputs, context: Context) -> xr.Dataset:

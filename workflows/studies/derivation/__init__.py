@@ -20,6 +20,7 @@ from workflows.present import Section
 from workflows.step_law import StepLaw, step_laws
 from workflows.studies.derivation.formulas import DERIVATION, step_terms
 from workflows.studies.derivation.views import figures_of, schematic, tables_of
+from workflows.studies.step_error import fused_step_errors
 from workflows.study import Study, register
 
 if TYPE_CHECKING:
@@ -54,6 +55,10 @@ class Derivation(Study):
             "predictions": Request(context.step_predictions(generation), ("eps_hat",)),
             "regions": Request(context.regions(generation), ("region",)),
         }
+
+    def fused_requests(self, context: Context) -> Mapping[str, Request]:
+        """Sums over every sample's predictions, and the paths that are walked back."""
+        return fused_step_errors(context, context.num_steps(self.paper_steps), at_least=_CHECKED)
 
     def analyse(self, inputs: Inputs, context: Context) -> xr.Dataset:
         """Terms of the formulas, the law per mode and step, claims E1 to E3."""
