@@ -130,7 +130,8 @@ def _line(whole: Sequence[Plan], plans: Sequence[Plan], budget: Budget) -> str:
     full = bytes_text(sum(p.bytes_total for p in whole))
     fused = [p for p in plans if p.fused]
     if not fused:
-        return f"with whole sampling paths: {full} (budget {budget})."
+        within = f"budget {budget}" if budget.given else "it fits the store"
+        return f"with whole sampling paths: {full} ({within})."
     samples = min(max(p.path_samples for p in fused), fused[0].context.num_samples)
     rows = bytes_text(sum(p.bytes_of_rows for p in fused))
     few = f" and the paths of the first {samples} samples" if samples else ""

@@ -22,7 +22,7 @@ def print_plan(parts: list[Asked], machines: Machines | None, *, as_json: bool) 
     plans = decided.plans
     tables = [timetable(plan, machines) for plan in plans] if machines else []
     if as_json:
-        print(json.dumps(_as_json(jobs, plans, tables), indent=1))
+        print(json.dumps({**_as_json(jobs, plans, tables), "fits_budget": not decided.refusal}, indent=1))
         return
     where = parts[0].store if store is not None else f"{parts[0].store} (does not exist yet)"
     print(f"store {where}")
@@ -160,12 +160,12 @@ def _request(jobs: list[Job], tables: list[Timetable]) -> str:
     models = ["paper"] if asked.as_in_paper else [job.asked.model for job in jobs]
     words = [*asked.studies, *(f"--model {model}" for model in models)]
     words += [f"--set {text}" for text in asked.assignments]
-    words += [] if asked.budget is None else [f"--budget {asked.budget}"]
+    budget = "" if asked.budget is None else f" --budget '{asked.budget}'"
     return (
         "ask for:\n"
         f"  sbatch --nodes={machines.nodes} --gpus-per-node={machines.workers_per_node} "
         f"--time={minutes // 60}:{minutes % 60:02d}:00 --signal=B:USR1@{signal} \\\n"
-        f"    slurm/full_repro.sh {' '.join(words)} --store {asked.store}\n"
+        f"    slurm/full_repro.sh {' '.join(words)} --store {asked.store}{budget}\n"
         "The limit has a margin of a quarter. A shorter one also works: the job stops gently, is queued again and goes "
         "on."
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from taba_core.errors import UsageError
+from taba_core.errors import StoreError, UsageError
 from taba_core.spec import Generation, ModelSpec
 from taba_core.store import Store
 

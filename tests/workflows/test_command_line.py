@@ -228,7 +228,7 @@ def test_a_full_disk_ends_the_run_with_one_message_and_the_same_command_complete
 def test_planning_the_main_text_needs_no_weights_and_touches_no_store(tmp_path, taba_here):
     done = taba_here(
         *("plan", "correlation", "regions", "location", "step-error", "fix"),
-        *("--model", "adm-64", "--set", "num_samples=10240", "--store", tmp_path / "s"),
+        *("--model", "adm-64", "--set", "num_samples=10240", "--store", tmp_path / "s", "--budget", "1TB"),
     )
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "s").exists()

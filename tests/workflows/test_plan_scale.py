@@ -14,7 +14,8 @@ from workflows.stages import Machines, list_schedule, timetable
 
 
 def asked(*studies, settings=(), store="nowhere", method="ddim", weights=None):
-    return Asked(list(studies), str(store), "", method, list(settings), weights)
+    # With a budget, because the default follows from the room on this machine.
+    return Asked(list(studies), str(store), "", method, list(settings), weights, budget="1PB")
 
 
 def plan_of(*studies, model="adm-64", **options):
