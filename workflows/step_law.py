@@ -32,7 +32,7 @@ def step_laws(context: Context, num_inference_steps: int) -> tuple[StepLaw, ...]
     modes = spectrum(context)
     if modes is not None:
         of_modes = GaussianModes(modes.variance, context.grid(num_inference_steps))
-        laws.append(StepLaw(_pooled(of_modes, modes.share), modes.label))
+        laws.append(StepLaw(_pooled(of_modes, modes.share @ modes.weight), modes.label))
     if has_flat_modes(context):
         flat, text = flat_mode(context, num_inference_steps), f"flat mode (λ = {FLAT_VARIANCE:g})"
         laws.append(StepLaw(flat.sampled_step_ratio(), text))
@@ -41,8 +41,7 @@ def step_laws(context: Context, num_inference_steps: int) -> tuple[StepLaw, ...]
 
 
 def _pooled(modes: GaussianModes, share: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Root of the pooled variance ratio; components weigh by the share of images they make."""
-    weight = np.square(modes.sampled_eps_std()) * share.reshape(-1, *(1,) * (modes.variance.ndim - 1))
-    axes = tuple(range(1, weight.ndim))
+    """Root of the pooled variance ratio; modes weigh by their share and by the spread of their predictions."""
+    weight = np.square(modes.sampled_eps_std()) * share
     ratio = modes.sampled_step_ratio()
-    return np.asarray(np.sqrt((weight * np.square(ratio)).sum(axis=axes) / weight.sum(axis=axes)))
+    return np.asarray(np.sqrt((weight * np.square(ratio)).sum(axis=1) / weight.sum(axis=1)))

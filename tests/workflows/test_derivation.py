@@ -9,7 +9,7 @@ import pytest
 
 from taba_core.models.mixture_fit import CROP_SIZE, Mixture, low_frequencies
 from taba_core.theory import GaussianModes
-from workflows.closed_form import flat_mode_latent, latent_theory, spectrum
+from workflows.closed_form import binned, flat_mode_latent, latent_theory, spectrum
 from workflows.context import Context
 from workflows.settings import parse_settings
 from workflows.step_law import step_laws
@@ -145,14 +145,27 @@ def test_a_mixture_pools_its_components_by_their_share(monkeypatch):
         factors=np.zeros((2, len(low), 1), np.float32),
     )
     monkeypatch.setattr(mixture_fit, "cached_mixture", lambda options: mixture)
-    closed_form._component_modes.cache_clear()
+    closed_form._component_spectrum.cache_clear()
     try:
         found = latent_theory(context(model="photo-mixture"), 50)
         flat, full = (GaussianModes(np.array(v), context().grid(50)).latent() for v in (1e-4, 1.0))
     finally:
-        closed_form._component_modes.cache_clear()
+        closed_form._component_spectrum.cache_clear()
     # .75 x .113^2 + .25 x .998^2 = .0096 + .2492 = .2588, std .509
     assert found.std == pytest.approx(math.sqrt(0.75 * flat.std**2 + 0.25 * full.std**2), rel=1e-6)
     assert found.std == pytest.approx(0.509, abs=1e-3)
     error = 0.75 * flat.expected_absolute_error + 0.25 * full.expected_absolute_error
     assert found.error == pytest.approx(float(error), rel=1e-6)
+
+
+def test_binned_modes_average_as_the_modes_do():
+    variance = np.exp(np.random.default_rng(1).normal(-6, 2, (3, 4000)))
+    grid, weight = binned(variance)
+    assert weight.sum(axis=1) == pytest.approx(np.ones(3), rel=1e-12)
+    # A linear function of log variance is averaged exactly, a smooth one to second order.
+    assert weight @ np.log(grid) == pytest.approx(np.log(variance).mean(axis=1), rel=1e-12)
+    smooth = 1 / (1 + 0.01 / variance)
+    assert weight @ (1 / (1 + 0.01 / grid)) == pytest.approx(smooth.mean(axis=1), rel=1e-4)
+    # Modes of one variance are one bin.
+    grid, weight = binned(np.full((1, 5), 0.3))
+    assert weight @ grid == pytest.approx([0.3])
