@@ -1,6 +1,6 @@
 """A real S3 server in a process of its own: a run, a killed driver, unfinished uploads, two drivers.
 
-Needs the packages of the extra `remote` and a server: pip install 'taba[remote]' 'moto[server,s3]'.
+Needs the packages of the extra `remote` and a server: pip install 'taba[remote]' 'moto[s3]' flask flask-cors.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pytest
 from taba_core.store.place import place_of
 
 s3fs = pytest.importorskip("s3fs", reason="the extra `remote` is not installed")
-pytest.importorskip("moto", reason="no S3 server: pip install 'moto[server,s3]'")
+pytest.importorskip("moto", reason="no S3 server: pip install 'moto[s3]' flask flask-cors")
 pytestmark = pytest.mark.slow
 
 RUN = [
