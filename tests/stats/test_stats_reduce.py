@@ -32,7 +32,7 @@ WHOLE = reduce_blocks([block(DATA, 0, NUM_SAMPLES)], NUM_SAMPLES, STATISTICS)
         {"samples_per_read": 16},
         {"samples_per_read": 256},
     ],
-    ids=str,
+    ids=["sync", "1 thread", "5 threads", "a function", "read 16", "read 256"],
 )
 def test_schedulers_workers_and_read_sizes_give_the_same_bits(options):
     reduced = reduce(READ, NUM_SAMPLES, STATISTICS, **options)
