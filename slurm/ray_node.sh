@@ -78,13 +78,15 @@ is_done() { [ -e "$TABA_ATTEMPT_DIR/done" ]; }
 runs() { kill -0 "$1" 2>/dev/null; }
 
 # --block: a daemon would survive a requeue where Slurm does not track processes. --node-ip-address: Ray would ask
-# public name servers. The store holds receipts only, and node-local temporary space is often memory: 1 GB. The files
-# of the run, which Ray's workers write, get the user's own permissions.
+# public name servers. Agent: where another Ray holds its default port, the head accepts no jobs. Ray's object store
+# holds receipts only, and node-local temporary space is often memory: 1 GB. The files of the run, which Ray's workers
+# write, get the user's own permissions.
 start_ray() { # OPTION...
   (
     umask "$TABA_UMASK"
     exec "$TABA_PYTHON" -m ray.scripts.scripts start --block --disable-usage-stats "$@" \
-      --node-ip-address="$address" --temp-dir="$private/r" --num-cpus="$SRUN_CPUS_PER_TASK" \
+      --node-ip-address="$address" --dashboard-agent-listen-port="$((TABA_PORT + 3 + node))" \
+      --temp-dir="$private/r" --num-cpus="$SRUN_CPUS_PER_TASK" \
       --num-gpus="${SLURM_GPUS_ON_NODE:-0}" --object-store-memory="${TABA_OBJECT_STORE_BYTES:-1000000000}"
   ) >>"$TABA_ATTEMPT_DIR/ray-$node.log" 2>&1 &
   ray=$!

@@ -202,6 +202,8 @@ def test_ray_is_started_with_explicit_address_devices_and_memory_and_stays_in_th
     for line in (head, worker):
         options = ("--block", "--node-ip-address=127.0.0.1", "--num-gpus=4", "--num-cpus=3")
         assert all(option in line for option in (*options, "--object-store-memory=1000000000"))
+    agents = [re.search(r"--dashboard-agent-listen-port=(\d+)", line).group(1) for line in (head, worker)]
+    assert agents == [str(int(port) + 3), str(int(port) + 4)]
     assert f"--head --port={port}" in head and "--include-dashboard=false" in head
     assert f"--address={one.cluster['address']}" in worker and "dashboard" not in worker
     (step,) = one.lines("srun")
