@@ -205,7 +205,7 @@ def test_ray_is_started_with_explicit_address_devices_and_memory_and_stays_in_th
     agents = [re.search(r"--dashboard-agent-listen-port=(\d+)", line).group(1) for line in (head, worker)]
     assert agents == [str(int(port) + 3), str(int(port) + 4)]
     assert f"--head --port={port}" in head and "--include-dashboard=false" in head
-    assert f"--address={one.cluster['address']}" in worker and "dashboard" not in worker
+    assert f"--address={one.cluster['address']}" in worker and "--include-dashboard" not in worker
     (step,) = one.lines("srun")
     options = ("--no-kill", "--wait=0", "--kill-on-bad-exit=0", "--nodes=2", "--ntasks=2", "cpus=3")
     assert all(option in step for option in options)
