@@ -199,7 +199,8 @@ def latent_theory(
 ) -> LatentTheory | None:
     """Standard deviation, global KL, reconstruction error and distance to the noise of a latent (Tables 3, 4, 8, 9).
 
-    Pooled over all entries. Entries of one component are taken to share one variance, the mean over its modes.
+    Pooled over all entries. Entries of one component are taken to share one variance, the mean over its modes. The
+    reconstruction error of a mixture is NaN: the few images that come back in another component make most of it.
     """
     found = latent_of(context, num_inference_steps, forward_steps, forward_level, image_steps)
     if found is None:
@@ -214,7 +215,7 @@ def latent_theory(
         std=variance**0.5,
         # KL(N(0, 1) || N(0, v)), the direction of the tables.
         kl_global=0.5 * (np.log(variance) + 1 / variance - 1),
-        mae=mean_absolute(latent.reconstruction_rmse),
+        mae=mean_absolute(latent.reconstruction_rmse) if len(modes.share) == 1 else float("nan"),
         error=mean_absolute(latent.noise_error_std),
     )
 

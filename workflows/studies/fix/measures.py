@@ -100,7 +100,8 @@ def find_theory(
         return
     for measure in sorted({*LatentTheory._fields} & {*MEASURES}):
         values = [[getattr(theories[rule, k], measure) for k in counts] for rule in rules]
-        found.array(f"{measure}_theory", values, ("rule", "forward_steps"))
+        if np.isfinite(values).all():
+            found.array(f"{measure}_theory", values, ("rule", "forward_steps"))
 
 
 def find_worst_images(found: Findings, inputs: Inputs, context: Context, sweep: Sequence[int]) -> None:
