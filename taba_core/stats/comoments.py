@@ -47,11 +47,11 @@ class CoMomentStatistic(MomentStatistic):
             return self.settled({ROWS: np.concatenate([a[ROWS], b[ROWS]], axis=1)})
         a, b = {**a, **self.moments(a)}, {**b, **self.moments(b)}
         mean, delta, weight = merge_means(a, b, "mean")
-        comoment = np.empty_like(a["comoment"])
-        for group, step in enumerate(delta):  # one at a time: a core's cache holds it
-            np.multiply.outer(step, weight * step, out=comoment[group])
-            comoment[group] += a["comoment"][group]
-            comoment[group] += b["comoment"][group]
+        comoment, step = np.empty_like(a["comoment"]), np.empty(a["comoment"].shape[1:])
+        for group, shift in enumerate(delta):  # one at a time: a core's cache holds it
+            np.add(a["comoment"][group], b["comoment"][group], out=comoment[group])
+            np.multiply(shift[:, None], weight * shift, out=step)
+            comoment[group] += step
         return {"mean": mean, "comoment": comoment}
 
     def settled(self, state: State) -> State:
@@ -66,14 +66,16 @@ class CoMomentStatistic(MomentStatistic):
         if ROWS not in state:
             return {"mean": state["mean"], "comoment": state["comoment"]}
         rows = state[ROWS]
-        groups, _, features = rows.shape
+        groups, features = len(rows), rows.shape[2]
         mean, comoment = np.empty((groups, features)), np.empty((groups, features, features))
-        for group, x in enumerate(rows):  # one at a time: its temporaries stay in a core's cache
+        # Rows of the product's own type are subtracted in it: rounding the mean shifts all deviations alike.
+        kind = np.result_type(rows.dtype, self.product)
+        deviations, product = np.empty(rows.shape[1:], kind), np.empty(comoment.shape[1:], self.product)
+        for group, x in enumerate(rows):  # one at a time, in the same buffers: they stay in a core's cache
             mean[group] = x.mean(axis=0, dtype=np.float64)
-            # Rows of the product's own type are subtracted in it: rounding the mean shifts all deviations alike.
-            kind = np.result_type(rows.dtype, self.product)
-            deviations = (x - mean[group].astype(kind)).astype(self.product, copy=False)
-            comoment[group] = deviations.T @ deviations
+            np.subtract(x, mean[group].astype(kind), out=deviations)
+            factor = deviations.astype(self.product, copy=False)
+            comoment[group] = np.matmul(factor.T, factor, out=product)
         return {"mean": mean, "comoment": comoment}
 
     def covariance(self, state: State) -> Array:
