@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -30,7 +31,11 @@ class CoMomentStatistic(MomentStatistic):
 
     @abc.abstractmethod
     def features(self, block: Block) -> NDArray[np.floating]:
-        """Features of the samples of a block, (G, n, p)."""
+        """Features of the samples of a block, (n, ...), in any layout that `groups` cuts."""
+
+    @abc.abstractmethod
+    def groups(self, rows: Array) -> list[Array]:
+        """Views of features (n, ...), one a group; each (n, ...) with p entries a sample."""
 
     def rows_kept(self, num_features: int) -> int:
         """Fewer samples than this are kept as rows."""
@@ -39,12 +44,12 @@ class CoMomentStatistic(MomentStatistic):
     def partial(self, block: Block) -> State:
         """Features of a block."""
         rows = self.features(block)
-        return self.settled({COUNT: np.asarray(rows.shape[1], dtype=np.int64), ROWS: rows})
+        return self.settled({COUNT: np.asarray(len(rows), dtype=np.int64), ROWS: rows})
 
     def combine(self, a: State, b: State) -> State:
         """Chan's rule per group: M = M_a + M_b + delta delta^T n_a n_b / n."""
         if ROWS in a and ROWS in b:
-            return self.settled({ROWS: np.concatenate([a[ROWS], b[ROWS]], axis=1)})
+            return self.settled({ROWS: np.concatenate([a[ROWS], b[ROWS]])})
         a, b = {**a, **self.moments(a)}, {**b, **self.moments(b)}
         mean, delta, weight = merge_means(a, b, "mean")
         comoment, step = np.empty_like(a["comoment"]), np.empty(a["comoment"].shape[1:])
@@ -57,7 +62,7 @@ class CoMomentStatistic(MomentStatistic):
     def settled(self, state: State) -> State:
         """The state itself, or its moments if it has rows enough."""
         rows = state[ROWS]
-        if rows.shape[1] < self.rows_kept(rows.shape[2]):
+        if len(rows) < self.rows_kept(math.prod(self.groups(rows)[0].shape[1:])):
             return state
         return {**{k: v for k, v in state.items() if k != ROWS}, **self.moments(state)}
 
@@ -65,15 +70,16 @@ class CoMomentStatistic(MomentStatistic):
         """Mean (G, p) and co-moments (G, p, p) of a state in either form, float64."""
         if ROWS not in state:
             return {"mean": state["mean"], "comoment": state["comoment"]}
-        rows = state[ROWS]
-        groups, features = len(rows), rows.shape[2]
-        mean, comoment = np.empty((groups, features)), np.empty((groups, features, features))
+        rows, groups = state[ROWS], self.groups(state[ROWS])
+        n, features = len(rows), math.prod(groups[0].shape[1:])
+        mean, comoment = np.empty((len(groups), features)), np.empty((len(groups), features, features))
         # Rows of the product's own type are subtracted in it: rounding the mean shifts all deviations alike.
         kind = np.result_type(rows.dtype, self.product)
-        deviations, product = np.empty(rows.shape[1:], kind), np.empty(comoment.shape[1:], self.product)
-        for group, x in enumerate(rows):  # one at a time, in the same buffers: they stay in a core's cache
-            mean[group] = x.mean(axis=0, dtype=np.float64)
-            np.subtract(x, mean[group].astype(kind), out=deviations)
+        deviations, product = np.empty((n, features), kind), np.empty((features, features), self.product)
+        for group, x in enumerate(groups):  # one at a time, in the same buffers: they stay in a core's cache
+            deviations.reshape(x.shape)[...] = x
+            mean[group] = deviations.mean(axis=0, dtype=np.float64)
+            deviations -= mean[group].astype(kind)
             factor = deviations.astype(self.product, copy=False)
             comoment[group] = np.matmul(factor.T, factor, out=product)
         return {"mean": mean, "comoment": comoment}

@@ -61,14 +61,23 @@ class PatchCorrelation(CoMomentStatistic):
         return (self.variable,)
 
     def features(self, block: Block) -> NDArray[np.floating]:
-        """Patches of the samples, (P, n, p), in the precision of the data, at least float32."""
-        return self._patches(np.asarray(block[self.variable]))
+        """The states themselves, (n, C, H, W), in the precision of the data, at least float32."""
+        x = np.asarray(block[self.variable])
+        self._check_patches(x)
+        return np.ascontiguousarray(x, dtype=np.result_type(x.dtype, np.float32))
+
+    def groups(self, rows: Array) -> list[Array]:
+        """The P patches of every state, row-major, each (n, C, size, size)."""
+        n, channels, height, width = rows.shape
+        size_y, size_x = self._size(height, width)
+        cut = rows.reshape(n, channels, height // size_y, size_y, width // size_x, size_x)
+        return [cut[:, :, row, :, column] for row in range(cut.shape[2]) for column in range(cut.shape[4])]
 
     def summarise(self, state: State) -> dict[str, Array]:
         """Select the top correlations of every patch."""
         n = int(state[COUNT])
         if n < 2:
-            nan, patches = np.asarray(np.nan), state[ROWS].shape[0]
+            nan, patches = np.asarray(np.nan), len(self.groups(state[ROWS]))
             return {
                 "mean_top": nan,
                 "spread": nan,
@@ -101,10 +110,12 @@ class PatchCorrelation(CoMomentStatistic):
             )
         return num_channels * self.patch_size**2
 
-    def _patches(self, x: Array) -> NDArray[np.floating]:
-        """(n, C, H, W) -> (P, n, p)."""
-        n, channels, height, width = x.shape
-        size_y, size_x = (height, width) if self.patch_size is None else (self.patch_size, self.patch_size)
+    def _size(self, height: int, width: int) -> tuple[int, int]:
+        return (height, width) if self.patch_size is None else (self.patch_size, self.patch_size)
+
+    def _check_patches(self, x: Array) -> None:
+        _, channels, height, width = x.shape
+        size_y, size_x = self._size(height, width)
         if height % size_y or width % size_x:
             raise UsageError(
                 f"patch_size={self.patch_size} does not divide {self.variable} of {height}x{width}; "
@@ -116,12 +127,6 @@ class PatchCorrelation(CoMomentStatistic):
             raise UsageError(
                 f"top_k={self.top_k}: a patch of {features} positions has {pairs} pairs; use 1 to {pairs}."
             )
-        cut = x.reshape(n, channels, height // size_y, size_y, width // size_x, size_x)
-        patches = cut.transpose(2, 4, 0, 1, 3, 5)
-        exact = np.result_type(
-            x.dtype, np.float32
-        )  # holds every value of x: float64 for float64 and long integers
-        return np.asarray(np.ascontiguousarray(patches, dtype=exact).reshape(-1, n, features))
 
 
 def _correlations(moment: Array, pairs: NDArray[np.intp]) -> tuple[NDArray[np.float64], int]:

@@ -60,8 +60,12 @@ class FeatureMoments(CoMomentStatistic):
         return (self.variable,)
 
     def features(self, block: Block) -> NDArray[np.float64]:
-        """(1, n, d)."""
-        return flat(block[self.variable])[None]
+        """(n, d)."""
+        return flat(block[self.variable])
+
+    def groups(self, rows: Array) -> list[Array]:
+        """One set."""
+        return [rows]
 
     def rows_kept(self, num_features: int) -> int:
         """Below d samples, rows are smaller than co-moments."""
@@ -91,9 +95,13 @@ class FrechetDistance(CoMomentStatistic):
         return (self.reference, self.estimate)
 
     def features(self, block: Block) -> NDArray[np.float64]:
-        """(2, n, d)."""
+        """(n, 2, d)."""
         same_shape(block, *self.variables)
-        return np.stack([flat(block[name]) for name in self.variables])
+        return np.stack([flat(block[name]) for name in self.variables], axis=1)
+
+    def groups(self, rows: Array) -> list[Array]:
+        """The two sets."""
+        return [rows[:, 0], rows[:, 1]]
 
     def rows_kept(self, num_features: int) -> int:
         """Below d samples, rows are smaller than co-moments."""

@@ -217,8 +217,7 @@ def _add_block(
     trees: Mapping[str, MergeTree], block: Block, num_samples: int, sample_ids: Array | None = None
 ) -> None:
     positions = np.asarray(block[SAMPLE])
-    for offset in range(0, len(positions), CANONICAL_BLOCK):
-        _block_index(positions[offset : offset + CANONICAL_BLOCK], num_samples)
+    _check_canonical(positions, num_samples)
     if sample_ids is not None:
         block = {**block, SAMPLE: sample_ids[positions]}
     for tree in trees.values():
@@ -240,14 +239,12 @@ def _pieces(start: int, count: int, largest: int) -> Iterator[tuple[int, int, in
         offset += size
 
 
-def _block_index(ids: np.ndarray[Any, Any], num_samples: int) -> int:
-    start = int(ids[0])
-    if start % CANONICAL_BLOCK or not np.array_equal(
-        ids, range(start, min(start + CANONICAL_BLOCK, num_samples))
-    ):
+def _check_canonical(positions: Array, num_samples: int) -> None:
+    start, stop = int(positions[0]), int(positions[-1]) + 1
+    consecutive = np.array_equal(positions, np.arange(start, start + len(positions)))
+    if not consecutive or start % CANONICAL_BLOCK or (stop % CANONICAL_BLOCK and stop != num_samples):
         raise WorkError(
-            f"samples {ids[0]} to {ids[-1]} ({len(ids)} ids) are no canonical block: a block is "
+            f"samples {start} to {stop - 1} ({len(positions)} ids) are no canonical blocks: a block is "
             f"{CANONICAL_BLOCK} consecutive ids from a multiple of {CANONICAL_BLOCK}, only the last (to "
             f"{num_samples - 1}) may be short."
         )
-    return start // CANONICAL_BLOCK

@@ -161,7 +161,7 @@ def test_a_block_outside_the_tree_is_refused():
 
 @pytest.mark.parametrize(("start", "stop"), [(8, 24), (0, 10)])
 def test_samples_that_are_no_canonical_block_are_refused(start, stop):
-    with pytest.raises(WorkError, match="no canonical block: a block is 16 consecutive ids"):
+    with pytest.raises(WorkError, match="no canonical blocks: a block is 16 consecutive ids"):
         reduce_blocks([block(DATA, start, stop)], NUM_SAMPLES, {"m": Moments("noise")})
 
 

@@ -34,7 +34,12 @@ def measure(
 
     def streaming() -> float:
         found = reduce(
-            from_arrays({"x": x}), num_samples, {"r": statistic}, workers=1, samples_per_read=SAMPLES_PER_READ
+            from_arrays({"x": x}),
+            num_samples,
+            {"r": statistic},
+            scheduler="sync",
+            workers=1,
+            samples_per_read=SAMPLES_PER_READ,
         )
         return float(found["r"].summary()["mean_top"])
 
