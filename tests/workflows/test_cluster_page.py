@@ -10,6 +10,7 @@ import pytest
 import typer
 
 from taba_core.models.catalog import load_card
+from workflows.asked import Asked, each_model
 from workflows.cli import app
 from workflows.settings import parse_settings
 from workflows.study import find_studies
@@ -73,7 +74,8 @@ def test_studies_models_and_fields_exist(words):
     assert find_studies(studies or ["paper"])  # what full_repro.sh runs when none is named
     for index in options:
         if words[index] == "--model":
-            load_card(words[index + 1])
+            for part in each_model(Asked([], "", "", "ddim", []), [words[index + 1]]):
+                load_card(part.model)
         if words[index] == "--set":
             parse_settings([words[index + 1]])
 
