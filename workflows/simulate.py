@@ -18,7 +18,7 @@ from cluster.simulated_backend import Failures
 from cluster.simulation import Simulation, simulate
 from cluster.units import Unit
 from taba_core.errors import UsageError, unknown_name
-from workflows.asked import Asked, check_all
+from workflows.asked import Asked, check_all, plan_all
 from workflows.plan import Plan
 from workflows.stages import START_SECONDS, Machines, load_seconds, unit_seconds
 from workflows.text import count_text, duration_text, print_table
@@ -115,7 +115,7 @@ def print_simulation(
     """Simulate every model's plan on each number of nodes; one table, and the stages where there is one number."""
     rates = parse_failures(failures)
     jobs, store = check_all(parts, write=False)
-    plans = [plan for plan in (job.plan(store) for job in jobs) if plan.units]
+    plans = [plan for plan in plan_all(jobs, store).plans if plan.units]
     if not plans:
         print("nothing to compute: the store holds every artifact that was asked for.")
         return

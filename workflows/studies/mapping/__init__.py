@@ -43,6 +43,7 @@ class SmallestDistanceMapping(Study):
     title = "Images find their noise, noise does not find its image"
     question = "Can noise, image and latent of one sample be told to belong together by their distance alone?"
     paper_section = "N"
+    paper_models = ("adm-32", "adm-64", "adm-256", "ldm", "dit")
 
     def requests(self, context: Context) -> Mapping[str, Request]:
         """Noise, images and latents at the run's T, then at the other T."""
