@@ -6,6 +6,7 @@ must equal, bit for bit, that of a run nobody disturbed.
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import shutil
@@ -56,9 +57,9 @@ class Disturbed:
     driver: subprocess.Popen[str] | None = None
 
     def start(self) -> subprocess.Popen[str]:
-        """Start the driver if it is not running."""
-        if self.driver is None or self.driver.poll() is not None:
-            if self.driver is not None and self.driver.returncode not in (-signal.SIGKILL,):
+        """The driver; a new one if the last one died or failed."""
+        if self.driver is None or self.driver.poll() not in (None, 0):
+            if self.driver is not None and self.driver.returncode != -signal.SIGKILL:
                 self.ended.append(self.driver.returncode)
             self.driver = subprocess.Popen(self.command, stdout=self.log, stderr=self.log, text=True)
             self.starts += 1
@@ -69,26 +70,26 @@ class Disturbed:
         files = self.ledger.glob("photo-mixture-*.jsonl")
         return sum(file.read_bytes().count(b'"receipt"') for file in files)
 
-    def wait_for(self, receipts: int) -> bool:
-        """Keep the driver running until that many receipts are there; False when the run is complete first."""
-        deadline = time.monotonic() + _STALL_S
-        while self.receipts() < receipts:
-            if self.start().poll() == 0:
-                return False
-            if time.monotonic() > deadline:
+    def wait_for(self, receipts: int, seconds: float = math.inf) -> None:
+        """Keep the driver running until that many receipts are there, the time is over, or the run is complete."""
+        begun = time.monotonic()
+        while self.receipts() < receipts and time.monotonic() - begun < seconds and self.start().poll() != 0:
+            if time.monotonic() - begun > _STALL_S:
                 raise WorkError(
                     f"no progress in {_STALL_S:.0f} s; the drivers' output is in {self.log.name}."
                 )
             time.sleep(_POLL_S)
-        return True
 
     def kill(self, kind: str, draw: random.Random) -> bool:
-        """Kill one process of a kind with SIGKILL; False if there is none now."""
+        """Kill one process of a kind with SIGKILL; False if there is none now, or the run is complete."""
         driver = self.start()
         victims = victims_of(driver.pid, kind)
-        if not victims:
+        if not victims or driver.poll() is not None:
             return False
-        os.kill(draw.choice(victims), signal.SIGKILL)
+        try:
+            os.kill(draw.choice(victims), signal.SIGKILL)
+        except ProcessLookupError:
+            return False
         self.kills[kind] += 1
         if kind == "driver":
             driver.wait()
@@ -102,7 +103,7 @@ def measure(*, repeats: int = 1, kills: int = 100, seed: int = 0) -> Measurement
       WorkError: the run stood still.
     """
     draw, begun = random.Random(seed), time.monotonic()
-    settings = [f"num_samples={16 * max(kills, 8)}", "samples_per_shard=16", "num_inference_steps=20"]
+    settings = [f"num_samples={16 * 2 * max(kills, 8)}", "samples_per_shard=16", "num_inference_steps=20"]
     folder = Path(tempfile.mkdtemp(prefix="taba-chaos-"))
     subprocess.run(_command(folder / "calm", settings, "local"), check=True, stdout=subprocess.DEVNULL)
     calm = checksums(folder / "calm")
@@ -111,7 +112,7 @@ def measure(*, repeats: int = 1, kills: int = 100, seed: int = 0) -> Measurement
         run = Disturbed(_command(store, settings, "ray"), store / "_ledger", log)
         complete = disturb(run, kills, draw)
         while not complete and run.start().wait() != 0:
-            pass
+            pass  # it is started again
     found = _measurement(run, store, calm, time.monotonic() - begun)
     if any(found.figures[name] for name in CHECKS):
         return replace(
@@ -122,14 +123,17 @@ def measure(*, repeats: int = 1, kills: int = 100, seed: int = 0) -> Measurement
 
 
 def disturb(run: Disturbed, kills: int, draw: random.Random) -> bool:
-    """Kill until `kills` are done; returns whether the run was complete before."""
+    """Kill until `kills` are done; returns whether the run was complete before.
+
+    Most kills follow the next receipt or two; the others come at any time, also while Ray starts and models load.
+    """
     kinds = [KINDS[number % len(KINDS)] for number in range(kills)]
     draw.shuffle(kinds)
     for kind in kinds:
-        more = draw.choice((0, 1, 2, 3))
-        if not run.wait_for(run.receipts() + more):
-            return True
-        time.sleep(draw.uniform(0, 0.5 if more else 5.0))  # also while Ray starts and models load
+        run.wait_for(
+            run.receipts() + draw.choice((1, 2)), draw.choice((math.inf, math.inf, draw.uniform(0, 6)))
+        )
+        time.sleep(draw.uniform(0, 0.1))
         while not run.kill(kind, draw):
             time.sleep(_POLL_S)
             if run.start().poll() == 0:
