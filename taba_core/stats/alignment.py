@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from taba_core.errors import UsageError
-from taba_core.stats.base import COUNT, Array, Block, State, as_float64, flat, ratio
+from taba_core.stats.base import COUNT, Array, Block, State, Statistic, as_float64, flat, ratio
 from taba_core.stats.comoments import ROWS, CoMomentStatistic
 
 _SPLIT, _NORMS, _SKEW = "split", "norms", "skew"
@@ -79,6 +80,10 @@ class FeatureAlignment(CoMomentStatistic):
         moved = [_moved(state, merged["mean"]) for state in (a, b)]
         sums = {name: moved[0][name] + moved[1][name] for name in (_NORMS, _SKEW)}
         return {**merged, **sums, _SPLIT: split}
+
+    def merge_tree(self, states: Sequence[State]) -> State:
+        """Whole states in pairs: the norms move with the mean."""
+        return Statistic.merge_tree(self, states)
 
     def moments(self, state: State) -> State:
         """Mean, co-moments, and sums of products of norms with norms and features."""

@@ -15,7 +15,7 @@ Axes: n samples, C channels, H rows, W columns, T steps, R regions. A leading ".
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -95,6 +95,11 @@ def same_shape(block: Block, *names: str) -> tuple[int, ...]:
     return shapes[0]
 
 
+def left_half(count: int) -> int:
+    """Leaves in the left subtree of the fixed tree over `count` > 1 leaves: the largest power of two below it."""
+    return 1 << (count - 1).bit_length() - 1
+
+
 @dataclass(frozen=True)
 class Statistic(abc.ABC):
     """A mergeable statistic. Fields are its parameters and the names of the variables it reads."""
@@ -134,6 +139,16 @@ class Statistic(abc.ABC):
         """
         check_values(block, self.variables)
         return self.merge(state, self.partial(block))
+
+    def merge_tree(self, states: Sequence[State]) -> State:
+        """Merge states 0..G-1 in pairs of neighbours, level by level, an odd last one moving up.
+
+        Walked depth first, so that beside the states only log2 G merges are in memory.
+        """
+        if len(states) <= 1:
+            return states[0] if states else self.init()
+        half = left_half(len(states))
+        return self.merge(self.merge_tree(states[:half]), self.merge_tree(states[half:]))
 
     def check_state(self, *states: State) -> None:
         """Refuse what is no state of this statistic: above all the values of one.

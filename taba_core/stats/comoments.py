@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import abc
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from taba_core.stats.base import COUNT, Array, Block, MomentStatistic, State, merge_means
+from taba_core.stats.base import COUNT, Array, Block, MomentStatistic, State, left_half, merge_means
 
 SAMPLES_PER_PRODUCT = 512
 ROWS = "rows"
@@ -59,6 +60,20 @@ class CoMomentStatistic(MomentStatistic):
             comoment[group] += step
         return {"mean": mean, "comoment": comoment}
 
+    def merge_tree(self, states: Sequence[State]) -> State:
+        """The same bits as merging whole states, group after group: what is half merged never leaves the cache."""
+        if len(states) < 3 or any(ROWS in state for state in states):
+            return super().merge_tree(states)
+        counts = [int(state[COUNT]) for state in states]
+        mean, comoment = np.empty_like(states[0]["mean"]), np.empty_like(states[0]["comoment"])
+        for group in range(len(mean)):
+            parts = [
+                (n, state["mean"][group], state["comoment"][group])
+                for n, state in zip(counts, states, strict=True)
+            ]
+            _, mean[group], comoment[group] = _merge_parts(parts)
+        return {COUNT: np.asarray(sum(counts), dtype=np.int64), "mean": mean, "comoment": comoment}
+
     def settled(self, state: State) -> State:
         """The state itself, or its moments if it has rows enough."""
         rows = state[ROWS]
@@ -88,3 +103,15 @@ class CoMomentStatistic(MomentStatistic):
         """Sample covariances M / (n - 1), (G, p, p); NaN for n < 2."""
         n = int(state[COUNT])
         return np.asarray(self.moments(state)["comoment"] / (n - 1 if n > 1 else np.nan))
+
+
+def _merge_parts(parts: Sequence[tuple[int, Array, Array]]) -> tuple[int, Array, Array]:
+    """Count, mean (p,) and co-moments (p, p) of several parts of one group, over the fixed tree."""
+    if len(parts) == 1:
+        return parts[0]
+    half = left_half(len(parts))
+    (n_a, mean_a, a), (n_b, mean_b, b) = _merge_parts(parts[:half]), _merge_parts(parts[half:])
+    n, delta = float(n_a) + float(n_b), mean_b - mean_a
+    comoment = a + b
+    comoment += delta[:, None] * (float(n_a) * float(n_b) / n * delta)
+    return n_a + n_b, mean_a + delta * (float(n_b) / n), comoment

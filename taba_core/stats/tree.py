@@ -82,19 +82,8 @@ def _leave_one_out(statistic: Statistic, groups: Sequence[State], outside: State
         return
     half = len(groups) // 2
     left, right = groups[:half], groups[half:]
-    yield from _leave_one_out(statistic, left, statistic.merge(outside, merge_in_tree(statistic, right)))
-    yield from _leave_one_out(statistic, right, statistic.merge(outside, merge_in_tree(statistic, left)))
-
-
-def merge_in_tree(statistic: Statistic, states: Sequence[State]) -> State:
-    """Merge states 0..G-1 over the fixed tree: neighbours in pairs, level by level, an odd last one moving up.
-
-    Walked depth first, so that beside the states only log2 G merges are in memory.
-    """
-    if len(states) <= 1:
-        return states[0] if states else statistic.init()
-    half = 1 << (len(states) - 1).bit_length() - 1
-    return statistic.merge(merge_in_tree(statistic, states[:half]), merge_in_tree(statistic, states[half:]))
+    yield from _leave_one_out(statistic, left, statistic.merge(outside, statistic.merge_tree(right)))
+    yield from _leave_one_out(statistic, right, statistic.merge(outside, statistic.merge_tree(left)))
 
 
 class MergeTree:
@@ -162,7 +151,7 @@ class MergeTree:
                 f"samples is not reported. Compute the missing samples, or reduce fewer."
             )
         groups = tuple(self._parts[key] for key in sorted(self._parts))
-        total = merge_in_tree(self.statistic, groups)
+        total = self.statistic.merge_tree(groups)
         samples = fingerprint(range(self.num_samples) if sample_ids is None else sample_ids)
         if self.statistic.resampling != "jackknife":
             return Reduced(self.statistic, self.num_samples, total, samples=samples)

@@ -11,6 +11,7 @@ from numpy.testing import assert_allclose
 from stats_cases import NUM_SAMPLES, STATISTICS, arrays, assert_same_bits, block
 
 from taba_core.errors import WorkError
+from taba_core.rng import normal
 from taba_core.stats import MergeTree, MomentStatistic, SampleStatistic, estimates, reduce_blocks
 
 DATA = arrays()
@@ -40,6 +41,16 @@ def test_the_empty_state_is_neutral(name):
     assert_same_bits(statistic.merge(statistic.init(), state), state)
     assert_same_bits(statistic.merge(state, statistic.init()), state)
     assert_same_bits(statistic.update(statistic.init(), BLOCKS[0]), state)
+
+
+def test_merging_group_by_group_is_merging_whole_states():
+    # co-moments of 512 samples each: 5 states, so that one moves up
+    statistic = STATISTICS["patch correlation"]
+    data = {"noise": normal(range(5 * 512), (2, 8, 8), seed=1, stream="noise")}
+    states = [statistic.partial(block(data, i * 512, i * 512 + 512)) for i in range(5)]
+    assert all("comoment" in state for state in states)
+    pairs = [statistic.merge(states[0], states[1]), statistic.merge(states[2], states[3])]
+    assert_same_bits(statistic.merge_tree(states), statistic.merge(statistic.merge(*pairs), states[4]))
 
 
 @every_statistic
