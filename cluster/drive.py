@@ -30,7 +30,7 @@ def drive(
     """Hand out units to free workers and settle what comes back until nothing is left.
 
     Raises:
-      Drained: `drain` asked for it; what was running has come out before.
+      Drained: `drain` asked for it, also while the last units ran; what was running has come out before.
     """
     loop = _Loop(queue, pool, backend, on_event)
     announced = False
@@ -49,6 +49,9 @@ def drive(
             ended = pool.collect(loop.pause())
         for answer in ended:
             yield from loop.settle(answer)
+    if drain.reason is not None:
+        # Asked while the last units ran: what the caller would do next is not wanted any more.
+        raise Drained(drain.reason, queue.completed, 0)
 
 
 class _Loop:

@@ -156,7 +156,7 @@ class Executor(Protocol):
           ValueError: duplicate ids, unknown or cyclic dependencies.
           StopRun: a worker said that going on is pointless.
           NoWorkers: no worker could be built.
-          Drained: a stop was asked for; every unit that was running has come out before.
+          Drained: a stop was asked for; every unit that was running has come out before, even if it was the last.
         """
 
     def describe(self) -> str:

@@ -18,6 +18,7 @@ from taba_core.store.group import LEDGER_DIRECTORY
 from workflows.context import Context
 from workflows.inputs import Inputs, Request
 from workflows.plan import Plan, PlannedArtifact, has_result, still_missing
+from workflows.session import stop_if_asked
 from workflows.units import PlanUnits, parse_unit_id
 from workflows.watch import Watch
 
@@ -62,6 +63,7 @@ def run_plan(
       WorkError: the disk refuses, or units failed for good; what finished is kept and reused next time.
     """
     report, started = Report(on_gpu=resources.num_gpus > 0), time.monotonic()
+    watch.check()
     groups = {p.artifact: _ensure(store, plan.context, p) for p in plan.artifacts}
     _adopt(plan, groups)
     if plan.units:
@@ -74,6 +76,7 @@ def run_plan(
         if has_result(store, name):
             report.reused.append(study.name)
             continue
+        stop_if_asked()
         begun = time.monotonic()
         watch.stage(study.name)
         inputs = Inputs(

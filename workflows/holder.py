@@ -30,6 +30,7 @@ class Holder:
       host, boot, namespace, pid, process_started: the process. A pid means something only within one boot of
         one kernel and one process namespace; with its start time (clock ticks since boot) it is unique there.
       slurm_job, slurm_restart: the allocation and how often it was requeued; empty and 0 outside Slurm.
+      slurm_cluster: which Slurm counts that job; two that share a file system use the same numbers.
       ray_job: id of the submitted Ray job, or empty.
     """
 
@@ -42,6 +43,7 @@ class Holder:
     process_started: int = 0
     slurm_job: str = ""
     slurm_restart: int = 0
+    slurm_cluster: str = ""
     ray_job: str = ""
 
     @classmethod
@@ -57,6 +59,7 @@ class Holder:
             process_started=_start_time(os.getpid()) or 0,
             slurm_job=os.environ.get("SLURM_JOB_ID", ""),
             slurm_restart=int(os.environ.get("SLURM_RESTART_COUNT") or 0),
+            slurm_cluster=os.environ.get("SLURM_CLUSTER_NAME", ""),
             ray_job=os.environ.get("RAY_JOB_SUBMISSION_ID", ""),
         )
 
@@ -94,7 +97,9 @@ def why_gone(
       me: the process that asks.
       slurm_state: state of a Slurm job, None if unknown; `squeue` by default.
     """
-    if holder.slurm_job and holder.slurm_job == me.slurm_job and holder.slurm_restart < me.slurm_restart:
+    other_slurm = bool(holder.slurm_cluster and me.slurm_cluster and holder.slurm_cluster != me.slurm_cluster)
+    same_job = holder.slurm_job == me.slurm_job and not other_slurm
+    if holder.slurm_job and same_job and holder.slurm_restart < me.slurm_restart:
         return f"Slurm started job {holder.slurm_job} again (attempt {me.slurm_restart})"
     if holder.boot and (holder.boot, holder.namespace) == (me.boot, me.namespace):
         started = _start_time(holder.pid)
@@ -103,7 +108,7 @@ def why_gone(
         if holder.process_started and started != holder.process_started:
             return f"its process {holder.pid} has ended (another one has its number)"
         return None
-    if holder.slurm_job and holder.slurm_job != me.slurm_job:
+    if holder.slurm_job and not same_job and not other_slurm:  # another Slurm knows nothing of the job
         state = (slurm_state or squeue_state)(holder.slurm_job)
         if state is not None and state in _ENDED:
             return f"Slurm job {holder.slurm_job} is not running ({state.lower() or 'ended'})"

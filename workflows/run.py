@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,12 +17,15 @@ from taba_core.store import Store
 from taba_core.store.place import is_remote
 from workflows.asked import Asked, check_all, plan_all
 from workflows.plan import Plan
-from workflows.session import driving
+from workflows.session import DRAIN_FILE, driving
 from workflows.text import bytes_text, count_text, duration_text
 
 if TYPE_CHECKING:
     from cluster.executor import Executor, Outcome, Resources
     from workflows.watch import Watch
+
+    # How to make an executor, what each worker holds, how many workers.
+    _Chosen = tuple[Callable[[], Executor], Resources, int]
 
 EXECUTORS = ("ray", "local", "inline")
 
@@ -60,8 +63,7 @@ def run_studies(
         plans = decided.plans
         if not is_remote(opened.url):
             check_room(plans, opened.path)
-        for plan in plans:
-            _run_one(plan, opened, chosen[plan.context.card.embedded], watch)
+        _run_each(plans, opened, chosen, watch)
         if report and not is_remote(opened.url):
             watch.stage("report")
             index = write_store_report(opened.path, None, force=False)
@@ -72,9 +74,23 @@ def run_studies(
         print(f"\nreport: {index}")
 
 
-def _run_one(
-    plan: Plan, store: Store, chosen: tuple[Callable[[], Executor], Resources, int], watch: Watch
-) -> None:
+def _run_each(plans: list[Plan], store: Store, chosen: Mapping[bool, _Chosen], watch: Watch) -> None:
+    """One model after another; units of one that failed for good do not keep the others from running."""
+    from workflows.engine import FailedUnitsError
+
+    failed: dict[str, FailedUnitsError] = {}
+    for plan in plans:
+        try:
+            _run_one(plan, store, chosen[plan.context.card.embedded], watch)
+        except FailedUnitsError as error:
+            if len(plans) == 1:
+                raise
+            failed[plan.context.card.title] = error
+    if failed:
+        raise FailedUnitsError(" ".join(f"{title}: {error}" for title, error in failed.items()))
+
+
+def _run_one(plan: Plan, store: Store, chosen: _Chosen, watch: Watch) -> None:
     from workflows.engine import log_run, run_plan
 
     started, clock = datetime.now(UTC), time.monotonic()
@@ -87,6 +103,7 @@ def _run_one(
     )
     done = run_plan(plan, store, make_executor, resources, workers=workers, watch=watch)
     if done.units or done.analysed:
+        watch.check()
         log_run(store, provenance(plan, done, started))
     print(
         f"computed {done.units} units, analysed {len(done.analysed)} studies, reused {len(done.reused)}: "
@@ -131,7 +148,7 @@ def choose_executor(
     *,
     embedded: bool,
     gpus_per_worker: float | None = None,
-) -> tuple[Callable[[], Executor], Resources, int]:
+) -> _Chosen:
     """A factory of the executor (so that nothing starts if there is nothing to do), resources, worker count."""
     from workflows.resources import worker_resources
 
@@ -143,8 +160,7 @@ def choose_executor(
         raise UsageError("--executor inline has one worker; use --executor local for several threads.")
     cores = 1 if name == "inline" else workers or _usable_cores()
     resources = worker_resources(name, address, embedded=embedded, gpus_per_worker=gpus_per_worker)
-    # A scheduler asks every run of an allocation to stop through this file.
-    drain_file = os.environ.get("TABA_DRAIN_FILE")
+    drain_file = os.environ.get(DRAIN_FILE)
 
     def make() -> Executor:
         if name == "ray":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 import sys
 import tempfile
@@ -26,6 +27,8 @@ from workflows.watch.runlog import LOGS
 if TYPE_CHECKING:
     from cluster.executor import Outcome
 
+# Variable: the file through which a scheduler asks every run of an allocation to stop.
+DRAIN_FILE = "TABA_DRAIN_FILE"
 _STOP_SIGNALS = ("SIGTERM", "SIGUSR1")
 
 
@@ -52,6 +55,13 @@ def driving(
                 yield watcher
     finally:
         lease.release()
+
+
+def stop_if_asked() -> None:
+    """Stop as by Ctrl-C where the drain file is there; executors look for it, but only while units run."""
+    drain_file = os.environ.get(DRAIN_FILE)
+    if drain_file and os.path.exists(drain_file):
+        raise KeyboardInterrupt(f"stopped by the file {drain_file}")
 
 
 @contextmanager

@@ -1,9 +1,9 @@
 """An append-only journal where nothing can be appended: one immutable object per line, in the folder `NAME.d`.
 
-`<20 digits>-<8 hex>.line` holds one line; the digits are nanoseconds since 1970, increasing within the one
-process that appends. `<20 digits>-<8 hex>.all` holds every line up to that time and replaces the objects before
-it. What is current follows from one listing, so a compaction that was killed, or that runs while the journal
-is read, loses and repeats nothing.
+`<20 digits>-<8 hex>.line` holds one line; the digits are nanoseconds since 1970, and rise with every line: also when
+another process goes on whose clock is behind, since it reads the journal first. `<20 digits>-<8 hex>.all` holds every
+line up to that time and replaces the objects before it. What is current follows from one listing, so a compaction
+that was killed, or that runs while the journal is read, loses and repeats nothing.
 """
 
 from __future__ import annotations
@@ -54,11 +54,19 @@ def lines(
     """
     for _ in range(5):
         names = current(listing())
+        _follow(names)
         found = read(names)
         if len(found) == len(names):  # else a compaction has replaced some: list again
             text = "".join(_ended(found[name].decode(errors="replace")) for name in names)
             return text.splitlines()
     raise StoreError("the ledger changes faster than it can be read; try again.")
+
+
+def _follow(names: Iterable[str]) -> None:
+    """Let the next lines of this process come after those it has read, whatever its clock says."""
+    global _last
+    with _lock:
+        _last = max((_last, *(int(name[:_DIGITS]) for name in names)))
 
 
 def _ended(text: str) -> str:

@@ -152,6 +152,20 @@ def test_a_signal_lets_running_units_finish_and_starts_no_other(make_executor, n
     assert signal.getsignal(number) == before
 
 
+def test_a_stop_asked_while_the_last_unit_runs_is_not_lost(make_executor):
+    outcomes = []
+
+    def interrupt(event):
+        if event.kind == "unit-started" and event.unit == "last":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    units = [Unit("first", 1), Unit("last", 2, after=("first",))]
+    with pytest.raises(Drained, match="stopped by SIGTERM: 2 units finished, 0 left to do") as caught:
+        for outcome in make_executor().execute(units, workers.Echo, Resources(), interrupt):
+            outcomes.append(outcome.unit.id)
+    assert outcomes == ["first", "last"] and caught.value.remaining == 0
+
+
 def test_a_second_interrupt_does_not_wait(make_executor, tmp_path):
     def interrupt_twice(event):
         if event.kind == "unit-started":

@@ -80,6 +80,22 @@ def test_a_journal_keeps_the_order_of_its_lines(place):
     assert book.lines() == list("0123456")
 
 
+def test_lines_of_a_process_with_a_slow_clock_come_last_all_the_same(bucket, monkeypatch):
+    book = bucket / "book.jsonl"
+    monkeypatch.setattr(journal.time, "time_ns", lambda: 2_000)
+    monkeypatch.setattr(journal, "_last", 0)
+    for text in "ab":
+        book.append_line(text)
+    # Another process with a clock that is behind: without having read, its line would be older than the compacted ones.
+    monkeypatch.setattr(journal, "_last", 0)
+    monkeypatch.setattr(journal.time, "time_ns", lambda: 1_000)
+    book.compact()
+    book.append_line("c")
+    assert book.lines() == ["a", "b", "c"]
+    book.compact()
+    assert book.lines() == ["a", "b", "c"]
+
+
 def test_a_tree_is_replaced_as_a_whole(place):
     (place / "_ledger").make()
     tree = place / "tree"

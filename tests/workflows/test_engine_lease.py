@@ -204,6 +204,15 @@ def test_another_slurm_job_is_dead_when_slurm_says_so(state, gone):
     assert not gone or reason.startswith("Slurm job 9 is not running")
 
 
+def test_a_job_of_another_slurm_is_not_asked_for_here():
+    me = replace(Holder.this_process("mine"), slurm_job="9", slurm_restart=3, slurm_cluster="small")
+    there = foreign(slurm_job="9", slurm_cluster="large")
+    # Job 9 of this Slurm has ended, and was restarted as well; both say nothing of job 9 of the other one.
+    assert why_gone(there, me, slurm_state=lambda job: "COMPLETED") is None
+    same = replace(there, slurm_cluster="small")
+    assert "started job 9 again" in why_gone(same, me, slurm_state=lambda job: "COMPLETED")
+
+
 @pytest.mark.parametrize(
     "script, state",
     [

@@ -9,6 +9,7 @@ import pty
 import subprocess
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from engine_runs import fingerprints, run, taba
@@ -16,6 +17,8 @@ from engine_runs import fingerprints, run, taba
 from cluster.events import Event
 from cluster.executor import Outcome, Unit
 from taba_core.errors import WorkError
+from workflows import run as runs
+from workflows.engine import FailedUnitsError
 from workflows.holder import Holder
 from workflows.lease import acquire, hold
 from workflows.watch import Watcher, live
@@ -301,3 +304,45 @@ def test_a_unit_given_up_is_named_everywhere_and_tried_again_by_the_next_run(tmp
     assert read_status(store)["units"] == {"units": 1, "done": 1, "failed": 0, "in_flight": 0}
     assert run(tmp_path / "calm") == 0
     assert fingerprints(store) == fingerprints(tmp_path / "calm")
+
+
+def test_failed_units_of_one_model_do_not_keep_the_next_from_running(monkeypatch):
+    ran = []
+
+    def run_one(plan, *_):
+        ran.append(title := plan.context.card.title)
+        if title != "B":
+            raise FailedUnitsError("1 of 8 units failed.")
+
+    monkeypatch.setattr(runs, "_run_one", run_one)
+    plans = [
+        SimpleNamespace(context=SimpleNamespace(card=SimpleNamespace(title=t, embedded=1))) for t in "ABC"
+    ]
+    with pytest.raises(FailedUnitsError) as failed:
+        runs._run_each(plans, None, {1: None}, None)
+    assert ran == ["A", "B", "C"]
+    assert str(failed.value) == "A: 1 of 8 units failed. C: 1 of 8 units failed."
+
+
+def test_a_log_that_cannot_be_written_does_not_stop_the_heartbeat(tmp_path, monkeypatch):
+    class Closed(live.Lines):
+        def tick(self):
+            raise BrokenPipeError("the reader of the log has gone")
+
+    class Lease:
+        holder, beats = Holder("mine"), 0
+
+        def check(self):
+            pass
+
+        def beat(self):
+            Lease.beats += 1
+
+    monkeypatch.setattr("workflows.watch.watcher.display", Closed)
+    monkeypatch.setattr("workflows.watch.watcher._TICK_S", 0.01)
+    monkeypatch.setattr("workflows.watch.watcher.HEARTBEAT_S", 0.01)
+    (tmp_path / "_ledger").mkdir()
+    with Watcher(tmp_path, Lease(), "taba run") as watcher:
+        watcher._showing = True
+        time.sleep(0.3)
+    assert Lease.beats > 2

@@ -4,7 +4,9 @@ import signal
 
 import pytest
 
+from taba_core.store import Store
 from workflows.__main__ import main
+from workflows.studies.correlation import Correlation
 
 RUN = [
     "run",
@@ -33,6 +35,26 @@ def test_the_drain_file_of_an_allocation_stops_a_run_with_status_85(tmp_path, mo
     )
     drain.unlink()
     main_ends_with(0, [*RUN, "--store", str(tmp_path / "store")])
+
+
+def test_no_study_is_begun_once_the_drain_file_is_there(tmp_path, monkeypatch, capsys):
+    drain, store = tmp_path / "drain", tmp_path / "store"
+    analyse = Correlation.analyse
+
+    def ask_to_stop(self, *arguments):
+        drain.touch()
+        return analyse(self, *arguments)
+
+    monkeypatch.setenv("TABA_DRAIN_FILE", str(drain))
+    monkeypatch.setattr(Correlation, "analyse", ask_to_stop)
+    both = ["run", "correlation", "regions", *RUN[2:], "--store", str(store)]
+    main_ends_with(85, both)
+    assert capsys.readouterr().err.startswith(
+        f"taba: stopped by the file {drain}; finished shards are stored"
+    )
+    assert [name.split("-")[1] for name in Store.open(store).results()] == ["correlation"]
+    drain.unlink()
+    main_ends_with(0, both)
 
 
 @pytest.mark.parametrize("moment", ("check_all", "run_plan"))

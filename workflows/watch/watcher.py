@@ -194,7 +194,10 @@ class Watcher(Watch):
                     self._lease.check()
                     self._write()
             if self._showing:
-                self._show.tick()
+                with contextlib.suppress(
+                    OSError, ValueError
+                ):  # a closed or full log must not stop the heartbeat
+                    self._show.tick()
 
     def _write(self) -> None:
         write_status(
