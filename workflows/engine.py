@@ -60,18 +60,26 @@ def run_plan(
     Args:
       watch: told what happens, and asked before every write whether this process still owns the store.
     Raises:
-      WorkError: the disk refuses, or units failed for good; what finished is kept and reused next time.
+      FailedUnitsError: units failed for good; studies that do not read them are analysed before.
+      WorkError: the disk refuses; what finished is kept and reused next time.
     """
     report, started = Report(on_gpu=resources.num_gpus > 0), time.monotonic()
+    failed: FailedUnitsError | None = None
     watch.check()
     groups = {p.artifact: _ensure(store, plan.context, p) for p in plan.artifacts}
     _adopt(plan, groups)
     if plan.units:
         report.units, report.evaluations = plan.units, plan.evaluations_missing
         watch.stage("compute")
-        _compute(plan, store, groups, make_executor, resources, watch)
+        try:
+            _compute(plan, store, groups, make_executor, resources, watch)
+        except FailedUnitsError as error:
+            failed = error  # raised once the studies that can do without these units are done
     report.stages["compute"] = time.monotonic() - started
+    incomplete = {planned.artifact for planned in plan.artifacts if planned.missing}
     for study in plan.studies:
+        if incomplete.intersection(request.artifact for request in plan.requests[study.name].values()):
+            continue
         name = study.result_name(plan.context)
         if has_result(store, name):
             report.reused.append(study.name)
@@ -92,6 +100,8 @@ def run_plan(
         report.analysed.append(study.name)
         report.stages[study.name] = time.monotonic() - begun
     report.seconds = time.monotonic() - started
+    if failed is not None:
+        raise failed
     return report
 
 

@@ -115,10 +115,6 @@ class ShardedArray:
                 "Run `taba verify --deep` on the store, then the same command again: it computes them anew."
             ) from error
 
-    def crc_of_file(self, shard: int) -> int:
-        """CRC-32 of a shard's file as it is stored."""
-        return self.file(shard).crc32()
-
     def check(self, shard: int, block: NDArray[Any]) -> None:
         """Refuse a block that is not one whole shard of real values.
 

@@ -54,7 +54,7 @@ def test_a_receipt_says_what_is_on_disk_and_survives_json(group, blocks):
     for name, record in receipt.variables.items():
         file = group.path / name / record.file
         assert file.stat().st_size == record.bytes
-        assert group.array(name).crc_of_file(2) == record.crc
+        assert group.array(name).file(2).crc32() == record.crc
     assert receipt.info == {"device": "cpu"} and receipt.worker.endswith(f":{os.getpid()}")
 
 

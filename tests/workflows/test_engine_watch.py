@@ -17,6 +17,7 @@ from engine_runs import fingerprints, run, taba
 from cluster.events import Event
 from cluster.executor import Outcome, Unit
 from taba_core.errors import WorkError
+from taba_core.store import Store
 from workflows import run as runs
 from workflows.engine import FailedUnitsError
 from workflows.holder import Holder
@@ -299,6 +300,9 @@ def test_a_unit_given_up_is_named_everywhere_and_tried_again_by_the_next_run(tmp
     assert (
         f"({failure['unit']}): ValueError: poisoned; the next run tries it again" in capsys.readouterr().out
     )
+    assert [name.split("-")[1] for name in Store.open(store).results()] == [
+        "step"
+    ]  # step-error reads no latents
     poisoned.undo()
     assert run(store) == 0
     assert read_status(store)["units"] == {"units": 1, "done": 1, "failed": 0, "in_flight": 0}
