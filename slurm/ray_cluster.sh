@@ -161,6 +161,8 @@ wait_for_step() {
 
 job_state() { scontrol show job --oneliner "$SLURM_JOB_ID" | sed -n 's/.* JobState=\([A-Z_]*\).*/\1/p'; }
 
+stopped_for_good() { [ "$(cat "$TABA_DRAIN_FILE" 2>/dev/null)" = no-requeue ]; }
+
 # Why the job may not come back, or nothing. A job that is cancelled or preempted gets TERM too; a cancelled one must
 # stay cancelled, and Slurm itself requeues a preempted one.
 refusal_to_requeue() {
@@ -168,7 +170,7 @@ refusal_to_requeue() {
   state=$(job_state)
   if [ "$TABA_REQUEUE" != 1 ]; then
     echo "requeue is off"
-  elif [ "$(cat "$TABA_DRAIN_FILE" 2>/dev/null)" = no-requeue ]; then
+  elif stopped_for_good; then
     echo "a drain without requeue was asked for"
   elif [ "${SLURM_RESTART_COUNT:-0}" -ge "${TABA_MAX_RESTARTS:-20}" ]; then
     echo "it was restarted ${SLURM_RESTART_COUNT:-0} times already (TABA_MAX_RESTARTS)"
@@ -194,7 +196,8 @@ end_job() {
   local status=1
   if [ -e "$TABA_ATTEMPT_DIR/rc" ]; then
     status=$(cat "$TABA_ATTEMPT_DIR/rc")
-    if [ "$status" = $DRAINED ]; then requeue "drained" || true; else end_chain "$status"; fi
+    if [ "$status" = $DRAINED ]; then requeue "drained" || true; fi
+    if [ "$status" != $DRAINED ] || stopped_for_good; then end_chain "$status"; fi
   else
     requeue "the head node or its Ray was lost" || true
   fi

@@ -377,6 +377,14 @@ def test_links_left_over_end_at_once_with_the_status_of_the_one_that_ended_the_w
     assert "an earlier link of the chain ended with status 3" in one.output
 
 
+def test_a_drain_for_good_ends_the_whole_chain(job, tmp_path):
+    chain = {"TABA_CHAIN": str(tmp_path), "TABA_REQUEUE": "0", "SLURM_NNODES": "1"}
+    assert job(SHIM_DRIVER='echo no-requeue >"$TABA_DRAIN_FILE"; exit 85', **chain).run() == 85
+    one = job(SHIM_DRIVER="exit 0", **chain)
+    assert one.run() == 85
+    assert "an earlier link of the chain ended with status 85" in one.output
+
+
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
 def test_shellcheck_finds_nothing():
     scripts = [*SLURM.glob("*.sh"), *SHIMS.iterdir()]
