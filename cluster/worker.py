@@ -61,7 +61,7 @@ def _call(function: Callable[[], Any], begin: float) -> Reply:
         return Reply(result, seconds=time.perf_counter() - begin, pid=os.getpid())
     except StopRun as error:
         return Reply(error=str(error), stop=True, pid=os.getpid())
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # an exit of user code would end a thread that is waited for
         return Reply(
             error=f"{type(error).__name__}: {error}",
             trace=traceback.format_exc(),
@@ -71,6 +71,6 @@ def _call(function: Callable[[], Any], begin: float) -> Reply:
         )
 
 
-def _poisons(error: Exception) -> bool:
+def _poisons(error: BaseException) -> bool:
     names = {kind.__name__ for kind in type(error).__mro__}
     return bool(names.intersection(_POISON_TYPES)) or any(text in str(error) for text in _POISON_TEXTS)

@@ -68,6 +68,15 @@ class Poisoned(Echo):
         return payload
 
 
+class Exits(Echo):
+    """Ends Python for the payload 'exit', returns the others."""
+
+    def run(self, payload):
+        if payload == "exit":
+            raise SystemExit(3)
+        return payload
+
+
 class NeverBuilt:
     def __init__(self):
         raise RuntimeError("weights of adm-64 are missing")

@@ -111,6 +111,12 @@ def test_stop_run_while_a_worker_is_built_reaches_the_caller(make_executor):
         run(make_executor(), [Unit("a", 0)], workers.StopsWhileBuilt)
 
 
+def test_a_unit_that_exits_python_is_given_up_like_one_that_raises(make_executor):
+    units = [Unit("bad", "exit"), Unit("good", 1)]
+    outcomes = run(make_executor(retry_delay=0.0), units, workers.Exits)
+    assert outcomes["bad"].error == "SystemExit: 3" and outcomes["good"].result == 1
+
+
 def test_a_worker_that_cannot_be_built_is_a_clear_error(make_executor):
     begin = time.monotonic()
     with pytest.raises(NoWorkers, match="RuntimeError: weights of adm-64 are missing"):
