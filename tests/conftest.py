@@ -13,15 +13,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny networks lose time to thre
 DATA = Path(__file__).parent / "data"
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """In parallel runs a file's tests share a process (and its fixtures), and only one process runs Ray."""
-    with_ray = {item.path for item in items if item.get_closest_marker("cluster")}
-    for item in items:
-        group = "ray" if item.path in with_ray else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     return DATA

@@ -99,8 +99,9 @@ def test_two_workers_share_a_device_when_each_holds_half():
             seen[event.worker] = event.gpu
 
     executor = RayExecutor(limits=QUICK)
+    # Enough units that the last worker is up before the first have done them all, on a busy machine too.
     outcomes = list(
-        executor.execute([Unit(f"u{i}", "never") for i in range(8)], workers.Slow, resources, note)
+        executor.execute([Unit(f"u{i}", "never") for i in range(24)], workers.Slow, resources, note)
     )
     assert sorted(seen.values()) == ["0", "0", "1", "1"]  # 2 devices / 0.5
     assert {(o.worker, o.gpu) for o in outcomes} <= set(seen.items())

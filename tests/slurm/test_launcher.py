@@ -69,6 +69,7 @@ class Job:
     def run(self, *arguments: str) -> int:
         process = self.start(*arguments)
         self.output, _ = process.communicate(timeout=50)
+        print(self.output)  # shown with a failure
         return process.returncode
 
     @property

@@ -28,7 +28,7 @@ def triangle_theory(context: Context, num_inference_steps: int) -> TriangleTheor
     found = latent_of(context, num_inference_steps) if context.name == "gaussian" else None
     if found is None:
         return None
-    F, s = found[1].sampling_gain[0], found[1].signal_gain[0]
+    F, s = np.ravel(found[1].sampling_gain), np.ravel(found[1].signal_gain)
     entries = np.prod(context.card.sample_shape) / F.size
     squares = entries * np.array([np.square(x).sum() for x in (F - s, F - 1, s - 1)])
     image_latent, image_noise, noise_latent = squares
