@@ -160,7 +160,7 @@ def _refusal(plans: Sequence[Plan], budget: Budget, policy: str) -> str:
         ways.append("--set trajectories=auto")
     elif any(p.fused for p in plans) and plans[0].context.settings.trajectory_samples:
         ways.append("a smaller --set trajectory_samples")
-    what = "even without whole sampling paths" if any(p.fused for p in plans) else "what is asked"
+    what = "what is asked" + (", even without whole sampling paths," if any(p.fused for p in plans) else "")
     return (
         f"{what} takes {total}, more than the budget of {budget}. Use {', '.join(ways[:-1])} or {ways[-1]}."
     )

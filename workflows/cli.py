@@ -42,7 +42,7 @@ app.add_typer(cluster_commands.app, name="cluster")
 Studies = Annotated[
     list[str],
     typer.Argument(
-        help="Study names or aliases (table2, fig4); `paper` means all, `paper-analysis` section 3 and its appendices."
+        help="Study names, aliases (table2, fig4), or groups: `main-text`, `paper-analysis`, `paper` (all)."
     ),
 ]
 StorePath = Annotated[

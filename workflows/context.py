@@ -280,7 +280,10 @@ class Context:
 
     def check_divides(self, field: str, num_inference_steps: int) -> None:
         """Refuse (UsageError) a T that the schedule cannot have, or that does not divide its training timesteps."""
-        grid = self.grid(num_inference_steps)
+        try:
+            grid = self.grid(num_inference_steps)
+        except UsageError as error:
+            raise UsageError(f"{field}: {error}") from None
         N = grid.schedule.num_train_timesteps
         if N % num_inference_steps:
             divisors = [t for t in range(1, N + 1) if N % t == 0]

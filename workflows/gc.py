@@ -59,9 +59,11 @@ def collect_garbage(
         if delete:
             for waste in going:
                 waste.remove()
-    print_table(
-        ("what", "name", "bytes", "why"), [(w.kind, w.name, bytes_text(w.bytes), w.why) for w in found]
-    )
+    if found:
+        print_table(
+            ("what", "name", "bytes", "why"), [(w.kind, w.name, bytes_text(w.bytes), w.why) for w in found]
+        )
+        print()
     _print_totals(path, going, kept, delete=delete, busy=busy)
 
 
@@ -182,13 +184,13 @@ def _journal_bytes(journal: Place) -> int:
 def _print_totals(path: str, going: list[Waste], kept: list[Waste], *, delete: bool, busy: bool) -> None:
     size = bytes_text(sum(w.bytes for w in going))
     if busy:
-        print("\nA run owns this store: what it is writing is not listed.")
+        print("A run owns this store: what it is writing is not listed.")
     if delete:
-        print(f"\n{path}: deleted {len(going)} things, {size}.")
+        print(f"{path}: deleted {len(going)} things, {size}.")
     elif going:
-        print(f"\n{path}: {len(going)} things, {size}, can go. Nothing was deleted; add --delete.")
+        print(f"{path}: {len(going)} things, {size}, can go. Nothing was deleted; add --delete.")
     else:
-        print(f"\n{path}: nothing to delete.")
+        print(f"{path}: nothing to delete.")
     if kept:
         total = bytes_text(sum(w.bytes for w in kept))
         print(

@@ -15,7 +15,7 @@ from workflows.watch.status_file import read_status, status_lines
 
 
 def _open(path: str) -> Store:
-    if not is_remote(path) and not Path(path).exists():
+    if not is_remote(path) and not Path(path.removeprefix("file://")).exists():
         raise UsageError(
             f"--store {path}: there is no such directory; `taba run STUDY --store {path}` makes one."
         )

@@ -187,7 +187,7 @@ def _print_spans(plan: Plan, outcome: Outcome) -> None:
     for at, event in lost[:5]:
         print(f"  {duration_text(at)}: {event.kind} {event.node or event.worker} {event.detail}".rstrip())
     if len(lost) > 5:
-        print(f"  and {len(lost) - 5} more losses")
+        print(f"  and {len(lost) - 5} more")
     print()
 
 

@@ -9,6 +9,7 @@ never from the URL.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -43,6 +44,7 @@ def object_place(url: str) -> ObjectPlace:
         raise UsageError(f"--store {url}: the URL names no place; give {parts.scheme}://BUCKET/PREFIX.")
     place = ObjectPlace(url.rstrip("/"))
     with _installed(url, parts.scheme):
+        _check_needs_no_arguments(url, parts.scheme)
         place.filesystem()
     return place
 
@@ -56,10 +58,23 @@ def _installed(url: str, scheme: str) -> Iterator[None]:
             f"--store {url}: {scheme}:// needs packages that are not installed ({error}). "
             "Install them: pip install 'taba[remote]'."
         ) from None
+    except UsageError:
+        raise
     except ValueError as error:
         raise UsageError(
             f"--store {url}: {error}. Use a directory, s3://, gs://, https:// or another URL fsspec knows."
         ) from None
+
+
+def _check_needs_no_arguments(url: str, scheme: str) -> None:
+    """Refuse (UsageError) protocols such as ftp://, whose host is an argument that no URL of a store carries."""
+    import fsspec
+
+    parameters = list(inspect.signature(fsspec.get_filesystem_class(scheme).__init__).parameters.values())[1:]
+    if any(p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty for p in parameters):
+        raise UsageError(
+            f"--store {url}: a store cannot be on {scheme}://. Use a directory, s3://, gs:// or https://."
+        )
 
 
 @dataclass(frozen=True)

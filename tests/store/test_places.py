@@ -210,6 +210,10 @@ def test_urls_that_cannot_be_stores_are_refused():
         place_of("memory://")
     with pytest.raises(UsageError, match=r"--store nothing://x/y: .*Use a directory, s3://"):
         place_of("nothing://x/y")
+    with pytest.raises(
+        UsageError, match=r"^--store ftp://host/x: a store cannot be on ftp://\. Use a directory"
+    ):
+        place_of("ftp://host/x")
     with pytest.raises(UsageError, match="on a web server can be read, not written"):
         place_of("https://host/x").check_kind(writing=True)
 

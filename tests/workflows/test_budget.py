@@ -184,8 +184,8 @@ def test_the_decision_is_said_in_one_line():
 def test_what_cannot_fit_is_refused_before_anything_is_written(tmp_path, capsys):
     # 64 samples are all there are: x_t and eps_t of .98 MB each, and .74 MB of end points.
     text = (
-        r"even without whole sampling paths takes 2.7 MB, more than the budget of 1.0 kB. Use --budget SIZE, a "
-        r"smaller --set num_samples or a smaller --set trajectory_samples"
+        r"what is asked, even without whole sampling paths, takes 2.7 MB, more than the budget of 1.0 kB. "
+        r"Use --budget SIZE, a smaller --set num_samples or a smaller --set trajectory_samples"
     )
     assert decided(budget="1kB").refusal == text + "."
     assert "--set trajectories=auto" in decided("trajectories=full", budget="1MB").refusal

@@ -195,7 +195,7 @@ def test_a_costly_study_prefers_its_own_n_unless_the_user_chose_one():
         (
             "more-steps",
             ["inversion_steps=2000"],
-            "num_inference_steps=2000 on a schedule of 1000 training timesteps; use 1 to 1000.",
+            "inversion_steps: num_inference_steps=2000 on a schedule of 1000 training timesteps; use 1 to 1000.",
         ),
     ],
 )
