@@ -243,8 +243,8 @@ class Run:
     Attributes:
       headline: id of the table shown first; absent ids are ignored.
       summary: one or two sentences under the title.
-      provenance: flat or nested mapping printed at the end: command, versions, commit, machine, started,
-        finished, seconds, settings, store, network evaluations, bytes.
+      provenance: flat or nested mapping printed at the end: command, versions, machine, seconds, store, ...;
+        "runs" in it is a mapping from a line about each run to all that is known of it, folded away.
     """
 
     title: str

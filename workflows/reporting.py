@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from taba_core.errors import UsageError
 from taba_core.store import Store
@@ -14,6 +15,7 @@ from taba_core.store.group import LEDGER_DIRECTORY
 from taba_core.store.place import is_remote
 from taba_core.store.template import mark_as_no_data
 from workflows.engine import RUN_LOG
+from workflows.present import Verdict
 from workflows.study import studies
 
 if TYPE_CHECKING:
@@ -79,8 +81,12 @@ def collect(store: Store, names: list[str]) -> Run:
         summary=f"{len(sections)} studies on {', '.join(models)}. Measured numbers carry 95 % intervals where "
         "n allows one; every claim is an inequality tested on its interval.",
         sections=tuple(sections),
-        provenance={"store": store.place.name, "runs": log} if log else {"store": store.place.name},
+        provenance={"store": store.place.name} | {"runs": {_run_title(entry): entry for entry in log}},
     )
+
+
+def _run_title(entry: dict[str, Any]) -> str:
+    return f"{entry.get('started', '')} {entry.get('model', '')}: {entry.get('command', '')}"
 
 
 def _result_order(result: xr.Dataset) -> tuple[Any, ...]:
@@ -110,12 +116,23 @@ def _stamp(store: Store, names: list[str]) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def print_headline(path: str | Path) -> None:
-    """Print the headline table (Table 2) and the claims' verdicts from the written report."""
+def print_headline(path: str | Path, asked: Sequence[str]) -> None:
+    """Print from the written report what answers the question: the first table and the verdicts of asked studies.
+
+    Args:
+      asked: names of the studies; correlation's table (the paper's Table 2) speaks for all if it is among them.
+    """
     folder = Path(path) / "report"
-    table = folder / "tables" / "table2.md"
-    if table.exists():
-        print(f"\n{table.read_text().strip()}")
-    claims = json.loads((folder / "claims.json").read_text())
+    rows = json.loads((folder / "results.json").read_text())
+    first = {row["study"]: row["item"] for row in reversed(rows)}
+    order = [study for study in ("correlation", *asked) if study in asked and study in first]
+    chosen = [study for study in order if study != "model-card"] or order
+    if chosen:
+        print(f"\n{(folder / 'tables' / (first[chosen[0]] + '.md')).read_text().strip()}")
+    claims = [claim for claim in json.loads((folder / "claims.json").read_text()) if claim["study"] in asked]
     if claims:
-        print("\nclaims: " + ", ".join(f"{c['id']} {c['verdict']}" for c in claims))
+        print("\nclaims of the paper, each tested on its 95 % interval:")
+    for verdict in get_args(Verdict):
+        ids = [claim["id"] for claim in claims if claim["verdict"] == verdict]
+        if ids:
+            print(f"  {verdict:<13} {', '.join(ids)}")

@@ -70,7 +70,7 @@ def run_studies(
     if is_remote(opened.url):
         print(f"\nreport: taba report --store {opened.url} --output FOLDER")
     elif report:
-        print_headline(opened.path)
+        print_headline(opened.path, list(dict.fromkeys(study.name for job in jobs for study in job.studies)))
         print(f"\nreport: {index}")
 
 

@@ -116,6 +116,17 @@ def test_every_context_stands_beside_its_number():
     assert "(p) digits quoted from the paper; which cell they belong to is inferred" in text
 
 
+def test_a_context_the_row_states_is_not_repeated():
+    def shown(row):
+        table = Table("t", "Title", "", (row,), (Column("c", "Label"),), ((Cell(0.5, digits=1, n=96, T=5),),))
+        return to_markdown(table), to_latex_table(table)
+
+    for text in shown("T = 5"):
+        assert "n = 96" in text and "n = 96, T = 5" not in text
+    for text in shown("T = 50"):  # another T than the cell's
+        assert "n = 96, T = 5" in text
+
+
 def test_a_proxy_is_named_in_every_format():
     for text in (to_markdown(fix_table()), to_latex_table(fix_table())):
         assert "Fréchet distance (proxy for FID)" in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
@@ -102,6 +103,9 @@ def taba_here(capsys):
     return call
 
 
+VERDICTS = {"holds", "fails", "not resolved"}
+
+
 @pytest.mark.parametrize(("arguments", "text"), BAD, ids=[" ".join(a) for a, _ in BAD])
 def test_a_bad_request_is_refused_before_anything_is_written(
     arguments, text, tmp_path, monkeypatch, taba_here
@@ -133,10 +137,15 @@ def test_a_finished_store_computes_nothing_again(store, taba_here):
     )
     assert done.returncode == 0
     assert "0 of 2 units to compute" in done.stdout and "reused 1" in done.stdout
+    assert "**Correlation of noise, latents and samples.**" in done.stdout
+    verdicts = done.stdout.partition("claims of the paper, each tested on its 95 % interval:\n")[2]
+    assert {line[:14].strip() for line in verdicts.splitlines() if line[:2] == "  "} <= VERDICTS
+    assert sorted(re.findall(r"C2\w", verdicts)) == ["C2a", "C2b", "C2c"]
 
 
 def test_status_and_verify_of_a_finished_store(store, taba_here):
     assert "complete" in taba_here("status", "--store", store).stdout
+    assert "complete" in taba_here("status", "--store", store.as_uri()).stdout
     done = taba_here("verify", "--store", store, "--deep")
     assert done.returncode == 0 and "no problems" in done.stdout
 

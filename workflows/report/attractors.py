@@ -139,6 +139,7 @@ def degree_against_norm(
             label="least variance",
         )
         axis.set_yscale("symlog", linthresh=1)
+        axis.yaxis.set_major_formatter("{x:g}")
         axis.set_ylim(-0.35, max(2.0, y.max()) * 1.6)
         axis.set_title(f"{name} to image", loc="left")
         axis.set_xlabel(xlabel)

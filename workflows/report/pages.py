@@ -43,7 +43,8 @@ def render(run: Run, folder: Path) -> str:
         headline=_headline(run),
         claims=[claim for section in sections for claim in section["claims"]],
         tally=_tally(run),
-        provenance=_flat(run.provenance),
+        provenance=_flat({name: value for name, value in run.provenance.items() if name != "runs"}),
+        runs=[(title, _flat(entry)) for title, entry in run.provenance.get("runs", {}).items()],
         marks=[(PROVENANCE_MARK[name], name, text) for name, text in PROVENANCE_MEANING.items()],
     )
 
@@ -112,13 +113,16 @@ def _table(table: Table) -> dict[str, Any]:
     for index, (label, cells) in enumerate(zip(table.rows, table.cells, strict=True)):
         group = table.row_groups[index] if table.row_groups else ""
         new = bool(group) and (index == 0 or table.row_groups[index - 1] != group)
-        shown = [(cell, cell_text(cell)) for cell in cells]
+        shown = [(cell, cell_text(cell, f"{table.row_header}; {label}")) for cell in cells]
         rows.append({"label": label, "group": group if new else "", "cells": shown})
     return {
         "source": table,
         "groups": groups if any(name for name, _ in groups) else [],
         "heads": [column_heading(column, with_group=False) for column in table.columns],
         "rows": rows,
+        "words": [
+            any(isinstance(row[i].value, str) for row in table.cells) for i in range(len(table.columns))
+        ],
         "context": context_line(table),
         "reference": _reference(table),
     }
@@ -146,8 +150,11 @@ def _reference(table: Table) -> dict[str, Any] | None:
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """A line a value, nested mappings by the path to it; what is empty or not set tells nothing and is left out."""
     lines: list[tuple[str, str]] = []
     for key, value in values.items():
+        if value is None or value == {}:
+            continue
         name = f"{prefix}{key}"
         lines += _flat(value, f"{name} · ") if isinstance(value, Mapping) else [(name, format_any(value))]
     return lines

@@ -6,6 +6,7 @@ import csv
 import io
 import itertools
 import math
+import re
 from dataclasses import dataclass
 
 from workflows.present import PROVENANCE_MEANING, Cell, Column, Table
@@ -42,10 +43,18 @@ class CellText:
         return [part for part in parts if part]
 
 
-def cell_text(cell: Cell) -> CellText:
-    """Round everything in a cell to its digits; a dash for "not defined", n/a for "not computed"."""
+def cell_text(cell: Cell, said: str = "") -> CellText:
+    """Round everything in a cell to its digits; a dash for "not defined", n/a for "not computed".
+
+    Args:
+      said: what the row already says beside the cell; an n, T or seed told there ("T = 50") is not repeated.
+    """
     context = (("n", cell.n), ("T", cell.T), ("seed", cell.seed), ("", cell.conventions))
-    own = ", ".join(f"{name} = {v}" if name else str(v) for name, v in context if v is not None)
+    own = ", ".join(
+        f"{name} = {v}" if name else str(v)
+        for name, v in context
+        if v is not None and not (name and re.search(rf"\b{name} = {v}\b(?!\.)", said))
+    )
     if cell.value is None or isinstance(cell.value, str):
         return CellText(cell.value or "–", unit=cell.unit, own=own)
 
@@ -119,8 +128,8 @@ def to_csv(table: Table) -> str:
 # Markdown
 
 
-def _markdown_cell(cell: Cell) -> str:
-    text = cell_text(cell)
+def _markdown_cell(cell: Cell, said: str) -> str:
+    text = cell_text(cell, said)
     value = f"**{text.value}**" if cell.bold else text.value
     parts = [value, text.unit if text.value != "–" else "", text.spread, text.interval]
     comparisons = f"({'; '.join(text.comparisons())})" if text.comparisons() else ""
@@ -131,7 +140,8 @@ def to_markdown(table: Table) -> str:
     """Title, an aligned pipe table, and the context line."""
     head = [table.row_header, *(column_heading(column) for column in table.columns)]
     body = [
-        [table.row_key(i), *(_markdown_cell(cell) for cell in cells)] for i, cells in enumerate(table.cells)
+        [table.row_key(i), *(_markdown_cell(cell, f"{table.row_header}; {table.rows[i]}") for cell in cells)]
+        for i, cells in enumerate(table.cells)
     ]
     grid = [[text.replace("|", r"\|").replace("\n", " ") for text in row] for row in (head, *body)]
     widths = [max(3, *(len(row[i]) for row in grid)) for i in range(len(head))]
@@ -150,8 +160,8 @@ def to_markdown(table: Table) -> str:
 # LaTeX
 
 
-def _latex_cell(cell: Cell) -> str:
-    text = cell_text(cell)
+def _latex_cell(cell: Cell, said: str) -> str:
+    text = cell_text(cell, said)
     if text.value == "–":
         return "--"
     value = to_latex(f"{text.value} {text.unit}".strip())
@@ -195,7 +205,9 @@ def to_latex_table(table: Table) -> str:
                 [*rule, rf"\multicolumn{{{width}}}{{l}}{{\emph{{{to_latex(group)}}}}} \\"] if group else rule
             )
             shown = group
-        lines.append(" & ".join([to_latex(table.rows[index]), *map(_latex_cell, cells)]) + r" \\")
+        said = f"{table.row_header}; {table.rows[index]}"
+        shown_cells = (_latex_cell(cell, said) for cell in cells)
+        lines.append(" & ".join([to_latex(table.rows[index]), *shown_cells]) + r" \\")
     lines += [r"\bottomrule", r"\end{tabular}"]
     notes = [to_latex(text.rstrip(".") + ".") for text in _footer(table)]
     lines += [rf"\par\smallskip{{\footnotesize {' '.join(notes)}\par}}"] if notes else []

@@ -89,7 +89,7 @@ class Location(Study):
         smallest_move = of["nearest"].map(lambda weights: (weights[:-1] - weights[1:]).min())
         found.claim(
             "CF3b",
-            "The nearest point moves from noise towards latent along the path: argmin_λ D(t, λ) never falls.",
+            "The nearest point moves from noise towards latent along the path: arg min_λ D(t, λ) never falls.",
             positive(smallest_move + 0.5 / (NUM_POINTS - 1)),
             interval_numbers("smallest_move", smallest_move),
         )

@@ -38,7 +38,7 @@ class FixLong(Study):
 
     name = "fix-long"
     aliases = ("table9",)
-    title = "The fix at T = 1000"
+    title = "The fix in many small steps"
     question = "Does replacing the first steps still repair the latents of an inversion in a thousand steps?"
     paper_section = "F"
     paper_models = ("adm-64", "dit", "if")
