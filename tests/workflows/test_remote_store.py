@@ -155,7 +155,7 @@ def test_every_reading_command_takes_a_url(copied, tmp_path, capsys):
 
 def test_a_store_is_read_over_the_web(local):
     handler = functools.partial(QuietHandler, directory=str(local))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    with WebServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}"
         over_web, here = taba_core.open_store(url), taba_core.open_store(local.url)
@@ -175,6 +175,14 @@ def test_there_is_no_store_at_that_url(remote, capsys):
     assert not Store.is_there(remote.url)
 
 
+class WebServer(http.server.ThreadingHTTPServer):
+    request_queue_size = (
+        256  # with the default of 5, a reader of many small files waits for dropped connections
+    )
+
+
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"  # connections are kept, as a real web server does
+
     def log_message(self, *arguments):
         pass

@@ -60,6 +60,8 @@ def test_no_study_is_begun_once_the_drain_file_is_there(tmp_path, monkeypatch, c
 @pytest.mark.parametrize("moment", ("check_all", "run_plan"))
 def test_ctrl_c_at_any_moment_is_status_85_and_not_typers_130(moment, tmp_path, monkeypatch, capsys):
     def interrupt(*_, **__):
+        # A process started in the background, as test processes are, inherits that SIGINT is ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(
