@@ -117,8 +117,10 @@ class ObjectPlace:
         return None
 
     def modified(self) -> float | None:
-        """When the object was last written, by the storage's clock; None if there is none."""
-        with self._explained("read"), suppress(FileNotFoundError, NotImplementedError):
+        """When the object was last written, by the storage's clock, in seconds; None if there is none or it is not told."""
+        # fsspec's way of saying that a protocol (http, for one) keeps no time of writing.
+        without_time = NotImplementedError
+        with self._explained("read"), suppress(FileNotFoundError, without_time):
             return float(self.filesystem().modified(self.url).timestamp())
         return None
 

@@ -386,7 +386,10 @@ def test_a_drain_for_good_ends_the_whole_chain(job, tmp_path):
     assert "an earlier link of the chain ended with status 85" in one.output
 
 
-@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+# A program of the system, in no package registry of Python: its wheel fetches a binary from elsewhere when it is built.
+@pytest.mark.skipif(
+    shutil.which("shellcheck") is None, reason="shellcheck is not installed (apt install shellcheck)"
+)
 def test_shellcheck_finds_nothing():
     scripts = [*SLURM.glob("*.sh"), *SHIMS.iterdir()]
     done = subprocess.run(["shellcheck", *map(str, scripts)], capture_output=True, text=True, cwd=SLURM)
