@@ -117,7 +117,7 @@ class ObjectPlace:
         return None
 
     def modified(self) -> float | None:
-        """When the object was last written, seconds of the storage's clock; None if there is none or no time is kept."""
+        """Seconds, by the storage's clock, at which the object was written; None without an object or a kept time."""
         # fsspec's way of saying that a protocol (http, for one) keeps no time of writing.
         without_time = NotImplementedError
         with self._explained("read"), suppress(FileNotFoundError, without_time):
