@@ -208,7 +208,7 @@ def _execute(
             watch.check()  # before every line in a ledger: the store may be another driver's by now
             if outcome.error is None:
                 planned[key][1].record(Receipt.from_json(outcome.result))
-                del planned[key][0].missing[shard]
+                planned[key][0].missing.done(shard)
             else:
                 failures[outcome.unit.id] = outcome
             watch.outcome(outcome)

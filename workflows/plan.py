@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from taba_core import schema
 from taba_core.errors import StoreError
 from taba_core.spec import Artifact, Generation
-from taba_core.store import ArtifactGroup, Store
+from taba_core.store import ArtifactGroup, MissingShards, Store
 from workflows.context import Context
 from workflows.inputs import ROWS, Request
 from workflows.study import Study
@@ -36,7 +35,7 @@ class PlannedArtifact:
 
     artifact: Artifact
     variables: list[str]
-    missing: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    missing: MissingShards = field(default_factory=MissingShards)
     # How many shards are asked of variables of which not all are.
     first_shards: dict[str, int] = field(default_factory=dict)
 
@@ -59,10 +58,6 @@ class PlannedArtifact:
         """Number of samples of a shard."""
         root = self.artifact.root()
         return min(root.samples_per_shard, root.num_samples - shard * root.samples_per_shard)
-
-    def missing_by_variables(self) -> Counter[tuple[str, ...]]:
-        """How many shards miss which variables."""
-        return Counter(self.missing.values())
 
     @property
     def evaluations(self) -> int:
@@ -157,7 +152,7 @@ class Plan:
         shape, decoded = self.context.card.sample_shape, self.context.decoded_shape
         total = 0.0
         for planned in artifacts:
-            for variables, shards in planned.missing_by_variables().items():
+            for variables, shards in planned.missing.by_variables().items():
                 whole = schema.bytes_of(planned.artifact, list(variables), shape, decoded)
                 total += shards * whole / planned.num_shards
         return round(total)
@@ -168,7 +163,7 @@ class Plan:
         return sum(
             len(variables) * shards
             for planned in self.artifacts
-            for variables, shards in planned.missing_by_variables().items()
+            for variables, shards in planned.missing.by_variables().items()
         )
 
     def hours(self, evaluations: int) -> float:
@@ -292,23 +287,13 @@ def _depth(artifact: Artifact) -> int:
     return 1 + max((_depth(source) for source in artifact.sources()), default=0)
 
 
-def _missing(entry: PlannedArtifact, store: Store | None) -> dict[int, tuple[str, ...]]:
+def _missing(entry: PlannedArtifact, store: Store | None) -> MissingShards:
     group = store.find(entry.artifact) if store is not None else None
     if group is None:
-        wanted = {
-            shard: list(entry.asked_of(shard)) for shard in range(max(entry.first_shards.values(), default=0))
-        }
-        rest = tuple(n for n in entry.variables if n not in entry.first_shards)
-        return _shared(wanted) | dict.fromkeys(range(len(wanted), entry.num_shards), rest)
+        return MissingShards((shard, entry.asked_of(shard)) for shard in range(entry.num_shards))
     return still_missing(group, entry)
 
 
-def still_missing(group: ArtifactGroup, entry: PlannedArtifact) -> dict[int, tuple[str, ...]]:
+def still_missing(group: ArtifactGroup, entry: PlannedArtifact) -> MissingShards:
     """Asked shards not complete, each with its variables that are not."""
-    return _shared(group.missing(entry.variables, entry.first_shards))
-
-
-def _shared(missing: Mapping[int, list[str]]) -> dict[int, tuple[str, ...]]:
-    """Equal tuples are one object: there may be a hundred thousand."""
-    known: dict[tuple[str, ...], tuple[str, ...]] = {}
-    return {shard: known.setdefault(tuple(names), tuple(names)) for shard, names in missing.items()}
+    return group.missing(entry.variables, entry.first_shards)

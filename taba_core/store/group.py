@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -20,6 +21,7 @@ from taba_core.store import integrity
 from taba_core.store.files import LEDGER_DIRECTORY as LEDGER_DIRECTORY
 from taba_core.store.integrity import Problem
 from taba_core.store.ledger import FileRecord, Ledger, Receipt
+from taba_core.store.missing import MissingShards
 from taba_core.store.place import Place, local_path
 from taba_core.store.shards import META, ShardedArray
 
@@ -66,7 +68,7 @@ class ArtifactGroup:
         held = self.place.read_existing(f"{name}/{META}" for name in names)
         return tuple(name for name in names if f"{name}/{META}" in held)
 
-    @property
+    @cached_property
     def ledger(self) -> Ledger:
         """The artifact's receipts."""
         return Ledger(self.store / LEDGER_DIRECTORY / f"{self.name}.jsonl")
@@ -95,7 +97,7 @@ class ArtifactGroup:
         self,
         variables: Iterable[str] | None = None,
         first_shards: Mapping[str, int] = MappingProxyType({}),
-    ) -> dict[int, list[str]]:
+    ) -> MissingShards:
         """Shards not complete, each with its variables that are not. Empty when all is done.
 
         Complete means: the file has exactly the expected size, and the ledger holds a receipt for it.
@@ -113,10 +115,10 @@ class ArtifactGroup:
             first_shards = {name: self.array(name).num_asked for name in names}
         done = self._complete(names)
         end = {name: first_shards.get(name, self.num_shards) for name in names}
-        open_work = {
-            i: [n for n in names if i < end[n] and (i, n) not in done] for i in range(self.num_shards)
-        }
-        return {shard: left for shard, left in open_work.items() if left}
+        return MissingShards(
+            (shard, tuple(n for n in names if shard < end[n] and not done[n][shard]))
+            for shard in range(self.num_shards)
+        )
 
     def write_shard(
         self, shard: int, arrays: Mapping[str, NDArray[Any]], info: Mapping[str, Any] | None = None
@@ -185,16 +187,14 @@ class ArtifactGroup:
         """Delete files that interrupted writes left behind. Driver only, while no worker writes."""
         return integrity.remove_orphans(self)
 
-    def _complete(self, names: Sequence[str]) -> set[tuple[int, str]]:
-        records = self.ledger.records()
-        held = set(self.variables)
-        done: set[tuple[int, str]] = set()
-        for name in names:
-            if name not in held:
-                continue
+    def _complete(self, names: Sequence[str]) -> dict[str, bytearray]:
+        """By variable one byte a shard: 1 where file and receipt agree."""
+        held = [name for name in names if name in set(self.variables)]
+        receipted = self.ledger.sizes(held, self.num_shards)
+        done = {name: bytearray(self.num_shards) for name in names}
+        for name in held:
             array = self.array(name)
-            for shard, size in array.sizes().items():
-                record = records.get((shard, name))
-                if record is not None and size == record.bytes == array.layout.shard_bytes:
-                    done.add((shard, name))
+            expected = array.layout.shard_bytes
+            for shard, size in array.sizes():
+                done[name][shard] = size == expected == receipted[name][shard]
         return done

@@ -84,7 +84,7 @@ def adopt(held: Held) -> list[Receipt]:
     adopted = []
     for name in held.variables:
         array = held.array(name)
-        for shard, size in sorted(array.sizes().items()):
+        for shard, size in array.sizes():
             if (shard, name) in records or size != array.layout.shard_bytes or not _readable(array, shard):
                 continue
             file = array.file(shard)

@@ -7,7 +7,8 @@ shard's file is on disk, so a receipt never promises what a crash can take back.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -77,23 +78,40 @@ class Ledger:
     def records(self) -> Records:
         """The valid record of each (shard, variable): the latest receipt unless forgotten since."""
         records: Records = {}
-        for line in self._lines():
-            if line["event"] == "receipt":
-                receipt = Receipt.from_json(line)
-                records |= {(receipt.shard, name): record for name, record in receipt.variables.items()}
-            elif line["event"] == "forget":
-                for name in line["variables"]:
-                    records.pop((line["shard"], name), None)
+        for shard, name, record in self._entries():
+            if record is None:
+                records.pop((shard, name), None)
+            else:
+                records[shard, name] = record
         return records
+
+    def sizes(self, variables: Iterable[str], num_shards: int) -> dict[str, array[int]]:
+        """Bytes of each shard's file as its valid receipt says, by variable; -1 without one. Eight bytes a shard."""
+        sizes = {name: array("q", [-1]) * num_shards for name in variables}
+        for shard, name, record in self._entries():
+            if name in sizes and 0 <= shard < num_shards:
+                sizes[name][shard] = -1 if record is None else record.bytes
+        return sizes
 
     def receipts(self) -> list[Receipt]:
         """Every receipt ever written, oldest first (retries included)."""
         return [Receipt.from_json(line) for line in self._lines() if line["event"] == "receipt"]
 
-    def _lines(self) -> list[dict[str, Any]]:
+    def _entries(self) -> Iterator[tuple[int, str, FileRecord | None]]:
+        """What each line says of a (shard, variable), in order; None = not to be trusted any more."""
+        for line in self._lines():
+            if line["event"] == "receipt":
+                receipt = Receipt.from_json(line)
+                for name, record in receipt.variables.items():
+                    yield receipt.shard, name, record
+            elif line["event"] == "forget":
+                for name in line["variables"]:
+                    yield line["shard"], name, None
+
+    def _lines(self) -> Iterator[dict[str, Any]]:
         # A line cut short by a crash carries no promise: its shard is adopted or written again.
         lines = (_parsed(text) for text in self.place.lines())
-        return [line for line in lines if line is not None]
+        return (line for line in lines if line is not None)
 
 
 def _parsed(text: str) -> dict[str, Any] | None:

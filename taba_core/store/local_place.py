@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -140,15 +140,17 @@ class LocalPlace:
 
     def append_line(self, line: str) -> None:
         """Append to the file and sync it."""
-        if self._parts.path.is_dir():  # copied from object storage
+        if os.path.isdir(f"{self.path}{journal.FOLDER}"):  # copied from object storage
             (self._parts / journal.part_name()).write_atomic((line + "\n").encode())
         else:
             append_line(self.path, line)
 
-    def lines(self) -> list[str]:
-        """Lines of the file."""
-        own = self.path.read_text(errors="replace").splitlines() if self.path.exists() else []
-        return own + journal.lines(self._parts.sizes, self._parts.read_existing)
+    def lines(self) -> Iterator[str]:
+        """Lines of the file, one in memory at a time, then of objects if the store was copied from such storage."""
+        if self.path.exists():
+            with self.path.open(errors="replace") as file:
+                yield from (line.rstrip("\n") for line in file)
+        yield from journal.lines(self._parts.sizes, self._parts.read_existing)
 
     @property
     def _parts(self) -> LocalPlace:

@@ -187,11 +187,11 @@ class ObjectPlace:
         """One object per line; see `journal`."""
         (self._parts / journal.part_name()).write_atomic((line + "\n").encode())
 
-    def lines(self) -> list[str]:
+    def lines(self) -> Iterator[str]:
         """The file of that name, if the store was copied from a directory, then the objects."""
-        copied = self.parent.read_existing([self.name])
-        head = [text for data in copied.values() for text in data.decode(errors="replace").splitlines()]
-        return head + journal.lines(self._parts.sizes, self._parts.read_existing)
+        for data in self.parent.read_existing([self.name]).values():
+            yield from data.decode(errors="replace").splitlines()
+        yield from journal.lines(self._parts.sizes, self._parts.read_existing)
 
     def compact(self) -> None:
         """Write all objects' lines into one, then remove those it replaces."""

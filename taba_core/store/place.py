@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -86,8 +86,8 @@ class Place(Protocol):
     def append_line(self, line: str) -> None:
         """Append a line to this journal, durable on return. One writer at a time."""
 
-    def lines(self) -> list[str]:
-        """Lines of this journal, in the order they were appended; [] if there is none."""
+    def lines(self) -> Iterator[str]:
+        """Lines of this journal, in the order they were appended; none if there is no journal."""
 
     def compact(self) -> None:
         """Let the journal take the fewest files. By its writer only."""

@@ -66,10 +66,17 @@ class ShardedArray:
         """A shard's file."""
         return self.place / ".".join(["c", str(shard), *["0"] * (len(self.layout.shape) - 1)])
 
-    def sizes(self) -> dict[int, int]:
-        """Size in bytes of every shard file that exists, by shard."""
-        numbers = {self.file(shard).name: shard for shard in range(self.layout.num_shards)}
-        return {numbers[name]: size for name, size in self.place.sizes().items() if name in numbers}
+    def sizes(self) -> list[tuple[int, int]]:
+        """(shard, bytes) of every shard file that exists, by shard."""
+        numbered = ((self._number(name), size) for name, size in self.place.sizes().items())
+        return sorted((shard, size) for shard, size in numbered if shard is not None)
+
+    def _number(self, name: str) -> int | None:
+        """The shard a file of that name holds; None if it is none of this array's."""
+        number = name.split(".")[1] if name.count(".") else ""
+        shard = int(number) if number.isascii() and number.isdigit() else -1
+        held = 0 <= shard < self.layout.num_shards and self.file(shard).name == name
+        return shard if held else None
 
     def create(self) -> None:
         """Write the array's metadata. Driver only: concurrent creation is not safe."""

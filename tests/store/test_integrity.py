@@ -41,7 +41,7 @@ def test_damage_that_changes_the_size_is_found_by_a_scan_and_computed_again(fill
         1,
         file,
     )
-    assert filled.missing() == {1: ["x_t"]}
+    assert filled.missing() == {1: ("x_t",)}
     filled.record(filled.write_shard(1, {"x_t": blocks(filled, 1)["x_t"]}))
     assert filled.verify(deep=True) == [] and filled.missing() == {}
 
@@ -58,7 +58,7 @@ def test_forgetting_a_damaged_shard_makes_the_next_run_compute_it(filled, blocks
     file = damage(filled, "flipped bit")
     (found,) = filled.verify(deep=True, forget=True)
     assert found.kind == "checksum" and not file.exists()
-    assert filled.missing() == {1: ["x_t"]}
+    assert filled.missing() == {1: ("x_t",)}
     assert filled.adopt() == []
     filled.record(filled.write_shard(1, {"x_t": blocks(filled, 1)["x_t"]}))
     assert filled.missing() == {} and filled.verify(deep=True) == []
@@ -69,7 +69,7 @@ def test_a_forgotten_receipt_does_not_come_back_with_a_file_of_the_right_size(fi
     damaged = file.read_bytes()
     filled.verify(deep=True, forget=True)
     file.write_bytes(damaged)  # from a backup, say
-    assert filled.missing() == {1: ["x_t"]} and filled.adopt() == []
+    assert filled.missing() == {1: ("x_t",)} and filled.adopt() == []
 
 
 def test_forgetting_touches_no_sound_shard(filled):

@@ -5,15 +5,9 @@ from workflows.bench import driver_memory, pool_scaling, startup
 
 
 def test_the_driver_holds_next_to_nothing_per_unit():
-    found = driver_memory.measure(repeats=1, sizes=(100, 20_000))
-    assert found.figures["growth"] < 5e6  # a list of these units, payloads included, takes 20 MB and more
-    assert len(found.rows) == 2 and "growth from 100 to 20000 units" in found.notes[0]
-
-
-def test_units_of_the_benchmark_wait_like_those_of_a_run():
-    units = driver_memory.ManyUnits(6)
-    assert [units.after(index) for index in range(6)] == [(), (), (), (0,), (1,), (2,)]
-    assert units[4].id == "unit/4" and len(units) == 6
+    found = driver_memory.measure(repeats=1, sizes=(100, 4_000))
+    assert found.figures["growth"] < 1e6  # a list of these units, payloads included, takes 4 MB and more
+    assert len(found.rows) == 2 and "growth from 100 to 4000 units" in found.notes[0]
 
 
 def test_a_round_is_as_long_as_a_unit_on_any_number_of_workers():

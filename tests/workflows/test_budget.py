@@ -93,7 +93,7 @@ def test_only_the_first_paths_are_stored_and_status_verify_and_readers_know(whol
         group.read_samples(8, 12, ("x_t",))
     x_t = taba_core.open_store(fused)[group.name]["x_t"]
     assert np.isfinite(x_t[:10]).all() and np.isnan(x_t[10:]).all()
-    assert group.missing() == {} and group.missing(["x_t"]) == {2: ["x_t"], 3: ["x_t"]}
+    assert group.missing() == {} and group.missing(["x_t"]) == {2: ("x_t",), 3: ("x_t",)}
     assert taba("status", "--store", fused) == 0
     assert "complete, first 10 samples only" in capsys.readouterr().out
     assert taba("verify", "--deep", "--store", fused) == 0

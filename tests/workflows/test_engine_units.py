@@ -40,7 +40,7 @@ def carry_out(path, make_executor, **options):
 
 def test_units_are_the_missing_shards_and_wait_for_the_same_shard_of_their_sources(tmp_path):
     plan, store = planned(tmp_path)
-    plan.artifacts[-1].missing.pop(1)
+    plan.artifacts[-1].missing.done(1)
     units = PlanUnits(plan, str(store.path))
     assert isinstance(units, Units)
     listed = list(units)
@@ -64,7 +64,7 @@ def test_units_are_the_missing_shards_and_wait_for_the_same_shard_of_their_sourc
 def test_a_source_that_is_stored_is_not_waited_for_and_units_given_up_are_left_out(tmp_path):
     plan, store = planned(tmp_path)
     first = plan.artifacts[0]
-    del first.missing[0]
+    first.missing.done(0)
     given_up = f"{first.artifact.key}/2"
     units = PlanUnits(plan, str(store.path), without=[given_up])
     assert given_up not in [unit.id for unit in units]
