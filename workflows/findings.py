@@ -82,13 +82,33 @@ def claims_of(result: xr.Dataset, suffix: str = "") -> tuple[Claim, ...]:
             statement=entry["statement"],
             verdict=entry["verdict"],
             numbers=entry["numbers"],
-            explanation=entry["explanation"],
+            explanation=" ".join(filter(None, (entry["explanation"], _images_wanted(entry, result)))),
             study=study,
             model=str(result.attrs["model"]),
             result=str(result.attrs.get("name", "")),
         )
         for entry in json.loads(result.attrs["claims"])
     )
+
+
+def _images_wanted(entry: Mapping[str, Any], result: xr.Dataset) -> str:
+    """How many images would tell an unresolved margin from 0: intervals narrow with the root of their number."""
+    if entry["verdict"] != "not resolved":
+        return ""
+    numbers = entry["numbers"]
+    margins = [
+        part for part in (numbers, *numbers.values()) if isinstance(part, dict) and "margin_ci95" in part
+    ]
+    factors = [_half_width(part) / abs(part["margin"]) for part in margins if part["margin"]]
+    if not factors or not 1 < max(factors) < np.inf:
+        return ""
+    wanted = float(f"{result.attrs['n'] * max(factors) ** 2:.1g}")
+    return f"At this margin about {wanted:,.0f} images would be needed to decide."
+
+
+def _half_width(part: Mapping[str, Any]) -> float:
+    low, high = part["margin_ci95"]
+    return float(high - low) / 2
 
 
 def for_each(

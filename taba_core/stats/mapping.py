@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from taba_core.stats.base import SAMPLE, Block, State, check_finite, flat
-from taba_core.stats.nearest import METRICS, Metric, Nearest, check_states, screen
+from taba_core.stats.nearest import METRICS, Metric, Nearest, check_states, product_of, screen
 from taba_core.stats.pairs import DIVISION, PairStatistic, check_complete, union_of_rows
 
 
@@ -38,15 +38,16 @@ class SmallestDistance(PairStatistic):
         a, b = flat(block[self.first]), flat(other[self.second])
         labels, other_labels = np.asarray(block[DIVISION]), np.asarray(other[DIVISION])
         eligible = labels[:, None] == other_labels
-        product = a @ b.T
         squares_a, squares_b = np.square(a).sum(axis=1), np.square(b).sum(axis=1)
+        stored = np.asarray(block[self.first]), np.asarray(other[self.second])
+        product, unit = product_of(*stored, squares_a, squares_b)
         ids, other_ids = np.asarray(block[SAMPLE], np.int64), np.asarray(other[SAMPLE], np.int64)
         forth: State = {SAMPLE: ids}
         back: State = {SAMPLE: other_ids}
         for metric in self.metrics:
             check_states(a, b, metric)
-            there = screen(product, a, b, squares_a, squares_b, other_ids, eligible, metric=metric)
-            again = screen(product.T, b, a, squares_b, squares_a, ids, eligible.T, metric=metric)
+            there = screen(product, a, b, squares_a, squares_b, other_ids, eligible, metric=metric, unit=unit)
+            again = screen(product.T, b, a, squares_b, squares_a, ids, eligible.T, metric=metric, unit=unit)
             _put(forth, f"forth/{metric}", there)
             _put(forth, f"back/{metric}", Nearest.nobody(len(ids)))
             _put(back, f"back/{metric}", again)

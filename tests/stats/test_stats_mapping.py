@@ -74,6 +74,17 @@ def test_screening_by_products_finds_what_the_definition_finds(metric, a, b):
 
 
 @each_metric
+@pytest.mark.parametrize("scale", [1e-25, 1.0, 1e25])
+def test_float32_states_are_screened_in_float32_unless_their_products_leave_its_range(metric, scale):
+    # At 1e-25 products would all be 0, at 1e25 infinite.
+    a, b = (np.float32(scale) * DATA[name] for name in ("noise", "image"))
+    fast, wide = nearest(a, b, metric), nearest(a.astype(np.float64), b.astype(np.float64), metric)
+    assert_array_equal(fast.id, wide.id)
+    assert_array_equal(fast.distance, wide.distance)
+    assert_array_equal(fast.id, nearest_direct(a, b, metric).id)
+
+
+@each_metric
 @given(seed=st.integers(0, 9), block=st.integers(1, 25), offset=st.sampled_from([0.0, 1e4]))
 @settings(max_examples=20, deadline=None)
 def test_ties_go_to_the_smallest_id_whatever_the_blocks(metric, seed, block, offset):

@@ -44,9 +44,7 @@ def measure(
     rows = [
         row
         for side, pairs in (("definition, float64", exact), ("definition, float32", single))
-        for row in Comparison(
-            "nearest in l2", size, ("screened product, float64", side), target=">= 20"
-        ).rows(pairs)
+        for row in Comparison("nearest in l2", size, ("screened product", side), target=">= 20").rows(pairs)
     ]
     different, single_different = (
         int((found.id != other).sum()) for other in (by_definition().id, in_float32())

@@ -22,11 +22,11 @@ from workflows.study import Study, register
 if TYPE_CHECKING:
     from workflows.inputs import Inputs
 
-# Models that run everywhere: KL - floor, lag-1 and excess r² need no more images; a K is 2T evaluations of each.
+# Models that run everywhere: what resolves every claim whose margin is not 0; a K is 2T evaluations of each image.
 EMBEDDED = {
-    "num_samples": 64,
-    "samples_per_shard": 64,
-    "long_forward_steps": ("0.1%", "0.5%", "1%", "4%"),
+    "num_samples": 512,
+    "samples_per_shard": 256,
+    "long_forward_steps": ("0.1%", "1%", "4%"),
 }
 PAPER_SAMPLES = 4096
 FOUR_PERCENT = 0.04
