@@ -319,3 +319,10 @@ def test_rows_of_one_model_are_told_apart_by_their_settings(tmp_path, taba_here)
     assert labels == {"Gaussian field, sampling_x0_rule=None", "Gaussian field, sampling_x0_rule=clip"}
     claims = json.loads((tmp_path / "s" / "report" / "claims.json").read_text())
     assert {c["model"] for c in claims} == {"gaussian"} and len({c["result"] for c in claims}) == 2
+
+
+def test_a_store_that_would_be_gone_with_the_process_is_refused(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["run", "correlation", "--model", "gaussian", "--store", "memory://runs/taba"])
+    assert end.value.code == 2
+    assert "it would be gone with this process; use a directory or s3://BUCKET/PREFIX" in capsys.readouterr().err
