@@ -22,13 +22,15 @@ from workflows.bench.shard_runs import (
     Work,
     run_bare,
     run_stored,
-    samples_for_a_second,
+    samples_of_a_unit,
     start_bare,
 )
 from workflows.text import bytes_text
 
 if TYPE_CHECKING:
     from cluster.executor import Executor
+
+UNIT_SECONDS = 2.4  # a little more than the 2 s from which the target counts
 
 
 def measure(
@@ -45,14 +47,14 @@ def measure(
     """Time both sides on every workload.
 
     Args:
-      samples_per_shard: None = as many as make a unit last one second on a free core.
+      samples_per_shard: None = as many as make a unit last `UNIT_SECONDS` on a free core.
       make_executor: Ray with `workers` workers unless given.
 
     Figures, by workload: "<workload>/ratio", "<workload>/unit_seconds", "<workload>/bytes"; start_seconds.
     """
     from cluster.ray_executor import RayExecutor
 
-    samples = samples_per_shard or samples_for_a_second(model, num_steps)
+    samples = samples_per_shard or samples_of_a_unit(model, num_steps, UNIT_SECONDS)
     rows: list[Row] = []
     figures: dict[str, float] = {}
     starts: list[float] = []

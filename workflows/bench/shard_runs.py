@@ -108,14 +108,14 @@ class _MemoryGroup:
         return {name: self.arrays[name] for name in variables}
 
 
-def samples_for_a_second(model: str, num_steps: int, tried: int = 128) -> int:
-    """Samples of a shard whose generation takes about 1.2 s on one thread, a multiple of 32."""
+def samples_of_a_unit(model: str, num_steps: int, seconds: float, tried: int = 128) -> int:
+    """Samples of a shard whose generation takes at least so long on one thread, a multiple of 32."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, context, initializer=start_bare) as pool:
         work = Work.of("images and latents", model, 1, tried, num_steps)
         runs = [pool.submit(_bare_shard, work, 0).result() for _ in range(4)]
-    sample_seconds = min(seconds[0] for seconds in runs[1:]) / tried
-    return 32 * math.ceil(1.2 / (32 * sample_seconds))
+    sample_seconds = min(run[0] for run in runs[1:]) / tried
+    return 32 * math.ceil(seconds / (32 * sample_seconds))
 
 
 _bare_worker: Any = None  # of a process of the pool
