@@ -274,7 +274,7 @@ class TestRegistry:
         assert str(error.value) == "inversion method 'ddim' has no option 'num_refinements'; it has none."
 
     def test_options_are_fields(self, monkeypatch):
-        monkeypatch.setattr("taba_core.diffusion.inversion._METHODS", {})
+        monkeypatch.setattr("taba_core.diffusion.inversion.registry._METHODS", {})
 
         @inversion_method("halved")
         @dataclass(frozen=True)

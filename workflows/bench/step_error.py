@@ -9,7 +9,7 @@ is enough.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from workflows.bench.mixture import SEED
@@ -20,23 +20,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from taba_core.diffusion import CountedDenoiser, OraclePrediction, StepRecord, TimestepGrid
-
-
-@dataclass(frozen=True)
-class _EvaluatedOracle:
-    """`OraclePrediction` that evaluates the network in replaced steps as well, as the reference does."""
-
-    oracle: OraclePrediction
-
-    def start(self, *arguments: Any) -> Any:
-        return self.oracle.start(*arguments)
-
-    def step(
-        self, denoiser: Any, x: Tensor, transition: Any, cond: Any, rule: Any, reference: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        if transition.step <= (self.oracle.num_swapped or 0):
-            denoiser.eps(x, transition.network_time, cond)
-        return self.oracle.step(denoiser, x, transition, cond, rule, reference)
 
 
 def measure(
@@ -117,7 +100,7 @@ def _ways(
 
     return (
         lambda: step_predictions(model, states, grid, steps),
-        lambda: restarted(_EvaluatedOracle),
+        lambda: restarted(lambda oracle: replace(oracle, evaluate_swapped=True)),
         lambda: restarted(lambda oracle: oracle),
     )
 

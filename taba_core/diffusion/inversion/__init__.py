@@ -1,0 +1,56 @@
+"""Inversion: from a clean image back to the noise it might have come from.
+
+A method is a small class (`method`), found by name (`registry`) and run by one loop (`driver`); each further module
+is a family of methods.
+"""
+
+from taba_core.diffusion.inversion.ddim import DDIMInversion
+from taba_core.diffusion.inversion.driver import InversionReport, invert, invert_with_report, reconstruct
+from taba_core.diffusion.inversion.forward import ForwardReplaced
+from taba_core.diffusion.inversion.method import (
+    Between,
+    Carried,
+    Fallback,
+    Method,
+    Record,
+    Step,
+    StepMethod,
+    Whole,
+    WholeMethod,
+)
+from taba_core.diffusion.inversion.oracle import OraclePrediction
+from taba_core.diffusion.inversion.predictions import step_predictions
+from taba_core.diffusion.inversion.problem import Dynamics, Problem, per_image_rms
+from taba_core.diffusion.inversion.registry import (
+    inversion_method,
+    inversion_method_class,
+    inversion_method_named,
+    list_methods,
+)
+
+__all__ = [
+    "Between",
+    "Carried",
+    "DDIMInversion",
+    "Dynamics",
+    "Fallback",
+    "ForwardReplaced",
+    "InversionReport",
+    "Method",
+    "OraclePrediction",
+    "Problem",
+    "Record",
+    "Step",
+    "StepMethod",
+    "Whole",
+    "WholeMethod",
+    "inversion_method",
+    "inversion_method_class",
+    "inversion_method_named",
+    "invert",
+    "invert_with_report",
+    "list_methods",
+    "per_image_rms",
+    "reconstruct",
+    "step_predictions",
+]

@@ -1,0 +1,29 @@
+"""DDIM inversion: the unknown next state replaced by the current one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from taba_core.diffusion.grid import Transition
+from taba_core.diffusion.inversion.method import Step, StepMethod
+from taba_core.diffusion.inversion.problem import Problem
+from taba_core.diffusion.inversion.registry import inversion_method
+
+
+@inversion_method("ddim")
+@dataclass(frozen=True)
+class DDIMInversion(StepMethod):
+    """One evaluation per step, the prediction of the unknown next state replaced by that of the current one.
+
+    x_l = P_l x_{l-1} + Q_l eps(x_{l-1}, t),
+    P_l = sqrt(a_l / a_{l-1}), Q_l = sqrt(1 - a_l) - P_l sqrt(1 - a_{l-1})
+    (paper, Eq. 3; Song et al. 2021; Dhariwal & Nichol 2021, App. F). t is the problem's convention: that of
+    level l (target), or of level l-1 (source).
+    """
+
+    def step(self, problem: Problem, x: Tensor, move: Transition, state: Any) -> Step:
+        """One DDIM move upwards."""
+        return Step(*problem.move(x, problem.eps(x, move.network_time), move))

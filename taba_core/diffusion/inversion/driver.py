@@ -1,0 +1,317 @@
+"""The one loop of all inversions: records, counts, measures residuals, and says what guards did."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from taba_core.conventions import ForwardLevel, Levels, NetworkTime, X0Rule
+from taba_core.diffusion.ddim import move as ddim_move
+from taba_core.diffusion.denoiser import Denoiser
+from taba_core.diffusion.grid import TimestepGrid, Transition
+from taba_core.diffusion.inversion.forward import ForwardReplaced, check_steps_can_be_replaced
+from taba_core.diffusion.inversion.method import Carried, Method, Step, StepMethod, WholeMethod
+from taba_core.diffusion.inversion.problem import Dynamics, Problem, per_image_rms
+from taba_core.diffusion.inversion.registry import inversion_method_named
+from taba_core.diffusion.sampling import (
+    Conditioning,
+    OnStep,
+    StepRecord,
+    generate,
+    last_state,
+    walk,
+    working_precision,
+)
+from taba_core.errors import UsageError, WorkError
+
+# Axes: B samples in a batch, C channels, H rows, W columns; T steps.
+
+
+@dataclass(frozen=True, eq=False)
+class InversionReport:
+    """An inversion with what it cost and how well its steps were solved.
+
+    Attributes:
+      latent: x̂_T, (B, C, H, W).
+      carried: what the method's own sampler needs beside the latent, by name; {} for most.
+      evaluations: (B,) int64, network evaluations (NFE) of each image; measuring residuals is not in it.
+      residual: (B, T) float64, rms of P x_{l-1} + Q eps(x_l) - x_l after step l (column l-1); NaN where the step
+        was replaced or its level has no network time. None if nobody knows it.
+      fallback: (B, T) int8 `Fallback` codes.
+    """
+
+    latent: Tensor
+    carried: Carried
+    evaluations: Tensor
+    residual: Tensor | None
+    fallback: Tensor
+
+
+def invert(
+    model: Denoiser,
+    x_0: Tensor,
+    grid: TimestepGrid,
+    method: Method | str = "ddim",
+    cond: Conditioning | None = None,
+    *,
+    network_time: NetworkTime = "target",
+    levels: Levels = "exact",
+    x0_rule: X0Rule = "none",
+    forward_steps: int = 0,
+    forward_level: ForwardLevel = "exact",
+    forward_noise: Tensor | None = None,
+    reference: Mapping[int, Tensor] | None = None,
+    on_step: OnStep | None = None,
+    sample_ids: Sequence[int] | None = None,
+) -> Tensor:
+    """Invert clean images to latents, x_0 to x̂_T    (paper, Eq. 3; with forward_steps > 0 Eq. 5).
+
+    Arguments and errors as `invert_with_report`, whose latent, (B, C, H, W), this is.
+    """
+    return invert_with_report(
+        model,
+        x_0,
+        grid,
+        method,
+        cond,
+        network_time=network_time,
+        levels=levels,
+        x0_rule=x0_rule,
+        forward_steps=forward_steps,
+        forward_level=forward_level,
+        forward_noise=forward_noise,
+        reference=reference,
+        on_step=on_step,
+        sample_ids=sample_ids,
+    ).latent
+
+
+def invert_with_report(
+    model: Denoiser,
+    x_0: Tensor,
+    grid: TimestepGrid,
+    method: Method | str = "ddim",
+    cond: Conditioning | None = None,
+    *,
+    network_time: NetworkTime = "target",
+    levels: Levels = "exact",
+    x0_rule: X0Rule = "none",
+    forward_steps: int = 0,
+    forward_level: ForwardLevel = "exact",
+    forward_noise: Tensor | None = None,
+    reference: Mapping[int, Tensor] | None = None,
+    on_step: OnStep | None = None,
+    sample_ids: Sequence[int] | None = None,
+    measure_residual: bool = False,
+) -> InversionReport:
+    """Invert clean images to latents, x_0 to x̂_T, and report cost, residuals and fallbacks.
+
+    Args:
+      x_0: clean states in the model's own space, (B, C, H, W).
+      grid: levels, normally those of the sampler.
+      method: a method, or the name of a registered one.
+      network_time, levels: see `TimestepGrid.upward`.
+      x0_rule: what is done to the predicted x_0 at each step.
+      forward_steps: K, the number of first steps replaced by forward diffusion; see `ForwardReplaced`.
+      forward_noise: standard normal numbers, shape of x_0; needed if K > 0 and by methods that start from noise.
+      reference: eps_t of the generation by step l, for `OraclePrediction`.
+      on_step: called with the record of each step, l = K+1..T.
+      sample_ids: (B,) ids for the random numbers of methods that draw their own; None is 0..B-1.
+      measure_residual: where the method does not know its residual, spend one more evaluation a step on it.
+
+    Raises:
+      UsageError: unknown method, impossible conventions or K, or noise, text or single steps that the method or K
+        needs and does not have.
+      WorkError: the network or the inversion returned NaN or infinity.
+    """
+    chosen = inversion_method_named(method) if isinstance(method, str) else method
+    if forward_steps:
+        check_steps_can_be_replaced(chosen, f"forward_steps={forward_steps}")
+        assert isinstance(chosen, StepMethod)
+        chosen = ForwardReplaced(chosen, forward_steps, forward_level)
+    x_0 = working_precision(x_0)
+    ids = range(len(x_0)) if sample_ids is None else sample_ids
+    with _graph_allowed(chosen.needs_gradient):
+        problem = Problem(
+            model,
+            grid,
+            {key: _usable(value) for key, value in ({} if cond is None else cond).items()},
+            x0_rule,
+            ids,
+            torch.zeros(len(x_0), dtype=torch.int64),
+            _usable(x_0),
+            None if forward_noise is None else _usable(forward_noise.to(x_0)),
+            {} if reference is None else reference,
+            network_time,
+            levels,
+        )
+        _check_needs(chosen, problem)
+        journal = _Journal(problem, on_step, measure_residual)
+        if isinstance(chosen, WholeMethod):
+            latent, carried = _run_whole(chosen, problem, journal)
+        else:
+            assert isinstance(chosen, StepMethod), chosen
+            latent, carried = _run_steps(chosen, problem, journal)
+    if not torch.isfinite(latent).all():
+        raise WorkError(f"inversion method '{chosen.name}' returned NaN or infinity: it has diverged.")
+    return InversionReport(latent, carried, problem.spent, journal.residual_or_none(), journal.fallback)
+
+
+@torch.no_grad()
+def reconstruct(
+    model: Denoiser,
+    latent: Tensor,
+    grid: TimestepGrid,
+    method: Method | str = "ddim",
+    cond: Conditioning | None = None,
+    *,
+    carried: Carried | None = None,
+    x0_rule: X0Rule = "none",
+    on_step: OnStep | None = None,
+    sample_ids: Sequence[int] | None = None,
+) -> Tensor:
+    """Images of latents by the sampler that belongs to the method, (B, C, H, W); DDIM unless it has its own.
+
+    Args:
+      latent, carried: what `invert_with_report` returned.
+      Others as there.
+
+    Raises:
+      UsageError: a carried tensor that the method's sampler needs is missing.
+    """
+    chosen = inversion_method_named(method) if isinstance(method, str) else method
+    if not chosen.own_sampler:
+        return generate(model, latent, grid, cond, x0_rule=x0_rule, on_step=on_step)
+    latent, cond = working_precision(latent), {} if cond is None else cond
+    given = {} if carried is None else {key: working_precision(value) for key, value in carried.items()}
+    needed = chosen.carried_shapes(
+        grid, tuple(latent.shape[1:]), {k: tuple(v.shape[1:]) for k, v in cond.items()}
+    )
+    if missing := sorted(set(needed) - set(given)):
+        raise UsageError(
+            f"the sampler of inversion method '{chosen.name}' needs {', '.join(missing)} beside the latent; pass "
+            "carried= of its inversion."
+        )
+    ids = range(len(latent)) if sample_ids is None else sample_ids
+    spent = torch.zeros(len(latent), dtype=torch.int64)
+    dynamics = Dynamics(model, grid, cond, x0_rule, ids, spent)
+    return chosen.reconstruct(dynamics, latent, given, on_step or (lambda record: None))
+
+
+class _Journal:
+    """What is written down step by step."""
+
+    def __init__(self, problem: Problem, on_step: OnStep | None, measure: bool) -> None:
+        self._problem, self._on_step, self._measure = problem, on_step, measure
+        shape = (len(problem.x_0), problem.grid.num_inference_steps)
+        self.residual = torch.full(shape, torch.nan, dtype=torch.float64)
+        self.fallback = torch.zeros(shape, dtype=torch.int8)
+        self._known = measure
+
+    def note(self, move: Transition, x: Tensor, step: Step) -> None:
+        """Residual and fallback of a step from x."""
+        column = move.step - 1
+        if step.fallback is not None:
+            self.fallback[:, column] = step.fallback.to(torch.int8).cpu()
+        if step.residual is not None:
+            self.set_residual(column, step.residual)
+        elif self._measure:
+            self.set_residual(column, _residual(self._problem, move, x, step.x))
+
+    def set_residual(self, column: int, value: Tensor) -> None:
+        self._known = True
+        self.residual[:, column] = value.double().cpu()
+
+    def record(self, record: StepRecord) -> None:
+        if self._on_step is not None:
+            self._on_step(record)
+
+    def residual_or_none(self) -> Tensor | None:
+        return self.residual if self._known else None
+
+
+def _run_steps(method: StepMethod, problem: Problem, journal: _Journal) -> tuple[Tensor, Carried]:
+    x, first_step = method.start(problem)
+    moves = method.moves(problem, first_step)
+    assert method.own_grid or _on_grid(moves, problem.grid), "a method left the sampler's grid"
+    state: Any = None
+
+    def step(
+        denoiser: Denoiser, x: Tensor, move: Transition, cond: Conditioning, rule: X0Rule
+    ) -> tuple[Tensor, Tensor]:
+        nonlocal state
+        taken = method.step(problem, x, move, state)
+        state = taken.state
+        journal.note(move, x, taken)
+        return taken.x, taken.eps
+
+    records = walk(problem.denoiser, x, moves, x0_rule=problem.x0_rule, cond=problem.cond, step=step)
+    return last_state(x, records, journal.record), {}
+
+
+@torch.no_grad()
+def _run_whole(method: WholeMethod, problem: Problem, journal: _Journal) -> tuple[Tensor, Carried]:
+    moves = problem.grid.upward()
+
+    def record(record: StepRecord) -> None:
+        journal.note(moves[record.step - 1], record.x_from, Step(record.x_to, record.eps_t))
+        journal.record(record)
+
+    whole = method.invert_whole(problem, record)
+    if whole.residual is not None:
+        for column in range(whole.residual.shape[1]):
+            journal.set_residual(column, whole.residual[:, column])
+    if whole.fallback is not None:
+        journal.fallback[:] = whole.fallback.to(torch.int8).cpu()
+    return whole.latent, whole.carried
+
+
+def _on_grid(moves: Sequence[Transition], grid: TimestepGrid) -> bool:
+    levels = np.append(grid.upper_alpha_bar, 0.0)
+    # A grid may round its moves to float32, as recorded reference runs did.
+    return all(np.isclose(levels, move.alpha_bar_to, rtol=1e-6, atol=0).any() for move in moves)
+
+
+def _residual(problem: Problem, move: Transition, x: Tensor, x_next: Tensor) -> Tensor:
+    """(B,) rms of P (x - S(x_next)), S the sampler's step back; NaN where the upper level has no network time."""
+    schedule = problem.grid.schedule
+    timestep = (schedule.alpha_bar == move.alpha_bar_to).nonzero()[0]
+    if not len(timestep):
+        return torch.full((len(x),), torch.nan, dtype=torch.float64)
+    eps = problem.denoiser.eps(x_next, float(timestep[0]) * schedule.timestep_scale, problem.cond).to(x.dtype)
+    back, _ = ddim_move(x_next, eps, move.alpha_bar_to, move.alpha_bar_from, problem.x0_rule)
+    return (move.alpha_bar_to / move.alpha_bar_from) ** 0.5 * per_image_rms(x - back)
+
+
+def _check_needs(method: Method, problem: Problem) -> None:
+    if method.needs_noise and problem.noise is None:
+        raise UsageError(
+            f"inversion method '{method.name}' needs forward_noise; give standard normal numbers of shape "
+            f"{tuple(problem.x_0.shape)}, or use another method."
+        )
+    if method.needs_text and not problem.cond:
+        raise UsageError(
+            f"inversion method '{method.name}' works on a text condition, and the model was given none; use a "
+            "text-conditional model and its prompts."
+        )
+
+
+@contextlib.contextmanager
+def _graph_allowed(needed: bool) -> Iterator[None]:
+    """Leave inference mode for methods that differentiate; they still enable gradients only where they need them."""
+    if not needed:
+        yield
+        return
+    with torch.inference_mode(False), torch.no_grad():
+        yield
+
+
+def _usable(x: Tensor) -> Tensor:
+    """x itself; a copy where it was made in inference mode and that mode has been left."""
+    return x.clone() if x.is_inference() and not torch.is_inference_mode_enabled() else x

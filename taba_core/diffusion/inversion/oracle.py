@@ -1,0 +1,62 @@
+"""The swap experiment: an inversion that is told the generation's own predictions (App. J)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from taba_core.diffusion.ddim import move as ddim_move
+from taba_core.diffusion.grid import TimestepGrid, Transition
+from taba_core.diffusion.inversion.method import Between, Step, StepMethod
+from taba_core.diffusion.inversion.problem import Problem
+from taba_core.errors import UsageError
+
+
+@dataclass(frozen=True)
+class OraclePrediction(StepMethod):
+    """The first `num_swapped` predictions replaced by those of the generation, the rest by `inner` (App. J).
+
+    None swaps all. On exact levels without an x_0 rule the swapped steps retrace the sampling path. Where the
+    prediction is replaced the network is not evaluated (unless `evaluate_swapped`, as the reference code does and
+    ignores the answer), and eps is not re-derived a second time.
+    """
+
+    inner: StepMethod
+    num_swapped: int | None = None
+    evaluate_swapped: bool = False
+
+    def start(self, problem: Problem) -> tuple[Tensor, int]:
+        """The inner method's start."""
+        return self.inner.start(problem)
+
+    def moves(self, problem: Problem, first_step: int) -> list[Transition]:
+        """The inner method's moves."""
+        return self.inner.moves(problem, first_step)
+
+    def evaluations(self, grid: TimestepGrid, forward_steps: int = 0) -> int | Between:
+        """Those of the steps that are not swapped."""
+        T = grid.num_inference_steps
+        swapped = T if self.num_swapped is None else min(self.num_swapped, T)
+        swapped = 0 if self.evaluate_swapped else swapped
+        return self.inner.evaluations(grid, max(forward_steps, swapped))
+
+    def step(self, problem: Problem, x: Tensor, move: Transition, state: Any) -> Step:
+        """A DDIM move with the recorded eps_t, or the inner method's step.
+
+        Raises:
+          UsageError: the recorded eps_t of a swapped step is missing.
+        """
+        if self.num_swapped is not None and move.step > self.num_swapped:
+            return self.inner.step(problem, x, move, state)
+        recorded = problem.reference.get(move.step)
+        if recorded is None:
+            raise UsageError(
+                f"step {move.step} is to use the recorded eps_t, and none was given; "
+                "pass reference={step: eps_t} of the generation to invert()."
+            )
+        if self.evaluate_swapped:
+            problem.eps(x, move.network_time)
+        rule = "none" if problem.x0_rule == "clip-rederive" else problem.x0_rule
+        return Step(*ddim_move(x, recorded.to(x.dtype), move.alpha_bar_from, move.alpha_bar_to, rule))

@@ -1,0 +1,132 @@
+"""Inversion methods by name, with their options validated; a user's own class by `package.module:Class`.
+
+Every module of this package is a family of methods and is found by being there.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any, TypeVar, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from taba_core.diffusion.inversion.method import Method
+from taba_core.errors import UsageError, unknown_name
+
+_METHODS: dict[str, type[Method]] = {}
+_Class = TypeVar("_Class", bound=type[Method])
+
+
+def inversion_method(name: str) -> Callable[[_Class], _Class]:
+    """Class decorator: register a frozen dataclass derived from `Method` under `name`.
+
+    Raises:
+      TypeError: not such a class. ValueError: the name is taken by another class.
+    """
+
+    def register(cls: _Class) -> _Class:
+        _check_class(f"inversion method '{name}'", cls, TypeError)
+        taken = _METHODS.get(name)
+        # A module that is reloaded defines its classes again.
+        if taken is not None and (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise ValueError(f"inversion method '{name}' is registered twice: {taken} and {cls}.")
+        cls.name = name
+        _METHODS[name] = cls
+        return cls
+
+    return register
+
+
+def list_methods() -> list[str]:
+    """Names of all registered inversion methods, sorted."""
+    return sorted(_registered())
+
+
+def inversion_method_class(name: str) -> type[Method]:
+    """The class of a registered method, or of `package.module:Class`.
+
+    Raises:
+      UsageError: no such method, module or class, or a class that is no method.
+    """
+    if ":" in name:
+        return _own_class(name)
+    known = _registered()
+    if name not in known:
+        raise unknown_name("inversion method", name, known)
+    return known[name]
+
+
+def inversion_method_named(name: str, **options: Any) -> Method:
+    """Build a method: a registered one, or a user's own class `package.module:Class`.
+
+    Options are checked against the types of the class's fields (`Annotated[int, Field(ge=1)]` states a rule).
+
+    Raises:
+      UsageError: no such method; an option it does not have (the message lists those it has), or one of
+        another type or outside its rule.
+    """
+    cls = inversion_method_class(name)
+    hints = get_type_hints(cls, include_extras=True)
+    known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+    checked = {}
+    for option, value in options.items():
+        if option not in known:
+            has = f"it has: {', '.join(known)}" if known else "it has none"
+            raise UsageError(f"inversion method '{name}' has no option '{option}'; {has}.")
+        checked[option] = _validated(name, option, hints[option], value)
+    return cls(**checked)
+
+
+def _validated(name: str, option: str, hint: Any, value: Any) -> Any:
+    try:
+        return TypeAdapter(hint, config={"arbitrary_types_allowed": True}).validate_python(value)
+    except ValidationError as error:
+        rule = "; ".join(dict.fromkeys(found["msg"] for found in error.errors()))
+        raise UsageError(f"inversion method '{name}', option {option}={value!r}: {rule}.") from None
+
+
+def _registered() -> Mapping[str, type[Method]]:
+    package = __name__.rpartition(".")[0]
+    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
+        importlib.import_module(f"{package}.{module.name}")
+    return _METHODS
+
+
+def _own_class(name: str) -> type[Method]:
+    module_name, _, class_name = name.partition(":")
+    what = f"inversion method '{name}'"
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise UsageError(
+            f"{what}: module '{module_name}' cannot be imported ({error}). Give package.module:Class, and put the "
+            "module in the working directory or on PYTHONPATH."
+        ) from error
+    except ValueError as error:
+        raise UsageError(f"{what}: '{module_name}' is no module name. Give package.module:Class.") from error
+    if not hasattr(module, class_name):
+        methods = [n for n, v in vars(module).items() if isinstance(v, type) and issubclass(v, Method)]
+        raise unknown_name(f"class of module {module_name}", class_name, methods)
+    cls = getattr(module, class_name)
+    _check_class(what, cls, UsageError)
+    if "name" not in vars(cls):
+        cls.name = name
+    return cls
+
+
+def _check_class(what: str, cls: Any, error: type[Exception]) -> None:
+    if not (isinstance(cls, type) and issubclass(cls, Method)):
+        raise error(
+            f"{what}: {cls!r} is no class derived from taba_core.diffusion.inversion.StepMethod or WholeMethod."
+        )
+    missing = ", ".join(sorted(getattr(cls, "__abstractmethods__", ())))
+    if missing:
+        raise error(f"{what}: {cls.__qualname__} does not define {missing}.")
+    if "__dataclass_fields__" not in vars(cls) or not is_dataclass(cls):
+        raise error(
+            f"{what}: {cls.__qualname__} is no dataclass; put @dataclass(frozen=True) on it. Its fields are the "
+            "options."
+        )
