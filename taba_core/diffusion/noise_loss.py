@@ -7,7 +7,7 @@ graph is built, a batch equals its items, and sums are float64 whatever the pred
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -151,31 +151,29 @@ def patch_divergence(eps: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
       L (B,) float64, dL/deps (B, C, H, W) float64.
     """
-    patches, whole = _patches(eps.double())
-    mean = patches.mean(-1, keepdim=True)
-    centred = patches - mean
-    size = patches.shape[-1]
-    var = centred.square().sum(-1, keepdim=True) / (size - 1) + PATCH_GUARD
-    reference_patches, _ = _patches(reference.double())
-    offset = mean - reference_patches.mean(-1, keepdim=True)
-    reference_var = reference_patches.var(-1, keepdim=True) + PATCH_GUARD
-    divergence = (reference_var / var).log() + (var - PATCH_GUARD + offset.square()) / reference_var - 1
-    slope = (1 / reference_var - 1 / var) * (2 / (size - 1)) * centred + 2 / size * offset / reference_var
-    loss = divergence.abs().flatten(1).sum(1)
-    return loss, _unpatched(divergence.sign() * slope, whole)
+    mean, centred, var = _patch_moments(eps)
+    reference_mean, _, reference_var = _patch_moments(reference)
+    offset, size = mean - reference_mean, PATCH * PATCH
+    reference_var = reference_var + PATCH_GUARD
+    divergence = (reference_var / (var + PATCH_GUARD)).log() + (var + offset.square()) / reference_var - 1
+    slope = (1 / reference_var - 1 / (var + PATCH_GUARD)) * (2 / (size - 1)) * centred
+    slope += 2 / size * offset / reference_var
+    return divergence.abs().flatten(1).sum(1), _unpatched(divergence.sign() * slope, eps.shape)
 
 
-def _patches(eps: Tensor) -> tuple[Tensor, torch.Size]:
-    """(B, C, rows, columns, 16) patches and the shape they came from."""
+def _patch_moments(eps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean (..., 1), deviations (..., 16) and unbiased variance (..., 1) of patches (B, C, rows, columns), float64."""
     rows, columns = eps.shape[2] // PATCH, eps.shape[3] // PATCH
-    cut = eps[:, :, : rows * PATCH, : columns * PATCH]
-    split = cut.reshape(*eps.shape[:2], rows, PATCH, columns, PATCH).transpose(3, 4)
-    return split.reshape(*eps.shape[:2], rows, columns, PATCH * PATCH), eps.shape
+    cut = eps[:, :, : rows * PATCH, : columns * PATCH].double()
+    split = cut.reshape(*eps.shape[:2], rows, PATCH, columns, PATCH).transpose(3, 4).flatten(4)
+    mean = split.mean(-1, keepdim=True)
+    centred = split - mean
+    return mean, centred, centred.square().sum(-1, keepdim=True) / (PATCH * PATCH - 1)
 
 
 def _unpatched(patches: Tensor, shape: torch.Size) -> Tensor:
     rows, columns = patches.shape[2:4]
-    split = patches.view(*shape[:2], rows, columns, PATCH, PATCH).transpose(3, 4)
+    split = patches.reshape(*shape[:2], rows, columns, PATCH, PATCH).transpose(3, 4)
     image = split.reshape(*shape[:2], rows * PATCH, columns * PATCH)
     return pad(image, (0, shape[3] - image.shape[3], 0, shape[2] - image.shape[2]))
 
@@ -186,3 +184,36 @@ def effective_strength(strength: float, shape: Sequence[int]) -> float:
     Gradients of mean losses fall as 1/numel, so a fixed lambda moves a 4x128x128 latent a quarter as much.
     """
     return strength * math.prod(shape) / (4 * 64 * 64)
+
+
+def regularized(
+    eps: Tensor,
+    shifts: Tensor,
+    *,
+    lambda_ac: float,
+    reduce_divergence: Callable[[Tensor], Tensor] | None,
+    divergence_first: bool,
+) -> Tensor:
+    """Gradient descent on the autocorrelation, in turns with a divergence    (pix2pix-zero, ReNoise).
+
+    Each round takes R steps eps <- eps - (lambda_ac / R) grad L_ac(eps) and one of `reduce_divergence`.
+
+    Args:
+      eps: predicted noise, (B, C, H, W).
+      shifts: int64 (B, rounds, R, C, J); rounds may be 0.
+      lambda_ac: step length; 0 skips these steps.
+      reduce_divergence: one descent step on a divergence; None skips it.
+      divergence_first: whether it comes before the R steps of a round or after them.
+
+    Returns:
+      eps after all rounds, in its own type.
+    """
+    rounds, rolls = shifts.shape[1:3]
+    for turn in range(rounds):
+        if reduce_divergence is not None and divergence_first:
+            eps = reduce_divergence(eps)
+        for roll in range(rolls if lambda_ac else 0):
+            eps = eps - lambda_ac / rolls * autocorrelation(eps, shifts[:, turn, roll])[1]
+        if reduce_divergence is not None and not divergence_first:
+            eps = reduce_divergence(eps)
+    return eps
