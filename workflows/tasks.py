@@ -99,7 +99,9 @@ class ShardWorker:
         """The asked variables of one shard, from its sources in the store."""
         for kind, function in _COMPUTE.items():
             if isinstance(artifact, kind):
-                with torch.inference_mode():
+                # Not inference_mode: some methods differentiate through the network, and no tensor made in that
+                # mode (weights, prepared noise levels) may take part.
+                with torch.no_grad():
                     arrays = function(self, store, artifact, shard, variables)
                 return {name: arrays[name] for name in variables}
         raise TypeError(f"no task computes artifacts of kind {artifact.kind!r}")

@@ -126,11 +126,11 @@ class Network:
             text=text,
         )
 
-    @torch.no_grad()
     def eps(self, x_t: Tensor, t: float, cond: Mapping[str, Tensor]) -> Tensor:
         """Predict the noise in x_t, (B, C, H, W), in the dtype and on the device of x_t.
 
-        Channels after the C-th (learned variance) are dropped.
+        Channels after the C-th (learned variance) are dropped. The weights take no gradients, so a graph is built only
+        where x_t or cond asks for one.
 
         Raises:
           UsageError: conditioning of another batch size.
