@@ -15,10 +15,11 @@ from taba_core.conventions import ForwardLevel, Levels, NetworkTime, X0Rule
 from taba_core.diffusion.ddim import move as ddim_move
 from taba_core.diffusion.denoiser import Denoiser
 from taba_core.diffusion.grid import TimestepGrid, Transition
-from taba_core.diffusion.inversion.forward import ForwardReplaced, check_steps_can_be_replaced
+from taba_core.diffusion.inversion.forward import ForwardReplaced
 from taba_core.diffusion.inversion.method import Carried, Method, Step, StepMethod, WholeMethod
 from taba_core.diffusion.inversion.problem import Dynamics, Problem, per_image_rms
 from taba_core.diffusion.inversion.registry import inversion_method_named
+from taba_core.diffusion.inversion.wrapping import check_steps_can_be_replaced
 from taba_core.diffusion.sampling import (
     Conditioning,
     OnStep,

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
 from taba_core.conventions import ForwardLevel
 from taba_core.diffusion.forward import forward_diffuse
-from taba_core.diffusion.grid import TimestepGrid, Transition
-from taba_core.diffusion.inversion.method import Between, Method, Step, StepMethod
+from taba_core.diffusion.grid import TimestepGrid
+from taba_core.diffusion.inversion.method import Between, StepMethod
 from taba_core.diffusion.inversion.problem import Problem
+from taba_core.diffusion.inversion.wrapping import Wrapper, check_steps_can_be_replaced
 from taba_core.errors import UsageError
 
 
 @dataclass(frozen=True)
-class ForwardReplaced(StepMethod):
+class ForwardReplaced(Wrapper):
     """Any step method with its first K steps replaced by forward diffusion    (paper, Eq. 5, Sec. 4).
 
     Only `start` differs: x_0 is noised to `grid.forward_alpha_bar(K, forward_level, levels)` and the inner
@@ -31,10 +31,14 @@ class ForwardReplaced(StepMethod):
     forward_level: ForwardLevel = "exact"
 
     def __post_init__(self) -> None:
-        """Take over what the inner method needs."""
+        """Check that single steps can be replaced."""
         check_steps_can_be_replaced(self.inner, f"forward_steps={self.forward_steps}")
-        for attribute in ("name", "needs_noise", "needs_gradient", "needs_text", "implicit"):
-            object.__setattr__(self, attribute, getattr(self.inner, attribute))
+        super().__post_init__()
+
+    @property
+    def wrapped(self) -> StepMethod:
+        """The inner method."""
+        return self.inner
 
     def start(self, problem: Problem) -> tuple[Tensor, int]:
         """x_0 noised past the first K steps.
@@ -53,28 +57,6 @@ class ForwardReplaced(StepMethod):
             )
         return forward_diffuse(problem.x_0, problem.noise, alpha_bar), self.forward_steps
 
-    def moves(self, problem: Problem, first_step: int) -> list[Transition]:
-        """The inner method's moves."""
-        return self.inner.moves(problem, first_step)
-
     def evaluations(self, grid: TimestepGrid, forward_steps: int = 0) -> int | Between:
         """Those of the steps that are not replaced."""
         return self.inner.evaluations(grid, max(forward_steps, self.forward_steps))
-
-    def step(self, problem: Problem, x: Tensor, move: Transition, state: Any) -> Step:
-        """The inner method's step."""
-        return self.inner.step(problem, x, move, state)
-
-
-def check_steps_can_be_replaced(method: Method, what: str) -> None:
-    """Refuse (UsageError) methods without single steps, and those that leave the sampler's grid."""
-    if not isinstance(method, StepMethod):
-        raise UsageError(
-            f"{what}: inversion method '{method.name}' owns its trajectory, so its first steps cannot be replaced; "
-            "use forward_steps=0 or another method."
-        )
-    if method.own_grid:
-        raise UsageError(
-            f"{what}: inversion method '{method.name}' moves on a grid of its own, which has no level K of the "
-            "sampler's; use forward_steps=0 or another method."
-        )

@@ -137,8 +137,8 @@ class StepMethod(Method, ABC):
     """A method that sees one transition at a time.
 
     Class attributes:
-      implicit: solves the sampler's own step for its input, so target times and exact levels are used whatever
-        the problem's conventions are.
+      implicit: solves the sampler's own step for its input, so exact levels are used, and target times unless
+        `moves` says otherwise, whatever the problem's conventions are.
     """
 
     implicit: bool = False

@@ -59,9 +59,9 @@ class NoiseInitialisedInversion(StepMethod):
 
 
 def noise_start(problem: Problem, x: Tensor, move: Transition) -> Tensor:
-    """x_0 with the noise that x holds, or forward noise where x is x_0 itself, at the level of the move's target."""
+    """x_0 with the noise that x holds at the level of the move's target; forward noise where x is x_0 itself."""
     a = move.alpha_bar_from
-    if move.step == 1:
+    if move.step == 1 and a == problem.grid.level_zero:
         assert problem.noise is not None
         return forward_diffuse(problem.x_0, problem.noise, move.alpha_bar_to)
     found = (x - math.sqrt(a) * problem.x_0) / math.sqrt(1 - a)

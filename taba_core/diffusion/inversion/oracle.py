@@ -11,11 +11,12 @@ from taba_core.diffusion.ddim import move as ddim_move
 from taba_core.diffusion.grid import TimestepGrid, Transition
 from taba_core.diffusion.inversion.method import Between, Step, StepMethod
 from taba_core.diffusion.inversion.problem import Problem
+from taba_core.diffusion.inversion.wrapping import Wrapper
 from taba_core.errors import UsageError
 
 
 @dataclass(frozen=True)
-class OraclePrediction(StepMethod):
+class OraclePrediction(Wrapper):
     """The first `num_swapped` predictions replaced by those of the generation, the rest by `inner` (App. J).
 
     None swaps all. On exact levels without an x_0 rule the swapped steps retrace the sampling path. Where the
@@ -27,13 +28,10 @@ class OraclePrediction(StepMethod):
     num_swapped: int | None = None
     evaluate_swapped: bool = False
 
-    def start(self, problem: Problem) -> tuple[Tensor, int]:
-        """The inner method's start."""
-        return self.inner.start(problem)
-
-    def moves(self, problem: Problem, first_step: int) -> list[Transition]:
-        """The inner method's moves."""
-        return self.inner.moves(problem, first_step)
+    @property
+    def wrapped(self) -> StepMethod:
+        """The inner method."""
+        return self.inner
 
     def evaluations(self, grid: TimestepGrid, forward_steps: int = 0) -> int | Between:
         """Those of the steps that are not swapped."""

@@ -1,0 +1,76 @@
+"""Predictor-corrector inversion: the first steps solved, the others predicted well enough to need one evaluation."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from taba_core.diffusion.grid import TimestepGrid, Transition
+from taba_core.diffusion.inversion.anderson import anderson_weights
+from taba_core.diffusion.inversion.fixed_point import AtLeastOne, NotNegative
+from taba_core.diffusion.inversion.guarded import implied_eps, solve
+from taba_core.diffusion.inversion.method import Step, StepMethod
+from taba_core.diffusion.inversion.problem import Problem
+from taba_core.diffusion.inversion.registry import inversion_method
+
+
+@inversion_method("predictor-corrector")
+@dataclass(frozen=True)
+class PredictorCorrectorInversion(StepMethod):
+    """Anderson acceleration in the first steps; a linear prediction and one correction in the rest.
+
+    Every step solves z = g(z) = P_l x_{l-1} + Q_l eps(z, t_l), from the prediction z = P_l x_{l-1} + Q_l e. With
+    s = sqrt((1 - a) / a), in which DDIM steps are Euler steps, e continues the predictions of the two steps before
+    as a line in s; one evaluation then corrects it (an implicit Euler step entered by an extrapolated one). The first
+    steps, where the map's eigenvalues are close to 1 and a line says nothing, get `solved_evaluations` each, mixed
+    by Anderson's weights (`anderson_weights`).
+
+    Attributes:
+      num_solved: first steps that are solved.
+      solved_evaluations: evaluations of each of those.
+      rest_evaluations: evaluations of each step after them.
+      memory: earlier iterates that a mix takes in.
+      ridge: see `aidi-a`.
+    """
+
+    implicit = True
+
+    num_solved: AtLeastOne = 3
+    solved_evaluations: AtLeastOne = 8
+    rest_evaluations: AtLeastOne = 1
+    memory: AtLeastOne = 5
+    ridge: NotNegative = 1e-12
+
+    def evaluations(self, grid: TimestepGrid, forward_steps: int = 0) -> int:
+        """num_solved steps of solved_evaluations, the others of rest_evaluations."""
+        steps = grid.num_inference_steps - forward_steps
+        solved = min(self.num_solved, steps)
+        return solved * self.solved_evaluations + (steps - solved) * self.rest_evaluations
+
+    def step(self, problem: Problem, x: Tensor, move: Transition, state: Any) -> Step:
+        """Predict, then iterate; `state` is the number of steps taken and (s, e) of the last two."""
+        taken, past = state or (0, ())
+        s = math.sqrt((1 - move.alpha_bar_to) / move.alpha_bar_to)
+        done = solve(
+            problem,
+            x,
+            move,
+            problem.move(x, _line(past, s), move)[0] if past else x,
+            self.solved_evaluations if taken < self.num_solved else self.rest_evaluations,
+            mix=lambda history: anderson_weights(history, self.ridge),
+            window=self.memory + 1,
+        )
+        found = (s, implied_eps(x, done.x, move))
+        return Step(done.x, done.eps, (taken + 1, (*past[-1:], found)), fallback=done.fallback)
+
+
+def _line(past: tuple[tuple[float, Tensor], ...], s: float) -> Tensor:
+    """The prediction at s on the line through the last two; the last one where there is no other."""
+    s_1, e_1 = past[-1]
+    if len(past) == 1:
+        return e_1
+    s_0, e_0 = past[0]
+    return e_1 + (e_1 - e_0) * ((s - s_1) / (s_1 - s_0))
