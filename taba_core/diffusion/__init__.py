@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from taba_core.diffusion.denoiser import CountedDenoiser, Denoiser
     from taba_core.diffusion.forward import forward_diffuse
     from taba_core.diffusion.grid import TimestepGrid, Transition
+    from taba_core.diffusion.interpolation import generate_between, self_interpolation
     from taba_core.diffusion.inversion import (
         DDIMInversion,
         ForwardReplaced,
@@ -40,6 +41,7 @@ _HOMES = {
     "denoiser": ("CountedDenoiser", "Denoiser"),
     "forward": ("forward_diffuse",),
     "grid": ("TimestepGrid", "Transition"),
+    "interpolation": ("generate_between", "self_interpolation"),
     "inversion": (
         "DDIMInversion",
         "ForwardReplaced",
@@ -85,6 +87,7 @@ __all__ = [
     "ddim_step",
     "forward_diffuse",
     "generate",
+    "generate_between",
     "inversion_method",
     "inversion_method_named",
     "invert",
@@ -92,6 +95,7 @@ __all__ = [
     "list_methods",
     "predict_x0",
     "reconstruct",
+    "self_interpolation",
     "step_predictions",
     "walk",
 ]

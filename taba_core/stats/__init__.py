@@ -1,6 +1,7 @@
 """Mergeable statistics of noise, latents, images and trajectories, with intervals and floors."""
 
 from taba_core.blas import use_one_blas_thread
+from taba_core.slerp import slerp
 from taba_core.stats.alignment import FeatureAlignment, kernel_alignment
 from taba_core.stats.angles import most_probable_angles, most_probable_angles_direct
 from taba_core.stats.attractors import accuracy, attraction, binomial_interval, equal_divisions
@@ -30,7 +31,6 @@ from taba_core.stats.regions import (
 )
 from taba_core.stats.resample import estimates, poisson_weights
 from taba_core.stats.similarity import StructuralSimilarity, structural_similarity
-from taba_core.stats.slerp import slerp
 from taba_core.stats.step_error import StepError
 from taba_core.stats.texture import LocalVariance, PowerSpectrum, local_variance
 from taba_core.stats.trajectory import PathDistance, path_distance_direct

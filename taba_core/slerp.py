@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from taba_core.errors import UsageError
-from taba_core.stats.base import Array, as_float64, ratio
 
 PARALLEL = 0.9995
 
 
-def slerp(u: Array, v: Array, weight: float, *, by_row: bool = False) -> NDArray[np.float64]:
+def slerp(u: NDArray[Any], v: NDArray[Any], weight: float, *, by_row: bool = False) -> NDArray[np.float64]:
     """Interpolate on the sphere between u (weight 0) and v (weight 1), sample by sample.
 
     sin((1 - w) theta) / sin(theta) u + sin(w theta) / sin(theta) v, theta the angle between the whole flattened
@@ -32,11 +33,13 @@ def slerp(u: Array, v: Array, weight: float, *, by_row: bool = False) -> NDArray
         )
     if not 0 <= weight <= 1:
         raise UsageError(f"weight={weight} is outside the segment; use a number from 0 to 1.")
-    a, b = as_float64(u), as_float64(v)
+    # contiguous, so that sums do not depend on the memory layout a reader returned
+    a, b = np.ascontiguousarray(u, dtype=np.float64), np.ascontiguousarray(v, dtype=np.float64)
     axes = (-1,) if by_row else tuple(range(1, a.ndim))
     lengths = np.sqrt(np.square(a).sum(axis=axes, keepdims=True) * np.square(b).sum(axis=axes, keepdims=True))
-    cosine = ratio((a * b).sum(axis=axes, keepdims=True), lengths)
-    turns = np.abs(np.nan_to_num(cosine, nan=1.0)) <= PARALLEL
+    inner = (a * b).sum(axis=axes, keepdims=True)
+    cosine = np.divide(inner, lengths, out=np.ones_like(inner), where=lengths > 0)
+    turns = np.abs(cosine) <= PARALLEL
     theta = np.arccos(np.where(turns, cosine, 0.0))
     along_u = np.where(turns, np.sin((1 - weight) * theta) / np.sin(theta), 1 - weight)
     along_v = np.where(turns, np.sin(weight * theta) / np.sin(theta), weight)
