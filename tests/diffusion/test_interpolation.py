@@ -73,5 +73,5 @@ def test_a_point_of_the_path_costs_one_generation():
 def test_refusals():
     with pytest.raises(UsageError, match=r"slerp between shapes \(3, 3, 4, 4\) and \(2, 3, 4, 4\)"):
         list(generate_between(waves(), normal(SHAPE, 1), normal((2, 3, 4, 4), 1), GRID))
-    with pytest.raises(UsageError, match="weight=1.5 is outside the segment"):
+    with pytest.raises(UsageError, match=r"weight=1\.5 is outside the segment"):
         self_interpolation(waves(), *(normal(SHAPE, i) for i in (1, 2, 3)), GRID, [1.5])
