@@ -1,0 +1,159 @@
+"""What samplers of two coupled states share: the chain of levels they move on, and how a pair is stored."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from taba_core.diffusion.ddim import apply_x0_rule
+from taba_core.diffusion.grid import TimestepGrid
+from taba_core.diffusion.inversion.method import Carried, Record, Shape, Whole, WholeMethod
+from taba_core.diffusion.inversion.problem import Dynamics, Problem
+from taba_core.diffusion.sampling import StepRecord
+from taba_core.errors import UsageError, WorkError
+
+# Axes: B samples in a batch, C channels, H rows, W columns. Levels l = 0 (clean) .. T. States are float64.
+
+Note = Callable[[int, Tensor, Tensor, Tensor], None]
+
+
+@dataclass(frozen=True, eq=False)
+class LevelChain:
+    """Levels 0..T joined end to end, and the network at each of them.
+
+    Every level is the upper end of its step, so that three neighbouring levels mean something. (On a grid of
+    style diffusers-trailing the DDIM sampler itself does not chain its levels.)
+
+    Attributes:
+      dynamics: network, grid, conditioning and x_0 rule.
+      network_dtype: precision in which the network is asked; states are float64.
+      method: name of the method, for messages.
+
+    Raises:
+      UsageError: an x_0 rule that changes x_0 and keeps eps, which no coupled sampler can undo.
+    """
+
+    dynamics: Dynamics
+    network_dtype: torch.dtype
+    method: str
+
+    def __post_init__(self) -> None:
+        if self.dynamics.x0_rule not in ("none", "clip-rederive"):
+            raise UsageError(
+                f"x0_rule={self.dynamics.x0_rule} moves the state by another eps than the network's, and samplers of "
+                "coupled states are then not invertible; use x0_rule=none or clip-rederive."
+            )
+
+    @property
+    def num_steps(self) -> int:
+        """T."""
+        return self.dynamics.grid.num_inference_steps
+
+    @cached_property
+    def alpha_bar(self) -> list[float]:
+        """a_0..a_T."""
+        return [float(a) for a in self.dynamics.grid.alpha_bar]
+
+    @cached_property
+    def scale(self) -> list[float]:
+        """sqrt(a_l): state x per scaled state y = x / sqrt(a)."""
+        return [math.sqrt(a) for a in self.alpha_bar]
+
+    @cached_property
+    def noise_to_signal(self) -> list[float]:
+        """s_l = sqrt(1 - a_l) / sqrt(a_l): dy = eps ds."""
+        return [math.sqrt(1 - a) / math.sqrt(a) for a in self.alpha_bar]
+
+    def coefficients(self, level: int) -> tuple[float, float]:
+        """(P, Q) of step `level`: x_l = P x_{l-1} + Q eps, x_{l-1} = (x_l - Q eps) / P."""
+        lower, upper = self.alpha_bar[level - 1], self.alpha_bar[level]
+        P = math.sqrt(upper / lower)
+        return P, math.sqrt(1 - upper) - P * math.sqrt(1 - lower)
+
+    def eps(self, x: Tensor, level: int) -> Tensor:
+        """The network at a level, in the precision of x, after the x_0 rule; level 0 has the time of level 1.
+
+        Raises:
+          WorkError: a state that the network's precision cannot hold, or a network that returned NaN.
+        """
+        level = max(level, 1)
+        time = float(self.dynamics.grid.network_times[level - 1])
+        eps = self.dynamics.eps(self.in_network_precision(x), time).to(x.dtype)
+        return apply_x0_rule(x, eps, self.alpha_bar[level], self.dynamics.x0_rule)[1]
+
+    def in_network_precision(self, x: Tensor) -> Tensor:
+        """x, rounded.
+
+        Raises:
+          WorkError: it overflows.
+        """
+        rounded = x.to(self.network_dtype)
+        finite = torch.isfinite(rounded).flatten(1).all(1)
+        if not finite.all():
+            row = int((~finite).nonzero()[0])
+            raise WorkError(
+                f"inversion method '{self.method}' reached {float(x[row].abs().max()):.0e} in sample "
+                f"{self.dynamics.sample_ids[row]}, which {str(self.network_dtype).removeprefix('torch.')} cannot "
+                "hold: its inverse amplifies. Use fewer steps or other options."
+            )
+        return rounded
+
+    def note_to(self, record: Record) -> Note:
+        """A note of (step, x_from, eps, x_to) that reaches `record` in the network's precision."""
+
+        def note(step: int, x_from: Tensor, eps: Tensor, x_to: Tensor) -> None:
+            record(StepRecord(step, *(x.to(self.network_dtype) for x in (x_from, eps, x_to))))
+
+        return note
+
+
+class PairMethod(WholeMethod):
+    """An inversion whose sampler carries a pair of states (x, y); x_T is the latent, y_T is `partner`.
+
+    States are float64 whatever the network's precision is. The latent and its partner are stored in the precision
+    of x_0; `rounding`, (B, 2, C, H, W), is what storing dropped of the two, so that a float32 store holds 48 bits
+    of each. The sampler is the exact inverse up to float64 rounding as long as the network returns the same bits
+    for the same input; where it does not (another batch composition, another machine) the methods differ in how
+    much they amplify that.
+    """
+
+    own_sampler = True
+
+    def carried_shapes(
+        self, grid: TimestepGrid, sample_shape: Shape, cond_shapes: Mapping[str, Shape]
+    ) -> dict[str, Shape]:
+        """`partner`, one more state, and `rounding`, two."""
+        return {"partner": sample_shape, "rounding": (2, *sample_shape)}
+
+    def invert_whole(self, problem: Problem, record: Record) -> Whole:
+        """x_0 to the pair at level T.
+
+        Raises:
+          WorkError: a state that the precision of x_0 cannot hold.
+        """
+        chain = LevelChain(problem, problem.x_0.dtype, self.name)
+        pair = torch.stack(self.up(problem.x_0.double(), chain, chain.note_to(record)), dim=1)
+        stored = chain.in_network_precision(pair)
+        carried = {"partner": stored[:, 1], "rounding": (pair - stored.double()).to(stored.dtype)}
+        return Whole(stored[:, 0], carried)
+
+    def reconstruct(self, dynamics: Dynamics, latent: Tensor, carried: Carried, record: Record) -> Tensor:
+        """The pair at level T back to the image."""
+        chain = LevelChain(dynamics, latent.dtype, self.name)
+        pair = torch.stack([latent, carried["partner"]], dim=1).double() + carried["rounding"].double()
+        image = self.down(pair[:, 0], pair[:, 1], chain, chain.note_to(record))
+        return image.to(latent.dtype)
+
+    @abstractmethod
+    def up(self, x_0: Tensor, chain: LevelChain, note: Note) -> tuple[Tensor, Tensor]:
+        """(x_T, y_T) of a clean image, float64, (B, C, H, W)."""
+
+    @abstractmethod
+    def down(self, x: Tensor, y: Tensor, chain: LevelChain, note: Note) -> Tensor:
+        """x_0 of a pair at level T, float64, (B, C, H, W)."""
