@@ -193,14 +193,12 @@ class TestEasyInv:
         P = np.sqrt(A[1:] / A[:-1])
         ddim = P + (SIGMA[1:] - P * SIGMA[:-1]) * k[1:]
         mixed = np.where((np.arange(1, 51) > 2.5) & (np.arange(1, 51) < 12.5), 0.5 * ddim + 0.5, ddim)
-        image = torch.full(
-            SHAPE, 0.005575058, dtype=torch.float64
-        )  # F of sampling, so that DDIM's latent is .113
+        image = 0.005575058 * torch.ones(SHAPE, dtype=torch.float64)  # F of sampling: DDIM's latent is .113
         method = inversion_method_named("easyinv", eta=0.5, start_fraction=0.05, width=0.2)
         latent = [invert(gaussian(1e-4), image, GRID, m)[0, 0, 0, 0].item() for m in ("ddim", method)]
         assert latent[0] == pytest.approx(0.113213, abs=1e-6)
         assert latent[1] == pytest.approx(0.005575058 * mixed.prod(), rel=1e-9)
-        assert latent[1] < 0.4 * latent[0]
+        assert latent[1] < latent[0] / 2
 
     def test_it_can_be_wrapped_by_forward_replacement(self):
         model, noise = CountedDenoiser(waves()), normal(SHAPE, 9)
