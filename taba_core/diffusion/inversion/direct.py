@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from taba_core.diffusion.grid import TimestepGrid
@@ -41,13 +40,14 @@ class DirectInversion(WholeMethod):
 
     def invert_whole(self, problem: Problem, record: Record) -> Whole:
         """DDIM inversion that keeps its states."""
-        x, states = problem.x_0, []
+        x, T = problem.x_0, problem.grid.num_inference_steps
+        states = x.new_empty((len(x), T, *x.shape[1:]))
         for move in problem.grid.upward(network_time=problem.network_time, levels=problem.levels):
-            states.append(x)
+            states[:, move.step - 1] = x
             x_to, eps = problem.move(x, problem.eps(x, move.network_time), move)
             record(StepRecord(move.step, x, eps, x_to))
             x = x_to
-        return Whole(x, {"states": torch.stack(states, dim=1)})
+        return Whole(x, {"states": states})
 
     def reconstruct(self, dynamics: Dynamics, latent: Tensor, carried: Carried, record: Record) -> Tensor:
         """DDIM sampling, every step corrected to the stored state."""

@@ -71,21 +71,19 @@ class EditFriendlyDDPM(WholeMethod):
 
     def invert_whole(self, problem: Problem, record: Record) -> Whole:
         """Levels noised one by one, then the noise of each step from the top down."""
-        path, T = self._noised_levels(problem), problem.grid.num_inference_steps
-        z, records = torch.zeros_like(path), []
-        latent = x = path[:, -1]
+        states, records = self._noised_levels(problem), []
+        latent = x = states[:, -1].clone()
         for move in problem.grid.downward():
             l, step = move.step, _ancestral_step(problem, x, move)
-            if l > self.num_zeroed:
-                target = path[:, l - 2] if l > 1 else problem.x_0
-                z[:, l - 1] = (target - step.mu) / step.scale
-            lower = step.mu + step.scale * z[:, l - 1]
-            records.append(StepRecord(l, lower, step.eps, x))
-            x = lower
-        assert len(records) == T
+            lower = states[:, l - 2] if l > 1 else problem.x_0
+            z = (lower - step.mu) / step.scale if l > self.num_zeroed else torch.zeros_like(x)
+            states[:, l - 1] = z  # in the place of x_l, which has been used
+            x_to = step.mu + step.scale * z
+            records.append(StepRecord(l, x_to, step.eps, x))
+            x = x_to
         for taken in reversed(records):
             record(taken)
-        return Whole(latent, {"steps": z})
+        return Whole(latent, {"steps": states})
 
     def reconstruct(self, dynamics: Dynamics, latent: Tensor, carried: Carried, record: Record) -> Tensor:
         """Ancestral sampling with the stored noise."""
@@ -100,9 +98,11 @@ class EditFriendlyDDPM(WholeMethod):
     def _noised_levels(self, problem: Problem) -> Tensor:
         """x_1..x_T, each with noise of its own, (B, T, C, H, W)."""
         x_0, levels = problem.x_0, problem.grid.upper_alpha_bar
-        like = x_0[:, None].expand(-1, len(levels), -1, -1, -1)
-        n = problem.normal(like, seed=self.seed, stream=STREAM)
-        return torch.stack([forward_diffuse(x_0, n[:, i], float(a)) for i, a in enumerate(levels)], dim=1)
+        states = x_0.new_empty((len(x_0), len(levels), *x_0.shape[1:]))
+        for i, a in enumerate(levels):
+            n = problem.normal(x_0, seed=self.seed, stream=f"{STREAM}/{i + 1}")
+            states[:, i] = forward_diffuse(x_0, n, float(a))
+        return states
 
 
 def _ancestral_step(dynamics: Dynamics, x: Tensor, move: Transition) -> _Ancestral:
