@@ -40,7 +40,7 @@ def eps_gain(variance):
 
 
 @pytest.mark.parametrize("method", PAIRS)
-@pytest.mark.parametrize("grid", ["leading", "trailing", "guided", "offset"])
+@pytest.mark.parametrize("grid", ["leading", "trailing", "guided", "offset", "one step", "two steps"])
 def test_inversion_and_its_own_sampler_are_exact_inverses(method, grid):  # T3
     cosine = NoiseSchedule.cosine(4000, timestep_scale=0.25)
     grid = {
@@ -48,6 +48,8 @@ def test_inversion_and_its_own_sampler_are_exact_inverses(method, grid):  # T3
         "trailing": TimestepGrid.build(LINEAR, 30, "diffusers-trailing"),
         "guided": TimestepGrid.build(cosine, 50, "guided"),
         "offset": TimestepGrid.build(LINEAR, 50, steps_offset=1, final_alpha_bar="first"),
+        "one step": TimestepGrid.build(LINEAR, 1),
+        "two steps": TimestepGrid.build(LINEAR, 2),
     }[grid]
     model = waves(grid.schedule)
     image = generate(model, normal(SHAPE, 1), grid)
