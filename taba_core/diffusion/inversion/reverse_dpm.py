@@ -38,7 +38,7 @@ class ReverseDPMInversion(StepMethod):
     implicit = True
 
     order: Literal[1, 2] = 2
-    grid: Literal["linspace", "leading", "sampler"] = "linspace"
+    grid: Literal["leading", "linspace", "sampler"] = "leading"
 
     def __post_init__(self) -> None:
         """Only the solver's own grids leave the sampler's."""
