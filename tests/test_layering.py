@@ -21,6 +21,7 @@ FORBIDDEN = {
     "taba_core/store": TORCH,
     "taba_core/schema.py": TORCH,
     "taba_core/theory.py": TORCH,
+    "taba_core/slerp.py": {*TORCH, *STORES},
     "cluster": {"taba_core", "workflows", "numpy", *TORCH, *STORES},
     "workflows/studies": {*TORCH, *RAY, "zarr", "dask", "cluster"},
 }

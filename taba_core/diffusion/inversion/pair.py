@@ -121,6 +121,8 @@ class PairMethod(WholeMethod):
     of each. The sampler is the exact inverse up to float64 rounding as long as the network returns the same bits
     for the same input; where it does not (another batch composition, another machine) the methods differ in how
     much they amplify that.
+
+    The sampler's own levels and times are retraced; the problem's network_time and levels do not apply.
     """
 
     own_sampler = True
