@@ -12,8 +12,8 @@ from torch import Tensor
 from taba_core.diffusion.ddim import apply_x0_rule
 from taba_core.diffusion.ddim import move as ddim_move
 from taba_core.diffusion.grid import TimestepGrid, Transition
-from taba_core.diffusion.inversion.descent import Descent
 from taba_core.diffusion.inversion.fixed_point import AtLeastOne, NotNegative
+from taba_core.diffusion.inversion.forward_step import ForwardStep
 from taba_core.diffusion.inversion.guarded import coefficients
 from taba_core.diffusion.inversion.method import Between, Carried, Record, Step, StepMethod
 from taba_core.diffusion.inversion.problem import Dynamics, Problem
@@ -56,7 +56,7 @@ class ExactDPM1Inversion(StepMethod):
     def step(self, problem: Problem, x: Tensor, move: Transition, state: Any) -> Step:
         """Solve one DDIM step."""
         guess, _ = problem.move(x, problem.eps(x, move.network_time), move)
-        return solved(problem, x, guess, move, Descent(self.rho, self.tolerance, self.max_iterations))
+        return solved(problem, x, guess, move, ForwardStep(self.rho, self.tolerance, self.max_iterations))
 
 
 @inversion_method("exact-dpm-2")
@@ -89,16 +89,18 @@ class ExactDPM2Inversion(StepMethod):
     def step(self, problem: Problem, x: Tensor, move: Transition, state: Any) -> Step:
         """Solve one step of the sampler."""
         grid, T = problem.grid, problem.grid.num_inference_steps
-        descent = Descent(min(1.0, RATE / max(_tau(grid, move.step), 1)), self.tolerance, self.max_iterations)
+        solver = ForwardStep(
+            min(1.0, RATE / max(_tau(grid, move.step), 1)), self.tolerance, self.max_iterations
+        )
         if move.step in (1, T):
             if move.step == 1:
-                descent = Descent(1.0, self.tolerance, self.max_iterations)
+                solver = ForwardStep(1.0, self.tolerance, self.max_iterations)
             guess, _ = problem.move(x, problem.eps(x, move.network_time), move)
-            return solved(problem, x, guess, move, descent)
+            return solved(problem, x, guess, move, solver)
         y_s = _coarse(problem, x, grid, move.step)
         y_r = _coarse(problem, y_s, grid, move.step + 1)
         frozen = _second_order(problem, y_s, y_r, move)
-        plain = Descent(descent.rho, self.tolerance, self.max_iterations, scheduled=False)
+        plain = ForwardStep(solver.rho, self.tolerance, self.max_iterations, scheduled=False)
         return solved(problem, x, y_s, move, plain, frozen)
 
     def reconstruct(self, dynamics: Dynamics, latent: Tensor, carried: Carried, record: Record) -> Tensor:
@@ -127,7 +129,7 @@ def solved(
     x: Tensor,
     guess: Tensor,
     move: Transition,
-    descent: Descent,
+    solver: ForwardStep,
     correction: Tensor | None = None,
 ) -> Step:
     """x_l with S(x_l) = x, S the DDIM step (plus a constant correction), from a first guess."""
@@ -137,7 +139,7 @@ def solved(
         back, _ = ddim_move(z, eps, move.alpha_bar_to, move.alpha_bar_from, problem.x0_rule)
         return back if correction is None else back + correction[rows]
 
-    found, gap, code = descent.solve(step_back, x, guess)
+    found, gap, code = solver.solve(step_back, x, guess)
     p, q = coefficients(move)
     return Step(found, (found - p * x) / q, residual=p * gap, fallback=code)
 

@@ -55,7 +55,7 @@ def solve(
     window: int = 1,
     tolerance: float = 0.0,
 ) -> Step:
-    """Iterate x_l from z, `num_evaluations` times or until rms(g(z) - z) <= tolerance, each image by itself.
+    """Iterate x_l from z, `num_evaluations` times or until rms(g(z) - z) <= tolerance > 0, each image by itself.
 
     Guard: where rms(g(z) - z) grows twice in a row, the image goes back to its best iterate and on with
     z <- z + 0.5 (g(z) - z) (`Fallback.DAMPED`); where it still grows twice in a row, its best iterate is the
@@ -118,7 +118,7 @@ class _Guard:
         self._growing = torch.where(self._back, 0, self._growing)
         self.code[self._back] = int(Fallback.DAMPED)
         self.code[self._given_up] = int(Fallback.BEST_ITERATE)
-        self._done = self.active & (r <= self._tolerance)
+        self._done = self.active & (r <= self._tolerance) & (self._tolerance > 0)
         self._it = it
 
     def next(self, z: Tensor, mixed: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ IMPROVEMENT = 1e-4  # relative
 
 
 @dataclass(frozen=True)
-class Descent:
+class ForwardStep:
     """When to stop, and how large the steps are.
 
     Attributes:
@@ -63,16 +63,16 @@ class Descent:
 class _Run:
     """The state of one solve: per image its iterate, its best one, its step size."""
 
-    def __init__(self, descent: Descent, x_prev: Tensor, x: Tensor) -> None:
+    def __init__(self, method: ForwardStep, x_prev: Tensor, x: Tensor) -> None:
         def full(value: float) -> Tensor:
             return torch.full((len(x),), value, dtype=torch.float64, device=x.device)
 
-        self._descent = descent
+        self._method = method
         self.x, self.best, self._best_gap = x.clone(), x.clone(), torch.zeros_like(x)
         self.active = torch.ones(len(x), dtype=torch.bool, device=x.device)
         self.code = torch.zeros(len(x), dtype=torch.int8, device=x.device)
         self.least, self._last, self._plateau = full(math.inf), full(math.inf), full(math.inf)
-        self._rho, self._growing, self._idle = full(descent.rho), full(0), full(0)
+        self._rho, self._growing, self._idle = full(method.rho), full(0), full(0)
         # Below this the residual is rounding, and neither its growth nor its size says anything.
         self._floor = 16 * torch.finfo(x.dtype).eps * per_image_rms(x_prev)
 
@@ -85,12 +85,12 @@ class _Run:
         grew = (r > self._last[rows]) & (r > self._floor[rows])
         self._growing[rows] = torch.where(grew, self._growing[rows] + 1, 0)
         self._last[rows] = r
-        self.active[rows[r <= self._descent.tolerance]] = False
+        self.active[rows[r <= self._method.tolerance]] = False
         back = self._growing[rows] >= 2
         self._go_back(rows[back])
         self._wait(rows, r)
         ahead = rows[~back]
-        warm = min(1.0, (iteration + 1) / WARM_UP) if self._descent.scheduled else 1.0
+        warm = min(1.0, (iteration + 1) / WARM_UP) if self._method.scheduled else 1.0
         self.x[ahead] = self.x[ahead] - self._scaled(warm, ahead) * gap[~back]
 
     def _go_back(self, rows: Tensor) -> None:
@@ -105,7 +105,7 @@ class _Run:
         improved = r.square() < self._plateau[rows] * (1 - IMPROVEMENT)
         self._plateau[rows] = torch.where(improved, r.square(), self._plateau[rows])
         self._idle[rows] = torch.where(improved, 0, self._idle[rows] + 1)
-        if self._descent.scheduled:
+        if self._method.scheduled:
             tired = rows[self._idle[rows] > PATIENCE]
             self._rho[tired] /= 2
             self._idle[tired] = 0
