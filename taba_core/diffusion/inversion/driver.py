@@ -133,7 +133,7 @@ def invert_with_report(
     """
     chosen = inversion_method_named(method) if isinstance(method, str) else method
     if forward_steps:
-        check_steps_can_be_replaced(chosen, f"forward_steps={forward_steps}")
+        check_steps_can_be_replaced(chosen, f"forward_steps={forward_steps}", "forward_steps=0 or ")
         assert isinstance(chosen, StepMethod)
         chosen = ForwardReplaced(chosen, forward_steps, forward_level)
     x_0 = working_precision(x_0)

@@ -32,7 +32,7 @@ class ForwardReplaced(Wrapper):
 
     def __post_init__(self) -> None:
         """Check that single steps can be replaced."""
-        check_steps_can_be_replaced(self.inner, f"forward_steps={self.forward_steps}")
+        check_steps_can_be_replaced(self.inner, f"forward_steps={self.forward_steps}", "forward_steps=0 or ")
         super().__post_init__()
 
     @property

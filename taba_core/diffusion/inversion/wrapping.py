@@ -73,8 +73,12 @@ def step_method_named(name: str, wrapper: str) -> StepMethod:
     return method
 
 
-def check_steps_can_be_replaced(method: Method, what: str) -> None:
+def check_steps_can_be_replaced(method: Method, what: str, way_out: str = "") -> None:
     """Refuse methods without single steps, and those that leave the sampler's grid.
+
+    Args:
+      what: what asks for it, as the message begins.
+      way_out: what could be changed in place of the method, followed by " or ".
 
     Raises:
       UsageError: such a method.
@@ -82,10 +86,10 @@ def check_steps_can_be_replaced(method: Method, what: str) -> None:
     if not isinstance(method, StepMethod):
         raise UsageError(
             f"{what}: inversion method '{method.name}' owns its trajectory, so its first steps cannot be replaced; "
-            "use forward_steps=0 or another method."
+            f"use {way_out}another method."
         )
     if method.own_grid:
         raise UsageError(
             f"{what}: inversion method '{method.name}' moves on a grid of its own, which has no level K of the "
-            "sampler's; use forward_steps=0 or another method."
+            f"sampler's; use {way_out}another method."
         )
