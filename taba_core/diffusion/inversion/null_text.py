@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from taba_core.diffusion.descent import descend
+from taba_core.diffusion.descent import descend, gradient_of
 from taba_core.diffusion.grid import TimestepGrid, Transition
 from taba_core.diffusion.guidance import guided, null_condition
 from taba_core.diffusion.inversion.method import (
@@ -122,7 +122,7 @@ class NullText(WholeMethod):
 
         embeds = descend(
             embeds,
-            loss,
+            gradient_of(loss),
             # The published rate would turn negative after 100 steps.
             learning_rate=self.learning_rate * max(1 - i / 100, 0.01),
             num_steps=self.num_inner_steps,
@@ -184,7 +184,13 @@ class NegativePrompt(StepMethod):
         )
 
 
-def _guided_sampling(dynamics: Dynamics, x: Tensor, scale: float, null_of: Any, record: Record) -> Tensor:
+def _guided_sampling(
+    dynamics: Dynamics,
+    x: Tensor,
+    scale: float,
+    null_of: Callable[[int], Mapping[str, Tensor]],
+    record: Record,
+) -> Tensor:
     """DDIM sampling under guidance, with the null condition of each step."""
     for move in dynamics.grid.downward():
         eps_cond = dynamics.eps(x, move.network_time)
