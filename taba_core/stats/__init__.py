@@ -15,6 +15,7 @@ from taba_core.stats.frechet import FeatureMoments, FrechetDistance, InceptionSc
 from taba_core.stats.kernel_distance import kernel_distance
 from taba_core.stats.manifold import Balls, Coverage, NearestDistances, Points, balls, precision_recall
 from taba_core.stats.mapping import SmallestDistance
+from taba_core.stats.masked import RegionLagCorrelation, RegionSpectrum
 from taba_core.stats.moments import EntryKL, GlobalKL, Moments
 from taba_core.stats.nearest import METRICS, Nearest, nearest, nearest_direct
 from taba_core.stats.pairs import PairStatistic, reduce_pairs
@@ -75,6 +76,8 @@ __all__ = [
     "ReconstructionError",
     "Reduced",
     "RegionError",
+    "RegionLagCorrelation",
+    "RegionSpectrum",
     "RowStatistic",
     "SampleStatistic",
     "SmallestDistance",

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taba_core.errors import StoreError, UsageError
-from taba_core.stats.base import Array, Block, RowStatistic, as_float64, ratio, same_shape, std_from_sums
+from taba_core.stats.base import Array, Block, RowStatistic, as_float64, mean_and_std, ratio, same_shape
+from taba_core.stats.moments import gaussian_kl
 
 REGIONS = ("plain", "non_plain", "all")
 THRESHOLD = 0.025
@@ -108,7 +109,8 @@ class RegionError(RowStatistic):
     the variables.
 
     Values, each (3,) for plain, non_plain, all:
-      error, rms_error; std (of `estimate`), std_reference; share: part of the entries.
+      error, rms_error; std (of `estimate`), std_reference; kl: KL(N_reference || N_estimate) of one Gaussian each
+      for the entries of the region (nats); share: part of the entries.
     """
 
     reference: str = "noise"
@@ -144,10 +146,13 @@ class RegionError(RowStatistic):
     def summarise_sums(self, sums: Mapping[str, Array], count: Array) -> dict[str, Array]:
         """Pool over samples; a region without entries is NaN."""
         s = {name: with_all(values) for name, values in sums.items()}
+        mean_u, std_u = mean_and_std(s["entries"], s["u"], s["uu"])
+        mean_v, std_v = mean_and_std(s["entries"], s["v"], s["vv"])
         return {
             "error": ratio(s["absolute"], s["entries"]),
             "rms_error": np.sqrt(ratio(s["square"], s["entries"])),
-            "std": std_from_sums(s["entries"], s["v"], s["vv"]),
-            "std_reference": std_from_sums(s["entries"], s["u"], s["uu"]),
+            "std": std_v,
+            "std_reference": std_u,
+            "kl": gaussian_kl(mean_u, std_u, mean_v, std_v),
             "share": ratio(s["entries"], s["entries"][..., 2:]),
         }

@@ -61,6 +61,46 @@ class LocalVariance(RowStatistic):
         return {"variance": ratio(with_all(sums["variance"]), with_all(sums["pixels"]))}
 
 
+def radial_power(x: Array, name: str = "x") -> NDArray[np.float64]:
+    """Mean over channels and Fourier modes of radius k - 1/2 <= |k| < k + 1/2 of |F|^2 / (H W), (n, K).
+
+    F is the discrete Fourier transform, |k| in cycles per image along the shorter side, K = min(H, W)/2.
+
+    Args:
+      x: (n, C, H, W).
+      name: what an error calls it.
+
+    Raises:
+      UsageError: fewer than 4 pixels along a side.
+    """
+    x = as_float64(x)
+    height, width = x.shape[2:]
+    shorter = min(height, width)
+    if shorter < 4:
+        raise UsageError(f"{name} of {height}x{width} has no spectrum to fit; at least 4x4 pixels.")
+    radius = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)) * shorter
+    ring = np.floor(radius + 0.5).astype(np.int64).ravel()
+    power = (np.square(np.abs(np.fft.fft2(x))) / (height * width)).mean(axis=1).reshape(len(x), -1)
+    rings = [ring == k for k in range(1, shorter // 2 + 1)]
+    return np.stack([power[:, inside].mean(axis=1) for inside in rings], axis=1)
+
+
+def spectrum_values(power: Array) -> dict[str, Array]:
+    """Frequency (..., K), power (..., K) and the slope of ln power against ln k; none where a power is zero."""
+    frequency = np.arange(1, power.shape[-1] + 1, dtype=np.float64)
+    centred = np.log(frequency) - np.log(frequency).mean()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logarithm = np.log(power)
+    defined = np.asarray(np.isfinite(logarithm).all(axis=-1))
+    fitted = np.where(defined[..., None], logarithm, 0.0)
+    slope = (fitted * centred).sum(axis=-1) / np.square(centred).sum()
+    return {
+        "frequency": np.broadcast_to(frequency, power.shape),
+        "power": power,
+        "slope": np.where(defined, slope, np.nan),
+    }
+
+
 @dataclass(frozen=True)
 class PowerSpectrum(RowStatistic):
     """Radial power spectrum of images of H x W pixels, and the exponent of its decay.
@@ -82,32 +122,8 @@ class PowerSpectrum(RowStatistic):
 
     def rows(self, block: Block) -> dict[str, Array]:
         """Mean power of every radius of a sample, (n, K)."""
-        x = as_float64(block[self.variable])
-        height, width = x.shape[2:]
-        if min(height, width) < 4:
-            raise UsageError(
-                f"{self.variable} of {height}x{width} has no spectrum to fit; at least 4x4 pixels."
-            )
-        shorter = min(height, width)
-        radius = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)) * shorter
-        ring = np.floor(radius + 0.5).astype(np.int64).ravel()
-        power = (np.square(np.abs(np.fft.fft2(x))) / (height * width)).mean(axis=1).reshape(len(x), -1)
-        rings = [ring == k for k in range(1, shorter // 2 + 1)]
-        return {"power": np.stack([power[:, inside].mean(axis=1) for inside in rings], axis=1)}
+        return {"power": radial_power(block[self.variable], self.variable)}
 
     def summarise_sums(self, sums: Mapping[str, Array], count: Array) -> dict[str, Array]:
         """Average over samples, then fit; no slope where a power is zero."""
-        power = ratio(sums["power"], over(count, sums["power"]))
-        frequency = np.arange(1, power.shape[-1] + 1, dtype=np.float64)
-        centred = np.log(frequency) - np.log(frequency).mean()
-        with np.errstate(divide="ignore", invalid="ignore"):
-            logarithm = np.log(power)
-        defined = np.asarray(np.isfinite(logarithm).all(axis=-1))
-        slope = (np.where(defined[..., None], logarithm, 0.0) * centred).sum(axis=-1) / np.square(
-            centred
-        ).sum()
-        return {
-            "frequency": np.broadcast_to(frequency, power.shape),
-            "power": power,
-            "slope": np.where(defined, slope, np.nan),
-        }
+        return spectrum_values(ratio(sums["power"], over(count, sums["power"])))

@@ -19,6 +19,8 @@ UNDEFINED_FOR_CONSTANTS = {
     "lag correlation": {"lags", "value"},
     "moments": {"skewness", "excess_kurtosis", "jarque_bera"},
     "global kl": {"kl"},
+    "region error": {"kl"},
+    "spectrum by region": {"slope"},
     "step error": {"std_ratio"},
     "triangle in the bins of the reference": {
         "most_probable",

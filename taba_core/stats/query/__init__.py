@@ -42,6 +42,8 @@ from taba_core.stats.query.states import (
     patch_correlation,
     path_distance,
     region_error,
+    region_lag_correlation,
+    region_spectrum,
     step_error,
     triangle,
 )
@@ -68,6 +70,8 @@ __all__ = [
     "quantiles",
     "reconstruction_error",
     "region_error",
+    "region_lag_correlation",
+    "region_spectrum",
     "step_error",
     "structural_similarity",
     "top_examples",

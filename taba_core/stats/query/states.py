@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from taba_core.stats.correlation import LAGS, LagCorrelation, PatchCorrelation
 from taba_core.stats.floor import correlation_floor, kl_floor
+from taba_core.stats.masked import RegionLagCorrelation, RegionSpectrum
 from taba_core.stats.moments import EntryKL, GlobalKL, Moments
 from taba_core.stats.pca import ChannelPCA
 from taba_core.stats.query.evaluate import Options, evaluate
@@ -95,11 +96,46 @@ def region_error(
     >>> found.error.sel(region="plain").shape, found.attrs["n"]
     ((), 40)
     """
-    names = ("error", "rms_error", "std", "std_reference", "share")
+    names = ("error", "rms_error", "std", "std_reference", "kl", "share")
     return evaluate(
         RegionError("noise", "latent", "region"),
         {"noise": noise, "latent": latent, "region": region},
         dict.fromkeys(names, _BY_REGION),
+        {"region": list(REGIONS)},
+        **options,
+    )
+
+
+def region_lag_correlation(
+    latent: xr.DataArray, region: xr.DataArray, **options: Unpack[Options]
+) -> xr.Dataset:
+    """Signed correlation of neighbouring pixels of one region (Table 7's scorecard); see `RegionLagCorrelation`.
+
+    >>> found = query.region_lag_correlation(generation.noise, regions.region)
+    >>> bool(abs(found.value.sel(region="all")) < 0.01)
+    True
+    """
+    return evaluate(
+        RegionLagCorrelation("latent", "region"),
+        {"latent": latent, "region": region},
+        {"lags": ("region", "lag"), "value": _BY_REGION},
+        {"region": list(REGIONS), "lag": [f"{dy},{dx}" for dy, dx in LAGS]},
+        **options,
+    )
+
+
+def region_spectrum(latent: xr.DataArray, region: xr.DataArray, **options: Unpack[Options]) -> xr.Dataset:
+    """Radial power spectrum by region and its slope (Table 7's scorecard); see `RegionSpectrum`.
+
+    >>> found = query.region_spectrum(generation.noise, regions.region)
+    >>> bool(abs(found.slope.sel(region="all")) < 0.1)
+    True
+    """
+    by_radius = dict.fromkeys(("frequency", "power"), ("region", "radius"))
+    return evaluate(
+        RegionSpectrum("latent", "region"),
+        {"latent": latent, "region": region},
+        by_radius | {"slope": _BY_REGION},
         {"region": list(REGIONS)},
         **options,
     )
