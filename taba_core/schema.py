@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 
 from taba_core.errors import UsageError, unknown_name
-from taba_core.spec import Artifact
+from taba_core.spec import Artifact, Inversion
 
 CHUNK_CRC_BYTES = 4  # crc32c after each inner chunk
 INDEX_ENTRY_BYTES = 16  # offset and length of one inner chunk
@@ -27,6 +27,9 @@ INDEX_CRC_BYTES = 4
 
 UNCONDITIONAL = -1  # class_id of a sample made without a class
 REGION_UNWRITTEN = 255
+FALLBACKS = ("none", "damped", "best_iterate")  # by code, as `taba_core.diffusion.inversion.Fallback`
+FALLBACK_UNWRITTEN = 255
+RESIDUAL_NOT_DEFINED = -1.0
 CLASS_ID_UNWRITTEN = int(np.iinfo(np.int32).min)
 PROMPT_BYTES = 1024  # room for one prompt
 
@@ -98,7 +101,35 @@ _VARIABLES: dict[str, tuple[Variable, ...]] = {
             notes={"comment": "every value is valid; a sample whose `image` is NaN is not written"},
         ),
     ),
-    "inversion": (Variable("latent", _STATE, _NOISE_UNITS, "latent the inversion of the image ended at"),),
+    # And what the method carries beside the latent, see `variables_of`.
+    "inversion": (
+        Variable("latent", _STATE, _NOISE_UNITS, "latent the inversion of the image ended at"),
+        _row("evaluations", ("sample",), "network evaluations the inversion of the image took"),
+        Variable(
+            "residual",
+            ("sample", "step"),
+            "1",
+            "rms of P x_{l-1} + Q eps(x_l) - x_l after step l: 0 where the step is exactly undone by sampling",
+            per_step=True,
+            notes={
+                "valid_min": 0.0,
+                "comment": f"{RESIDUAL_NOT_DEFINED:g} = no residual: a replaced step, or none of one state",
+            },
+        ),
+        Variable(
+            "fallback",
+            ("sample", "step"),
+            "1",
+            "what the guard against divergence did in step l",
+            dtype="uint8",
+            per_step=True,
+            fill=FALLBACK_UNWRITTEN,
+            notes={
+                "flag_values": [*range(len(FALLBACKS)), FALLBACK_UNWRITTEN],
+                "flag_meanings": " ".join((*FALLBACKS, "not_written")),
+            },
+        ),
+    ),
     "reconstruction": (Variable("reconstruction", _STATE, "1", "image sampled again from the latent"),),
     "step-predictions": (
         Variable(
@@ -142,24 +173,36 @@ _VARIABLES: dict[str, tuple[Variable, ...]] = {
 }
 
 
-def variables_of(kind: str) -> dict[str, Variable]:
-    """Every variable an artifact of this kind may store, by name.
+def variables_of(artifact: Artifact | str) -> dict[str, Variable]:
+    """Every variable an artifact may store, by name; of a kind alone those that all of the kind have.
+
+    An inversion also has the tensors that its method carries beside the latent, under their own names.
 
     Raises:
       UsageError: no such kind.
     """
+    kind = artifact if isinstance(artifact, str) else artifact.kind
     if kind not in _VARIABLES:
         raise unknown_name("artifact kind", kind, _VARIABLES)
-    return {variable.name: variable for variable in _VARIABLES[kind]}
+    known = {variable.name: variable for variable in _VARIABLES[kind]}
+    if isinstance(artifact, Inversion):
+        known |= {name: _carried(name, tuple(sizes)) for name, sizes in artifact.carried.items()}
+    return known
 
 
-def variable_of(kind: str, name: str) -> Variable:
-    """One variable of a kind.
+def _carried(name: str, dims: tuple[str, ...]) -> Variable:
+    text = "carried beside the latent by a method with a sampler of its own"
+    return Variable(name, ("sample", *dims), "1", text, per_step="step" in dims)
+
+
+def variable_of(artifact: Artifact | str, name: str) -> Variable:
+    """One variable of an artifact or a kind.
 
     Raises:
       UsageError: no such kind or variable.
     """
-    known = variables_of(kind)
+    kind = artifact if isinstance(artifact, str) else artifact.kind
+    known = variables_of(artifact)
     if name not in known:
         raise unknown_name(f"{kind} variable", name, known)
     return known[name]
@@ -215,13 +258,13 @@ def layout(
 
     Args:
       artifact: fixes the number of samples and steps and the samples of a shard.
-      variable: one of `variables_of(artifact.kind)`.
+      variable: one of `variables_of(artifact)`.
       sample_shape: (C, H, W) of a state.
       decoded_shape: (3, height, width) of `decoded`; needed for that variable only.
     Raises:
       UsageError: unknown variable, or a shape that is not three positive sizes.
     """
-    described = variable_of(artifact.kind, variable)
+    described = variable_of(artifact, variable)
     root = artifact.root()
     sizes = dict(zip(("channel", "y", "x"), _three(sample_shape, "sample_shape"), strict=True))
     if "rgb" in described.dims:
@@ -230,6 +273,8 @@ def layout(
     steps = num_steps(artifact)
     sizes |= {"sample": root.num_samples, "step": steps, "level": steps + 1}
     sizes |= {"char": PROMPT_BYTES, "region": 2}
+    if isinstance(artifact, Inversion):
+        sizes |= artifact.carried.get(variable, {})
     shape = tuple(sizes[dim] for dim in described.dims)
     block = min(root.samples_per_shard, root.num_samples)
     shard = (block, *shape[1:])

@@ -157,10 +157,22 @@ class Inversion(Artifact):
     """x_0 to the latent x̂_T, the first `forward_steps` steps replaced by forward diffusion.
 
     `num_inference_steps` is the inversion's own T; `source` holds the T the images were sampled with.
+
+    `method_fingerprint` is the hash of the file of a user's own method, so that an edited method is another artifact,
+    and `method_location` the folder to import it from. `expected_evaluations` (least and most of an image; None is
+    T - K), `sampling_evaluations` (of its reconstruction; None is T) and `carried` (dimensions and sizes of what the
+    method carries beside the latent) follow from the method and the model.
     """
 
     kind: ClassVar[str] = "inversion"
-    added_later: ClassVar[dict[str, Any]] = {"round_trip": "none"}
+    added_later: ClassVar[dict[str, Any]] = {
+        "round_trip": "none",
+        "draws_noise": False,
+        "method_fingerprint": "",
+    }
+    outside_key: ClassVar[frozenset[str]] = frozenset(
+        {"method_location", "expected_evaluations", "sampling_evaluations", "carried"}
+    )
 
     source: Generation
     num_inference_steps: int = Field(ge=1)
@@ -173,13 +185,20 @@ class Inversion(Artifact):
     forward_level: ForwardLevel = "exact"
     forward_seed: int = Field(default=42, ge=0)
     round_trip: RoundTrip = "none"
+    draws_noise: bool = Field(default=False, description="the method starts from noise of forward_seed")
+    method_fingerprint: str = ""
+    method_location: str = ""
+    expected_evaluations: tuple[int, int] | None = None
+    sampling_evaluations: int | None = None
+    carried: dict[str, dict[str, int]] = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
     def _no_forward_no_forward_fields(cls, data: Any) -> Any:
-        # With K = 0 nothing is drawn: the rule and the seed must not split one artifact into several.
+        # With K = 0 the level rule does nothing, and mostly no noise is drawn: neither must split one artifact.
         if isinstance(data, dict) and not data.get("forward_steps"):
-            data = {k: v for k, v in data.items() if k not in ("forward_level", "forward_seed")}
+            unused = {"forward_level"} if data.get("draws_noise") else {"forward_level", "forward_seed"}
+            data = {k: v for k, v in data.items() if k not in unused}
         return data
 
     @field_validator("forward_steps")
@@ -199,7 +218,9 @@ class Inversion(Artifact):
         return (self.source,)
 
     def num_evaluations(self) -> int:
-        """T - K: replaced steps cost nothing."""
+        """Those of the method, the most where they depend on the image; of DDIM T - K: replaced steps cost nothing."""
+        if self.expected_evaluations is not None:
+            return self.expected_evaluations[1]
         return self.num_inference_steps - self.forward_steps
 
 
@@ -219,8 +240,9 @@ class Reconstruction(Artifact):
         return (self.source, self.source.source)
 
     def num_evaluations(self) -> int:
-        """T of the inversion."""
-        return self.source.num_inference_steps
+        """T of the inversion, or those of the method's own sampler."""
+        own = self.source.sampling_evaluations
+        return self.source.num_inference_steps if own is None else own
 
 
 class StepPredictions(Artifact):

@@ -70,7 +70,7 @@ def check(asked: Asked) -> Job:
     """
     chosen = find_studies(asked.studies)
     context = Context(asked.model, asked.method, parse_settings(asked.assignments), asked.weights)
-    _check_method(context)
+    assert context.chosen.method is not None  # an unknown method or option is refused here
     if asked.as_in_paper:
         chosen = [study for study in chosen if asked.model in study.paper_models]
     for study in chosen:
@@ -112,9 +112,3 @@ def plan_all(jobs: list[Job], store: Store | None) -> Decision:
     asked, policy = jobs[0].asked, jobs[0].context.settings.trajectories
     makers = [lambda fused, job=job: job.plan(store, fused=fused) for job in jobs]
     return decide(makers, policy, store, asked.store, asked.budget)
-
-
-def _check_method(context: Context) -> None:
-    from taba_core.diffusion.inversion import inversion_method_named
-
-    inversion_method_named(context.method, **context.settings.method_options)

@@ -28,6 +28,7 @@ from taba_core.spec import (
     StepErrors,
     StepPredictions,
 )
+from workflows.chosen_method import ChosenMethod
 from workflows.settings import Settings
 
 if TYPE_CHECKING:
@@ -127,13 +128,20 @@ class Context:
         return self.settings.num_inference_steps or own
 
     @cached_property
-    def method_options(self) -> dict[str, Any]:
-        """All options of the inversion method, defaults included: leaving one out is no other artifact."""
-        from dataclasses import asdict
+    def chosen(self) -> ChosenMethod:
+        """The inversion method with the user's options."""
+        return ChosenMethod(self.method, self.settings.method_options)
 
-        from taba_core.diffusion.inversion import inversion_method_named
+    @property
+    def method_key(self) -> list[Any]:
+        """The method as it enters a result's key: name, all options, and the hash of a user's own file."""
+        own = [self.chosen.module.fingerprint] if self.chosen.module.fingerprint else []
+        return [self.method, self.chosen.options, *own]
 
-        return asdict(inversion_method_named(self.method, **self.settings.method_options))  # type: ignore[call-overload]
+    @property
+    def cond_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of one sample's conditioning, where the card tells them (a text encoder's follow from weights)."""
+        return {"class_id": ()} if self.conditioning == "class" else {}
 
     @property
     def forward_rules(self) -> tuple[ForwardLevel, ...]:
@@ -179,10 +187,16 @@ class Context:
         forward_steps: int = 0,
         forward_level: ForwardLevel | None = None,
         num_inference_steps: int | None = None,
+        chosen: ChosenMethod | None = None,
     ) -> Inversion:
         """Inversion of the generated images, its first `forward_steps` steps replaced.
 
-        `num_inference_steps` is the inversion's own T; None = that of the images.
+        Args:
+          num_inference_steps: the inversion's own T; None = that of the images.
+          chosen: the method; None = the user's.
+
+        Raises:
+          UsageError: steps cannot be replaced in that method, or it needs a condition the images have not.
         """
         rules = self.conventions
         if self.settings.round_trip != "none" and self.card.domain == "pixel":
@@ -192,11 +206,16 @@ class Context:
         if rules.levels == "shifted":
             # Shifted levels treat the state as the level it was noised to: the two rules are one.
             forward_level = "matched"
+        steps = num_inference_steps or source.num_inference_steps
+        chosen = chosen or self.chosen
+        chosen.check_wraps(forward_steps)
+        chosen.check_condition(source.conditioning, self.card.title)
         return Inversion(
             source=source,
-            num_inference_steps=num_inference_steps or source.num_inference_steps,
-            method=self.method,
-            method_options=self.method_options,
+            num_inference_steps=steps,
+            **chosen.spec_fields(
+                self.grid(steps), forward_steps, self.card.sample_shape, self.cond_shapes
+            ),
             network_time=rules.network_time,
             levels=rules.levels,
             x0_rule=rules.inversion_x0_rule,

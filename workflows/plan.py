@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from taba_core import schema
 from taba_core.errors import StoreError
-from taba_core.spec import Artifact, Generation
+from taba_core.spec import Artifact, Generation, Inversion
 from taba_core.store import ArtifactGroup, MissingShards, Store
 from workflows.context import Context
 from workflows.inputs import ROWS, Request
@@ -253,7 +253,7 @@ def _planned(artifact: Artifact, samples: Mapping[str, int | None]) -> PlannedAr
     root = artifact.root()
     ends = {name: -(-first // root.samples_per_shard) for name, first in samples.items() if first is not None}
     variables = [
-        name for name in schema.variables_of(artifact.kind) if name in samples and ends.get(name) != 0
+        name for name in schema.variables_of(artifact) if name in samples and ends.get(name) != 0
     ]
     total = schema.num_shards(artifact)
     limited = {name: ends[name] for name in variables if ends.get(name, total) < total}
@@ -277,8 +277,10 @@ def _ask(asked: _Asked, request: Request, context: Context) -> None:
 
 def _ask_sources(asked: _Asked, artifact: Artifact, context: Context) -> None:
     for source in artifact.sources():
-        available = schema.variables_of(source.kind)
+        available = schema.variables_of(source)
         read = tuple(name for name in _READS[artifact.kind] if name in available)
+        if artifact.kind == "reconstruction" and isinstance(source, Inversion):
+            read += tuple(source.carried)
         _ask(asked, Request(source, read), context)
         _ask_sources(asked, source, context)
 

@@ -93,7 +93,7 @@ class Study(ABC):
             "model": json.loads(context.model_spec.canonical()),
             "artifacts": {name: request.artifact.key for name, request in self.requests(context).items()},
             "conventions": context.conventions.model_dump(mode="json"),
-            "method": [context.method, context.method_options],
+            "method": context.method_key,
             "analysis": self.analysis_settings(context),
         }
         text = json.dumps(parts, sort_keys=True, separators=(",", ":"))

@@ -24,11 +24,19 @@ from numpy.typing import NDArray
 from cluster.executor import Finish, StopRun
 from taba_core import rng
 from taba_core.blas import use_one_blas_thread
-from taba_core.diffusion.inversion import inversion_method_named, invert, step_predictions
+from taba_core.diffusion.inversion import (
+    InversionReport,
+    Method,
+    inversion_method_named,
+    invert_with_report,
+    reconstruct,
+    step_predictions,
+)
 from taba_core.diffusion.sampling import StepRecord, generate
 from taba_core.errors import UsageError, WorkError
 from taba_core.models.base import card_of, load_spec
 from taba_core.models.grids import timestep_grid
+from taba_core.schema import RESIDUAL_NOT_DEFINED
 from taba_core.spec import (
     Artifact,
     Generation,
@@ -47,6 +55,8 @@ from taba_core.stats.trajectory import PathDistance
 from taba_core.store import Store
 from workflows.conditioning import condition, draw, stored_variables
 from workflows.decoding import decoded_rgb, latent_view, round_trip
+from workflows.own_module import check_own_module
+from workflows.timing import TimedDenoiser
 
 Arrays = dict[str, NDArray[Any]]
 # Going on is pointless when the disk is full or read-only: every other unit would fail the same way.
@@ -70,6 +80,7 @@ class ShardWorker:
         # One thread per worker on CPU: the bits of a product must not depend on the machine's core count.
         torch.set_num_threads(threads)
         self.device = device
+        self.notes: dict[str, Any] = {}  # what a task says beside its arrays; it goes into the receipt
         self._models: dict[ModelSpec, Any] = {}
 
     def run(self, task: ShardTask) -> Finish:
@@ -82,12 +93,14 @@ class ShardWorker:
           lost.
         """
         started = time.perf_counter()
+        self.notes = {}
         with _stopping():
             store = Store.open(task.store)
             artifact = from_attrs(dict(task.attrs))
             arrays = self.compute(store, artifact, task.shard, task.variables)
             group = store.open_artifact(artifact)
-        info = {"compute_seconds": round(time.perf_counter() - started, 4), "device": self.device}
+        seconds = round(time.perf_counter() - started, 4)
+        info = {"compute_seconds": seconds, "device": self.device, **self.notes}
 
         def write() -> dict[str, Any]:
             with _stopping():
@@ -111,6 +124,11 @@ class ShardWorker:
         if spec not in self._models:
             self._models[spec] = load_spec(spec, device=self.device)
         return self._models[spec]
+
+    def finish(self) -> None:
+        """Wait until the device has done what it was given."""
+        if self.device == "cuda":
+            torch.cuda.synchronize()
 
     def tensor(self, array: NDArray[Any]) -> torch.Tensor:
         """A tensor on the worker's device."""
@@ -200,46 +218,66 @@ def _recorder(
 def _inversion(
     worker: ShardWorker, store: Store, artifact: Inversion, shard: int, variables: tuple[str, ...]
 ) -> Arrays:
-    root = artifact.source
+    root, ids = artifact.source, _ids(artifact, shard)
     source, cond = _read_root(worker, store, root, shard, ("image",))
-    model = worker.model(root.model)
-    forward_noise = None
-    if artifact.forward_steps:
-        forward_noise = worker.tensor(
-            rng.normal(
-                _ids(artifact, shard), model.sample_shape, seed=artifact.forward_seed, stream="forward"
-            )
-        )
-    latent = invert(
-        model,
-        round_trip(
-            model, worker.tensor(source["image"]), artifact.round_trip, _ids(artifact, shard), root.seed
-        ),
+    model, method = worker.model(root.model), _method(artifact)
+    noise = None
+    if artifact.forward_steps or artifact.draws_noise:
+        noise = rng.normal(ids, model.sample_shape, seed=artifact.forward_seed, stream="forward")
+    image = round_trip(model, worker.tensor(source["image"]), artifact.round_trip, ids, root.seed)
+    clock = TimedDenoiser(model, worker.finish)
+    report = invert_with_report(
+        clock,
+        image,
         _grid(root.model, artifact.num_inference_steps),
-        inversion_method_named(artifact.method, **artifact.method_options),
+        method,
         cond,
         network_time=artifact.network_time,
         levels=artifact.levels,
         x0_rule=artifact.x0_rule,
         forward_steps=artifact.forward_steps,
         forward_level=artifact.forward_level,
-        forward_noise=forward_noise,
+        forward_noise=None if noise is None else worker.tensor(noise),
+        sample_ids=ids.tolist(),
+        measure_residual="residual" in variables,
     )
-    return {"latent": latent.cpu().numpy()}
+    worker.notes["inversion_seconds"] = round(clock.seconds(int(report.evaluations.sum())), 6)
+    carried = {name: value.float().cpu().numpy() for name, value in report.carried.items()}
+    return {"latent": report.latent.float().cpu().numpy(), **carried, **_said(report)}
+
+
+def _said(report: InversionReport) -> Arrays:
+    """What a report says of every image and step."""
+    residual = report.residual
+    if residual is None:
+        residual = torch.full(report.fallback.shape, torch.nan)
+    return {
+        "evaluations": report.evaluations.double().cpu().numpy(),
+        "residual": residual.nan_to_num(RESIDUAL_NOT_DEFINED).float().cpu().numpy(),
+        "fallback": report.fallback.to(torch.uint8).cpu().numpy(),
+    }
+
+
+def _method(artifact: Inversion) -> Method:
+    check_own_module(artifact.method, artifact.method_location, artifact.method_fingerprint)
+    return inversion_method_named(artifact.method, **artifact.method_options)
 
 
 def _reconstruction(
     worker: ShardWorker, store: Store, artifact: Reconstruction, shard: int, variables: tuple[str, ...]
 ) -> Arrays:
-    root = artifact.root()
-    latent = store.open_artifact(artifact.source).read_shard(shard, ("latent",))["latent"]
+    root, inversion = artifact.root(), artifact.source
+    read = store.open_artifact(inversion).read_shard(shard, ("latent", *inversion.carried))
     _, cond = _read_root(worker, store, root, shard)
-    image = generate(
+    image = reconstruct(
         worker.model(root.model),
-        worker.tensor(latent),
-        _grid(root.model, artifact.source.num_inference_steps),
+        worker.tensor(read.pop("latent")),
+        _grid(root.model, inversion.num_inference_steps),
+        _method(inversion),
         cond,
+        carried={name: worker.tensor(value) for name, value in read.items()},
         x0_rule=root.x0_rule,
+        sample_ids=_ids(artifact, shard).tolist(),
     )
     return {"reconstruction": image.cpu().numpy()}
 

@@ -126,6 +126,10 @@ class PhotoMixture:
         score.index_add_(1, self._low, weighted.view(len(x), -1) @ level.factors)
         return self._synthesise(score.mul_(-level.sigma), x_t)
 
+    def prepare(self, t: float) -> None:
+        """Make what a level needs, unless it is there; `eps` does so itself at the first use."""
+        self._level(t)
+
     def eps_loop(self, x_t: Tensor, t: float, cond: Mapping[str, Tensor]) -> Tensor:
         """The same as `eps`, one component after the other: the plain way, for benchmarks and tests."""
         level = self._level(t)

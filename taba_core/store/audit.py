@@ -46,7 +46,7 @@ def audit(store: Store, *, deep: bool = False, forget: bool = False) -> Audit:
         for group in groups:
             problems += _of_coordinates(group)
             problems += _unknown(
-                group.place, group.name, {*variables_of(group.artifact.kind), *_coordinates()}
+                group.place, group.name, {*variables_of(group.artifact), *_coordinates()}
             )
         for name in names:
             found = [

@@ -64,7 +64,7 @@ class ArtifactGroup:
     @property
     def variables(self) -> tuple[str, ...]:
         """Variables the store holds, in the schema's order."""
-        names = variables_of(self.artifact.kind)
+        names = variables_of(self.artifact)
         held = self.place.read_existing(f"{name}/{META}" for name in names)
         return tuple(name for name in names if f"{name}/{META}" in held)
 
@@ -79,7 +79,7 @@ class ArtifactGroup:
         Raises:
           UsageError: the kind has no such variable. StoreError: this store does not hold it.
         """
-        return ShardedArray.open(self.place / variable, variable_of(self.artifact.kind, variable))
+        return ShardedArray.open(self.place / variable, variable_of(self.artifact, variable))
 
     def shard_range(self, shard: int) -> tuple[int, int]:
         """Sample ids [start, stop) of a shard.
@@ -110,7 +110,7 @@ class ArtifactGroup:
         """
         names = list(self.variables if variables is None else variables)
         for name in names:
-            variable_of(self.artifact.kind, name)
+            variable_of(self.artifact, name)
         if variables is None:
             first_shards = {name: self.array(name).num_asked for name in names}
         done = self._complete(names)

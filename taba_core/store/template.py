@@ -144,7 +144,7 @@ def ensure_array(group: ArtifactGroup, name: str, wanted: Layout, samples: int |
     Raises:
       StoreError: they differ. WorkError: the file system refused.
     """
-    array = ShardedArray(group.place / name, variable_of(group.artifact.kind, name), wanted, samples)
+    array = ShardedArray(group.place / name, variable_of(group.artifact, name), wanted, samples)
     if not (array.place / META).exists():
         array.place.make()
         array.create()
@@ -167,7 +167,7 @@ def coordinates(artifact: Artifact, coords: Mapping[str, NDArray[Any]] | None) -
     """
     values: dict[str, NDArray[Any]] = {"sample": np.arange(artifact.root().num_samples, dtype=np.int64)}
     steps = num_steps(artifact)
-    if coords or any(v.per_step for v in variables_of(artifact.kind).values()):
+    if coords or any(v.per_step for v in variables_of(artifact).values()):
         values["step"] = np.arange(1, steps + 1, dtype=np.int64)
     for name, given in (coords or {}).items():
         array = np.asarray(given)

@@ -1,0 +1,47 @@
+"""What an inversion costs in seconds, apart from what is done beside it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+
+class TimedDenoiser:
+    """A denoiser that counts its evaluations and leaves the preparation of a level out of the time.
+
+    A closed-form model prepares each level at its first use, which is no cost of the method that comes first.
+
+    Args:
+      finish: waits until the device has done what it was given.
+    """
+
+    def __init__(self, denoiser: Any, finish: Callable[[], None]) -> None:
+        self._denoiser, self._finish = denoiser, finish
+        self._prepare = getattr(denoiser, "prepare", None)
+        self._preparing, self._evaluations = 0.0, 0
+        self._started = time.perf_counter()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._denoiser, name)
+
+    def eps(self, x_t: Tensor, t: float, cond: Mapping[str, Tensor]) -> Tensor:
+        """The denoiser's prediction."""
+        if self._prepare is not None:
+            begun = time.perf_counter()
+            self._prepare(t)
+            self._preparing += time.perf_counter() - begun
+        self._evaluations += len(x_t) * int(getattr(self._denoiser, "evaluations_per_image", 1))
+        eps: Tensor = self._denoiser.eps(x_t, t, cond)
+        return eps
+
+    def seconds(self, evaluations: int) -> float:
+        """Seconds since this was made, without preparation and without evaluations beyond the given number.
+
+        Evaluations that only measure residuals cost what the others cost.
+        """
+        self._finish()
+        spent = time.perf_counter() - self._started - self._preparing
+        return spent * evaluations / max(self._evaluations, evaluations, 1)
