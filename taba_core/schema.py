@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 
 from taba_core.errors import UsageError, unknown_name
-from taba_core.spec import Artifact, Inversion
+from taba_core.spec import Artifact, Inversion, SelfInterpolation
 
 CHUNK_CRC_BYTES = 4  # crc32c after each inner chunk
 INDEX_ENTRY_BYTES = 16  # offset and length of one inner chunk
@@ -164,6 +164,10 @@ _VARIABLES: dict[str, tuple[Variable, ...]] = {
         _row("v", _BY_REGION, "sum of eps_hat over the region"),
         _row("vv", _BY_REGION, "sum of eps_hat^2 over the region"),
     ),
+    # By weight c of the latent on the arc from the noise, c = 0, ..., 1.
+    "self-interpolation": (
+        _row("distance", ("sample", "weight"), "mean |difference| to the image of what slerp(x_T, latent; c) gives"),
+    ),
     # Rows by level: the image is level 0, x_t of step l is level l.
     "path-distances": (
         _row("a", ("sample", "level"), "||x_t - x_T||^2"),
@@ -273,6 +277,8 @@ def layout(
     steps = num_steps(artifact)
     sizes |= {"sample": root.num_samples, "step": steps, "level": steps + 1}
     sizes |= {"char": PROMPT_BYTES, "region": 2}
+    if isinstance(artifact, SelfInterpolation):
+        sizes |= {"weight": artifact.num_weights}
     if isinstance(artifact, Inversion):
         sizes |= artifact.carried.get(variable, {})
     shape = tuple(sizes[dim] for dim in described.dims)

@@ -348,6 +348,27 @@ class PathDistances(Artifact):
         return self.source.source.num_inference_steps
 
 
+class SelfInterpolation(Artifact):
+    """Distances to each image of what the sampler makes of slerp(x_T, x̂_T; c), c = 0, ..., 1 in equal steps."""
+
+    kind: ClassVar[str] = "self-interpolation"
+
+    source: Inversion
+    num_weights: int = Field(default=11, ge=2, description="points c of the arc, both ends included")
+
+    def root(self) -> Generation:
+        """The generation of the inverted images."""
+        return self.source.source
+
+    def sources(self) -> tuple[Artifact, ...]:
+        """The generation, for its noise and images, and the inversion."""
+        return (self.source.source, self.source)
+
+    def num_evaluations(self) -> int:
+        """T of the images at every c."""
+        return self.num_weights * self.source.source.num_inference_steps
+
+
 KINDS: dict[str, type[Artifact]] = {
     cls.kind: cls
     for cls in (
@@ -358,6 +379,7 @@ KINDS: dict[str, type[Artifact]] = {
         PlainRegions,
         StepErrors,
         PathDistances,
+        SelfInterpolation,
     )
 }
 

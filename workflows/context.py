@@ -213,9 +213,7 @@ class Context:
         return Inversion(
             source=source,
             num_inference_steps=steps,
-            **chosen.spec_fields(
-                self.grid(steps), forward_steps, self.card.sample_shape, self.cond_shapes
-            ),
+            **chosen.spec_fields(self.grid(steps), forward_steps, self.card.sample_shape, self.cond_shapes),
             network_time=rules.network_time,
             levels=rules.levels,
             x0_rule=rules.inversion_x0_rule,

@@ -23,6 +23,7 @@ _READS: dict[str, tuple[str, ...]] = {
     "step-predictions": ("image", "x_t", "class_id", "prompt"),
     "regions": ("image", "decoded"),
     "step-errors": ("image", "class_id", "prompt", "region"),
+    "self-interpolation": ("noise", "image", "latent", "class_id", "prompt"),
     "path-distances": ("noise", "image", "latent", "class_id", "prompt"),
 }
 _HELD_PATHS = {"step-errors": 3, "path-distances": 1}  # x_t, eps_t, eps_hat of a shard, in memory only
@@ -252,9 +253,7 @@ def has_result(store: Store, name: str) -> bool:
 def _planned(artifact: Artifact, samples: Mapping[str, int | None]) -> PlannedArtifact:
     root = artifact.root()
     ends = {name: -(-first // root.samples_per_shard) for name, first in samples.items() if first is not None}
-    variables = [
-        name for name in schema.variables_of(artifact) if name in samples and ends.get(name) != 0
-    ]
+    variables = [name for name in schema.variables_of(artifact) if name in samples and ends.get(name) != 0]
     total = schema.num_shards(artifact)
     limited = {name: ends[name] for name in variables if ends.get(name, total) < total}
     return PlannedArtifact(artifact, variables, first_shards=limited)

@@ -32,6 +32,7 @@ from taba_core.diffusion.inversion import (
     reconstruct,
     step_predictions,
 )
+from taba_core.diffusion.interpolation import self_interpolation
 from taba_core.diffusion.sampling import StepRecord, generate
 from taba_core.errors import UsageError, WorkError
 from taba_core.models.base import card_of, load_spec
@@ -45,6 +46,7 @@ from taba_core.spec import (
     PathDistances,
     PlainRegions,
     Reconstruction,
+    SelfInterpolation,
     StepErrors,
     StepPredictions,
     from_attrs,
@@ -340,6 +342,23 @@ def _path_distances(
     return PathDistance().rows({**source, "latent": latent, **path})
 
 
+def _self_interpolation(
+    worker: ShardWorker, store: Store, artifact: SelfInterpolation, shard: int, variables: tuple[str, ...]
+) -> Arrays:
+    root = artifact.root()
+    source, cond = _read_root(worker, store, root, shard, ("noise", "image"))
+    latent = store.open_artifact(artifact.source).read_shard(shard, ("latent",))["latent"]
+    distance = self_interpolation(
+        worker.model(root.model),
+        *(worker.tensor(array) for array in (source["noise"], latent, source["image"])),
+        _grid(root.model, root.num_inference_steps),
+        np.linspace(0, 1, artifact.num_weights).tolist(),
+        cond,
+        x0_rule=root.x0_rule,
+    )
+    return {"distance": distance.cpu().numpy()}
+
+
 def _regions(
     worker: ShardWorker, store: Store, artifact: PlainRegions, shard: int, variables: tuple[str, ...]
 ) -> Arrays:
@@ -361,5 +380,6 @@ _COMPUTE: dict[type[Artifact], Callable[..., Arrays]] = {
     StepPredictions: _step_predictions,
     StepErrors: _step_errors,
     PathDistances: _path_distances,
+    SelfInterpolation: _self_interpolation,
     PlainRegions: _regions,
 }

@@ -12,6 +12,7 @@ from taba_core.stats.correlation import LagCorrelation, PatchCorrelation
 from taba_core.stats.estimate import Estimate
 from taba_core.stats.floor import CorrelationFloor, correlation_floor, kl_floor
 from taba_core.stats.frechet import FeatureMoments, FrechetDistance, InceptionScore, frechet_distance
+from taba_core.stats.inversion_cost import InterpolationCurve, InversionCost
 from taba_core.stats.kernel_distance import kernel_distance
 from taba_core.stats.manifold import Balls, Coverage, NearestDistances, Points, balls, precision_recall
 from taba_core.stats.mapping import SmallestDistance
@@ -59,6 +60,8 @@ __all__ = [
     "FrechetDistance",
     "GlobalKL",
     "InceptionScore",
+    "InterpolationCurve",
+    "InversionCost",
     "LagCorrelation",
     "LocalVariance",
     "MergeTree",

@@ -45,9 +45,7 @@ def audit(store: Store, *, deep: bool = False, forget: bool = False) -> Audit:
     if deep:
         for group in groups:
             problems += _of_coordinates(group)
-            problems += _unknown(
-                group.place, group.name, {*variables_of(group.artifact), *_coordinates()}
-            )
+            problems += _unknown(group.place, group.name, {*variables_of(group.artifact), *_coordinates()})
         for name in names:
             found = [
                 Problem(name, "result", "", None, file, text)

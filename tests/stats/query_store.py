@@ -5,7 +5,15 @@ import xarray as xr
 
 import taba_core
 from taba_core.rng import normal, uniform
-from taba_core.spec import Generation, Inversion, ModelSpec, PlainRegions, Reconstruction, StepPredictions
+from taba_core.spec import (
+    Generation,
+    Inversion,
+    ModelSpec,
+    PlainRegions,
+    Reconstruction,
+    SelfInterpolation,
+    StepPredictions,
+)
 from taba_core.store import Store
 
 SHAPE, STEPS, NUM_SAMPLES = (3, 16, 16), 5, 40
@@ -28,6 +36,10 @@ def arrays(ids):
         "reconstruction": image + 0.05 * draw("error"),
         "eps_hat": eps + 0.1 * draw("hat", STEPS),
         "region": plain.astype(np.uint8),
+        "evaluations": np.full(len(noise), float(STEPS)),
+        "residual": np.abs(noise).mean(axis=(2, 3)).repeat(2, axis=1)[:, :STEPS],
+        "fallback": np.zeros((len(noise), STEPS), dtype=np.uint8),
+        "distance": np.abs(noise).mean(axis=(2, 3)).astype(np.float64) * [0.0, 1.0, 0.5],
     }
 
 
@@ -43,7 +55,8 @@ def make_store(path, num_samples=NUM_SAMPLES):
     inversion = Inversion(source=generation, num_inference_steps=STEPS)
     artifacts = {
         generation: ("noise", "image", "class_id", "x_t", "eps_t"),
-        inversion: ("latent",),
+        inversion: ("latent", "evaluations", "residual", "fallback"),
+        SelfInterpolation(source=inversion, num_weights=3): ("distance",),
         Reconstruction(source=inversion): ("reconstruction",),
         StepPredictions(source=generation): ("eps_hat",),
         PlainRegions(source=generation): ("region",),
@@ -51,7 +64,7 @@ def make_store(path, num_samples=NUM_SAMPLES):
     coords = {"timestep": np.arange(STEPS) * 10, "alpha_bar": np.linspace(0.9, 0.1, STEPS)}
     store = Store.open(path, mode="a")
     for artifact, names in artifacts.items():
-        per_step = artifact.kind in ("generation", "step-predictions")
+        per_step = artifact.kind in ("generation", "inversion", "step-predictions")
         group = store.ensure(artifact, names, SHAPE, coords if per_step else None)
         for shard in range(group.num_shards):
             values = arrays(range(*group.shard_range(shard)))
@@ -73,6 +86,7 @@ def names_of_examples(path):
         "reconstruction": taba_core.find(tree, kind="reconstruction"),
         "predictions": taba_core.find(tree, kind="step-predictions"),
         "regions": taba_core.find(tree, kind="regions"),
+        "interpolation": taba_core.find(tree, kind="self-interpolation"),
         "features": xr.Dataset(
             {
                 "of_photos": (dims, real),

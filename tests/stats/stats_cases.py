@@ -15,6 +15,8 @@ from taba_core.stats import (
     FrechetDistance,
     GlobalKL,
     InceptionScore,
+    InterpolationCurve,
+    InversionCost,
     LagCorrelation,
     LocalVariance,
     Moments,
@@ -53,6 +55,8 @@ STATISTICS = {
     "region error": RegionError(),
     "lag correlation by region": RegionLagCorrelation(),
     "spectrum by region": RegionSpectrum(),
+    "inversion cost": InversionCost(),
+    "interpolation curve": InterpolationCurve(),
     "step error": StepError(),
     "path distance": PathDistance(),
     "triangle": Triangle(),
@@ -106,6 +110,10 @@ def arrays(num_samples=NUM_SAMPLES):
         "features": features("real") + 0.5 * features("fake"),
         "probability": weights / weights.sum(axis=1, keepdims=True),
         "score": uniform(ids, (), seed=0, stream="score"),
+        "evaluations": 40 + np.floor(20 * uniform(ids, (), seed=0, stream="evaluations")),
+        "residual": uniform(ids, (NUM_STEPS,), seed=0, stream="residual") - 0.1,
+        "fallback": (uniform(ids, (NUM_STEPS,), seed=0, stream="fallback") < 0.1).astype(np.uint8),
+        "distance": uniform(ids, (5,), seed=0, stream="distance"),
     }
 
 

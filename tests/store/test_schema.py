@@ -11,6 +11,7 @@ from taba_core.spec import (
     PathDistances,
     PlainRegions,
     Reconstruction,
+    SelfInterpolation,
     StepErrors,
     StepPredictions,
 )
@@ -67,6 +68,7 @@ def test_every_kind_has_variables_and_all_floats_read_as_nan_when_unwritten():
     artifacts = [source, inversion, Reconstruction(source=inversion), StepPredictions(source=source)]
     regions = PlainRegions(source=source)
     artifacts += [regions, StepErrors(source=regions), PathDistances(source=inversion)]
+    artifacts.append(SelfInterpolation(source=inversion))
     assert {artifact.kind for artifact in artifacts} == set(KINDS)
     for artifact in artifacts:
         for variable in schema.variables_of(artifact.kind).values():
@@ -86,6 +88,41 @@ def test_rows_of_a_statistic_are_one_chunk_and_have_the_levels_of_the_images():
     assert found.shape == (10, 5, 2) and found.chunk == found.shard == (4, 5, 2)
     # 4 * 5 * 2 * 8 = 320; one chunk 20; the index 4
     assert found.shard_bytes == 344 and errors.num_evaluations() == 10
+
+
+def test_what_a_method_carries_has_variables_of_its_own_and_changes_no_key():
+    plain = Inversion(source=generation(), num_inference_steps=7, method="m")
+    path = {"step": 7, "channel": 3, "y": 4, "x": 4}
+    carried = {"path": path, "weights": {"weights_0": 2}}
+    inversion = plain.model_copy(update={"carried": carried})
+    assert inversion.key == plain.key
+    assert {*schema.variables_of(inversion)} - {*schema.variables_of(plain)} == {"path", "weights"}
+    found = schema.layout(inversion, "path", (3, 4, 4))
+    assert found.shape == (10, 7, 3, 4, 4) and found.chunk == (4, 1, 3, 4, 4)
+    assert schema.layout(inversion, "weights", (3, 4, 4)).shape == (10, 2)
+    with pytest.raises(UsageError, match="unknown inversion variable 'path'"):
+        schema.variable_of(plain, "path")
+
+
+def test_costs_of_an_inversion_are_its_methods_and_of_an_arc_one_image_a_point():
+    inversion = Inversion(source=generation(), num_inference_steps=7, forward_steps=2)
+    assert inversion.num_evaluations() == 5 and Reconstruction(source=inversion).num_evaluations() == 7
+    dear = inversion.model_copy(update={"expected_evaluations": (20, 40), "sampling_evaluations": 14})
+    assert dear.key == inversion.key
+    assert dear.num_evaluations() == 40 and Reconstruction(source=dear).num_evaluations() == 14
+    arc = SelfInterpolation(source=inversion, num_weights=3)
+    # The images have five steps.
+    assert arc.num_evaluations() == 15 and schema.layout(arc, "distance", (3, 4, 4)).shape == (10, 3)
+
+
+def test_a_noise_that_is_drawn_is_in_the_key_and_one_that_is_not_is_not():
+    def inversion(**fields):
+        return Inversion(source=generation(), num_inference_steps=7, **fields)
+
+    assert inversion(forward_seed=1).key == inversion(forward_seed=2).key
+    assert inversion(forward_seed=1, draws_noise=True).key != inversion(forward_seed=2, draws_noise=True).key
+    levels = [inversion(forward_level=level, draws_noise=True).key for level in ("exact", "matched")]
+    assert levels[0] == levels[1]
 
 
 def test_bytes_and_files_of_the_first_shards_by_hand():

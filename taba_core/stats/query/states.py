@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from taba_core.stats.correlation import LAGS, LagCorrelation, PatchCorrelation
 from taba_core.stats.floor import correlation_floor, kl_floor
+from taba_core.stats.inversion_cost import InterpolationCurve, InversionCost
 from taba_core.stats.masked import RegionLagCorrelation, RegionSpectrum
 from taba_core.stats.moments import EntryKL, GlobalKL, Moments
 from taba_core.stats.pca import ChannelPCA
@@ -139,6 +140,35 @@ def region_spectrum(latent: xr.DataArray, region: xr.DataArray, **options: Unpac
         {"region": list(REGIONS)},
         **options,
     )
+
+
+def inversion_cost(
+    evaluations: xr.DataArray, residual: xr.DataArray, fallback: xr.DataArray, **options: Unpack[Options]
+) -> xr.Dataset:
+    """Evaluations, residuals and fallbacks of an inversion (Table 7's scorecard); see `InversionCost`.
+
+    >>> found = query.inversion_cost(inversion.evaluations, inversion.residual, inversion.fallback)
+    >>> bool(found.residual > 0), float(found.fallback_steps)
+    (True, 0.0)
+    """
+    coords = {"step": residual["step"].values} if "step" in residual.coords else {}
+    return evaluate(
+        InversionCost("evaluations", "residual", "fallback"),
+        {"evaluations": evaluations, "residual": residual, "fallback": fallback},
+        {"residual_by_step": ("step",)},
+        coords,
+        **options,
+    )
+
+
+def interpolation_curve(distance: xr.DataArray, **options: Unpack[Options]) -> xr.Dataset:
+    """Distance to the image along the arc from noise to latent (self-interpolation); see `InterpolationCurve`.
+
+    >>> found = query.interpolation_curve(interpolation.distance)
+    >>> float(found.distance[0]), bool(found.largest >= found.distance[-1])
+    (0.0, True)
+    """
+    return evaluate(InterpolationCurve("x"), {"x": distance}, {"distance": ("weight",)}, **options)
 
 
 def step_error(
