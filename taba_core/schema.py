@@ -166,7 +166,11 @@ _VARIABLES: dict[str, tuple[Variable, ...]] = {
     ),
     # By weight c of the latent on the arc from the noise, c = 0, ..., 1.
     "self-interpolation": (
-        _row("distance", ("sample", "weight"), "mean |difference| to the image of what slerp(x_T, latent; c) gives"),
+        _row(
+            "distance",
+            ("sample", "weight"),
+            "mean |difference| to the image of what slerp(x_T, latent; c) gives",
+        ),
     ),
     # Rows by level: the image is level 0, x_t of step l is level l.
     "path-distances": (

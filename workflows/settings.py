@@ -79,6 +79,10 @@ class Settings(BaseModel):
         description="candidates of study mapping: whole | eighths | class | auto (class where images have one, "
         "eighths from 2048 images, else whole)",
     )
+    methods: tuple[str, ...] = Field(
+        ("all",),
+        description="rows of study methods: all | table7 | names of rows or methods, comma-separated",
+    )
     patch_size: int = Field(8, ge=2, description="side of the patches of the correlation, pixels")
     top_k: int = Field(20, ge=1, description="largest |r| kept per patch")
     plain_threshold: float = Field(
@@ -101,12 +105,16 @@ class Settings(BaseModel):
         default_factory=dict, description="options of the inversion method, set as method.NAME=VALUE"
     )
 
-    @field_validator("forward_steps", "long_forward_steps", "inversion_steps", "mapping_steps", mode="before")
+    @field_validator(
+        "forward_steps", "long_forward_steps", "inversion_steps", "mapping_steps", "methods", mode="before"
+    )
     @classmethod
     def _split_list(cls, value: Any, info: ValidationInfo) -> Any:
         if isinstance(value, str):
             value = [part.strip() for part in value.split(",") if part.strip()]
         if isinstance(value, (list, tuple)) and not value:
+            if info.field_name == "methods":
+                raise ValueError("give at least one row, e.g. ddim,noise-initialised")
             example = "10,100,1000" if info.field_name in ("inversion_steps", "mapping_steps") else "2%,4%"
             raise ValueError(f"give at least one step count, e.g. {example}")
         if info.field_name in ("inversion_steps", "mapping_steps") or not isinstance(value, (list, tuple)):

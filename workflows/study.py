@@ -117,6 +117,7 @@ _MODULES = (
     "fix.long",
     "triangles",
     "mapping",
+    "methods",
 )
 PAPER = "paper"
 # Groups of studies: the sections and appendices of the paper a group holds (all where there is none).

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from cluster.executor import Finish, StopRun
 from taba_core import rng
 from taba_core.blas import use_one_blas_thread
+from taba_core.diffusion.interpolation import self_interpolation
 from taba_core.diffusion.inversion import (
     InversionReport,
     Method,
@@ -32,7 +33,6 @@ from taba_core.diffusion.inversion import (
     reconstruct,
     step_predictions,
 )
-from taba_core.diffusion.interpolation import self_interpolation
 from taba_core.diffusion.sampling import StepRecord, generate
 from taba_core.errors import UsageError, WorkError
 from taba_core.models.base import card_of, load_spec
@@ -58,7 +58,7 @@ from taba_core.store import Store
 from workflows.conditioning import condition, draw, stored_variables
 from workflows.decoding import decoded_rgb, latent_view, round_trip
 from workflows.own_module import check_own_module
-from workflows.timing import TimedDenoiser
+from workflows.timing import TimedDenoiser, processor
 
 Arrays = dict[str, NDArray[Any]]
 # Going on is pointless when the disk is full or read-only: every other unit would fail the same way.
@@ -243,7 +243,10 @@ def _inversion(
         sample_ids=ids.tolist(),
         measure_residual="residual" in variables,
     )
-    worker.notes["inversion_seconds"] = round(clock.seconds(int(report.evaluations.sum())), 6)
+    worker.notes = {
+        "inversion_seconds": round(clock.seconds(int(report.evaluations.sum())), 6),
+        "processor": processor(worker.device),
+    }
     carried = {name: value.float().cpu().numpy() for name, value in report.carried.items()}
     return {"latent": report.latent.float().cpu().numpy(), **carried, **_said(report)}
 

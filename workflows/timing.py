@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import platform
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -45,3 +48,16 @@ class TimedDenoiser:
         self._finish()
         spent = time.perf_counter() - self._started - self._preparing
         return spent * evaluations / max(self._evaluations, evaluations, 1)
+
+
+@functools.cache
+def processor(device: str) -> str:
+    """Name of what computes on a device, as times are stated with."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.get_device_name()
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return f"one core of {next(named, platform.processor() or platform.machine())}"

@@ -33,7 +33,9 @@ def test_without_any_residual_there_is_no_number():
         residual=np.full((3, 2), -1.0),
         fallback=np.zeros((3, 2), dtype=np.uint8),
     )
-    assert np.isnan(got["residual"]) and np.isnan(got["residual_by_step"]).all() and got["fallback_steps"] == 0
+    assert (
+        np.isnan(got["residual"]) and np.isnan(got["residual_by_step"]).all() and got["fallback_steps"] == 0
+    )
 
 
 def test_a_curve_that_comes_back_down_bulges():

@@ -1,5 +1,6 @@
 """The plotting functions a study may call; all return an off-screen matplotlib figure in taba's style."""
 
+from workflows.report.comparison import curve_grid, trade_off
 from workflows.report.curves import Curve, bars_with_ci, heat_map, step_curves, sweep_curves
 from workflows.report.grids import (
     difference_maps,
@@ -21,6 +22,7 @@ from workflows.report.schematic import inversion_step_schematic
 __all__ = [
     "Curve",
     "bars_with_ci",
+    "curve_grid",
     "difference_maps",
     "heat_map",
     "heat_tiles",
@@ -38,4 +40,5 @@ __all__ = [
     "symmetric_limit",
     "three_channels",
     "tile_grid",
+    "trade_off",
 ]

@@ -1,0 +1,87 @@
+"""Which inversion method returns noise, which reconstructs, and at what cost? (Table 7; Section 4.3)"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import xarray as xr
+
+from taba_core.spec import SelfInterpolation
+from workflows.context import Context
+from workflows.findings import Findings, for_each, row_labels
+from workflows.inputs import Request
+from workflows.present import Section
+from workflows.studies.methods.claims import find_claims
+from workflows.studies.methods.figures import figures_of
+from workflows.studies.methods.measures import find_costs, find_noise, find_rows
+from workflows.studies.methods.rows import MethodRow, check_any, method_rows
+from workflows.studies.methods.tables import tables_of
+from workflows.study import Study, register
+
+if TYPE_CHECKING:
+    from workflows.inputs import Inputs
+
+# Models that run everywhere: what ends in minutes on two cores and resolves the claims.
+EMBEDDED = {"num_samples": 128, "samples_per_shard": 128}
+PAPER_SAMPLES = 2048
+
+
+@register
+class Methods(Study):
+    """Every inversion method that applies to a model, on the same images: Gaussianity, reconstruction, cost."""
+
+    name = "methods"
+    aliases = ("table7",)
+    title = "Inversion methods compared"
+    question = (
+        "Which inversion method returns latents that are noise, which only reconstructs, and at what cost?"
+    )
+    paper_section = "4.3"
+    paper_models = ("sdxl",)
+    paper_steps = 50
+
+    def requests(self, context: Context) -> Mapping[str, Request]:
+        """The images, and of every row latents, costs, reconstructions and the self-interpolation curve."""
+        context, rows, steps = self._asked(context)
+        images = context.generation(steps)
+        asked = {
+            "generation": Request(images, ("noise", "image")),
+            "regions": Request(context.regions(images), ("region",)),
+        }
+        for row in rows:
+            inversion = row.inversion(context, images)
+            asked[f"latent/{row.name}"] = Request(
+                inversion, ("latent", "evaluations", "residual", "fallback")
+            )
+            asked[f"image/{row.name}"] = Request(context.reconstruction(inversion), ("reconstruction",))
+            arc = SelfInterpolation(source=inversion)
+            asked[f"arc/{row.name}"] = Request(arc, ("distance",))
+        return asked
+
+    def analyse(self, inputs: Inputs, context: Context) -> xr.Dataset:
+        """Every measure of every row, the claims C7, and our own claim."""
+        context, rows, _ = self._asked(context)
+        found = Findings()
+        noise = find_noise(found, inputs, context)
+        measured = find_rows(found, inputs, context, rows)
+        find_claims(found, noise, measured, find_costs(found, inputs, rows), context)
+        return found.dataset()
+
+    def present(self, results: Sequence[xr.Dataset]) -> Section:
+        """Table 7, the scorecard, trade-offs, self-interpolation curves and spectra of each result."""
+        labels = row_labels(results)
+        return self.section(
+            results,
+            tables=for_each(tables_of, results, labels),
+            figures=for_each(figures_of, results, labels),
+        )
+
+    def _asked(self, context: Context) -> tuple[Context, tuple[MethodRow, ...], int]:
+        """The study's own settings, rows and T."""
+        context = context.with_preferred(EMBEDDED, PAPER_SAMPLES)
+        context.patch_features()
+        steps = context.num_steps(self.paper_steps)
+        rows = method_rows(context, steps)
+        check_any(rows, context)
+        return context, rows, steps

@@ -1,0 +1,180 @@
+"""What is measured of every row: Gaussianity, noise error, reconstruction, cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from taba_core.stats.base import RowStatistic
+from taba_core.stats.estimate import Estimate
+from taba_core.stats.inversion_cost import InterpolationCurve, InversionCost
+from taba_core.stats.masked import RegionLagCorrelation, RegionSpectrum
+from taba_core.stats.reconstruction import ReconstructionError
+from taba_core.stats.regions import REGIONS, RegionError
+from taba_core.stats.similarity import WINDOW, StructuralSimilarity
+from workflows.context import Context
+from workflows.costs import InversionCosts, inversion_costs
+from workflows.findings import Findings
+from workflows.gaussianity import find_floors, gaussianity, named
+from workflows.inputs import Inputs
+from workflows.studies.methods.rows import MethodRow
+
+if TYPE_CHECKING:
+    from taba_core.stats.base import Statistic
+
+Measured = Mapping[str, Mapping[str, Estimate]]
+
+# Of all latents together; by region; along a curve.
+SCALARS = (
+    "correlation",
+    "spread",
+    "excess_r2",
+    "lag1",
+    "kl",
+    "kl_excess",
+    "kl_global",
+    "std",
+    "mae",
+    "mse",
+    "psnr",
+    "ssim",
+    "evaluations",
+    "residual",
+    "fallback_steps",
+    "fallback_images",
+    "arc_largest",
+    "arc_bulge",
+)
+BY_REGION = ("error", "rms_error", "std_region", "kl_region", "lag1_region", "slope")
+OF_NOISE = ("correlation", "spread", "excess_r2", "lag1", "kl", "kl_excess", "kl_global", "std")
+NOISE_BY_REGION = ("std_region", "lag1_region", "slope")
+
+
+def by_region(variable: str) -> dict[str, Statistic]:
+    """The statistics of a column of states that tell plain areas from others."""
+    return {
+        "error": RegionError(estimate=variable),
+        "lag_region": RegionLagCorrelation(variable),
+        "spectrum": RegionSpectrum(variable),
+    }
+
+
+def _named_by_region(of: Mapping[str, Mapping[str, Estimate]]) -> dict[str, Estimate]:
+    return {
+        "error": of["error"]["error"],
+        "rms_error": of["error"]["rms_error"],
+        "std_region": of["error"]["std"],
+        "std_noise": of["error"]["std_reference"],
+        "kl_region": of["error"]["kl"],
+        "share": of["error"]["share"],
+        "lag1_region": of["lag_region"]["value"],
+        "slope": of["spectrum"]["slope"],
+        "power": of["spectrum"]["power"],
+    }
+
+
+def find_noise(found: Findings, inputs: Inputs, context: Context) -> dict[str, Estimate]:
+    """Measure the noise the images came from, and keep its numbers and the floors."""
+    s = context.settings
+    columns = {"noise": ("generation", "noise"), "region": ("regions", "region")}
+    of = inputs.reduce(columns, gaussianity("noise", s) | by_region("noise"), s.bootstrap_replicates)
+    noise = named(of) | _named_by_region(of)
+    found.coordinate("region", REGIONS)
+    for measure in OF_NOISE:
+        found.estimate(f"{measure}_noise", noise[measure])
+    for measure in (*NOISE_BY_REGION, "share"):
+        found.estimate(measure if measure == "share" else f"{measure}_noise", noise[measure], ("region",))
+    found.array("power_noise", noise["power"].value, ("region", "radius"))
+    found.coordinate("radius", np.arange(1, noise["power"].shape[-1] + 1))
+    find_floors(found, context)
+    return noise
+
+
+def find_rows(
+    found: Findings, inputs: Inputs, context: Context, rows: Sequence[MethodRow]
+) -> dict[str, dict[str, Estimate]]:
+    """Measure every row and keep its numbers; returns them for the claims."""
+    measured = {row.name: _measure(inputs, context, row) for row in rows}
+    found.coordinate("row", [row.name for row in rows])
+    for name in ("label", "group", "method", "paper"):
+        found.array(f"row_{name}", [getattr(row, name) for row in rows], ("row",))
+    inversions = [inputs.artifact(f"latent/{row.name}") for row in rows]
+    found.array("row_steps", [a.num_inference_steps for a in inversions], ("row",))  # type: ignore[attr-defined]
+    found.array("row_forward_steps", [row.forward_steps for row in rows], ("row",))
+    found.coordinate("weight", np.linspace(0, 1, measured[rows[0].name]["arc"].shape[0]))
+    for measure, dims in (
+        *((name, ()) for name in SCALARS),
+        *((name, ("region",)) for name in BY_REGION),
+        ("power", ("region", "radius")),
+        ("arc", ("weight",)),
+    ):
+        _keep(found, measure, [measured[row.name][measure] for row in rows], dims)
+    return measured
+
+
+def _keep(found: Findings, measure: str, values: Sequence[Estimate], dims: tuple[str, ...]) -> None:
+    bounds = [value.interval(0.95) for value in values]
+    for suffix, numbers in (
+        ("", [value.value for value in values]),
+        ("_low", [low for low, _ in bounds]),
+        ("_high", [high for _, high in bounds]),
+    ):
+        found.array(measure + suffix, np.stack(numbers), ("row", *dims), interval=values[0].kind)
+
+
+def find_costs(found: Findings, inputs: Inputs, rows: Sequence[MethodRow]) -> dict[str, InversionCosts]:
+    """Least and most evaluations of an image, and measured seconds an image (they differ from run to run)."""
+    costs = {row.name: inversion_costs(inputs, f"latent/{row.name}") for row in rows}
+    found.array("evaluations_least", [cost.least for cost in costs.values()], ("row",))
+    found.array("evaluations_most", [cost.most for cost in costs.values()], ("row",))
+    found.array(
+        "seconds",
+        [cost.seconds for cost in costs.values()],
+        ("row",),
+        units="s",
+        long_name="wall seconds of the inversion an image, measured where it ran",
+        machine="; ".join(sorted({cost.machine for cost in costs.values()})),
+    )
+    return costs
+
+
+def _measure(inputs: Inputs, context: Context, row: MethodRow) -> dict[str, Estimate]:
+    """All measures of one row, in one pass over its arrays."""
+    s = context.settings
+    latent, image, arc = (f"{what}/{row.name}" for what in ("latent", "image", "arc"))
+    columns = {
+        "noise": ("generation", "noise"),
+        "image": ("generation", "image"),
+        "region": ("regions", "region"),
+        "latent": (latent, "latent"),
+        "evaluations": (latent, "evaluations"),
+        "residual": (latent, "residual"),
+        "fallback": (latent, "fallback"),
+        "reconstruction": (image, "reconstruction"),
+        "distance": (arc, "distance"),
+    }
+    statistics = gaussianity("latent", s) | by_region("latent") | _of_images(context)
+    statistics |= {"cost": InversionCost(), "arc": InterpolationCurve()}
+    of = inputs.reduce(columns, statistics, s.bootstrap_replicates)
+    unknown = Estimate.exact(np.nan)
+    return {
+        **named(of),
+        **_named_by_region(of),
+        **{name: of["recon"][name] for name in ("mae", "mse")},
+        "psnr": of["recon"]["psnr"] if context.card.domain == "pixel" else unknown,
+        "ssim": of["ssim"]["ssim"] if "ssim" in of else unknown,
+        **{n: of["cost"][n] for n in ("evaluations", "residual", "fallback_steps", "fallback_images")},
+        "arc": of["arc"]["distance"],
+        "arc_largest": of["arc"]["largest"],
+        "arc_bulge": of["arc"]["bulge"],
+    }
+
+
+def _of_images(context: Context) -> dict[str, Statistic]:
+    """How well images come back; likeness to the eye only where states are images, at least a window large."""
+    found: dict[str, RowStatistic] = {"recon": ReconstructionError()}
+    if context.card.domain == "pixel" and min(context.card.sample_shape[1:]) >= WINDOW:
+        found["ssim"] = StructuralSimilarity()
+    return dict(found)

@@ -1,0 +1,205 @@
+"""The rows of the comparison: every inversion method that applies to a model, in the settings that are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from taba_core.conventions import ForwardLevel, NetworkTime
+from taba_core.diffusion.inversion import list_methods
+from taba_core.errors import UsageError, unknown_name
+from taba_core.spec import Generation, Inversion
+from workflows.chosen_method import ChosenMethod
+from workflows.context import Context
+
+PAPER, FORWARD, IMPLICIT, NOISE, REGULARISED, SAMPLERS, OWN = (
+    "Table 7",
+    "Forward replacement",
+    "Implicit steps, solved",
+    "Started from noise",
+    "Regularised and guided",
+    "Methods with a sampler of their own",
+    "Yours",
+)
+GROUPS = (PAPER, FORWARD, IMPLICIT, NOISE, REGULARISED, SAMPLERS, OWN)
+# Rows that pull predictions or latents towards white noise.
+REGULARISED_PRIORS = ("pix2pix-zero", "renoise-k1", "renoise-k2", "renoise-k4")
+# What `--set methods=` takes beside the names of rows and methods.
+ALL, TABLE7 = "all", "table7"
+
+
+@dataclass(frozen=True)
+class MethodRow:
+    """One inversion to compare.
+
+    Attributes:
+      name: of the row, as `--set methods=` takes it.
+      label: as tables show it.
+      group: one of GROUPS.
+      method, options: the inversion method.
+      forward_steps, forward_level: K first steps replaced, under which rule.
+      steps: T of the inversion and its reconstruction; None = that of the images.
+      network_time: in place of the conventions'.
+      paper: row of the paper's Table 7 that was made this way.
+    """
+
+    name: str
+    label: str
+    group: str
+    method: str = "ddim"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    forward_steps: int = 0
+    forward_level: ForwardLevel | None = None
+    steps: int | None = None
+    network_time: NetworkTime | None = None
+    paper: str = ""
+
+    @property
+    def chosen(self) -> ChosenMethod:
+        """The method with its options."""
+        return ChosenMethod(self.method, self.options)
+
+    def inversion(self, context: Context, images: Generation) -> Inversion:
+        """The artifact of this row."""
+        return context.inversion(
+            images,
+            self.forward_steps,
+            self.forward_level,
+            self.steps,
+            self.chosen,
+            network_time=self.network_time,
+        )
+
+
+def method_rows(context: Context, steps: int) -> tuple[MethodRow, ...]:
+    """The rows that apply to a model and were asked for, in the order of the tables; `steps` is the images' T.
+
+    A method given by `--method` has a row of its own, whatever `--set methods=` says.
+
+    Raises:
+      UsageError: no such row or method, or none that applies.
+    """
+    everything = _all_rows(context, steps)
+    known = {row.name for row in everything} | {row.method for row in everything}
+    asked = context.settings.methods
+    for name in asked:
+        if name not in {*known, *_unfit(context), ALL, TABLE7}:
+            raise unknown_name("row of study methods", name, (*known, ALL, TABLE7))
+        if name in _unfit(context):
+            row_less = ChosenMethod(name)
+            row_less.check_condition(context.conditioning, context.card.title)
+    return tuple(
+        row
+        for row in everything
+        if row.group == OWN
+        or ALL in asked
+        or row.name in asked
+        or row.method in asked
+        or (TABLE7 in asked and row.group == PAPER)
+    )
+
+
+def _all_rows(context: Context, steps: int) -> list[MethodRow]:
+    rows = [*_table7(context, steps), *_forward(context), *_methods()]
+    there = {row.method for row in rows}
+    # A method that nobody gave a row is compared with its defaults.
+    rows += [MethodRow(name, name, IMPLICIT, name) for name in list_methods() if name not in there]
+    unfit = _unfit(context)
+    rows = [row for row in rows if row.method not in unfit]
+    if (own := _own_row(context)) is not None:
+        rows.append(own)
+    return sorted(rows, key=lambda row: GROUPS.index(row.group))
+
+
+def _unfit(context: Context) -> set[str]:
+    """Methods that work on text, where the images have none."""
+    if context.conditioning == "prompt":
+        return set()
+    return {name for name in list_methods() if ChosenMethod(name).method.needs_text}
+
+
+def _own_row(context: Context) -> MethodRow | None:
+    """The method of `--method` and its options, unless it is one of the rows anyway."""
+    given = context.settings.method_options
+    if context.method == "ddim" and not given:
+        return None
+    told = ", ".join(f"{name}={value}" for name, value in given.items())
+    label = f"{context.method} ({told})" if told else context.method
+    return MethodRow("own", label, OWN, context.method, given)
+
+
+def _table7(context: Context, steps: int) -> list[MethodRow]:
+    """The paper's rows that any model has; its ReNoise rows spend T evaluations in fewer, dearer steps."""
+    rows = [MethodRow("ddim", "DDIM inversion", PAPER, paper="DDIM Inv.")]
+    rule = context.forward_rules[0]
+    rows += [_replaced(count, rule, steps, PAPER) for count in (1, 2)]
+    return rows
+
+
+def _replaced(count: int, rule: ForwardLevel, steps: int | None, group: str) -> MethodRow:
+    """K first steps replaced, under a rule; of the paper's own T = 50 K = 1 and 2 are its 2 and 4 %."""
+    share = f"{100 * count / steps:g} %" if steps else f"K = {count}"
+    paper = f"Ours (forward {2 * count}%)" if rule == "exact" and steps == 50 else ""
+    return MethodRow(
+        f"forward-{count}-{rule}",
+        f"Forward {share} ({rule})",
+        group,
+        forward_steps=count,
+        forward_level=rule,
+        paper=paper,
+    )
+
+
+def _forward(context: Context) -> list[MethodRow]:
+    """Forward replacement under the other rule, and before methods that solve the remaining steps."""
+    rows = [_replaced(count, rule, None, FORWARD) for rule in context.forward_rules[1:] for count in (1, 2)]
+    rule = context.forward_rules[0]
+    for method, label in (("fixed-point", "fixed point"), ("aidi-a", "Anderson")):
+        options = {"num_evaluations": 3} if method == "fixed-point" else {"num_iterations": 2}
+        rows.append(
+            MethodRow(
+                f"forward-2-{method}",
+                f"Forward K = 2 ({rule}), then {label}",
+                FORWARD,
+                method,
+                options,
+                forward_steps=2,
+                forward_level=rule,
+            )
+        )
+    return rows
+
+
+def _methods() -> list[MethodRow]:
+    return [
+        MethodRow("ddim-source", "DDIM, source time", IMPLICIT, network_time="source"),
+        MethodRow(
+            "fixed-point-5", "Fixed point, 5 evaluations", IMPLICIT, "fixed-point", {"num_evaluations": 5}
+        ),
+        MethodRow("fixed-point", "Fixed point (FPI), 20", IMPLICIT, "fixed-point"),
+        MethodRow("aidi-e", "AIDI-E", IMPLICIT, "aidi-e"),
+        MethodRow("aidi-a", "AIDI-A (Anderson)", IMPLICIT, "aidi-a"),
+        MethodRow("noise-initialised", "Noise-initialised fixed point", NOISE, "noise-initialised"),
+        MethodRow("easyinv", "EasyInv", REGULARISED, "easyinv"),
+        MethodRow("direct-inversion", "Direct inversion (PnP)", SAMPLERS, "direct-inversion"),
+        MethodRow("edit-friendly", "Edit-friendly DDPM", SAMPLERS, "edit-friendly"),
+        MethodRow("edict", "EDICT", SAMPLERS, "edict"),
+        MethodRow("bdia", "BDIA, γ = 1", SAMPLERS, "bdia"),
+        MethodRow("bdia-half", "BDIA, γ = .5", SAMPLERS, "bdia", {"gamma": 0.5}),
+        MethodRow("o-belm", "O-BELM", SAMPLERS, "o-belm"),
+        MethodRow("rex", "Rex", SAMPLERS, "rex"),
+    ]
+
+
+def named(rows: Sequence[MethodRow], name: str) -> MethodRow | None:
+    """The row of that name, if it was asked for."""
+    return next((row for row in rows if row.name == name), None)
+
+
+def check_any(rows: Sequence[MethodRow], context: Context) -> None:
+    """Refuse (UsageError) a comparison of nothing."""
+    if not rows:
+        raise UsageError(
+            f"--set methods={','.join(context.settings.methods)}: none of them applies to {context.card.title}."
+        )

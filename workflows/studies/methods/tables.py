@@ -1,0 +1,253 @@
+"""Table 7 in the paper's layout, and the scorecard of every method: Gaussianity, by region, reconstruction, cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from workflows.findings import cell, item_context, item_id
+from workflows.present import DASH, Cell, Column, Table
+from workflows.published import paper_value
+from workflows.studies.methods.rows import PAPER
+
+_TABLE7 = (
+    Column("evaluations", "NFE"),
+    Column("correlation", "Pixel corr."),
+    Column("kl", "KL (×10⁻²)"),
+    Column("mae", "Recon. MAE"),
+    Column("psnr", "Recon. PSNR"),
+    Column("seconds", "Time per image"),
+)
+_GAUSSIAN = (
+    Column("correlation", "Pixel corr."),
+    Column("excess_r2", "Excess r² (×10⁻³)"),
+    Column("lag1", "Signed lag-1"),
+    Column("kl_excess", "KL - floor (×10⁻²)"),
+    Column("kl_global", "KL global (×10⁻²)"),
+    Column("std", "Standard deviation"),
+    Column("slope@all", "Spectral slope"),
+)
+_REGION_MEASURES = {
+    "error": "Noise error",
+    "std_region": "Standard deviation",
+    "kl_region": "KL global (×10⁻²)",
+    "lag1_region": "Signed lag-1",
+    "slope": "Spectral slope",
+}
+_REGION_LABELS = {"plain": "Plain", "non_plain": "Non-plain"}
+_BY_REGION = tuple(
+    Column(f"{measure}@{region}", label, group=group)
+    for measure, group in _REGION_MEASURES.items()
+    for region, label in _REGION_LABELS.items()
+)
+_ACCURACY = (
+    Column("evaluations", "NFE", group="Cost"),
+    Column("seconds", "Time per image", group="Cost"),
+    Column("mae", "MAE", group="Reconstruction"),
+    Column("psnr", "PSNR", group="Reconstruction"),
+    Column("ssim", "SSIM", group="Reconstruction"),
+    Column("error@plain", "Plain", group="Noise error"),
+    Column("error@non_plain", "Non-plain", group="Noise error"),
+    Column("residual", "Residual (×10⁻³)", group="Steps"),
+    Column("fallback_images", "Guarded images", group="Steps"),
+    Column("arc_largest", "Highest", group="Self-interpolation"),
+    Column("arc_bulge", "Bulge", group="Self-interpolation"),
+)
+_SCALE = {
+    "kl": 1e2,
+    "kl_excess": 1e2,
+    "kl_global": 1e2,
+    "kl_region": 1e2,
+    "excess_r2": 1e3,
+    "residual": 1e3,
+    "seconds": 1e3,
+}
+_DIGITS = {
+    "mae": 4,
+    "psnr": 2,
+    "kl": 2,
+    "kl_excess": 2,
+    "kl_global": 2,
+    "kl_region": 2,
+    "slope": 2,
+    "arc_bulge": 4,
+    "arc_largest": 4,
+}
+_UNIT = {"psnr": "dB", "seconds": "ms"}
+# The paper's headings of the columns that have one.
+_HEADINGS = {"evaluations": "NFEs", "correlation": "Corr", "kl": "KL", "mae": "MAE", "psnr": "PSNR"}
+_OTHER_MODEL = "SDXL at 1024 pixels, not this model"
+
+
+def tables_of(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Dataset]) -> tuple[Table, ...]:
+    """Table 7 and the scorecard's three tables."""
+    made = (
+        _table(
+            "table7",
+            f"Prior inversion methods, {label}",
+            "The paper's comparison, with its own values (SDXL at 1024 pixels, not this model) beside ours. KL is per "
+            "entry, against noise of an independent set.",
+            _TABLE7,
+            [name for name in _names(result) if str(result["row_group"].sel(row=name).item()) == PAPER],
+            (result, index, results),
+            (*_time_notes(result), _TABLE7_NOTE),
+        ),
+        _table(
+            "methods-gaussianity",
+            f"Are the latents Gaussian? {label}",
+            "Measures that are 0 (standard deviation: 1) for white noise at every n, and the correlation with its "
+            "floor. The slope is that of the radial power spectrum, 0 for white noise.",
+            _GAUSSIAN,
+            _names(result),
+            (result, index, results),
+        ),
+        _table(
+            "methods-regions",
+            f"Where are they not? {label}",
+            "Noise error |x^T - x̂^T|, spread, divergence, neighbour correlation and spectral slope of latents in plain "
+            "and other areas. Correlations and divergences of one position over the images need the whole image: an "
+            "area moves from image to image.",
+            _BY_REGION,
+            _names(result),
+            (result, index, results),
+        ),
+        _table(
+            "methods-accuracy",
+            f"What do they cost, and what do they recover? {label}",
+            "Network evaluations counted per image, measured time, reconstruction by the sampler that belongs to the "
+            "method, error to the true noise, residual of the steps, and the self-interpolation test: the highest "
+            "distance to the image along the arc from noise to latent, and how far it lies above both ends.",
+            _ACCURACY,
+            _names(result),
+            (result, index, results),
+            (*_time_notes(result), _RESIDUAL_NOTE),
+        ),
+    )
+    return tuple(table for table in made if table.rows)
+
+
+_TABLE7_NOTE = (
+    "Not measured here: LPIPS and the alignment of edits with their texts, which need networks of their own."
+)
+_RESIDUAL_NOTE = (
+    "Residual: root mean square over images and steps of P x_{l-1} + Q ε(x_l) - x_l, 0 where sampling exactly undoes "
+    "the step; a dash where a method has no single state a step."
+)
+
+
+def _names(result: xr.Dataset) -> list[str]:
+    return [str(name) for name in result["row"].values]
+
+
+def _table(
+    id: str,
+    title: str,
+    caption: str,
+    columns: Sequence[Column],
+    names: Sequence[str],
+    of: tuple[xr.Dataset, int, Sequence[xr.Dataset]],
+    notes: tuple[str, ...] = (),
+) -> Table:
+    result, index, results = of
+    with_noise = columns is not _ACCURACY
+    rows = [str(result["row_label"].sel(row=name).item()) for name in names]
+    groups = [str(result["row_group"].sel(row=name).item()) for name in names]
+    cells = [tuple(_cell(result, name, column.name) for column in columns) for name in names]
+    if with_noise and names:
+        rows, groups = ["Gaussian noise", *rows], ["", *groups]
+        cells = [tuple(_noise_cell(result, column.name) for column in columns), *cells]
+    return Table(
+        id=item_id(id, index, results),
+        title=title,
+        caption=caption,
+        rows=tuple(rows),
+        row_groups=tuple(groups),
+        row_header="Method",
+        columns=tuple(columns),
+        cells=tuple(cells),
+        seed=int(result.attrs["seed"]),
+        notes=notes,
+        **item_context(result),
+    )
+
+
+def _cell(result: xr.Dataset, name: str, column: str) -> Cell:
+    measure, _, region = column.partition("@")
+    where = {"row": name} | ({"region": region} if region else {})
+    if measure == "evaluations":
+        return _with_steps(_evaluations(result, name), result, name)
+    if not np.isfinite(float(result[measure].sel(where))):
+        return DASH
+    spread = float(result["spread"].sel(row=name)) if measure == "correlation" else None
+    found = cell(
+        result,
+        measure,
+        spread=spread,
+        paper=_paper(result, name, measure),
+        **where,
+        **_style(result, measure),
+    )
+    return _with_steps(found, result, name)
+
+
+def _with_steps(found: Cell, result: xr.Dataset, name: str) -> Cell:
+    """The cell with the T of its own inversion."""
+    return replace(found, T=int(result["row_steps"].sel(row=name)))
+
+
+def _evaluations(result: xr.Dataset, name: str) -> Cell:
+    """Counted evaluations of an image: a whole number where all images took as many."""
+    least, most = (int(result[f"evaluations_{end}"].sel(row=name)) for end in ("least", "most"))
+    paper = _paper(result, name, "evaluations")
+    if least == most:
+        return Cell(float(least), digits=0, paper=paper)
+    return replace(cell(result, "evaluations", digits=1, row=name), paper=paper)
+
+
+def _noise_cell(result: xr.Dataset, column: str) -> Cell:
+    measure, _, region = column.partition("@")
+    name = f"{measure}_noise"
+    if name not in result:
+        return DASH
+    where = {"region": region} if region else {}
+    spread = float(result["spread_noise"]) if measure == "correlation" else None
+    paper = paper_value("table7", "Gaussian Noise", _HEADINGS.get(measure, ""))
+    return cell(
+        result, name, spread=spread, paper=_scaled(paper, measure), **where, **_style(result, measure)
+    )
+
+
+def _paper(result: xr.Dataset, name: str, measure: str) -> Any:
+    row, heading = str(result["row_paper"].sel(row=name).item()), _HEADINGS.get(measure)
+    return _scaled(paper_value("table7", row, heading), measure) if row and heading else None
+
+
+def _scaled(paper: Any, measure: str) -> Any:
+    """The paper's value in the unit of our column."""
+    if paper is None:
+        return None
+    scale = _SCALE.get(measure, 1.0)
+    spread = None if paper.spread is None else paper.spread * scale
+    note = "; ".join(part for part in (_OTHER_MODEL, paper.note) if part)
+    return replace(paper, value=paper.value * scale, spread=spread, note=note)
+
+
+def _style(result: xr.Dataset, measure: str) -> dict[str, Any]:
+    scale = _SCALE.get(measure, 1.0)
+    floors = {"correlation": "correlation_floor", "kl": "kl_floor"}
+    floor = float(result[floors[measure]]) * scale if measure in floors else None
+    return {"scale": scale, "digits": _DIGITS.get(measure, 3), "unit": _UNIT.get(measure, ""), "floor": floor}
+
+
+def _time_notes(result: xr.Dataset) -> tuple[str, ...]:
+    machine = str(result["seconds"].attrs.get("machine", ""))
+    if not machine:
+        return ()
+    return (
+        f"Times were measured where the inversions ran ({machine}), whole batches on one worker, without writing and "
+        "without measuring residuals; they differ from run to run.",
+    )
