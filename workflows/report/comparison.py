@@ -18,7 +18,7 @@ _LARGEST_AREA, _LEAST_AREA = 190.0, 22.0  # points squared
 
 
 def front(x: Values, y: Values) -> list[int]:
-    """Positions of the points that no other point beats in both, by x ascending; points that are no number have none."""
+    """Positions of the points that no other beats in both, by x ascending; what is no number is left out."""
     x, y = np.asarray(x, float), np.asarray(y, float)
     order = np.lexsort((y, x))
     kept: list[int] = []

@@ -13,7 +13,7 @@ from taba_core.stats.verdict import Verdict, every, positive
 from workflows.context import Context
 from workflows.costs import InversionCosts
 from workflows.findings import Findings, interval_numbers
-from workflows.studies.methods.rows import REGULARISED_PRIORS, MethodRow
+from workflows.studies.methods.rows import REGULARISED_PRIORS
 
 Rows = Mapping[str, Mapping[str, Estimate]]
 RULES: tuple[ForwardLevel, ...] = ("exact", "matched")
@@ -91,8 +91,8 @@ def _paper(
 def proportional(costs: Sequence[InversionCosts], within: float = 0.01) -> tuple[Verdict, dict[str, object]]:
     """Do seconds an evaluation of several inversions agree within a share of their mean?
 
-    Judged on the times of the shards: a mean over m shards has the 95 % interval mean +- 2 s / sqrt(m). One shard has no
-    scatter, and resolves nothing.
+    Judged on the times of the shards: a mean over m shards has the 95 % interval mean +- 2 s / sqrt(m). One shard has
+    no scatter, and resolves nothing.
     """
     rates = [np.asarray(cost.by_shard) / cost.least for cost in costs]
     means = np.array([rate.mean() if rate.size else np.nan for rate in rates])

@@ -104,8 +104,8 @@ def _curves(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Dat
     return Figure(
         item_id("methods-interpolation", index, results),
         f"Self-interpolation, {label}",
-        "Mean |x - x^0| of what the sampler makes of slerp(x^T, x̂^T; c), c from 0 (the true noise) to 1 (the latent). A "
-        "latent that stands for its noise stays flat near 0; one that merely reconstructs comes back down at its end. "
+        "Mean |x - x^0| of what the sampler makes of slerp(x^T, x̂^T; c), c from 0 (the true noise) to 1 (the "
+        "latent). A latent that stands for its noise stays flat near 0; one that merely reconstructs comes back down at its end. "
         "Bands are 95 % intervals.",
         draw,
         **item_context(result),
@@ -140,8 +140,8 @@ def _spectra(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Da
     return Figure(
         item_id("methods-spectra", index, results),
         f"Power spectra of latents by region, {label}",
-        "Radial power spectrum of latents cut out by region, per entry of the region; the dotted line is the true noise "
-        "under the same masks, which is not quite 1: an image's plain areas choose its noise.",
+        "Radial power spectrum of latents cut out by region, per entry of the region; the dotted line is the true "
+        "noise under the same masks, which is not quite 1: an image's plain areas choose its noise.",
         draw,
         **item_context(result),
     )

@@ -101,7 +101,7 @@ def method_rows(context: Context, steps: int) -> tuple[MethodRow, ...]:
 
 
 def _all_rows(context: Context, steps: int) -> list[MethodRow]:
-    rows = [*_table7(context, steps), *_forward(context), *_methods()]
+    rows = [*_table7(context, steps), *_forward(context), *_methods(steps)]
     there = {row.method for row in rows}
     # A method that nobody gave a row is compared with its defaults.
     rows += [MethodRow(name, name, IMPLICIT, name) for name in list_methods() if name not in there]
@@ -133,8 +133,27 @@ def _table7(context: Context, steps: int) -> list[MethodRow]:
     """The paper's rows that any model has; its ReNoise rows spend T evaluations in fewer, dearer steps."""
     rows = [MethodRow("ddim", "DDIM inversion", PAPER, paper="DDIM Inv.")]
     rule = context.forward_rules[0]
+    rows.append(MethodRow("pix2pix-zero", "Pix2Pix-Zero", PAPER, "pix2pix-zero", paper="Pix2Pix-Zero"))
+    rows += [_renoise(steps, count, PAPER) for count in (1, 4, 2)]
     rows += [_replaced(count, rule, steps, PAPER) for count in (1, 2)]
     return rows
+
+
+def _renoise(steps: int, count: int, group: str, *, regularised: bool = True) -> MethodRow:
+    """ReNoise with K = `count` in as many steps as make about `steps` evaluations without its reference predictions."""
+    own = max(1, round(steps / (count + 1)))
+    paper = (
+        f"ReNoise (variant {(1, 4, 2).index(count) + 1} of 3; its parameter is lost)" if steps == 50 else ""
+    )
+    return MethodRow(
+        f"renoise-k{count}" if regularised else f"renoise-k{count}-free",
+        f"ReNoise, T = {own}, K = {count}{'' if regularised else ', not regularised'}",
+        group,
+        "renoise",
+        {"num_renoise_steps": count} if regularised else {"num_renoise_steps": count, "num_reg_steps": 0},
+        steps=own,
+        paper=paper if regularised else "",
+    )
 
 
 def _replaced(count: int, rule: ForwardLevel, steps: int | None, group: str) -> MethodRow:
@@ -171,7 +190,8 @@ def _forward(context: Context) -> list[MethodRow]:
     return rows
 
 
-def _methods() -> list[MethodRow]:
+def _methods(steps: int) -> list[MethodRow]:
+    """Every other method, in its published setting and in those it is told apart by."""
     return [
         MethodRow("ddim-source", "DDIM, source time", IMPLICIT, network_time="source"),
         MethodRow(
@@ -181,6 +201,9 @@ def _methods() -> list[MethodRow]:
         MethodRow("aidi-e", "AIDI-E", IMPLICIT, "aidi-e"),
         MethodRow("aidi-a", "AIDI-A (Anderson)", IMPLICIT, "aidi-a"),
         MethodRow("noise-initialised", "Noise-initialised fixed point", NOISE, "noise-initialised"),
+        *(_renoise(steps, count, REGULARISED, regularised=False) for count in (1, 4, 2)),
+        MethodRow("renoise-1", "ReNoise, K = 1", REGULARISED, "renoise", {"num_renoise_steps": 1}),
+        MethodRow("renoise", "ReNoise, K = 9", REGULARISED, "renoise"),
         MethodRow("easyinv", "EasyInv", REGULARISED, "easyinv"),
         MethodRow("direct-inversion", "Direct inversion (PnP)", SAMPLERS, "direct-inversion"),
         MethodRow("edit-friendly", "Edit-friendly DDPM", SAMPLERS, "edit-friendly"),
