@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from taba_core.conventions import EXACT, Conventions, ForwardLevel, NetworkTime
+from taba_core.conventions import EXACT, Conventions, ForwardLevel
 from taba_core.errors import UsageError
 from taba_core.models.base import card_with_options, model_spec, planned_spec
 from taba_core.models.cards import Card
@@ -188,15 +188,12 @@ class Context:
         forward_level: ForwardLevel | None = None,
         num_inference_steps: int | None = None,
         chosen: ChosenMethod | None = None,
-        *,
-        network_time: NetworkTime | None = None,
     ) -> Inversion:
         """Inversion of the generated images, its first `forward_steps` steps replaced.
 
         Args:
           num_inference_steps: the inversion's own T; None = that of the images.
           chosen: the method; None = the user's.
-          network_time: in place of the conventions'.
 
         Raises:
           UsageError: steps cannot be replaced in that method, or it needs a condition the images have not.
@@ -217,7 +214,7 @@ class Context:
             source=source,
             num_inference_steps=steps,
             **chosen.spec_fields(self.grid(steps), forward_steps, self.card.sample_shape, self.cond_shapes),
-            network_time=network_time or rules.network_time,
+            network_time=rules.network_time,
             levels=rules.levels,
             x0_rule=rules.inversion_x0_rule,
             forward_steps=forward_steps,

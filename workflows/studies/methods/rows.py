@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from taba_core.conventions import ForwardLevel, NetworkTime
+from taba_core.conventions import ForwardLevel
 from taba_core.diffusion.inversion import list_methods
 from taba_core.errors import UsageError, unknown_name
 from taba_core.spec import Generation, Inversion
@@ -19,7 +19,7 @@ PAPER, FORWARD, IMPLICIT, NOISE, REGULARISED, SAMPLERS, OWN = (
     "Implicit steps, solved",
     "Started from noise",
     "Regularised and guided",
-    "Methods with a sampler of their own",
+    "With a sampler of its own",
     "Yours",
 )
 GROUPS = (PAPER, FORWARD, IMPLICIT, NOISE, REGULARISED, SAMPLERS, OWN)
@@ -40,7 +40,6 @@ class MethodRow:
       method, options: the inversion method.
       forward_steps, forward_level: K first steps replaced, under which rule.
       steps: T of the inversion and its reconstruction; None = that of the images.
-      network_time: in place of the conventions'.
       paper: row of the paper's Table 7 that was made this way.
     """
 
@@ -52,7 +51,6 @@ class MethodRow:
     forward_steps: int = 0
     forward_level: ForwardLevel | None = None
     steps: int | None = None
-    network_time: NetworkTime | None = None
     paper: str = ""
 
     @property
@@ -62,14 +60,7 @@ class MethodRow:
 
     def inversion(self, context: Context, images: Generation) -> Inversion:
         """The artifact of this row."""
-        return context.inversion(
-            images,
-            self.forward_steps,
-            self.forward_level,
-            self.steps,
-            self.chosen,
-            network_time=self.network_time,
-        )
+        return context.inversion(images, self.forward_steps, self.forward_level, self.steps, self.chosen)
 
 
 def method_rows(context: Context, steps: int) -> tuple[MethodRow, ...]:
@@ -135,6 +126,17 @@ def _table7(context: Context, steps: int) -> list[MethodRow]:
     rule = context.forward_rules[0]
     rows.append(MethodRow("pix2pix-zero", "Pix2Pix-Zero", PAPER, "pix2pix-zero", paper="Pix2Pix-Zero"))
     rows += [_renoise(steps, count, PAPER) for count in (1, 4, 2)]
+    rows += [
+        MethodRow(
+            f"reverse-dpm-{order}",
+            f"DPM-Solver-{order}, reverse",
+            PAPER,
+            "reverse-dpm",
+            {"order": order},
+            paper=f"DPMSolver-{order}",
+        )
+        for order in (1, 2)
+    ]
     rows += [_replaced(count, rule, steps, PAPER) for count in (1, 2)]
     return rows
 
@@ -193,25 +195,34 @@ def _forward(context: Context) -> list[MethodRow]:
 def _methods(steps: int) -> list[MethodRow]:
     """Every other method, in its published setting and in those it is told apart by."""
     return [
-        MethodRow("ddim-source", "DDIM, source time", IMPLICIT, network_time="source"),
-        MethodRow(
-            "fixed-point-5", "Fixed point, 5 evaluations", IMPLICIT, "fixed-point", {"num_evaluations": 5}
-        ),
+        MethodRow("ddim-source", "DDIM, source time", IMPLICIT, "ddim-source"),
+        MethodRow("source-first", "DDIM, source time first", IMPLICIT, "source-first"),
+        MethodRow("fixed-point-5", "Fixed point, 5", IMPLICIT, "fixed-point", {"num_evaluations": 5}),
         MethodRow("fixed-point", "Fixed point (FPI), 20", IMPLICIT, "fixed-point"),
         MethodRow("aidi-e", "AIDI-E", IMPLICIT, "aidi-e"),
         MethodRow("aidi-a", "AIDI-A (Anderson)", IMPLICIT, "aidi-a"),
+        MethodRow("exact-dpm-1", "Exact DPM-Solver-1", IMPLICIT, "exact-dpm-1"),
+        MethodRow("gnri", "GNRI, released", IMPLICIT, "gnri"),
+        MethodRow("gnri-described", "GNRI, described", IMPLICIT, "gnri", {"gradient": "network"}),
+        MethodRow("hybrid-gradient", "Hybrid gradient", IMPLICIT, "hybrid-gradient"),
+        MethodRow("predictor-corrector", "Predictor-corrector", IMPLICIT, "predictor-corrector"),
         MethodRow("noise-initialised", "Noise-initialised fixed point", NOISE, "noise-initialised"),
+        MethodRow("noise-level-05", "Noise level σ = .05", NOISE, "noise-level", {"sigma": 0.05}),
+        MethodRow("noise-level", "Noise level σ = .1", NOISE, "noise-level"),
         *(_renoise(steps, count, REGULARISED, regularised=False) for count in (1, 4, 2)),
         MethodRow("renoise-1", "ReNoise, K = 1", REGULARISED, "renoise", {"num_renoise_steps": 1}),
         MethodRow("renoise", "ReNoise, K = 9", REGULARISED, "renoise"),
         MethodRow("easyinv", "EasyInv", REGULARISED, "easyinv"),
         MethodRow("direct-inversion", "Direct inversion (PnP)", SAMPLERS, "direct-inversion"),
         MethodRow("edit-friendly", "Edit-friendly DDPM", SAMPLERS, "edit-friendly"),
+        MethodRow("null-text", "Null-text", SAMPLERS, "null-text"),
+        MethodRow("negative-prompt", "Negative prompt", SAMPLERS, "negative-prompt"),
         MethodRow("edict", "EDICT", SAMPLERS, "edict"),
         MethodRow("bdia", "BDIA, γ = 1", SAMPLERS, "bdia"),
         MethodRow("bdia-half", "BDIA, γ = .5", SAMPLERS, "bdia", {"gamma": 0.5}),
         MethodRow("o-belm", "O-BELM", SAMPLERS, "o-belm"),
         MethodRow("rex", "Rex", SAMPLERS, "rex"),
+        MethodRow("exact-dpm-2", "Exact DPM-Solver++(2M)", SAMPLERS, "exact-dpm-2"),
     ]
 
 
