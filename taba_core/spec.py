@@ -95,6 +95,10 @@ class Artifact(Spec):
         """Network evaluations (NFE) per sample."""
         raise NotImplementedError  # abstract
 
+    def least_evaluations(self) -> int:
+        """Network evaluations of the cheapest sample, where they depend on it."""
+        return self.num_evaluations()
+
     @property
     def key(self) -> str:
         """12 hex digits naming the content: kind, all fields, all sources, schema version."""
@@ -216,6 +220,10 @@ class Inversion(Artifact):
     def sources(self) -> tuple[Artifact, ...]:
         """The generation."""
         return (self.source,)
+
+    def least_evaluations(self) -> int:
+        """The method's lower bound."""
+        return self.num_evaluations() if self.expected_evaluations is None else self.expected_evaluations[0]
 
     def num_evaluations(self) -> int:
         """Those of the method, the most where they depend on the image; of DDIM T - K: replaced steps cost nothing."""

@@ -144,7 +144,10 @@ def cell(
     scale: float = 1.0,
     **where: Any,
 ) -> Cell:
-    """A table cell of the number `name` at coordinates `where`, with its interval if one is stored."""
+    """A table cell of the number `name` at coordinates `where`, with its interval if one is stored.
+
+    The paper's value stands beside DDIM inversion only, which is what the paper's tables of one method are about.
+    """
     value = float(result[name].sel(where)) * scale
     ci95 = None
     if f"{name}_low" in result:
@@ -158,7 +161,7 @@ def cell(
         floor=floor,
         spread=spread,
         theory=theory,
-        paper=paper,
+        paper=paper if method_text(result) == "DDIM" else None,
         digits=digits,
         unit=unit,
         seed=int(result.attrs["seed"]),
@@ -177,7 +180,7 @@ def item_context(result: xr.Dataset) -> dict[str, Any]:
 
 def row_labels(results: Sequence[xr.Dataset]) -> list[str]:
     """One label a result: the model's title, and where titles repeat the settings in which the results differ."""
-    titles = [str(r.attrs["model_title"]) for r in results]
+    titles = [_title(r) for r in results]
     facts = [{"n": r.attrs["n"], "T": r.attrs["T"], **dict(r.attrs["settings"])} for r in results]
     labels = list(titles)
     for title in set(titles):
@@ -189,6 +192,18 @@ def row_labels(results: Sequence[xr.Dataset]) -> list[str]:
             # Results of one setting differ in what no setting says (another version of a model): the key tells.
             labels[i] = ", ".join([title, *(told or [str(results[i].attrs["name"]).rsplit("-", 1)[-1]])])
     return labels
+
+
+def method_text(result: xr.Dataset) -> str:
+    """The inversion method of a result as tables name it."""
+    method = str(result.attrs.get("method", "ddim"))
+    return "DDIM" if method == "ddim" else method
+
+
+def _title(result: xr.Dataset) -> str:
+    """The model, and its inversion method where that is another than the paper's."""
+    method = method_text(result)
+    return str(result.attrs["model_title"]) + ("" if method == "DDIM" else f", {method}")
 
 
 def _short(value: Any) -> str:

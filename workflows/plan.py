@@ -110,6 +110,15 @@ class Plan:
         return sum(p.evaluations_missing for p in self.artifacts)
 
     @property
+    def least_evaluations_missing(self) -> int:
+        """Image-NFE still to compute if every method that stops by itself does so at once."""
+        return sum(
+            p.artifact.least_evaluations() * p.samples_in(shard)
+            for p in self.artifacts
+            for shard in p.missing
+        )
+
+    @property
     def units(self) -> int:
         """Missing shards over all artifacts."""
         return sum(len(p.missing) for p in self.artifacts)

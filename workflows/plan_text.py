@@ -7,6 +7,7 @@ from typing import Any
 
 from taba_core.errors import UsageError
 from taba_core.models.weights import status
+from taba_core.spec import Artifact, Inversion
 from workflows.asked import Asked, Job, check_all, plan_all
 from workflows.plan import Plan
 from workflows.stages import Machines, Timetable, timetable
@@ -58,6 +59,7 @@ def _print_artifacts(plan: Plan) -> None:
     rows = [
         (
             p.artifact.name,
+            inversion_text(p.artifact),
             " ".join(p.variables),
             f"{p.num_shards - len(p.missing)}/{p.num_shards}",
             count_text(p.evaluations),
@@ -72,18 +74,37 @@ def _print_artifacts(plan: Plan) -> None:
         "total",
         "",
         "",
+        "",
         count_text(plan.evaluations),
         count_text(plan.evaluations_missing),
         f"{plan.hours(plan.evaluations_missing):.2f}",
         bytes_text(plan.bytes_total),
         count_text(plan.files_total),
     )
-    header = ("artifact", "variables", "shards done", "NFE", "NFE to do", "device-hours", "bytes", "inodes")
+    costs = ("shards done", "NFE", "NFE to do", "device-hours", "bytes", "inodes")
+    header = ("artifact", "inversion", "variables", *costs)
     print_table(header, [*rows, total])
+
+
+def inversion_text(artifact: Artifact) -> str:
+    """The inversion an artifact is or comes from: method, its own T where it is not the images', replaced steps."""
+    inversion = artifact if isinstance(artifact, Inversion) else getattr(artifact, "source", None)
+    if not isinstance(inversion, Inversion):
+        return ""
+    T, K = inversion.num_inference_steps, inversion.forward_steps
+    parts = [inversion.method]
+    parts += [f"T={T}"] if inversion.source.num_inference_steps != T else []
+    parts += [f"K={K} {inversion.forward_level}"] if K else []
+    return " ".join(parts)
 
 
 def _print_costs(plan: Plan) -> None:
     cost = plan.context.card.cost
+    if plan.least_evaluations_missing < plan.evaluations_missing:
+        print(
+            f"Some methods stop by themselves: at least {count_text(plan.least_evaluations_missing)} network "
+            "evaluations; what is said here is the most they may take."
+        )
     print(
         f"{count_text(plan.evaluations_missing)} network evaluations (image-NFE) to do = "
         f"{plan.hours(plan.evaluations_missing):.2f} {_hours_of(plan)} at {cost.step_seconds:g} s per step of "

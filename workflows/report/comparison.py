@@ -15,6 +15,7 @@ from workflows.report.style import CYCLE, INK, MUTED, SEQUENTIAL, TEXT_WIDTH, co
 
 _SMALL = 6.5
 _LARGEST_AREA, _LEAST_AREA = 190.0, 22.0  # points squared
+_PANEL_INCHES, _LINE_INCHES, _KEY_COLUMNS = 3.4, 0.15, 3
 
 
 def front(x: Values, y: Values) -> list[int]:
@@ -39,35 +40,39 @@ def trade_off(
     *,
     ylabel: str,
     size_label: str,
-    height: float = 5.2,
+    squares: Sequence[bool] = (),
 ) -> Figure:
     """Numbered points by two criteria, smaller is better in both, and by cost (area and colour, logarithmic).
 
     A panel for each criterion along x. Points stand where they are on logarithmic axes; a value of 0 or below stands
-    at the edge. The key to the numbers is below.
+    at the edge. The key to the numbers is below. `squares` marks points that are of another kind.
     """
     y, cost = np.asarray(y, float), np.asarray(cost, float)
-    figure = new_figure(TEXT_WIDTH, height)
-    below = figure.subfigures(2, 1, height_ratios=(1.0, 0.09 + 0.035 * len(labels)))
+    lines = -(-len(labels) // _KEY_COLUMNS)
+    figure = new_figure(TEXT_WIDTH, _PANEL_INCHES + _LINE_INCHES * (lines + 0.5))
+    below = figure.subfigures(2, 1, height_ratios=(_PANEL_INCHES, _LINE_INCHES * (lines + 0.5)))
     axes = below[0].subplots(1, len(panels), squeeze=False, sharey=True)[0]
     low, high = np.nanmin(cost), max(np.nanmax(cost), np.nanmin(cost) * 1.01)
     share = np.log(cost / low) / np.log(high / low)
+    square = np.asarray(squares, bool) if len(squares) else np.zeros(len(labels), bool)
     points: Any = None
     for axis, (xlabel, values) in zip(axes, panels.items(), strict=True):
         x, height_of = _positive(values), _positive(y)
         best = front(values, y)
         axis.step(x[best], height_of[best], where="post", color=MUTED, linewidth=1.0, zorder=1)
-        points = axis.scatter(
-            x,
-            height_of,
-            _LEAST_AREA + (_LARGEST_AREA - _LEAST_AREA) * share,
-            c=cost,
-            cmap=SEQUENTIAL,
-            norm=LogNorm(low, high),
-            edgecolors=INK,
-            linewidths=0.5,
-            zorder=2,
-        )
+        for marker, kind in (("o", ~square), ("s", square)):
+            points = axis.scatter(
+                x[kind],
+                height_of[kind],
+                _LEAST_AREA + (_LARGEST_AREA - _LEAST_AREA) * share[kind],
+                c=cost[kind],
+                marker=marker,
+                cmap=SEQUENTIAL,
+                norm=LogNorm(low, high),
+                edgecolors=INK,
+                linewidths=0.5,
+                zorder=2,
+            )
         _number(axis, x, height_of)
         axis.set(xscale="log", yscale="log", xlabel=xlabel)
     axes[0].set_ylabel(ylabel)
@@ -87,26 +92,51 @@ def _positive(values: Values) -> np.ndarray:
 
 
 def _number(axis: Axes, x: np.ndarray, y: np.ndarray) -> None:
-    for i, (left, bottom) in enumerate(zip(x, y, strict=True)):
-        if np.isfinite(left) and np.isfinite(bottom):
-            # Neighbours in the list often lie close together: their numbers go to different sides.
-            across, up = ((5, 4), (-5, 4), (5, -9), (-5, -9))[i % 4]
-            axis.annotate(
-                str(i + 1),
-                (left, bottom),
-                (across, up),
-                textcoords="offset points",
-                fontsize=_SMALL,
-                ha="left" if across > 0 else "right",
-                zorder=3,
-            )
+    """Number the points, each beside its own where the fewest other points and numbers are, joined to it if far."""
+    places = _in_points(x, y)
+    taken = [place for place in places if np.isfinite(place).all()]
+    for i, place in enumerate(places):
+        if not np.isfinite(place).all():
+            continue
+        tried = [place + radius * side for radius in (9.0, 15.0, 22.0) for side in _SIDES]
+        crowded = [_crowding(spot, taken) + 0.02 * np.hypot(*(spot - place)) for spot in tried]
+        spot = tried[int(np.argmin(crowded))]
+        taken.append(spot)
+        axis.annotate(
+            str(i + 1),
+            (x[i], y[i]),
+            spot - place,
+            textcoords="offset points",
+            fontsize=_SMALL,
+            ha="center",
+            va="center",
+            arrowprops={"arrowstyle": "-", "color": MUTED, "linewidth": 0.4, "shrinkA": 1, "shrinkB": 1},
+            zorder=3,
+        )
 
 
-def _key(panel: Any, labels: Sequence[str], cost: np.ndarray, columns: int = 3) -> None:
-    lines = -(-len(labels) // columns)
+_SIDES = [np.array([np.cos(a), np.sin(a)]) for a in np.arange(8) * np.pi / 4]
+_PANEL_POINTS = np.array([200.0, 200.0])  # about the size of a panel
+
+
+def _in_points(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Where points of logarithmic axes lie in a panel, (m, 2), typographic points; NaN stays."""
+    both = np.log(np.stack([x, y], axis=1))
+    low, high = np.nanmin(both, axis=0), np.nanmax(both, axis=0)
+    return np.asarray((both - low) / np.where(high > low, high - low, 1.0) * _PANEL_POINTS)
+
+
+def _crowding(spot: np.ndarray, taken: Sequence[np.ndarray]) -> float:
+    """How much of what is drawn lies within a number's width of a place."""
+    distance = np.hypot(*(np.asarray(taken) - spot).T)
+    return float(np.maximum(0.0, 1 - distance / 9.0).sum())
+
+
+def _key(panel: Any, labels: Sequence[str], cost: np.ndarray) -> None:
+    lines = -(-len(labels) // _KEY_COLUMNS)
     for i, (label, spent) in enumerate(zip(labels, cost, strict=True)):
         column, line = divmod(i, lines)
-        place = (0.01 + column / columns, 1 - (line + 0.8) / (lines + 0.5))
+        place = (0.01 + column / _KEY_COLUMNS, 1 - (line + 0.8) / (lines + 0.5))
         panel.text(*place, f"{i + 1}  {label} ({spent:,.0f})", fontsize=7, ha="left", va="center")
 
 
@@ -120,17 +150,19 @@ def curve_grid(
     log: tuple[bool, bool] = (False, False),
     columns: int = 2,
     one_legend_a_row: bool = False,
+    share_y: bool = True,
     height: float = 1.95,
 ) -> Figure:
-    """Panels of curves over x on common axes, each with its legend on the right.
+    """Panels of curves over x, each with its legend on the right.
 
     Args:
       log: of x and of y.
+      share_y: all panels on one scale.
       one_legend_a_row: the panels of a row show the same curves.
     """
     lines = -(-len(panels) // columns)
     figure = new_figure(TEXT_WIDTH, height * lines + 0.3)
-    grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
+    grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=share_y)
     for axis in grid.flat[len(panels) :]:
         axis.set_visible(False)
     for number, (axis, (title, curves)) in enumerate(zip(grid.flat, panels.items(), strict=False)):

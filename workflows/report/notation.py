@@ -89,16 +89,19 @@ _LATEX_MATH = {
 }
 
 
-def format_number(value: float, digits: int) -> str:
-    """Fixed decimals; scientific where they would show only zeros; "n/a" for a value not computed.
+_LARGE = 1e6  # what has diverged: its digits tell nothing
 
-    0.252, 3 -> "0.252"; 0.00048, 3 -> "4.8e-4"; -0.0 -> "0.000".
+
+def format_number(value: float, digits: int) -> str:
+    """Fixed decimals; scientific where they would show only zeros or a million; "n/a" for a value not computed.
+
+    0.252, 3 -> "0.252"; 0.00048, 3 -> "4.8e-4"; 5.49e11, 3 -> "5.5e11"; -0.0 -> "0.000".
     """
     if math.isnan(value):
         return "n/a"
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
-    if value != 0 and abs(value) < 0.5 * 10.0**-digits:
+    if (value != 0 and abs(value) < 0.5 * 10.0**-digits) or abs(value) >= _LARGE:
         mantissa, exponent = f"{value:.1e}".split("e")
         return f"{mantissa}e{int(exponent)}".replace("-", "−", 1 if value < 0 else 0)
     text = f"{value:.{digits}f}"

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import xarray as xr
 
-from workflows.findings import cell, item_context, item_id
+from workflows.findings import cell, item_context, item_id, method_text
 from workflows.present import Cell, Column, Figure, PaperValue, Table
 from workflows.published import paper_value
 from workflows.report import plots
@@ -45,7 +45,7 @@ def tables_of(label: str, result: xr.Dataset, index: int, results: Sequence[xr.D
     common = {
         "rows": (
             "Noise (upper bound)",
-            "DDIM latent",
+            f"{method_text(result)} latent",
             *(f"w/ the fix ({_percent(k, steps)}, K={k})" for _ in rules for k in counts),
         ),
         "row_groups": ("", "", *(RULE_TEXT[rule] for rule in rules for _ in counts)),

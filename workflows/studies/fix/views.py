@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import xarray as xr
 
-from workflows.findings import cell, item_context, item_id
+from workflows.findings import cell, item_context, item_id, method_text
 from workflows.present import Cell, Column, Figure, Row, Table
 from workflows.report import plots
 
@@ -41,7 +41,7 @@ def tables_of(label: str, result: xr.Dataset, index: int, results: Sequence[xr.D
     latent_space = str(result.attrs.get("domain", "pixel")) == "latent"
     if not latent_space:  # decibels refer to the range of images
         unbiased += (Column("psnr", "Recon. PSNR"),)
-    rows, groups = ["Noise", "DDIM latent (K=0)"], ["", ""]
+    rows, groups = ["Noise", f"{method_text(result)} latent (K=0)"], ["", ""]
     for rule in _rules(result):
         rows += [_percent(k, T) for k in counts[1:]]
         groups += [RULE_TEXT[rule]] * len(counts[1:])
@@ -149,7 +149,7 @@ def figures_of(
     def draw_worst() -> object:
         fixed = result["worst_fixed"].values
         rows = [result["worst_image"].values, result["worst_ddim"].values, *fixed]
-        names = ["$x^0$", "DDIM", *(f"K={int(k)}" for k in result["worst_steps"].values)]
+        names = ["$x^0$", method_text(result), *(f"K={int(k)}" for k in result["worst_steps"].values)]
         errors = [
             f"#{int(i)}: {e:.3f}"
             for i, e in zip(result["worst"].values, result["worst_error"].values, strict=True)

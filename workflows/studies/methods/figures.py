@@ -12,6 +12,8 @@ from workflows.present import Figure, Row
 from workflows.report import plots
 from workflows.studies.methods.rows import GROUPS
 
+# A latent of such a standard deviation has diverged, and would hide every other in a picture.
+DIVERGED = 10.0
 # What the trade-offs are between: measure, region, axis label.
 _PANELS = (
     ("kl_excess", "", "KL per entry above its floor"),
@@ -34,14 +36,26 @@ def _text(result: xr.Dataset, name: str, which: str) -> str:
     return str(result[f"row_{which}"].sel(row=name).item())
 
 
+def _shown(result: xr.Dataset) -> list[str]:
+    return [str(name) for name in result["row"].values if float(result["std"].sel(row=name)) < DIVERGED]
+
+
+def _left_out(result: xr.Dataset) -> str:
+    """A sentence on the rows that are in no picture, "" if there are none."""
+    out = [str(name) for name in result["row"].values if str(name) not in _shown(result)]
+    told = [f"{_text(result, n, 'label')} (std {float(result['std'].sel(row=n)):.2g})" for n in out]
+    return f" Diverged, in the tables only: {', '.join(told)}." if told else ""
+
+
 def _by_group(result: xr.Dataset) -> Mapping[str, list[str]]:
-    names = [str(name) for name in result["row"].values]
+    names = _shown(result)
     grouped = {group: [n for n in names if _text(result, n, "group") == group] for group in GROUPS}
     return {group: names for group, names in grouped.items() if names}
 
 
 def _trade_off(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Dataset]) -> Figure:
-    names = [str(name) for name in result["row"].values]
+    names = _shown(result)
+    whole, result = result, result.sel(row=names)
     panels = [panel for panel in _PANELS if np.isfinite(_values(result, *panel[:2])).any()]
 
     def draw() -> object:
@@ -52,6 +66,7 @@ def _trade_off(label: str, result: xr.Dataset, index: int, results: Sequence[xr.
             result["evaluations"].values,
             ylabel="reconstruction error (mean absolute)",
             size_label="evaluations an image",
+            squares=result["row_own_sampler"].values,
         )
 
     values = tuple(
@@ -68,7 +83,8 @@ def _trade_off(label: str, result: xr.Dataset, index: int, results: Sequence[xr.
         f"Gaussianity against reconstruction against cost, {label}",
         "Each method by how far its latents are from noise (left: divergence above its floor; right: error to the true "
         "noise in plain areas) and how well images come back; nearer the lower left is better, larger and darker is "
-        "dearer. The line joins the methods that no other beats in both.",
+        "dearer, a square comes back by the method's own sampler. The line joins the methods that no other beats in both."
+        + _left_out(whole),
         draw,
         **item_context(result),
         values=values,
@@ -97,16 +113,17 @@ def _curves(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Dat
         return plots.curve_grid(
             panels,
             weight,
-            xlabel="weight of the latent on the arc from noise to latent",
+            xlabel="c (0: noise, 1: latent)",
             ylabel="distance to the image",
+            share_y=False,
         )
 
     return Figure(
         item_id("methods-interpolation", index, results),
         f"Self-interpolation, {label}",
         "Mean |x - x^0| of what the sampler makes of slerp(x^T, x̂^T; c), c from 0 (the true noise) to 1 (the "
-        "latent). A latent that stands for its noise stays flat near 0; one that merely reconstructs comes back down at its end. "
-        "Bands are 95 % intervals.",
+        "latent). A latent that stands for its noise stays flat near 0; one that merely reconstructs comes back down "
+        "at its end. Bands are 95 % intervals; each panel has its own scale." + _left_out(result),
         draw,
         **item_context(result),
     )
@@ -114,7 +131,7 @@ def _curves(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Dat
 
 def _spectra(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Dataset]) -> Figure:
     radius = result["radius"].values
-    regions = {"plain": "plain areas", "non_plain": "other areas"}
+    regions = {"plain": "plain", "non_plain": "other"}
 
     def draw() -> object:
         panels = {}
@@ -127,7 +144,7 @@ def _spectra(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Da
                     for name in names
                 ]
                 noise = result["power_noise"].sel(region=region).values
-                panels[f"{group}: {text}"] = [plots.Curve("Noise", noise, line=":"), *curves]
+                panels[f"{group}, {text}"] = [plots.Curve("Noise", noise, line=":"), *curves]
         return plots.curve_grid(
             panels,
             radius,
@@ -141,7 +158,8 @@ def _spectra(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Da
         item_id("methods-spectra", index, results),
         f"Power spectra of latents by region, {label}",
         "Radial power spectrum of latents cut out by region, per entry of the region; the dotted line is the true "
-        "noise under the same masks, which is not quite 1: an image's plain areas choose its noise.",
+        "noise under the same masks, which is not quite 1: an image's plain areas choose its noise."
+        + _left_out(result),
         draw,
         **item_context(result),
     )

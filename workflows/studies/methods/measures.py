@@ -103,6 +103,7 @@ def find_rows(
     inversions = [inputs.artifact(f"latent/{row.name}") for row in rows]
     found.array("row_steps", [a.num_inference_steps for a in inversions], ("row",))  # type: ignore[attr-defined]
     found.array("row_forward_steps", [row.forward_steps for row in rows], ("row",))
+    found.array("row_own_sampler", [row.chosen.method.own_sampler for row in rows], ("row",))
     found.coordinate("weight", np.linspace(0, 1, measured[rows[0].name]["arc"].shape[0]))
     for measure, dims in (
         *((name, ()) for name in SCALARS),

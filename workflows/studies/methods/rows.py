@@ -149,7 +149,7 @@ def _renoise(steps: int, count: int, group: str, *, regularised: bool = True) ->
     )
     return MethodRow(
         f"renoise-k{count}" if regularised else f"renoise-k{count}-free",
-        f"ReNoise, T = {own}, K = {count}{'' if regularised else ', not regularised'}",
+        f"ReNoise T = {own}, K = {count}{'' if regularised else ', free'}",
         group,
         "renoise",
         {"num_renoise_steps": count} if regularised else {"num_renoise_steps": count, "num_reg_steps": 0},
@@ -181,7 +181,7 @@ def _forward(context: Context) -> list[MethodRow]:
         rows.append(
             MethodRow(
                 f"forward-2-{method}",
-                f"Forward K = 2 ({rule}), then {label}",
+                f"Forward K = 2, then {label}",
                 FORWARD,
                 method,
                 options,
