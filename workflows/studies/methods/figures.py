@@ -83,7 +83,7 @@ def _trade_off(label: str, result: xr.Dataset, index: int, results: Sequence[xr.
         f"Gaussianity against reconstruction against cost, {label}",
         "Each method by how far its latents are from noise (left: divergence above its floor; right: error to the true "
         "noise in plain areas) and how well images come back; nearer the lower left is better, larger and darker is "
-        "dearer, a square comes back by the method's own sampler. The line joins the methods that no other beats in both."
+        "dearer, a square comes back by the method's own sampler. The line joins methods that no other beats in both."
         + _left_out(whole),
         draw,
         **item_context(result),

@@ -183,15 +183,8 @@ def _cell(result: xr.Dataset, name: str, column: str) -> Cell:
     if not np.isfinite(float(result[measure].sel(where))):
         return DASH
     spread = float(result["spread"].sel(row=name)) if measure == "correlation" else None
-    found = cell(
-        result,
-        measure,
-        spread=spread,
-        paper=_paper(result, name, measure),
-        **where,
-        **_style(result, measure),
-    )
-    return _with_steps(found, result, name)
+    found = cell(result, measure, spread=spread, **where, **_style(result, measure))
+    return _with_steps(replace(found, paper=_paper(result, name, measure)), result, name)
 
 
 def _with_steps(found: Cell, result: xr.Dataset, name: str) -> Cell:
@@ -216,9 +209,8 @@ def _noise_cell(result: xr.Dataset, column: str) -> Cell:
     where = {"region": region} if region else {}
     spread = float(result["spread_noise"]) if measure == "correlation" else None
     paper = paper_value("table7", "Gaussian Noise", _HEADINGS.get(measure, ""))
-    return cell(
-        result, name, spread=spread, paper=_scaled(paper, measure), **where, **_style(result, measure)
-    )
+    found = cell(result, name, spread=spread, **where, **_style(result, measure))
+    return replace(found, paper=_scaled(paper, measure))
 
 
 def _paper(result: xr.Dataset, name: str, measure: str) -> Any:
