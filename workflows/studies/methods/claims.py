@@ -132,9 +132,9 @@ def _ours(found: Findings, rows: Rows, floor: float, rule: str) -> None:
         f"N1-{rule}",
         statement,
         every(verdicts.values()),
-        {name: interval_numbers("margin", margin) for name, margin in margins.items()}
+        {f"{name}: margin": interval_numbers("margin", margin) for name, margin in margins.items()}
         | {
-            name: _both(ours, theirs, name)
+            f"{name}, ours and theirs": _both(ours, theirs, name)
             for name in ("evaluations", "error", "mae", "correlation", "std_region")
         },
         f"Not so: {', '.join(failed)}." if failed else "",

@@ -66,29 +66,30 @@ class MethodRow:
 def method_rows(context: Context, steps: int) -> tuple[MethodRow, ...]:
     """The rows that apply to a model and were asked for, in the order of the tables; `steps` is the images' T.
 
-    A method given by `--method` has a row of its own, whatever `--set methods=` says.
+    A name that is no row's but a method's stands for all rows of that method. A method given by `--method` has a row
+    of its own, whatever `--set methods=` says.
 
     Raises:
       UsageError: no such row or method, or none that applies.
     """
     everything = _all_rows(context, steps)
-    known = {row.name for row in everything} | {row.method for row in everything}
-    asked = context.settings.methods
-    for name in asked:
-        if name not in {*known, *_unfit(context), ALL, TABLE7}:
-            raise unknown_name("row of study methods", name, (*known, ALL, TABLE7))
-        if name in _unfit(context):
-            row_less = ChosenMethod(name)
-            row_less.check_condition(context.conditioning, context.card.title)
-    return tuple(
-        row
-        for row in everything
-        if row.group == OWN
-        or ALL in asked
-        or row.name in asked
-        or row.method in asked
-        or (TABLE7 in asked and row.group == PAPER)
-    )
+    names = {row.name for row in everything}
+    methods = {row.method for row in everything} - names
+    unfit = _unfit(context)
+    chosen: set[str] = {row.name for row in everything if row.group == OWN}
+    for asked in context.settings.methods:
+        if asked in unfit:
+            ChosenMethod(asked).check_condition(context.conditioning, context.card.title)
+        elif asked not in {*names, *methods, ALL, TABLE7}:
+            raise unknown_name("row of study methods", asked, (*names, *methods, ALL, TABLE7))
+        chosen |= {
+            row.name
+            for row in everything
+            if asked in (ALL, row.name)
+            or (asked in methods and asked == row.method)
+            or (asked == TABLE7 and row.group == PAPER)
+        }
+    return tuple(row for row in everything if row.name in chosen)
 
 
 def _all_rows(context: Context, steps: int) -> list[MethodRow]:
@@ -205,6 +206,7 @@ def _methods(steps: int) -> list[MethodRow]:
         MethodRow("gnri", "GNRI, released", IMPLICIT, "gnri"),
         MethodRow("gnri-described", "GNRI, described", IMPLICIT, "gnri", {"gradient": "network"}),
         MethodRow("hybrid-gradient", "Hybrid gradient", IMPLICIT, "hybrid-gradient"),
+        MethodRow("residual-descent", "Residual descent", IMPLICIT, "residual-descent"),
         MethodRow("predictor-corrector", "Predictor-corrector", IMPLICIT, "predictor-corrector"),
         MethodRow("noise-initialised", "Noise-initialised fixed point", NOISE, "noise-initialised"),
         MethodRow("noise-level-05", "Noise level σ = .05", NOISE, "noise-level", {"sigma": 0.05}),

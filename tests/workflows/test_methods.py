@@ -1,0 +1,335 @@
+"""The comparison of inversion methods: its rows, counts, artifacts, claims and pictures; any method in any study."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from cluster.executor import Resources
+from cluster.local import LocalExecutor
+from taba_core import schema
+from taba_core.diffusion.inversion import Fallback, list_methods
+from taba_core.errors import UsageError
+from taba_core.store import Store
+from workflows.context import Context
+from workflows.costs import InversionCosts
+from workflows.engine import run_plan
+from workflows.plan import make_plan
+from workflows.plan_text import inversion_text
+from workflows.report.comparison import front
+from workflows.reporting import write_store_report
+from workflows.settings import parse_settings
+from workflows.studies.methods.claims import proportional
+from workflows.studies.methods.rows import GROUPS, method_rows
+from workflows.study import find_studies, in_group
+
+# What an image costs at T = 50, by row: the totals of the methods' descriptions.
+COUNTS = {
+    "ddim": 50,
+    "pix2pix-zero": 50,
+    "renoise-k1": 75,  # 25 steps of 2 evaluations and a reference prediction
+    "renoise-k4": 60,  # 10 steps of 5 and 1
+    "renoise-k2": 68,  # 17 steps of 3 and 1
+    "renoise-k2-free": 51,
+    "reverse-dpm-1": 50,
+    "forward-1-exact": 49,
+    "forward-2-exact": 48,
+    "fixed-point-5": 250,
+    "noise-initialised": 115,  # 5 steps of 5, 45 of 2
+    "edict": 100,
+    "bdia-half": 50,
+    "rex": 100,
+}
+
+
+def context(*sets: str, model: str = "gaussian", method: str = "ddim") -> Context:
+    return Context(model, method, parse_settings(list(sets)))
+
+
+def run(path, names, *sets, method: str = "ddim", workers: int = 2):
+    store = Store.open(path, mode="a")
+    plan = make_plan(context(*sets, method=method), find_studies(names), store)
+    run_plan(plan, store, lambda: LocalExecutor(workers=workers), Resources(num_cpus=1), workers=workers)
+    return store
+
+
+def report_of(path):
+    write_store_report(path, None, force=True)
+    folder = path / "report"
+    return json.loads((folder / "results.json").read_text()), json.loads((folder / "claims.json").read_text())
+
+
+SMALL = ("num_samples=8", "samples_per_shard=4", "num_inference_steps=50", "bootstrap_replicates=100")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return run(
+        tmp_path_factory.mktemp("methods") / "store", ["methods"], *SMALL, f"methods={','.join(COUNTS)}"
+    )
+
+
+@pytest.fixture(scope="module")
+def result(store):
+    (name,) = [name for name in store.results() if "methods" in name]
+    return store.read_result(name)
+
+
+@pytest.fixture(scope="module")
+def report(store):
+    return report_of(store.path)
+
+
+def value(rows, item, row, column):
+    (found,) = [r for r in rows if r["item"] == item and r["row"].endswith(row) and r["column"] == column]
+    return found
+
+
+# ---------------------------------------------------------------- rows
+
+
+def test_every_registered_method_has_a_row_of_its_own_label_where_it_applies():
+    rows = method_rows(context(), 50)
+    of_text = {"null-text", "negative-prompt"}
+    assert {row.method for row in rows} == {*list_methods()} - of_text
+    assert not [row.name for row in rows if row.label == row.name]
+    assert len({row.name for row in rows}) == len({row.label for row in rows}) == len(rows)
+    assert [GROUPS.index(row.group) for row in rows] == sorted(GROUPS.index(row.group) for row in rows)
+    text = method_rows(context("prompts=builtin", "num_samples=8", model="if"), 50)
+    assert of_text <= {row.method for row in text}
+
+
+def test_rows_are_chosen_by_row_by_method_or_as_the_papers_table():
+    def names(*sets):
+        return [row.name for row in method_rows(context(*sets), 50)]
+
+    assert names("methods=forward-1-exact,ddim") == ["ddim", "forward-1-exact"]
+    assert names("methods=bdia") == ["bdia"] and names("methods=bdia,bdia-half") == ["bdia", "bdia-half"]
+    assert names("methods=reverse-dpm") == ["reverse-dpm-1", "reverse-dpm-2"]
+    paper = [row.paper for row in method_rows(context("methods=table7"), 50)]
+    assert paper[0] == "DDIM Inv." and paper[-1] == "Ours (forward 4%)" and len(paper) == 9 and all(paper)
+    # The paper's percentages are those of T = 50.
+    assert not [row for row in method_rows(context("methods=table7"), 20) if row.forward_steps and row.paper]
+
+
+@pytest.mark.parametrize(
+    ("sets", "message"),
+    [
+        (["methods=ddimm"], "unknown row of study methods 'ddimm': did you mean ddim"),
+        (
+            ["methods=null-text"],
+            "inversion method 'null-text' works on a text condition, and the images of Gaussian field have none; use a "
+            "text-conditional model, or another method.",
+        ),
+    ],
+)
+def test_rows_that_cannot_be_are_refused_before_work(sets, message):
+    with pytest.raises(UsageError, match=f"^{re.escape(message)}"):
+        find_studies(["methods"])[0].requests(context(*sets))
+
+
+def test_no_rows_are_no_comparison():
+    with pytest.raises(UsageError, match=re.escape("give at least one row, e.g. ddim,noise-initialised")):
+        parse_settings(["methods="])
+
+
+def test_the_study_is_found_by_its_table_and_in_its_group():
+    (study,) = find_studies(["table7"])
+    assert study.name == "methods" and in_group(study, "paper") and in_group(study, "main-text")
+
+
+# ---------------------------------------------------------------- artifacts and counts
+
+
+def test_each_row_takes_the_evaluations_of_its_description(result):
+    rows = [str(row) for row in result["row"].values]
+    assert {*rows} == {*COUNTS}
+    for end in ("least", "most"):
+        counted = dict(zip(rows, result[f"evaluations_{end}"].values.tolist(), strict=True))
+        assert counted == COUNTS
+
+
+def test_the_plan_counts_what_the_run_counted(store):
+    plan = make_plan(context(*SMALL, f"methods={','.join(COUNTS)}"), find_studies(["methods"]))
+    inversions = [p.artifact for p in plan.artifacts if p.artifact.kind == "inversion"]
+    assert sum(a.num_evaluations() for a in inversions) == sum(COUNTS.values())
+    arcs = [p for p in plan.artifacts if p.artifact.kind == "self-interpolation"]
+    assert {p.artifact.num_evaluations() for p in arcs} == {11 * 50}
+    # Rex samples with two evaluations a step, ReNoise in its own 25.
+    told = {inversion_text(a.source): a.num_evaluations() for a in (p.artifact for p in plan.artifacts)
+            if a.kind == "reconstruction"}  # fmt: skip
+    assert told["rex"] == 100 and told["renoise T=25"] == 25 and told["ddim K=2 exact"] == 50
+    dear = make_plan(context(*SMALL, "methods=exact-dpm-1"), find_studies(["methods"]))
+    assert dear.least_evaluations_missing < dear.evaluations_missing
+
+
+def test_rows_are_artifacts_that_other_studies_share():
+    (methods,), (steps,) = find_studies(["methods"]), find_studies(["more-steps"])
+    c = context(model="photo-mixture")
+    mine, theirs = methods.requests(c), steps.requests(c)
+    assert mine["latent/ddim"].artifact.key == theirs["fixed/50"].artifact.key
+    keys = {name: request.artifact.key for name, request in mine.items() if name.startswith("latent/")}
+    assert len(set(keys.values())) == len(keys)
+
+
+def test_one_worker_and_two_store_the_same_bits_and_only_times_differ(store, tmp_path):
+    again = run(
+        tmp_path / "store", ["methods"], *SMALL, "methods=noise-initialised,edict,renoise-k1", workers=1
+    )
+    held = {group.name: group for group in store.artifacts()}
+    compared = 0
+    for group in again.artifacts():
+        for name in group.variables:
+            for shard in range(group.num_shards):
+                a, b = (g.read_shard(shard, (name,))[name] for g in (group, held[group.name]))
+                assert a.tobytes() == b.tobytes(), (group.name, name)
+                compared += 1
+    # Generation 3 variables, regions 1; three rows with latent, costs (3), image and arc; EDICT carries two states.
+    assert compared == 2 * (3 + 1 + 3 * (4 + 1 + 1) + 2)
+
+
+def test_what_a_store_says_of_guards_is_what_the_driver_means():
+    assert tuple(code.name.lower() for code in Fallback) == schema.FALLBACKS
+
+
+def test_images_of_an_own_sampler_come_back_through_the_store(result):
+    mae = result["mae"].sel(row=["ddim", "edict", "rex"]).values
+    # float32 rounding is 6e-8 of 1; EDICT's and Rex's pairs come back to a few times that, DDIM does not.
+    assert mae[1] < 1e-6 and mae[2] < 1e-5 and mae[0] > 1e-4
+
+
+def test_a_residual_is_there_where_a_step_was_taken(store, result):
+    residual = result["residual"]
+    assert np.isfinite(residual.sel(row="ddim")) and residual.sel(row="fixed-point-5") < residual.sel(
+        row="ddim"
+    )
+    (group,) = [
+        g
+        for g in store.artifacts()
+        if inversion_text(g.artifact) == "ddim K=2 exact" and "latent" in g.variables
+    ]
+    stored = group.read_samples(0, 8, ("residual", "fallback"))
+    assert (stored["residual"][:, :2] == schema.RESIDUAL_NOT_DEFINED).all() and (
+        stored["residual"][:, 2:] >= 0
+    ).all()
+    assert (stored["fallback"] == 0).all()
+
+
+def test_times_are_measured_and_say_where(result):
+    assert (result["seconds"].values > 0).all()
+    assert result["seconds"].attrs["machine"].startswith("one core of ")
+
+
+def test_the_arc_starts_at_the_image_and_ends_at_its_ddim_reconstruction(result):
+    for row in ("ddim", "forward-2-exact", "noise-initialised"):
+        arc = result["arc"].sel(row=row)
+        assert float(arc[0]) == 0
+        assert float(arc[-1]) == pytest.approx(float(result["mae"].sel(row=row)), rel=1e-4)
+
+
+# ---------------------------------------------------------------- report
+
+
+def test_table_7_has_the_papers_layout_and_values(report):
+    rows = report[0]
+    ddim = value(rows, "table7", "DDIM inversion", "kl")
+    assert ddim["paper"]["value"] == pytest.approx(0.89) and "not this model" in ddim["paper"]["note"]
+    assert value(rows, "table7", "Forward 4 % (exact)", "psnr")["paper"]["value"] == 25.68
+    assert value(rows, "table7", "ReNoise T = 25, K = 1", "evaluations")["value"] == 75
+    assert value(rows, "table7", "ReNoise T = 25, K = 1", "evaluations")["T"] == 25
+    assert {r["column"] for r in rows if r["item"] == "table7"} == {
+        "evaluations", "correlation", "kl", "mae", "psnr", "seconds",
+    }  # fmt: skip
+    groups = {r["row"].split(" / ")[0] for r in rows if r["item"] == "table7"}
+    assert groups == {"Gaussian noise", "Table 7"}
+
+
+def test_every_claim_whose_rows_were_asked_has_a_verdict(report):
+    ids = {claim["id"] for claim in report[1]}
+    # The matched rows were not asked for.
+    assert ids == {"C7a-exact", "C7b-exact", "C7c-exact", "C7d-exact", "C7e", "N1-exact"}
+    (ours,) = [claim for claim in report[1] if claim["id"] == "N1-exact"]
+    assert ours["numbers"]["evaluations, ours and theirs"] == [115, 48]
+    # 2.4 * 48 = 115.2
+    assert ours["numbers"]["evaluations: margin"]["margin"] == pytest.approx(0.2)
+
+
+def test_a_method_that_diverges_is_in_the_tables_and_said_beside_the_pictures(report, result, store):
+    std = float(result["std"].sel(row="bdia-half"))
+    assert std > 1e3
+    assert value(report[0], "methods-gaussianity", "BDIA, γ = .5", "std")["value"] == pytest.approx(std)
+    page = (store.path / "report" / "index.html").read_text()
+    assert "Diverged, in the tables only: BDIA, γ = .5" in page
+    assert not [r for r in report[0] if r["item"] == "methods-tradeoff" and "BDIA" in r["row"]]
+
+
+def test_the_front_holds_what_nothing_beats_in_both():
+    # (1, 5) and (2, 3) and (4, 1) beat the rest: (3, 3) is no better than (2, 3), (5, 2) loses to (4, 1).
+    assert front([1, 3, 2, 5, 4, np.nan], [5, 3, 3, 2, 1, 0]) == [0, 2, 4]
+
+
+def test_times_agree_only_where_their_scatter_allows_it():
+    def costs(*seconds):
+        return InversionCosts(10, 10, float(np.mean(seconds)), seconds, "m")
+
+    assert proportional([costs(1.0, 1.0), costs(1.005, 1.005)])[0] == "holds"
+    assert proportional([costs(1.0, 1.0), costs(1.2, 1.2)])[0] == "fails"
+    assert proportional([costs(1.0, 1.4), costs(1.2, 1.2)])[0] == "not resolved"
+    assert proportional([costs(1.0), costs(2.0)])[0] == "not resolved"
+
+
+# ---------------------------------------------------------------- any method in any study
+
+
+def test_tables_4_and_9_take_any_method_and_wrap_the_fix_around_it(tmp_path):
+    sets = ("num_samples=8", "num_inference_steps=10", "forward_steps=1", "bootstrap_replicates=100")
+    long = ("long_steps=20", "long_forward_steps=1")
+    store = run(tmp_path / "store", ["fix", "fix-long"], *sets, *long, method="aidi-a")
+    run(tmp_path / "store", ["fix"], *sets)
+    rows, _ = report_of(store.path)
+    assert {r["row"] for r in rows if r["item"].startswith("table4") and "latent" in r["row"]} == {
+        "DDIM latent (K=0)", "aidi-a latent (K=0)",
+    }  # fmt: skip
+    assert "aidi-a latent" in {r["row"] for r in rows if r["item"] == "table9"}
+    # Anderson's latents are nearer the noise than DDIM's, and the paper says nothing of them.
+    by_row = {r["row"]: r for r in rows if r["item"].startswith("table4") and r["column"] == "mae"}
+    assert by_row["aidi-a latent (K=0)"]["value"] < 0.1 * by_row["DDIM latent (K=0)"]["value"]
+    assert not [r for r in rows if r["paper"]]
+    shared = [
+        g for g in store.artifacts() if g.artifact.kind == "inversion" and g.artifact.method == "aidi-a"
+    ]
+    # K = 0 and K = 1 under two rules, at T = 10 and at T = 20.
+    assert len(shared) == 6
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (
+            "edict",
+            "forward_steps=1: inversion method 'edict' owns its trajectory, so its first steps cannot be replaced; use "
+            "another method.",
+        ),
+        ("reverse-dpm", "forward_steps=1: inversion method 'reverse-dpm' moves on a grid of its own"),
+        ("null-text", "inversion method 'null-text' works on a text condition"),
+        ("edictt", "unknown inversion method 'edictt': did you mean edict"),
+    ],
+)
+def test_what_cannot_be_wrapped_is_refused_before_work(method, message):
+    with pytest.raises(UsageError, match=f"^{re.escape(message)}"):
+        find_studies(["fix"])[0].requests(context(method=method))
+
+
+def test_an_option_of_a_method_is_checked_and_makes_another_artifact():
+    def key(*sets):
+        requests = find_studies(["correlation"])[0].requests(context(*sets, method="edict"))
+        return requests["inversion"].artifact.key
+
+    assert key("method.p=0.93") == key() != key("method.p=0.9")
+    with pytest.raises(UsageError, match=re.escape("inversion method 'edict', option p=2: ")):
+        key("method.p=2")
+    with pytest.raises(UsageError, match=re.escape("inversion method 'edict' has no option 'q'; it has: p.")):
+        key("method.q=1")
