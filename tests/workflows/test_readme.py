@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from taba_core.diffusion.inversion import inversion_method, invert, list_methods
-from taba_core.diffusion.sampling import ddim_transition
+from taba_core.diffusion.inversion import Step, StepMethod, inversion_method, invert, list_methods
 from taba_core.models.base import load_model
 from taba_core.models.catalog import load_card
 from taba_core.models.grids import timestep_grid
@@ -52,7 +51,12 @@ def test_the_query_prints_the_number_of_the_report(tmp_path, monkeypatch, capsys
 
 
 def test_the_inversion_method_of_the_readme_registers_and_inverts():
-    names = {"inversion_method": inversion_method, "dataclass": dataclass, "ddim_transition": ddim_transition}
+    names = {
+        "inversion_method": inversion_method,
+        "dataclass": dataclass,
+        "Step": Step,
+        "StepMethod": StepMethod,
+    }
     exec(python_blocks()[1], names)
     assert "half-step" in list_methods()
     model = load_model("gaussian")

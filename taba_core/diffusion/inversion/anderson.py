@@ -87,7 +87,7 @@ class AndersonInversion(StepMethod):
 
 def last_two(history: Sequence[Iterate]) -> Tensor:
     """Equal weights of the last two iterates, (B, k); all on the only one of the first round."""
-    return torch.full((len(history[0].z), len(history)), 1 / len(history), dtype=torch.float64)
+    return history[0].z.new_full((len(history[0].z), len(history)), 1 / len(history), dtype=torch.float64)
 
 
 def anderson_weights(history: Sequence[Iterate], ridge: float) -> Tensor:

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from taba_core.conventions import ForwardLevel, Levels, NetworkTime, X0Rule
-from taba_core.diffusion.ddim import move as ddim_move
 from taba_core.diffusion.denoiser import Denoiser
 from taba_core.diffusion.grid import TimestepGrid, Transition
 from taba_core.diffusion.inversion.forward import ForwardReplaced
+from taba_core.diffusion.inversion.journal import Journal
 from taba_core.diffusion.inversion.method import Carried, Method, Step, StepMethod, WholeMethod
-from taba_core.diffusion.inversion.problem import Dynamics, Problem, per_image_rms
+from taba_core.diffusion.inversion.problem import Dynamics, Problem
 from taba_core.diffusion.inversion.registry import inversion_method_named
 from taba_core.diffusion.inversion.wrapping import check_steps_can_be_replaced
 from taba_core.diffusion.sampling import (
@@ -153,7 +153,7 @@ def invert_with_report(
             levels,
         )
         _check_needs(chosen, problem)
-        journal = _Journal(problem, on_step, measure_residual)
+        journal = Journal(problem, on_step, measure_residual)
         if isinstance(chosen, WholeMethod):
             latent, carried = _run_whole(chosen, problem, journal)
         else:
@@ -205,39 +205,7 @@ def reconstruct(
     return chosen.reconstruct(dynamics, latent, given, on_step or (lambda record: None))
 
 
-class _Journal:
-    """What is written down step by step."""
-
-    def __init__(self, problem: Problem, on_step: OnStep | None, measure: bool) -> None:
-        self._problem, self._on_step, self._measure = problem, on_step, measure
-        shape = (len(problem.x_0), problem.grid.num_inference_steps)
-        self.residual = torch.full(shape, torch.nan, dtype=torch.float64)
-        self.fallback = torch.zeros(shape, dtype=torch.int8)
-        self._known = measure
-
-    def note(self, move: Transition, x: Tensor, step: Step) -> None:
-        """Residual and fallback of a step from x."""
-        column = move.step - 1
-        if step.fallback is not None:
-            self.fallback[:, column] = step.fallback.to(torch.int8).cpu()
-        if step.residual is not None:
-            self.set_residual(column, step.residual)
-        elif self._measure:
-            self.set_residual(column, _residual(self._problem, move, x, step.x))
-
-    def set_residual(self, column: int, value: Tensor) -> None:
-        self._known = True
-        self.residual[:, column] = value.double().cpu()
-
-    def record(self, record: StepRecord) -> None:
-        if self._on_step is not None:
-            self._on_step(record)
-
-    def residual_or_none(self) -> Tensor | None:
-        return self.residual if self._known else None
-
-
-def _run_steps(method: StepMethod, problem: Problem, journal: _Journal) -> tuple[Tensor, Carried]:
+def _run_steps(method: StepMethod, problem: Problem, journal: Journal) -> tuple[Tensor, Carried]:
     x, first_step = method.start(problem)
     moves = method.moves(problem, first_step)
     assert method.own_grid or _on_grid(moves, problem.grid), "a method left the sampler's grid"
@@ -257,7 +225,7 @@ def _run_steps(method: StepMethod, problem: Problem, journal: _Journal) -> tuple
 
 
 @torch.no_grad()
-def _run_whole(method: WholeMethod, problem: Problem, journal: _Journal) -> tuple[Tensor, Carried]:
+def _run_whole(method: WholeMethod, problem: Problem, journal: Journal) -> tuple[Tensor, Carried]:
     moves = problem.grid.upward()
 
     def record(record: StepRecord) -> None:
@@ -277,17 +245,6 @@ def _on_grid(moves: Sequence[Transition], grid: TimestepGrid) -> bool:
     levels = np.append(grid.upper_alpha_bar, 0.0)
     # A grid may round its moves to float32, as recorded reference runs did.
     return all(np.isclose(levels, move.alpha_bar_to, rtol=1e-6, atol=0).any() for move in moves)
-
-
-def _residual(problem: Problem, move: Transition, x: Tensor, x_next: Tensor) -> Tensor:
-    """(B,) rms of P (x - S(x_next)), S the sampler's step back; NaN where the upper level has no network time."""
-    schedule = problem.grid.schedule
-    timestep = (schedule.alpha_bar == move.alpha_bar_to).nonzero()[0]
-    if not len(timestep):
-        return torch.full((len(x),), torch.nan, dtype=torch.float64)
-    eps = problem.denoiser.eps(x_next, float(timestep[0]) * schedule.timestep_scale, problem.cond).to(x.dtype)
-    back, _ = ddim_move(x_next, eps, move.alpha_bar_to, move.alpha_bar_from, problem.x0_rule)
-    return (move.alpha_bar_to / move.alpha_bar_from) ** 0.5 * per_image_rms(x - back)
 
 
 def _check_needs(method: Method, problem: Problem) -> None:
