@@ -92,7 +92,7 @@ def last_two(history: Sequence[Iterate]) -> Tensor:
 
 def anderson_weights(history: Sequence[Iterate], ridge: float) -> Tensor:
     """Weights (B, k) that sum to 1 and make sum_i w_i R_i least, R_i = g(z^i) - z^i; float64."""
-    residuals = torch.stack([(it.g - it.z).double().flatten(1) for it in history], dim=1)
+    residuals = torch.stack([it.residual for it in history], dim=1)
     gram = residuals @ residuals.transpose(1, 2)
     scale = gram.diagonal(dim1=1, dim2=2).amax(1)
     # An image whose residuals are all zero has converged: any weights do, equal ones among them.

@@ -11,6 +11,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -31,6 +32,11 @@ class Iterate:
     z: Tensor
     g: Tensor
     eps: Tensor
+
+    @cached_property
+    def residual(self) -> Tensor:
+        """g(z) - z, (B, C H W), float64."""
+        return (self.g - self.z).double().flatten(1)
 
 
 # Weights (B, k) of the remembered g(z), oldest first, that make the next iterate.
@@ -104,7 +110,7 @@ class _Guard:
 
     def judge(self, it: Iterate) -> None:
         """Take note of an iterate's residuals and set the codes of images that diverge."""
-        r = per_image_rms(it.g - it.z)
+        r = it.residual.square().mean(1).sqrt()
         # Rounding moves a converged residual up and down; that is no growth.
         floor = 16 * torch.finfo(it.z.dtype).eps * per_image_rms(it.z)
         self._growing = torch.where((r > self._last) & (r > floor), self._growing + 1, 0)
@@ -154,8 +160,10 @@ def _mean(weights: Tensor, values: list[Tensor]) -> Tensor:
     if len(values) == 1:
         return values[0]
     shape = (-1, *[1] * (values[0].ndim - 1))
-    parts = [w.view(shape).to(v.dtype) * v for w, v in zip(weights.unbind(1), values, strict=True)]
-    return torch.stack(parts).sum(0)
+    first, *others = (w.view(shape).to(v.dtype) * v for w, v in zip(weights.unbind(1), values, strict=True))
+    for part in others:
+        first += part
+    return first
 
 
 def _where(mask: Tensor, yes: Tensor, no: Tensor) -> Tensor:
