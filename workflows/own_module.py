@@ -78,7 +78,7 @@ def _fingerprint(file: Path) -> str:
 def _renew(name: str, fingerprint: str) -> None:
     """Import a module again whose file was edited since this process imported it."""
     if _imported.get(name, fingerprint) != fingerprint and name in sys.modules:
-        importlib.reload(sys.modules[name])
+        del sys.modules[name]
     _imported[name] = fingerprint
 
 

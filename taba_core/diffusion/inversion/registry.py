@@ -105,8 +105,14 @@ def _own_class(name: str) -> type[Method]:
             f"{what}: module '{module_name}' cannot be imported ({error}). Give package.module:Class, and put the "
             "module in the working directory or on PYTHONPATH."
         ) from error
-    except ValueError as error:
-        raise UsageError(f"{what}: '{module_name}' is no module name. Give package.module:Class.") from error
+    except Exception as error:
+        if not module_name:
+            raise UsageError(
+                f"{what}: '{module_name}' is no module name. Give package.module:Class."
+            ) from error
+        raise UsageError(
+            f"{what}: importing module '{module_name}' ends with {type(error).__name__}: {error}"
+        ) from error
     if not hasattr(module, class_name):
         methods = [n for n, v in vars(module).items() if isinstance(v, type) and issubclass(v, Method)]
         raise unknown_name(f"class of module {module_name}", class_name, methods)
