@@ -11,7 +11,7 @@ import pytest
 from cluster.executor import Resources
 from cluster.local import LocalExecutor
 from taba_core import schema
-from taba_core.diffusion.inversion import Fallback, list_methods
+from taba_core.diffusion.inversion import Fallback
 from taba_core.errors import UsageError
 from taba_core.store import Store
 from workflows.context import Context
@@ -23,7 +23,7 @@ from workflows.report.comparison import front
 from workflows.reporting import write_store_report
 from workflows.settings import parse_settings
 from workflows.studies.methods.claims import proportional
-from workflows.studies.methods.rows import GROUPS, method_rows
+from workflows.studies.methods.rows import GROUPS, built_in_methods, method_rows
 from workflows.study import find_studies, in_group
 
 # What an image costs at T = 50, by row: the totals of the methods' descriptions.
@@ -94,7 +94,7 @@ def value(rows, item, row, column):
 def test_every_registered_method_has_a_row_of_its_own_label_where_it_applies():
     rows = method_rows(context(), 50)
     of_text = {"null-text", "negative-prompt"}
-    assert {row.method for row in rows} == {*list_methods()} - of_text
+    assert {row.method for row in rows} == {*built_in_methods()} - of_text
     assert not [row.name for row in rows if row.label == row.name]
     assert len({row.name for row in rows}) == len({row.label for row in rows}) == len(rows)
     assert [GROUPS.index(row.group) for row in rows] == sorted(GROUPS.index(row.group) for row in rows)

@@ -96,7 +96,7 @@ def _all_rows(context: Context, steps: int) -> list[MethodRow]:
     rows = [*_table7(context, steps), *_forward(context), *_methods(steps)]
     there = {row.method for row in rows}
     # A method that nobody gave a row is compared with its defaults.
-    rows += [MethodRow(name, name, IMPLICIT, name) for name in _built_in() if name not in there]
+    rows += [MethodRow(name, name, IMPLICIT, name) for name in built_in_methods() if name not in there]
     unfit = _unfit(context)
     rows = [row for row in rows if row.method not in unfit]
     if (own := _own_row(context)) is not None:
@@ -108,10 +108,10 @@ def _unfit(context: Context) -> set[str]:
     """Methods that work on text, where the images have none."""
     if context.conditioning == "prompt":
         return set()
-    return {name for name in _built_in() if ChosenMethod(name).method.needs_text}
+    return {name for name in built_in_methods() if ChosenMethod(name).method.needs_text}
 
 
-def _built_in() -> list[str]:
+def built_in_methods() -> list[str]:
     """Registered methods of the package; those of a user's file are asked for by `--method`."""
     return [
         name for name in list_methods() if inversion_method_class(name).__module__.startswith("taba_core.")
