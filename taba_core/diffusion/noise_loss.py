@@ -217,3 +217,31 @@ def regularized(
         if reduce_divergence is not None and not divergence_first:
             eps = reduce_divergence(eps)
     return eps
+
+
+def with_white_octaves(noise: Tensor, *, strength: float = 1.0, floor: Tensor | float = 0.0) -> Tensor:
+    """Noise whose radial power spectrum is pulled to that of white noise, octave by octave, each image by itself.
+
+    The loss sum_b (log p_b)^2, p_b the mean power of octave b over all channels (1 for white noise), has no scale and
+    is smallest at p_b = 1. A factor p_b^(-strength/2) an octave leaves (1 - strength) log p_b of it.
+    (After the power-spectrum term of Hwang et al., arXiv 2509.07027, of which only the abstract was readable.)
+
+    Octave b = 1, 2, ... holds radial frequencies above 2^-(b+1) and up to 2^-b cycles a pixel, the first also all
+    higher ones. The mean of each channel is left alone.
+
+    Args:
+      noise: (B, C, H, W).
+      strength: 0 does nothing, 1 whitens the octaves.
+      floor: power below which an octave has no pattern to scale and is left alone, a number or (B,).
+    """
+    spectrum = torch.fft.fft2(noise.double(), norm="ortho")
+    rows, columns = (torch.fft.fftfreq(n, dtype=torch.float64, device=noise.device) for n in noise.shape[2:])
+    radius = torch.hypot(rows[:, None], columns[None, :])
+    octave = (-radius.clamp(min=1e-9, max=0.499).log2()).floor().long()
+    power, gain = spectrum.abs().square(), torch.ones_like(spectrum.real)
+    for b in octave[radius > 0].unique().tolist():
+        inside = (octave == b) & (radius > 0)
+        mean = power[:, :, inside].mean((1, 2))
+        scale = torch.where(mean > floor, mean.clamp(min=1e-300) ** (-strength / 2), 1.0)
+        gain[:, :, inside] = scale[:, None, None]
+    return torch.fft.ifft2(spectrum * gain, norm="ortho").real.to(noise.dtype)

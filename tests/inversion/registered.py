@@ -25,6 +25,7 @@ EXCEPTIONS = {
         "gnri": STATE_CHANGED,
         "easyinv": STATE_CHANGED,
         "noise-level": STATE_CHANGED,
+        "noise-projection": STATE_CHANGED,
         "reverse-dpm": OTHER_GRID,
         "edit-friendly": "its latent is drawn, the image is in the carried noises",
         "hybrid-gradient": "stops at a tolerance of 1e-4",

@@ -13,6 +13,7 @@ from taba_core.diffusion.noise_loss import (
     gaussian_divergence,
     patch_divergence,
     pyramid_heights,
+    with_white_octaves,
 )
 
 
@@ -147,3 +148,43 @@ def test_the_smallest_image_still_has_a_shift():
 def test_effective_strength_is_that_of_four_by_64_by_64():
     assert effective_strength(20.0, (4, 64, 64)) == 20.0
     assert effective_strength(20.0, (4, 128, 128)) == 80.0
+
+
+def octave_powers(noise):
+    """Mean power of (1/4, 1/2 and above], (1/8, 1/4], (1/16, 1/8] cycles a pixel over channels of (B, C, H, W)."""
+    power = np.abs(np.fft.fft2(noise.numpy(), norm="ortho")) ** 2
+    f = np.hypot(np.fft.fftfreq(noise.shape[2])[:, None], np.fft.fftfreq(noise.shape[3])[None])
+    masks = [f > 1 / 4, (f > 1 / 8) & (f <= 1 / 4), (f > 1 / 16) & (f <= 1 / 8)]
+    return np.stack([power[:, :, mask].mean((1, 2)) for mask in masks], 1)
+
+
+class TestWhiteOctaves:
+    @pytest.mark.parametrize("strength", [0.0, 0.5, 1.0])
+    def test_what_is_left_of_the_log_power_of_an_octave(self, strength):
+        noise = torch.nn.functional.avg_pool2d(normal(2, 3, 18, 18), 3, stride=1) * 0.3
+        before, after = octave_powers(noise), octave_powers(with_white_octaves(noise, strength=strength))
+        assert before.max() < 0.5
+        np.testing.assert_allclose(np.log(after), (1 - strength) * np.log(before), rtol=1e-9, atol=1e-9)
+
+    def test_one_wave_by_hand(self):
+        # cos(2 pi 2 y / 8) on 8x8 holds 2 modes of power (8/2)^2 = 16 among the modes of (1/8, 1/4]: (0, +-2),
+        # (+-1, +-1), (+-2, 0) have radius <= 1/4 and > 1/8: 8 modes. Mean power 32/8 = 4, so the wave is
+        # halved; its mean of 5 stays.
+        wave = (
+            torch.cos(torch.arange(8.0, dtype=torch.float64) * torch.pi / 2)
+            .view(1, 1, 8, 1)
+            .expand(1, 1, 8, 8)
+        )
+        assert_close(with_white_octaves(wave + 5, floor=1e-20), wave / 2 + 5, rtol=0, atol=1e-12)
+
+    def test_white_noise_stays_and_any_scale_of_it_becomes_it(self):
+        noise = normal(4, 4, 64, 64)
+        noise = noise - noise.mean((2, 3), keepdim=True)
+        assert (with_white_octaves(noise) - noise).square().mean() < 1e-3
+        assert_close(with_white_octaves(1e-3 * noise), with_white_octaves(noise), rtol=0, atol=1e-9)
+
+    def test_a_batch_is_its_items_and_float32_stays_float32(self):
+        noise = normal(3, 3, 9, 12).float()
+        white = with_white_octaves(noise, strength=0.7)
+        assert white.dtype == torch.float32
+        assert torch.equal(with_white_octaves(noise[1:2], strength=0.7)[0], white[1])
