@@ -88,4 +88,5 @@ def _dims(name: str, shape: Shape, sample_shape: Shape, steps: int) -> dict[str,
         return dict(zip(("channel", "y", "x"), shape, strict=True))
     if shape == (steps, *sample_shape):
         return dict(zip(("step", "channel", "y", "x"), shape, strict=True))
-    return {f"{name}_{axis}": size for axis, size in enumerate(shape)}
+    per_step = len(shape) > 0 and shape[0] == steps
+    return {("step" if per_step and not axis else f"{name}_{axis}"): size for axis, size in enumerate(shape)}

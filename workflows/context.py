@@ -17,6 +17,7 @@ from taba_core.errors import UsageError
 from taba_core.models.base import card_with_options, model_spec, planned_spec
 from taba_core.models.cards import Card
 from taba_core.models.grids import timestep_grid
+from taba_core.models.prompt_shapes import prompt_embedding_shape
 from taba_core.models.prompts import BUILTIN, RECAP_COCO, load_prompts, recap_coco_path
 from taba_core.spec import (
     Generation,
@@ -140,7 +141,9 @@ class Context:
 
     @property
     def cond_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of one sample's conditioning, where the card tells them (a text encoder's follow from weights)."""
+        """Shapes of one sample's conditioning, as far as methods carry anything of their size."""
+        if self.conditioning == "prompt":
+            return {"prompt_embeds": prompt_embedding_shape(self.card, self.model_spec.location)}
         return {"class_id": ()} if self.conditioning == "class" else {}
 
     @property

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+from engine_runs import taba
 
 from cluster.executor import Resources
 from cluster.local import LocalExecutor
@@ -25,6 +28,9 @@ from workflows.settings import parse_settings
 from workflows.studies.methods.claims import proportional
 from workflows.studies.methods.rows import GROUPS, built_in_methods, method_rows
 from workflows.study import find_studies, in_group
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
+import tiny_text_checkpoints as tiny_text
 
 # What an image costs at T = 50, by row: the totals of the methods' descriptions.
 COUNTS = {
@@ -333,3 +339,25 @@ def test_an_option_of_a_method_is_checked_and_makes_another_artifact():
         key("method.p=2")
     with pytest.raises(UsageError, match=re.escape("inversion method 'edict' has no option 'q'; it has: p.")):
         key("method.q=1")
+
+
+def test_text_methods_run_on_a_text_model_and_what_they_carry_is_stored(tmp_path):
+    model = tiny_text.save_tiny_sd(tmp_path / "tiny-sd")
+    sets = [*(["num_samples=4", "num_inference_steps=3", "prompts=builtin", "bootstrap_replicates=100", "top_k=5"]),
+            "patch_size=4", "methods=ddim,null-text,negative-prompt"]  # fmt: skip
+    arguments = [part for one in sets for part in ("--set", one)]
+    place = tmp_path / "store"
+    run = ("run", "methods", "--model", model, "--store", place, "--executor", "local", "--no-report")
+    assert taba(*run, *arguments) == 0
+    store = Store.open(place, mode="r")
+    inversions = {g.artifact.method: g for g in store.artifacts() if g.artifact.kind == "inversion"}
+    # A null embedding of 77 tokens for each of three steps.
+    null = inversions["null-text"].read_samples(0, 4, ("null_embeds", "evaluations"))
+    assert null["null_embeds"].shape[:3] == (4, 3, 77) and (null["evaluations"] > 3).all()
+    (name,) = store.results()
+    found = store.read_result(name)
+    same = [inversions[m].read_samples(0, 4, ("latent",))["latent"] for m in ("ddim", "null-text")]
+    assert same[0].tobytes() == same[1].tobytes()
+    mae = {row: float(found["mae"].sel(row=row)) for row in ("null-text", "negative-prompt")}
+    # Optimised embeddings bring the guided sampler back nearer than the prompt's own.
+    assert mae["null-text"] < mae["negative-prompt"]
