@@ -22,7 +22,9 @@ from taba_core.diffusion.inversion.registry import inversion_method
 @inversion_method("aidi-e")
 @dataclass(frozen=True)
 class AveragedInversion(StepMethod):
-    """AIDI_E: z^{k+1} = (g(z^k) + g(z^{k-1})) / 2, z^1 = g(z^0), z^0 = x_{l-1}, g the map of `fixed-point`.
+    """Fixed point with averaging, AIDI_E    (Pan et al., ICCV 2023).
+
+    z^{k+1} = (g(z^k) + g(z^{k-1})) / 2, z^1 = g(z^0), z^0 = x_{l-1}, g the map of `fixed-point`.
 
     Attributes:
       num_iterations: K; a step costs K + 1 evaluations (g(z^{k-1}) is kept).
@@ -48,9 +50,10 @@ class AveragedInversion(StepMethod):
 @inversion_method("aidi-a")
 @dataclass(frozen=True)
 class AndersonInversion(StepMethod):
-    """AIDI_A, Anderson acceleration: z^{k+1} = sum_i w_i g(z^i) over the last m + 1 iterates.
+    """Fixed point with Anderson acceleration, AIDI_A    (Pan et al., ICCV 2023).
 
-    w solves (R R^T + ridge I) w = 1 and is scaled to sum 1, R_i = g(z^i) - z^i; one system an image, in float64.
+    z^{k+1} = sum_i w_i g(z^i) over the last m + 1 iterates; w solves (R R^T + ridge I) w = 1 and is scaled to sum 1,
+    R_i = g(z^i) - z^i; one system an image, in float64.
 
     Attributes:
       num_iterations: K; a step costs K + 1 evaluations.

@@ -16,7 +16,7 @@ from taba_core.diffusion.inversion.registry import inversion_method
 @inversion_method("ddim")
 @dataclass(frozen=True)
 class DDIMInversion(StepMethod):
-    """One evaluation per step, the prediction of the unknown next state replaced by that of the current one.
+    """DDIM inversion: the prediction of the unknown next state replaced by that of the current one.
 
     x_l = P_l x_{l-1} + Q_l eps(x_{l-1}, t),
     P_l = sqrt(a_l / a_{l-1}), Q_l = sqrt(1 - a_l) - P_l sqrt(1 - a_{l-1})

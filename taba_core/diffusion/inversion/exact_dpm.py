@@ -32,9 +32,10 @@ FINE = 10  # training steps of a sub-step of the coarse pass
 @inversion_method("exact-dpm-1")
 @dataclass(frozen=True)
 class ExactDPM1Inversion(StepMethod):
-    """Algorithm 1: the DDIM step S solved by x <- x - rho (S(x) - x_{l-1}), from DDIM inversion's x.
+    """DDIM's steps S solved by x <- x - rho (S(x) - x_{l-1})    (Hong et al., CVPR 2024, Algorithm 1).
 
-    The error's gain is 1 - rho f with f the sampling gain: slow where f is small (plain areas, first step).
+    From DDIM inversion's x. The error's gain is 1 - rho f with f the sampling gain: slow where f is small (plain areas,
+    first step).
 
     Attributes:
       rho: step size, after a warm-up of 20 iterations; halved after 20 iterations on a plateau.
@@ -62,7 +63,7 @@ class ExactDPM1Inversion(StepMethod):
 @inversion_method("exact-dpm-2")
 @dataclass(frozen=True)
 class ExactDPM2Inversion(StepMethod):
-    """Algorithm 2: steps of DPM-Solver++(2M) solved for their input, the second-order term frozen.
+    """Steps of DPM-Solver++(2M) solved for their input    (Hong et al., CVPR 2024, Algorithm 2).
 
     The sampler is the method's own (`reconstruct`): second order but for its first and last step. Inner step
     t < s < r (r noisiest): DDIM inversion in sub-steps of 10 training steps gives y_s and y_r,

@@ -21,11 +21,11 @@ from taba_core.diffusion.inversion.wrapping import Wrapper, step_method_named
 @inversion_method("ddim-source")
 @dataclass(frozen=True)
 class SourceTimeInversion(DDIMInversion):
-    """DDIM inversion with the network at the time of the state it is given, x_l = P x_{l-1} + Q eps(x_{l-1}, t_{l-1}).
+    """DDIM inversion with the network at the time of the state it is given.
 
-    On exact levels, whatever the conventions of the problem; step 1 uses t_1 where level 0 has no time. Where noise
-    dominates (plain areas) one step amplifies by sigma_l / sigma_{l-1}, the exact factor r; target times give only
-    2 - 1 / r.
+    x_l = P x_{l-1} + Q eps(x_{l-1}, t_{l-1}) on exact levels, whatever the conventions of the problem; step 1 uses t_1
+    where level 0 has no time. Where noise dominates (plain areas) one step amplifies by r = sigma_l / sigma_{l-1},
+    the exact factor; target times give only 2 - 1 / r.
     """
 
     implicit = True
