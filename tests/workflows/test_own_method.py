@@ -20,7 +20,7 @@ from workflows.settings import parse_settings
 from workflows.study import find_studies
 
 ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs" / "own-method.md"
+PAGE = ROOT / "taba_core/diffusion/inversion/README.md"
 SMALL = (
     "--model", "gaussian", "--set", "num_samples=8", "--set", "num_inference_steps=10", "--set",
     "bootstrap_replicates=100", "--set", "methods=ddim,fixed-point-5",
