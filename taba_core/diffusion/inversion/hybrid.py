@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from torch import Tensor
 
-from taba_core.diffusion.descent import descend, gradient_of
+from taba_core.diffusion.descent import descend
 from taba_core.diffusion.grid import TimestepGrid, Transition
 from taba_core.diffusion.inversion.guarded import implied_eps, solve
 from taba_core.diffusion.inversion.method import Between, Step, StepMethod
@@ -83,13 +83,13 @@ class HybridGradient(StepMethod):
 
         found = descend(
             self._start(problem, x, move),
-            gradient_of(loss),
+            loss,
             learning_rate=self.learning_rate * (1 - move.alpha_bar_to) ** 0.5,
             num_steps=self.num_gradient_steps,
             enough=self.tolerance**2,
         )
         # x = S(z) + d means z = P x + Q eps(z) - P d.
-        residual = (move.alpha_bar_to / move.alpha_bar_from * found.best_loss).sqrt()
+        residual = (move.alpha_bar_to / move.alpha_bar_from * found.loss).sqrt()
         return Step(found.best, implied_eps(x, found.best, move), residual=residual)
 
     def _start(self, problem: Problem, x: Tensor, move: Transition) -> Tensor:

@@ -11,11 +11,11 @@ from pydantic import Field
 from torch import Tensor
 
 from taba_core.diffusion.forward import forward_diffuse
-from taba_core.diffusion.grid import TimestepGrid, Transition
+from taba_core.diffusion.grid import Transition
 from taba_core.diffusion.inversion.fixed_point import AtLeastOne
-from taba_core.diffusion.inversion.guarded import implied_eps, solve
+from taba_core.diffusion.inversion.guarded import implied_eps
 from taba_core.diffusion.inversion.method import Step, StepMethod
-from taba_core.diffusion.inversion.noise_initialised import noise_start
+from taba_core.diffusion.inversion.predictor_corrector import on_line
 from taba_core.diffusion.inversion.problem import Problem
 from taba_core.diffusion.inversion.registry import inversion_method
 from taba_core.diffusion.noise_loss import with_white_octaves
@@ -26,41 +26,39 @@ from taba_core.diffusion.noise_loss import with_white_octaves
 @inversion_method("noise-projection")
 @dataclass(frozen=True)
 class NoiseProjection(StepMethod):
-    """DDIM inversion's first steps with their implied noise made white, and no evaluation more.
+    """One evaluation a step, as DDIM inversion, asked at a predicted state; the first steps' noise is made white.
 
     The first steps return too little noise with about the right pattern. After each of them the implied noise
-    n = (x_l - sqrt(a_l) x_0) / sigma_l goes through `noise_loss.with_white_octaves` and back into x_l. Later steps ask
-    at z = sqrt(a_l) x_0 + sigma_l n with n the noise of x_{l-1}, and move x_{l-1} by the answer. Scale-free, hence the
-    same at any resolution, unlike the regulariser of Pix2Pix-Zero. Needs no noise.
+    n = (x_l - sqrt(a_l) x_0) / sigma_l goes through `noise_loss.with_white_octaves` and back into x_l. Every step asks
+    at P_l x_{l-1} + Q_l e, with e on the line through the last two predictions, as `predictor-corrector` does.
+
+    The projection has no scale, so it is the same at any resolution, unlike the regulariser of Pix2Pix-Zero, and it
+    bounds what inexact images do: of images rounded to 8 bits the latents of plain areas come out as large as noise,
+    where methods that solve the first steps make them half as large again. It needs no noise. Where 20 evaluations
+    more are at hand and images are not rounded, `predictor-corrector` is nearer to the true noise.
 
     Attributes:
-      num_projected: steps whose implied noise is projected. The noise of an image is white only where it dominates the
-        image, so many make the latents whiter and the reconstruction worse.
-      strength: 0 to 1, see `with_white_octaves`.
-      rest_evaluations: iterations of each later step.
+      num_projected: steps whose implied noise is projected. An image's noise is white only where it dominates the
+        image, so more of them make latents whiter and reconstructions worse.
+      strength: 0 to 1, see `with_white_octaves`. Octaves that a step has made too large stay so: three halves of the
+        way end nearer to white on the photo mixture than three whole ones, which overshoot in busy areas.
     """
 
     implicit = True
 
-    num_projected: AtLeastOne = 2
-    strength: Annotated[float, Field(ge=0, le=1)] = 1.0
-    rest_evaluations: AtLeastOne = 1
-
-    def evaluations(self, grid: TimestepGrid, forward_steps: int = 0) -> int:
-        """n + (T - n) rest."""
-        steps = grid.num_inference_steps - forward_steps
-        first = min(self.num_projected, steps)
-        return first + (steps - first) * self.rest_evaluations
+    num_projected: AtLeastOne = 3
+    strength: Annotated[float, Field(ge=0, le=1)] = 0.5
 
     def step(self, problem: Problem, x: Tensor, move: Transition, state: Any) -> Step:
-        """Projection in the first steps, iteration in the others; `state` counts steps."""
-        taken = state or 0
-        if taken >= self.num_projected:
-            done = solve(problem, x, move, noise_start(problem, x, move), self.rest_evaluations)
-            return Step(done.x, done.eps, taken + 1, fallback=done.fallback)
-        there, _ = problem.move(x, problem.eps(x, move.network_time), move)
-        z = self._projected(problem.x_0, there, move.alpha_bar_to)
-        return Step(z, implied_eps(x, z, move), taken + 1)
+        """Ask at the predicted state, and project; `state` is the number of steps taken and (s, e) of the last two."""
+        taken, past = state or (0, ())
+        s = math.sqrt((1 - move.alpha_bar_to) / move.alpha_bar_to)
+        z = problem.move(x, on_line(past, s), move)[0] if past else x
+        z, eps = problem.move(x, problem.eps(z, move.network_time), move)
+        if taken < self.num_projected:
+            z = self._projected(problem.x_0, z, move.alpha_bar_to)
+            eps = implied_eps(x, z, move)
+        return Step(z, eps, (taken + 1, (*past[-1:], (s, eps))))
 
     def _projected(self, x_0: Tensor, x: Tensor, alpha_bar: float) -> Tensor:
         sigma = math.sqrt(1 - alpha_bar)

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from taba_core.diffusion.descent import descend, gradient_of
+from taba_core.diffusion.descent import descend
 from taba_core.diffusion.grid import TimestepGrid, Transition
 from taba_core.diffusion.guidance import guided, null_condition
 from taba_core.diffusion.inversion.method import (
@@ -122,7 +122,7 @@ class NullText(WholeMethod):
 
         embeds = descend(
             embeds,
-            gradient_of(loss),
+            loss,
             # The published rate would turn negative after 100 steps.
             learning_rate=self.learning_rate * max(1 - i / 100, 0.01),
             num_steps=self.num_inner_steps,

@@ -61,7 +61,7 @@ class PredictorCorrectorInversion(StepMethod):
             problem,
             x,
             move,
-            problem.move(x, _line(past, s), move)[0] if past else x,
+            problem.move(x, on_line(past, s), move)[0] if past else x,
             self.solved_evaluations if taken < self.num_solved else self.rest_evaluations,
             mix=lambda history: anderson_weights(history, self.ridge),
             window=self.memory + 1,
@@ -70,8 +70,8 @@ class PredictorCorrectorInversion(StepMethod):
         return Step(done.x, done.eps, (taken + 1, (*past[-1:], found)), fallback=done.fallback)
 
 
-def _line(past: tuple[tuple[float, Tensor], ...], s: float) -> Tensor:
-    """The prediction at s on the line through the last two; the last one where there is no other."""
+def on_line(past: tuple[tuple[float, Tensor], ...], s: float) -> Tensor:
+    """The prediction at s on the line through those of the last two (s, e); the last one where there is no other."""
     s_1, e_1 = past[-1]
     if len(past) == 1:
         return e_1
