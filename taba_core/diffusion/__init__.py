@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from taba_core.diffusion.denoiser import CountedDenoiser, Denoiser
     from taba_core.diffusion.forward import forward_diffuse
     from taba_core.diffusion.grid import TimestepGrid, Transition
+    from taba_core.diffusion.guidance import Guided
     from taba_core.diffusion.interpolation import generate_between, self_interpolation
     from taba_core.diffusion.inversion import (
         DDIMInversion,
@@ -41,6 +42,7 @@ _HOMES = {
     "denoiser": ("CountedDenoiser", "Denoiser"),
     "forward": ("forward_diffuse",),
     "grid": ("TimestepGrid", "Transition"),
+    "guidance": ("Guided",),
     "interpolation": ("generate_between", "self_interpolation"),
     "inversion": (
         "DDIMInversion",
@@ -72,6 +74,7 @@ __all__ = [
     "Denoiser",
     "ForwardReplaced",
     "GridStyle",
+    "Guided",
     "InversionReport",
     "Method",
     "NoiseSchedule",

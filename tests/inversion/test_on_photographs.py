@@ -103,8 +103,8 @@ def test_noise_projection_at_the_cost_of_plain_inversion():
 
 
 def test_gradient_descent_in_two_steps_in_place_of_one():
-    # The second step is nearly as singular as the first. With the defaults, n = 192: 231 and 311 evaluations, error .358
-    # and .065, std .564 and .929; here a cheaper setting
+    # the second step is nearly as singular as the first; with the defaults, n = 192: 231 and 311 evaluations, error
+    # .358 and .065, std .564 and .929; here a cheaper setting
     cheap = dict(num_gradient_steps=40, num_evaluations=3)
     one, two = (score("hybrid-gradient", descent_steps=steps, **cheap) for steps in (1, 2))
     assert two["nfe"] < 1.3 * one["nfe"]
