@@ -1,49 +1,50 @@
-"""What inversions cost where they ran: from stored counts and the receipts of their shards."""
+"""What inversions took where they ran, from the receipts of their shards.
+
+Times differ from run to run, so they are in no stored result: a report reads them from the ledger.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-import numpy as np
-
-if TYPE_CHECKING:
-    from workflows.inputs import Inputs
+from taba_core.store import ArtifactGroup, Store
 
 
 @dataclass(frozen=True)
-class InversionCosts:
-    """Evaluations and seconds of one inversion.
+class InversionTimes:
+    """Wall seconds of one inversion.
 
     Attributes:
-      least, most: evaluations of an image.
-      seconds: wall seconds an image; NaN where no receipt tells.
+      seconds: of an image; NaN where no receipt tells.
       by_shard: the same of each shard.
       machine: processors it was computed on.
     """
 
-    least: int
-    most: int
-    seconds: float
-    by_shard: tuple[float, ...]
-    machine: str
+    seconds: float = float("nan")
+    by_shard: tuple[float, ...] = ()
+    machine: str = ""
 
 
-def inversion_costs(inputs: Inputs, name: str) -> InversionCosts:
-    """Costs of the inversion that was asked for under `name`.
-
-    A shard that was computed twice counts as it was computed last.
-    """
-    group = inputs.store.open_artifact(inputs.artifact(name))
-    evaluations = inputs.head(name, "evaluations", inputs.num_samples)
+def inversion_times(group: ArtifactGroup) -> InversionTimes:
+    """Times of an inversion; a shard that was computed twice counts as it was computed last."""
     told = {r.shard: r.info for r in group.ledger.receipts() if "inversion_seconds" in r.info}
-    images = {shard: int(np.diff(group.shard_range(shard))[0]) for shard in told}
-    by_shard = tuple(float(told[shard]["inversion_seconds"]) / images[shard] for shard in sorted(told))
-    total = sum(float(info["inversion_seconds"]) for info in told.values())
-    return InversionCosts(
-        least=int(evaluations.min()),
-        most=int(evaluations.max()),
-        seconds=total / sum(images.values()) if told else float("nan"),
-        by_shard=by_shard,
+    if not told:
+        return InversionTimes()
+    spans = {shard: group.shard_range(shard) for shard in sorted(told)}
+    images = {shard: stop - start for shard, (start, stop) in spans.items()}
+    seconds = {shard: float(told[shard]["inversion_seconds"]) for shard in images}
+    return InversionTimes(
+        seconds=sum(seconds.values()) / sum(images.values()),
+        by_shard=tuple(seconds[shard] / images[shard] for shard in images),
         machine=", ".join(sorted({str(info.get("processor", "?")) for info in told.values()})),
     )
+
+
+def times_of(store: Store, names: Mapping[str, str]) -> dict[str, InversionTimes]:
+    """Times by key, of the artifacts of these names; none of an artifact that is gone."""
+    groups = {group.name: group for group in store.artifacts()}
+    return {
+        key: inversion_times(groups[name]) if name in groups else InversionTimes()
+        for key, name in names.items()
+    }

@@ -73,7 +73,8 @@ def collect(store: Store, names: list[str]) -> Run:
     for study in studies().values():
         current = [r for r in by_study.get(study.name, []) if r.attrs["study_version"] == study.version]
         if current:
-            sections.append(study.present(sorted(current, key=_result_order)))
+            shown = [study.annotate(store, result) for result in sorted(current, key=_result_order)]
+            sections.append(study.present(shown))
     log = run_log(store)
     models = sorted({str(r.attrs["model_title"]) for results in by_study.values() for r in results})
     return Run(

@@ -21,8 +21,9 @@ from workflows.context import Context
 if TYPE_CHECKING:
     import xarray as xr
 
+    from taba_core.store import Store
     from workflows.inputs import Inputs, Request
-    from workflows.present import Figure, Section, Table
+    from workflows.present import Claim, Figure, Section, Table
 
 
 class Study(ABC):
@@ -59,14 +60,19 @@ class Study(ABC):
     def present(self, results: Sequence[xr.Dataset]) -> Section:
         """Tables, figures and claims from stored results alone; one result a model (or setting)."""
 
+    def annotate(self, store: Store, result: xr.Dataset) -> xr.Dataset:
+        """A stored result with what only a report tells: facts of where it ran, which differ from run to run."""
+        return result
+
     def section(
         self,
         results: Sequence[xr.Dataset],
         *,
         tables: Sequence[Table] = (),
         figures: Sequence[Figure] = (),
+        claims: Sequence[Claim] = (),
     ) -> Section:
-        """This study's part of the report, with the claims stored in the results."""
+        """This study's part of the report, with the claims stored in the results and those on what a report adds."""
         from workflows.findings import all_claims, row_labels
         from workflows.present import Section
 
@@ -77,7 +83,7 @@ class Study(ABC):
             self.paper_section,
             tables=tuple(tables),
             figures=tuple(figures),
-            claims=all_claims(results, row_labels(results)),
+            claims=(*all_claims(results, row_labels(results)), *claims),
         )
 
     def analysis_settings(self, context: Context) -> dict[str, Any]:

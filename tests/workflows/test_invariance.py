@@ -26,6 +26,7 @@ SETTINGS = [
     "num_samples=40", "samples_per_shard=16", "num_inference_steps=10", "forward_steps=1,2",
     "bootstrap_replicates=100", "model.num_components_per_photo=2", "model.rank=8",
     "inversion_steps=5,10", "long_steps=20", "long_forward_steps=1,2", "mapping_steps=5",
+    "methods=ddim,forward-2-exact,noise-initialised,edict",
 ]  # fmt: skip
 
 
@@ -69,7 +70,7 @@ def reference(tmp_path_factory):
 def test_a_run_stores_every_artifact_and_every_result(reference):
     groups = {Path(name).parts[0] for name in reference if len(Path(name).parts) > 1}
     kinds = ("generation", "inversion", "reconstruction", "step-predictions", "regions")
-    results = ("model-card", "correlation", "regions", "location", "step-error", "fix")
+    results = ("model-card", "correlation", "regions", "location", "step-error", "fix", "methods")
     for kind in (*kinds, *results):
         assert any(g.startswith(f"photo-mixture-{kind}-") for g in groups), kind
 

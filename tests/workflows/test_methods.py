@@ -18,7 +18,6 @@ from taba_core.diffusion.inversion import Fallback
 from taba_core.errors import UsageError
 from taba_core.store import Store
 from workflows.context import Context
-from workflows.costs import InversionCosts
 from workflows.engine import run_plan
 from workflows.plan import make_plan
 from workflows.plan_text import inversion_text
@@ -224,9 +223,16 @@ def test_a_residual_is_there_where_a_step_was_taken(store, result):
     assert (stored["fallback"] == 0).all()
 
 
-def test_times_are_measured_and_say_where(result):
-    assert (result["seconds"].values > 0).all()
-    assert result["seconds"].attrs["machine"].startswith("one core of ")
+def test_times_are_measured_and_say_where_and_are_no_part_of_the_result(store, result, report):
+    assert "seconds" not in result
+    (study,) = find_studies(["methods"])
+    told = study.annotate(store, result)
+    assert (told["seconds"].values > 0).all()
+    assert told["seconds"].attrs["machine"].startswith("one core of ")
+    # Two shards of four images each.
+    assert all(len(times) == 2 for times in told.attrs["seconds_by_shard"].values())
+    shown = value(report[0], "table7", "DDIM inversion", "seconds")["value"]
+    assert shown == pytest.approx(1e3 * float(told["seconds"].sel(row="ddim")))
 
 
 def test_the_arc_starts_at_the_image_and_ends_at_its_ddim_reconstruction(result):
@@ -277,13 +283,11 @@ def test_the_front_holds_what_nothing_beats_in_both():
 
 
 def test_times_agree_only_where_their_scatter_allows_it():
-    def costs(*seconds):
-        return InversionCosts(10, 10, float(np.mean(seconds)), seconds, "m")
-
-    assert proportional([costs(1.0, 1.0), costs(1.005, 1.005)])[0] == "holds"
-    assert proportional([costs(1.0, 1.0), costs(1.2, 1.2)])[0] == "fails"
-    assert proportional([costs(1.0, 1.4), costs(1.2, 1.2)])[0] == "not resolved"
-    assert proportional([costs(1.0), costs(2.0)])[0] == "not resolved"
+    # 50 evaluations in 1 s and 49 in .98 s are one rate; twice the time for the same is not.
+    assert proportional([(1.0, 1.0), (0.98, 0.98)], [50, 49])[0] == "holds"
+    assert proportional([(1.0, 1.0), (2.0, 2.0)], [50, 50])[0] == "fails"
+    assert proportional([(1.0, 1.4), (1.2, 1.2)], [50, 50])[0] == "not resolved"
+    assert proportional([(1.0,), (2.0,)], [50, 50])[0] == "not resolved"
 
 
 # ---------------------------------------------------------------- any method in any study

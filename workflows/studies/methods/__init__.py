@@ -12,14 +12,16 @@ from workflows.context import Context
 from workflows.findings import Findings, for_each, row_labels
 from workflows.inputs import Request
 from workflows.present import Section
-from workflows.studies.methods.claims import find_claims
+from workflows.studies.methods.claims import find_claims, time_claims
 from workflows.studies.methods.figures import figures_of
-from workflows.studies.methods.measures import find_costs, find_noise, find_rows
+from workflows.studies.methods.measures import find_noise, find_rows
 from workflows.studies.methods.rows import MethodRow, check_any, method_rows
 from workflows.studies.methods.tables import tables_of
+from workflows.studies.methods.times import with_times
 from workflows.study import Study, register
 
 if TYPE_CHECKING:
+    from taba_core.store import Store
     from workflows.inputs import Inputs
 
 # Models that run everywhere: what ends in minutes on two cores and resolves the claims.
@@ -65,8 +67,12 @@ class Methods(Study):
         found = Findings()
         noise = find_noise(found, inputs, context)
         measured = find_rows(found, inputs, context, rows)
-        find_claims(found, noise, measured, find_costs(found, inputs, rows), context)
+        find_claims(found, noise, measured, context)
         return found.dataset()
+
+    def annotate(self, store: Store, result: xr.Dataset) -> xr.Dataset:
+        """The measured times of every row."""
+        return with_times(store, result)
 
     def present(self, results: Sequence[xr.Dataset]) -> Section:
         """Table 7, the scorecard, trade-offs, self-interpolation curves and spectra of each result."""
@@ -75,6 +81,7 @@ class Methods(Study):
             results,
             tables=for_each(tables_of, results, labels),
             figures=for_each(figures_of, results, labels),
+            claims=for_each(time_claims, results, labels),
         )
 
     def _asked(self, context: Context) -> tuple[Context, tuple[MethodRow, ...], int]:

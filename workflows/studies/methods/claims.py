@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import xarray as xr
 
 from taba_core.conventions import ForwardLevel
 from taba_core.stats.estimate import Estimate
 from taba_core.stats.floor import correlation_floor
 from taba_core.stats.verdict import Verdict, every, positive
 from workflows.context import Context
-from workflows.costs import InversionCosts
 from workflows.findings import Findings, interval_numbers
+from workflows.present import Claim
 from workflows.studies.methods.rows import REGULARISED_PRIORS
+from workflows.studies.methods.times import SECONDS_BY_SHARD
 
 Rows = Mapping[str, Mapping[str, Estimate]]
 RULES: tuple[ForwardLevel, ...] = ("exact", "matched")
@@ -27,13 +29,12 @@ def find_claims(
     found: Findings,
     noise: Mapping[str, Estimate],
     rows: Rows,
-    costs: Mapping[str, InversionCosts],
     context: Context,
 ) -> None:
     """Test every claim whose rows were asked for."""
     for rule in RULES:
         if {"ddim", f"forward-1-{rule}", f"forward-2-{rule}"} <= rows.keys():
-            _paper(found, noise, rows, costs, rule)
+            _paper(found, noise, rows, rule)
     priors = [name for name in REGULARISED_PRIORS if name in rows]
     if priors:
         above = {name: rows[name]["correlation"] - 1.2 * noise["correlation"] for name in priors}
@@ -50,9 +51,7 @@ def find_claims(
             _ours(found, rows, floor, rule)
 
 
-def _paper(
-    found: Findings, noise: Mapping[str, Estimate], rows: Rows, costs: Mapping[str, InversionCosts], rule: str
-) -> None:
+def _paper(found: Findings, noise: Mapping[str, Estimate], rows: Rows, rule: str) -> None:
     ddim, two, four = rows["ddim"], rows[f"forward-1-{rule}"], rows[f"forward-2-{rule}"]
     steps = {"KL(K=1) - KL(K=2)": two["kl"] - four["kl"], "KL(DDIM) - KL(K=1)": ddim["kl"] - two["kl"]}
     found.claim(
@@ -78,23 +77,51 @@ def _paper(
             every(positive(price) for price in prices.values()),
             {f"K={k}": interval_numbers("margin", price) for k, price in prices.items()},
         )
-    verdict, numbers = proportional([costs["ddim"], costs[f"forward-1-{rule}"], costs[f"forward-2-{rule}"]])
-    found.claim(
-        f"C7d-{rule}",
-        f"Time is proportional to evaluations: seconds an evaluation agree within 1 %, {rule} rule.",
-        verdict,
-        numbers,
-        "" if verdict != "not resolved" else "One time a shard; their scatter is wider than 1 %, or unknown.",
+
+
+def time_claims(
+    label: str, result: xr.Dataset, index: int, results: Sequence[xr.Dataset]
+) -> tuple[Claim, ...]:
+    """C7d, on times: of the ledger, not of the result."""
+    rows = {str(name) for name in result["row"].values}
+    return tuple(
+        _time_claim(label, result, index, rule)
+        for rule in RULES
+        if "seconds" in result and {"ddim", f"forward-1-{rule}", f"forward-2-{rule}"} <= rows
     )
 
 
-def proportional(costs: Sequence[InversionCosts], within: float = 0.01) -> tuple[Verdict, dict[str, object]]:
+def _time_claim(label: str, result: xr.Dataset, index: int, rule: str) -> Claim:
+    names = ("ddim", f"forward-1-{rule}", f"forward-2-{rule}")
+    evaluations = [float(result["evaluations"].sel(row=name)) for name in names]
+    verdict, numbers = proportional([result.attrs[SECONDS_BY_SHARD][name] for name in names], evaluations)
+    return Claim(
+        id=f"C7d-{rule}" + ("" if index == 0 else f", {label}"),
+        statement=f"Time is proportional to evaluations: seconds an evaluation agree within 1 %, {rule} rule.",
+        verdict=verdict,
+        numbers=numbers,
+        explanation=""
+        if verdict != "not resolved"
+        else "One time a shard; their scatter is wider, or unknown.",
+        study=str(result.attrs["study"]),
+        model=str(result.attrs["model"]),
+        result=str(result.attrs.get("name", "")),
+    )
+
+
+def proportional(
+    seconds: Sequence[Sequence[float]], evaluations: Sequence[float], within: float = 0.01
+) -> tuple[Verdict, dict[str, object]]:
     """Do seconds an evaluation of several inversions agree within a share of their mean?
+
+    Args:
+      seconds: of an image, by shard, for each inversion.
+      evaluations: of an image, for each inversion.
 
     Judged on the times of the shards: a mean over m shards has the 95 % interval mean +- 2 s / sqrt(m). One shard has
     no scatter, and resolves nothing.
     """
-    rates = [np.asarray(cost.by_shard) / cost.least for cost in costs]
+    rates = [np.asarray(times) / count for times, count in zip(seconds, evaluations, strict=True)]
     means = np.array([rate.mean() if rate.size else np.nan for rate in rates])
     numbers: dict[str, object] = {"seconds_an_evaluation": means.tolist()}
     if any(rate.size < 2 for rate in rates):

@@ -15,7 +15,6 @@ from taba_core.stats.reconstruction import ReconstructionError
 from taba_core.stats.regions import REGIONS, RegionError
 from taba_core.stats.similarity import WINDOW, StructuralSimilarity
 from workflows.context import Context
-from workflows.costs import InversionCosts, inversion_costs
 from workflows.findings import Findings
 from workflows.gaussianity import find_floors, gaussianity, named
 from workflows.inputs import Inputs
@@ -103,6 +102,9 @@ def find_rows(
     inversions = [inputs.artifact(f"latent/{row.name}") for row in rows]
     found.array("row_steps", [a.num_inference_steps for a in inversions], ("row",))  # type: ignore[attr-defined]
     found.array("row_forward_steps", [row.forward_steps for row in rows], ("row",))
+    counted = [inputs.head(f"latent/{row.name}", "evaluations", inputs.num_samples) for row in rows]
+    for end, function in (("least", np.min), ("most", np.max)):
+        found.array(f"evaluations_{end}", [int(function(counts)) for counts in counted], ("row",))
     found.array("row_own_sampler", [row.chosen.method.own_sampler for row in rows], ("row",))
     found.coordinate("weight", np.linspace(0, 1, measured[rows[0].name]["arc"].shape[0]))
     for measure, dims in (
@@ -123,22 +125,6 @@ def _keep(found: Findings, measure: str, values: Sequence[Estimate], dims: tuple
         ("_high", [high for _, high in bounds]),
     ):
         found.array(measure + suffix, np.stack(numbers), ("row", *dims), interval=values[0].kind)
-
-
-def find_costs(found: Findings, inputs: Inputs, rows: Sequence[MethodRow]) -> dict[str, InversionCosts]:
-    """Least and most evaluations of an image, and measured seconds an image (they differ from run to run)."""
-    costs = {row.name: inversion_costs(inputs, f"latent/{row.name}") for row in rows}
-    found.array("evaluations_least", [cost.least for cost in costs.values()], ("row",))
-    found.array("evaluations_most", [cost.most for cost in costs.values()], ("row",))
-    found.array(
-        "seconds",
-        [cost.seconds for cost in costs.values()],
-        ("row",),
-        units="s",
-        long_name="wall seconds of the inversion an image, measured where it ran",
-        machine="; ".join(sorted({cost.machine for cost in costs.values()})),
-    )
-    return costs
 
 
 def _measure(inputs: Inputs, context: Context, row: MethodRow) -> dict[str, Estimate]:
