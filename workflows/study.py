@@ -37,6 +37,8 @@ class Study(ABC):
     paper_steps: ClassVar[int] = 100
     # The paper's models it was made with; `--model paper` asks a model only for what the paper did with it.
     paper_models: ClassVar[tuple[str, ...]] = ("adm-32", "adm-64", "adm-256", "ldm", "dit", "if")
+    # Takes minutes where the others take seconds: in `paper` and by its name, in no other group.
+    costly: ClassVar[bool] = False
     # Raise it when the numbers of a finished study would change: stored results of another version are not read.
     version: ClassVar[int] = 1
 
@@ -171,6 +173,6 @@ def find_studies(names: list[str]) -> list[Study]:
 
 
 def in_group(study: Study, group: str) -> bool:
-    """Whether a study's section ("3.1", "F") is one of the group's sections and appendices ("3", "F")."""
+    """Whether a study's section ("3.1", "F") is one of the group's ("3", "F"); a costly one is in `paper` only."""
     sections = GROUPS[group]
-    return not sections or study.paper_section.split(".")[0] in sections
+    return not sections or (not study.costly and study.paper_section.split(".")[0] in sections)

@@ -42,6 +42,7 @@ class Methods(Study):
     paper_section = "4.3"
     paper_models = ("sdxl",)
     paper_steps = 50
+    costly = True
 
     def requests(self, context: Context) -> Mapping[str, Request]:
         """The images, and of every row latents, costs, reconstructions and the self-interpolation curve."""
