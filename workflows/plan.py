@@ -61,14 +61,27 @@ class PlannedArtifact:
         return min(root.samples_per_shard, root.num_samples - shard * root.samples_per_shard)
 
     @property
+    def residual_evaluations(self) -> int:
+        """Most network evaluations of an image that only measure the residuals of an inversion's steps."""
+        artifact = self.artifact
+        if not isinstance(artifact, Inversion) or "residual" not in self.variables:
+            return 0
+        return artifact.num_inference_steps - artifact.forward_steps
+
+    @property
+    def image_evaluations(self) -> int:
+        """Network evaluations (NFE) of an image, at most."""
+        return self.artifact.num_evaluations() + self.residual_evaluations
+
+    @property
     def evaluations(self) -> int:
         """Network evaluations (image-NFE) of the whole artifact."""
-        return self.artifact.num_evaluations() * self.artifact.root().num_samples
+        return self.image_evaluations * self.artifact.root().num_samples
 
     @property
     def evaluations_missing(self) -> int:
         """Network evaluations of the missing shards."""
-        return sum(self.artifact.num_evaluations() * self.samples_in(shard) for shard in self.missing)
+        return sum(self.image_evaluations * self.samples_in(shard) for shard in self.missing)
 
 
 @dataclass

@@ -102,8 +102,8 @@ def _print_costs(plan: Plan) -> None:
     cost = plan.context.card.cost
     if plan.least_evaluations_missing < plan.evaluations_missing:
         print(
-            f"Some methods stop by themselves: at least {count_text(plan.least_evaluations_missing)} network "
-            "evaluations; what is said here is the most they may take."
+            f"At least {count_text(plan.least_evaluations_missing)} network evaluations; what is said here is the most "
+            "that methods which stop by themselves, and measuring residuals, may take."
         )
     print(
         f"{count_text(plan.evaluations_missing)} network evaluations (image-NFE) to do = "

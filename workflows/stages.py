@@ -104,7 +104,7 @@ class Timetable:
 
 def unit_seconds(plan: Plan, planned: PlannedArtifact, samples: int) -> tuple[float, float]:
     """Seconds one worker computes and writes a shard of that many samples."""
-    computing = planned.artifact.num_evaluations() * samples * plan.context.card.cost.image_seconds
+    computing = planned.image_evaluations * samples * plan.context.card.cost.image_seconds
     share = samples / planned.artifact.root().num_samples
     return computing, plan.bytes_of(planned) * share / WRITE_BYTES_PER_SECOND
 

@@ -85,7 +85,7 @@ class PlanUnits:
 
     def _weight(self, place: int, shard: int) -> float:
         planned = self._planned[place]
-        return float(max(planned.artifact.num_evaluations(), 1) * planned.samples_in(shard))
+        return float(max(planned.image_evaluations, 1) * planned.samples_in(shard))
 
 
 def _shards(planned: PlannedArtifact, without: Collection[str]) -> array[int]:

@@ -161,6 +161,13 @@ def test_the_plan_counts_what_the_run_counted(store):
     plan = make_plan(context(*SMALL, f"methods={','.join(COUNTS)}"), find_studies(["methods"]))
     inversions = [p.artifact for p in plan.artifacts if p.artifact.kind == "inversion"]
     assert sum(a.num_evaluations() for a in inversions) == sum(COUNTS.values())
+    # Measuring residuals takes one evaluation more for each step that is taken.
+    (two,) = [
+        p
+        for p in plan.artifacts
+        if inversion_text(p.artifact) == "ddim K=2 exact" and "latent" in p.variables
+    ]
+    assert two.image_evaluations == 48 + 48 and two.evaluations == 8 * 96
     arcs = [p for p in plan.artifacts if p.artifact.kind == "self-interpolation"]
     assert {p.artifact.num_evaluations() for p in arcs} == {11 * 50}
     # Rex samples with two evaluations a step, ReNoise in its own 25.
