@@ -106,8 +106,9 @@ class Inputs:
         columns: Mapping[str, tuple[str, str]],
         statistics: Mapping[str, Statistic],
         replicates: int = 1000,
+        first: int | None = None,
     ) -> dict[str, dict[str, Estimate]]:
-        """One pass over the samples: every statistic, with replicates for its intervals.
+        """One pass over the samples (or the `first` so many): every statistic, with replicates for its intervals.
 
         Where the study's rows are stored they are read in place of the columns; the values have the same bits.
         """
@@ -118,7 +119,7 @@ class Inputs:
             columns, statistics = self._stored_rows(statistics)
         reduced = reduce(
             self.reader(columns),
-            self.num_samples,
+            self.num_samples if first is None else min(first, self.num_samples),
             dict(statistics),
             scheduler=self.scheduler,
             workers=self.workers,

@@ -27,6 +27,7 @@ _READS: dict[str, tuple[str, ...]] = {
     "path-distances": ("noise", "image", "latent", "class_id", "prompt"),
 }
 _HELD_PATHS = {"step-errors": 3, "path-distances": 1}  # x_t, eps_t, eps_hat of a shard, in memory only
+_PATHS = {"x_t", "eps_t", "eps_hat"}
 _ALWAYS = ("noise", "image", "class_id")  # of every generation; prompt and decoded where there are any
 
 
@@ -97,15 +98,19 @@ class Plan:
     @property
     def fused(self) -> bool:
         """Whether rows of statistics stand for whole sampling paths."""
-        return any(
-            request.first is not None for asked in self.requests.values() for request in asked.values()
-        )
+        return self._firsts != ()
 
     @property
     def path_samples(self) -> int:
         """Samples whose paths are stored all the same."""
-        asked = (request.first for by_name in self.requests.values() for request in by_name.values())
-        return max((first for first in asked if first is not None), default=0)
+        return max(self._firsts, default=0)
+
+    @property
+    def _firsts(self) -> tuple[int, ...]:
+        """How many first samples are asked of paths, wherever not all are."""
+        asked = (request for by_name in self.requests.values() for request in by_name.values())
+        paths = (r.first for r in asked if _PATHS.intersection(r.variables))
+        return tuple(first for first in paths if first is not None)
 
     @property
     def bytes_of_rows(self) -> int:

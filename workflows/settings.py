@@ -83,6 +83,9 @@ class Settings(BaseModel):
         ("all",),
         description="rows of study methods: all | table7 | names of rows or methods, comma-separated",
     )
+    arc_samples: int = Field(
+        128, ge=2, description="first samples of which study methods makes the self-interpolation curves"
+    )
     patch_size: int = Field(8, ge=2, description="side of the patches of the correlation, pixels")
     top_k: int = Field(20, ge=1, description="largest |r| kept per patch")
     plain_threshold: float = Field(

@@ -67,7 +67,13 @@ def report_of(path):
     return json.loads((folder / "results.json").read_text()), json.loads((folder / "claims.json").read_text())
 
 
-SMALL = ("num_samples=8", "samples_per_shard=4", "num_inference_steps=50", "bootstrap_replicates=100")
+SMALL = (
+    "arc_samples=4",
+    "num_samples=8",
+    "samples_per_shard=4",
+    "num_inference_steps=50",
+    "bootstrap_replicates=100",
+)
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +175,8 @@ def test_the_plan_counts_what_the_run_counted(store):
     ]
     assert two.image_evaluations == 48 + 48 and two.evaluations == 8 * 96
     arcs = [p for p in plan.artifacts if p.artifact.kind == "self-interpolation"]
-    assert {p.artifact.num_evaluations() for p in arcs} == {11 * 50}
+    # Of the first four samples, the first of two shards.
+    assert {(p.image_evaluations, len(p.missing)) for p in arcs} == {(11 * 50, 1)} and not plan.fused
     # Rex samples with two evaluations a step, ReNoise in its own 25.
     told = {inversion_text(a.source): a.num_evaluations() for a in (p.artifact for p in plan.artifacts)
             if a.kind == "reconstruction"}  # fmt: skip
@@ -196,11 +203,13 @@ def test_one_worker_and_two_store_the_same_bits_and_only_times_differ(store, tmp
     for group in again.artifacts():
         for name in group.variables:
             for shard in range(group.num_shards):
+                if shard and group.artifact.kind == "self-interpolation":
+                    continue
                 a, b = (g.read_shard(shard, (name,))[name] for g in (group, held[group.name]))
                 assert a.tobytes() == b.tobytes(), (group.name, name)
                 compared += 1
     # Generation 3 variables, regions 1; three rows with latent, costs (3), image and arc; EDICT carries two states.
-    assert compared == 2 * (3 + 1 + 3 * (4 + 1 + 1) + 2)
+    assert compared == 2 * (3 + 1 + 3 * (4 + 1) + 2) + 3  # and three curves of the first shard
 
 
 def test_what_a_store_says_of_guards_is_what_the_driver_means():
@@ -242,11 +251,20 @@ def test_times_are_measured_and_say_where_and_are_no_part_of_the_result(store, r
     assert shown == pytest.approx(1e3 * float(told["seconds"].sel(row="ddim")))
 
 
-def test_the_arc_starts_at_the_image_and_ends_at_its_ddim_reconstruction(result):
-    for row in ("ddim", "forward-2-exact", "noise-initialised"):
+def test_the_arc_starts_at_the_image_and_ends_at_its_ddim_reconstruction(store, result):
+    names = {inversion_text(g.artifact): g for g in store.artifacts() if g.artifact.kind == "reconstruction"}
+    image = next(g for g in store.artifacts() if g.artifact.kind == "generation").read_samples(
+        0, 4, ("image",)
+    )["image"]
+    for row, told in (("ddim", "ddim"), ("forward-2-exact", "ddim K=2 exact"), ("edict", "edict")):
         arc = result["arc"].sel(row=row)
+        back = names[told].read_samples(0, 4, ("reconstruction",))["reconstruction"]
         assert float(arc[0]) == 0
-        assert float(arc[-1]) == pytest.approx(float(result["mae"].sel(row=row)), rel=1e-4)
+        mae = float(np.abs(back - image).mean())
+        # EDICT's own sampler brings the image back, DDIM's does not from its latent.
+        assert (
+            float(arc[-1]) == pytest.approx(mae, rel=1e-4) if row != "edict" else float(arc[-1]) > 100 * mae
+        )
 
 
 # ---------------------------------------------------------------- report

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
@@ -59,7 +59,7 @@ class Methods(Study):
             )
             asked[f"image/{row.name}"] = Request(context.reconstruction(inversion), ("reconstruction",))
             arc = SelfInterpolation(source=inversion)
-            asked[f"arc/{row.name}"] = Request(arc, ("distance",))
+            asked[f"arc/{row.name}"] = Request(arc, ("distance",), context.settings.arc_samples)
         return asked
 
     def analyse(self, inputs: Inputs, context: Context) -> xr.Dataset:
@@ -70,6 +70,10 @@ class Methods(Study):
         measured = find_rows(found, inputs, context, rows)
         find_claims(found, noise, measured, context)
         return found.dataset()
+
+    def analysis_settings(self, context: Context) -> dict[str, Any]:
+        """And of how many samples the curves are."""
+        return {**super().analysis_settings(context), "arc_samples": context.settings.arc_samples}
 
     def annotate(self, store: Store, result: xr.Dataset) -> xr.Dataset:
         """The measured times of every row."""

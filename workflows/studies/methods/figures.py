@@ -125,7 +125,7 @@ def _curves(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Dat
         "latent). A latent that stands for its noise stays flat near 0; one that merely reconstructs comes back down "
         "at its end. Bands are 95 % intervals; each panel has its own scale." + _left_out(result),
         draw,
-        **item_context(result),
+        **item_context(result) | {"n": int(result["arc_samples"])},
     )
 
 

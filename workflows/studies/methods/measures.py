@@ -106,6 +106,7 @@ def find_rows(
     for end, function in (("least", np.min), ("most", np.max)):
         found.array(f"evaluations_{end}", [int(function(counts)) for counts in counted], ("row",))
     found.array("row_own_sampler", [row.chosen.method.own_sampler for row in rows], ("row",))
+    found.array("arc_samples", min(context.settings.arc_samples, inputs.num_samples))
     found.coordinate("weight", np.linspace(0, 1, measured[rows[0].name]["arc"].shape[0]))
     for measure, dims in (
         *((name, ()) for name in SCALARS),
@@ -128,7 +129,7 @@ def _keep(found: Findings, measure: str, values: Sequence[Estimate], dims: tuple
 
 
 def _measure(inputs: Inputs, context: Context, row: MethodRow) -> dict[str, Estimate]:
-    """All measures of one row, in one pass over its arrays."""
+    """All measures of one row: a pass over its arrays, and one over the first samples' curves."""
     s = context.settings
     latent, image, arc = (f"{what}/{row.name}" for what in ("latent", "image", "arc"))
     columns = {
@@ -140,11 +141,12 @@ def _measure(inputs: Inputs, context: Context, row: MethodRow) -> dict[str, Esti
         "residual": (latent, "residual"),
         "fallback": (latent, "fallback"),
         "reconstruction": (image, "reconstruction"),
-        "distance": (arc, "distance"),
     }
     statistics = gaussianity("latent", s) | by_region("latent") | _of_images(context)
-    statistics |= {"cost": InversionCost(), "arc": InterpolationCurve()}
+    statistics |= {"cost": InversionCost()}
     of = inputs.reduce(columns, statistics, s.bootstrap_replicates)
+    curve = {"arc": InterpolationCurve()}
+    of |= inputs.reduce({"distance": (arc, "distance")}, curve, s.bootstrap_replicates, s.arc_samples)
     unknown = Estimate.exact(np.nan)
     return {
         **named(of),

@@ -185,7 +185,10 @@ def _cell(result: xr.Dataset, name: str, column: str) -> Cell:
         return DASH
     spread = float(result["spread"].sel(row=name)) if measure == "correlation" else None
     found = cell(result, measure, spread=spread, **where, **_style(result, measure))
-    return _with_steps(replace(found, paper=_paper(result, name, measure)), result, name)
+    found = replace(found, paper=_paper(result, name, measure))
+    if measure.startswith("arc"):
+        found = replace(found, n=int(result["arc_samples"]))
+    return _with_steps(found, result, name)
 
 
 def _with_steps(found: Cell, result: xr.Dataset, name: str) -> Cell:
