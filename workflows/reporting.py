@@ -132,7 +132,7 @@ def print_headline(path: str | Path, asked: Sequence[str]) -> None:
         print(f"\n{(folder / 'tables' / (first[chosen[0]] + '.md')).read_text().strip()}")
     claims = [claim for claim in json.loads((folder / "claims.json").read_text()) if claim["study"] in asked]
     if claims:
-        print("\nclaims of the paper, each tested on its 95 % interval:")
+        print("\nclaims, each tested on its 95 % interval:")
     for verdict in get_args(Verdict):
         ids = [claim["id"] for claim in claims if claim["verdict"] == verdict]
         if ids:

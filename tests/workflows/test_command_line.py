@@ -138,7 +138,7 @@ def test_a_finished_store_computes_nothing_again(store, taba_here):
     assert done.returncode == 0
     assert "0 of 2 units to compute" in done.stdout and "reused 1" in done.stdout
     assert "**Correlation of noise, latents and samples.**" in done.stdout
-    verdicts = done.stdout.partition("claims of the paper, each tested on its 95 % interval:\n")[2]
+    verdicts = done.stdout.partition("claims, each tested on its 95 % interval:\n")[2]
     assert {line[:14].strip() for line in verdicts.splitlines() if line[:2] == "  "} <= VERDICTS
     assert sorted(re.findall(r"C2\w", verdicts)) == ["C2a", "C2b", "C2c"]
 
