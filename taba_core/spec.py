@@ -162,10 +162,9 @@ class Inversion(Artifact):
 
     `num_inference_steps` is the inversion's own T; `source` holds the T the images were sampled with.
 
-    `method_fingerprint` is the hash of the file of a user's own method, so that an edited method is another artifact,
-    and `method_location` the folder to import it from. `expected_evaluations` (least and most of an image; None is
-    T - K), `sampling_evaluations` (of its reconstruction; None is T) and `carried` (dimensions and sizes of what the
-    method carries beside the latent) follow from the method and the model.
+    `method_fingerprint` is the hash of the file of a user's own method, `method_location` the folder to import it from.
+    `expected_evaluations` (least and most of an image; None is T - K), `sampling_evaluations` (of its reconstruction;
+    None is T) and `carried` (dimensions and sizes of what is kept beside the latent) follow from method and model.
     """
 
     kind: ClassVar[str] = "inversion"
@@ -226,7 +225,7 @@ class Inversion(Artifact):
         return self.num_evaluations() if self.expected_evaluations is None else self.expected_evaluations[0]
 
     def num_evaluations(self) -> int:
-        """Those of the method, the most where they depend on the image; of DDIM T - K: replaced steps cost nothing."""
+        """Those of the method, the most where they depend on the image; of DDIM T - K."""
         if self.expected_evaluations is not None:
             return self.expected_evaluations[1]
         return self.num_inference_steps - self.forward_steps
