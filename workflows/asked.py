@@ -93,10 +93,6 @@ def check_all(parts: list[Asked], *, write: bool) -> tuple[list[Job], Store | No
         )
     path = jobs[0].asked.store
     if write:
-        if str(path).startswith("memory://"):
-            raise UsageError(
-                f"--store {path}: it would be gone with this process; use a directory or s3://BUCKET/PREFIX."
-            )
         for job in jobs:
             job.context.check_runnable()
         return jobs, Store.open(path, mode="a")

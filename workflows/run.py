@@ -51,6 +51,11 @@ def run_studies(
         )
         for embedded in on_cpu
     }
+    if executor == "ray" and parts[0].store.startswith("memory://"):
+        raise UsageError(
+            f"--store {parts[0].store}: it is in the memory of this process, where Ray's workers cannot write, and "
+            "gone with it; use a directory or s3://BUCKET/PREFIX."
+        )
     observe = _metrics(executor) if metrics else None
     jobs, opened = check_all(parts, write=True)
     assert opened is not None

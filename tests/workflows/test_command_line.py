@@ -325,6 +325,4 @@ def test_a_store_that_would_be_gone_with_the_process_is_refused(capsys):
     with pytest.raises(SystemExit) as end:
         main(["run", "correlation", "--model", "gaussian", "--store", "memory://runs/taba"])
     assert end.value.code == 2
-    assert (
-        "it would be gone with this process; use a directory or s3://BUCKET/PREFIX" in capsys.readouterr().err
-    )
+    assert "gone with it; use a directory or s3://BUCKET/PREFIX" in capsys.readouterr().err

@@ -288,7 +288,16 @@ def test_table_7_has_the_papers_layout_and_values(report):
 def test_every_claim_whose_rows_were_asked_has_a_verdict(report):
     ids = {claim["id"] for claim in report[1]}
     # The matched rows were not asked for.
-    assert ids == {"C7a-exact", "C7b-exact", "C7c-exact", "C7d-exact", "C7e", "N1-exact", "N2-exact", "N3-exact"}
+    assert ids == {
+        "C7a-exact",
+        "C7b-exact",
+        "C7c-exact",
+        "C7d-exact",
+        "C7e",
+        "N1-exact",
+        "N2-exact",
+        "N3-exact",
+    }
     (ours,) = [claim for claim in report[1] if claim["id"] == "N1-exact"]
     assert ours["numbers"]["evaluations, ours and theirs"] == [115, 48]
     # 2.4 * 48 = 115.2
