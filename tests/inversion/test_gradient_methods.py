@@ -16,8 +16,8 @@ from taba_core.diffusion import (
 )
 from taba_core.diffusion.descent import descend
 from taba_core.diffusion.inversion import invert_with_report, per_image_rms
-from taba_core.diffusion.inversion.hybrid import HybridGradient
-from taba_core.diffusion.inversion.newton import GuidedNewton
+from taba_core.diffusion.inversion.methods.hybrid import HybridGradient
+from taba_core.diffusion.inversion.methods.newton import GuidedNewton
 
 SCALED = NoiseSchedule.from_betas(np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)
 SDXL = TimestepGrid.build(SCALED, 50, steps_offset=1, final_alpha_bar="first")

@@ -5,7 +5,7 @@ from analytic_denoisers import LINEAR, gaussian, normal
 
 from taba_core.diffusion import TimestepGrid, generate, invert
 from taba_core.diffusion.inversion import invert_with_report
-from taba_core.diffusion.inversion.noise_projection import NoiseProjection
+from taba_core.diffusion.inversion.methods.noise_projection import NoiseProjection
 
 FIFTY = TimestepGrid.build(LINEAR, 50)
 MODEL, NOISE = gaussian(1e-4), normal((4, 3, 16, 16), 6)

@@ -15,8 +15,8 @@ from taba_core.diffusion import CountedDenoiser, generate, invert
 from taba_core.diffusion.guidance import Guided, guided
 from taba_core.diffusion.inversion import invert_with_report, reconstruct
 from taba_core.diffusion.inversion.method import Between
-from taba_core.diffusion.inversion.newton import GuidedNewton
-from taba_core.diffusion.inversion.null_text import NegativePrompt, NullText
+from taba_core.diffusion.inversion.methods.newton import GuidedNewton
+from taba_core.diffusion.inversion.methods.null_text import NegativePrompt, NullText
 from taba_core.errors import UsageError
 from taba_core.models.families import load_network
 from taba_core.models.grids import timestep_grid

@@ -12,8 +12,8 @@ from analytic_denoisers import LINEAR, Analytic, constant, normal, waves
 
 from taba_core.diffusion import CountedDenoiser, NoiseSchedule, TimestepGrid, generate, invert
 from taba_core.diffusion.inversion import inversion_method_named, invert_with_report
-from taba_core.diffusion.inversion.pix2pix_zero import Pix2PixZero
-from taba_core.diffusion.inversion.renoise import ReNoise
+from taba_core.diffusion.inversion.methods.pix2pix_zero import Pix2PixZero
+from taba_core.diffusion.inversion.methods.renoise import ReNoise
 from taba_core.diffusion.noise_loss import (
     autocorrelation,
     draw_shifts,

@@ -17,8 +17,8 @@ from taba_core.diffusion import (
     reconstruct,
 )
 from taba_core.diffusion.inversion import Fallback, inversion_method_named
-from taba_core.diffusion.inversion.anderson import anderson_weights
 from taba_core.diffusion.inversion.guarded import Iterate, coefficients
+from taba_core.diffusion.inversion.methods.anderson import anderson_weights
 
 named = inversion_method_named
 GRID = TimestepGrid.build(LINEAR, 10)
@@ -261,7 +261,7 @@ class TestReverseDPM:
     def test_its_own_timesteps(self, grid, ends):
         # linspace: 0, 19.98, ... 979.02 rounded, then 999 in place of the last but one's neighbour;
         # leading, offset 1: stride floor(1000 / 51) = 19, and the last jump to 999
-        from taba_core.diffusion.inversion.reverse_dpm import own_timesteps
+        from taba_core.diffusion.inversion.methods.reverse_dpm import own_timesteps
 
         found = own_timesteps(TimestepGrid.build(LINEAR, 50, steps_offset=1), grid)
         assert len(found) == 51

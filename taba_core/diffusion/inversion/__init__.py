@@ -1,10 +1,9 @@
 """Inversion: from a clean image back to the noise it might have come from.
 
-A method is a small class (`method`), found by name (`registry`) and run by one loop (`driver`); each further module
-is a family of methods.
+A method is a small class (`method`), found by name (`registry`) and run by one loop (`driver`). The methods are in the
+room `methods`; what several of them share, and what goes around any of them (`forward`, `oracle`), is here.
 """
 
-from taba_core.diffusion.inversion.ddim import DDIMInversion
 from taba_core.diffusion.inversion.driver import InversionReport, invert, invert_with_report, reconstruct
 from taba_core.diffusion.inversion.forward import ForwardReplaced
 from taba_core.diffusion.inversion.method import (
@@ -18,6 +17,7 @@ from taba_core.diffusion.inversion.method import (
     Whole,
     WholeMethod,
 )
+from taba_core.diffusion.inversion.methods.ddim import DDIMInversion
 from taba_core.diffusion.inversion.oracle import OraclePrediction
 from taba_core.diffusion.inversion.predictions import step_predictions
 from taba_core.diffusion.inversion.problem import Dynamics, Problem, per_image_rms

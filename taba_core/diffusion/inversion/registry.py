@@ -89,9 +89,10 @@ def _validated(name: str, option: str, hint: Any, value: Any) -> Any:
 
 
 def _registered() -> Mapping[str, type[Method]]:
-    package = __name__.rpartition(".")[0]
-    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
-        importlib.import_module(f"{package}.{module.name}")
+    from taba_core.diffusion.inversion import methods
+
+    for module in pkgutil.iter_modules(methods.__path__):
+        importlib.import_module(f"{methods.__name__}.{module.name}")
     return _METHODS
 
 

@@ -12,7 +12,7 @@ from taba_core.diffusion.descent import descend
 from taba_core.diffusion.grid import TimestepGrid, Transition
 from taba_core.diffusion.inversion.guarded import implied_eps, solve
 from taba_core.diffusion.inversion.method import Between, Step, StepMethod
-from taba_core.diffusion.inversion.noise_initialised import noise_start
+from taba_core.diffusion.inversion.methods.noise_initialised import noise_start
 from taba_core.diffusion.inversion.problem import Problem
 from taba_core.diffusion.inversion.registry import inversion_method
 

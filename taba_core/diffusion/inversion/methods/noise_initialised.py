@@ -10,9 +10,9 @@ from torch import Tensor
 
 from taba_core.diffusion.forward import forward_diffuse
 from taba_core.diffusion.grid import TimestepGrid, Transition
-from taba_core.diffusion.inversion.fixed_point import AtLeastOne
 from taba_core.diffusion.inversion.guarded import solve
 from taba_core.diffusion.inversion.method import Step, StepMethod
+from taba_core.diffusion.inversion.methods.fixed_point import AtLeastOne
 from taba_core.diffusion.inversion.problem import Problem
 from taba_core.diffusion.inversion.registry import inversion_method
 

@@ -11,8 +11,8 @@ from pydantic import Field
 from torch import Tensor
 
 from taba_core.diffusion.grid import TimestepGrid, Transition
-from taba_core.diffusion.inversion.ddim import DDIMInversion
 from taba_core.diffusion.inversion.method import Between, Step, StepMethod
+from taba_core.diffusion.inversion.methods.ddim import DDIMInversion
 from taba_core.diffusion.inversion.problem import Problem
 from taba_core.diffusion.inversion.registry import inversion_method
 from taba_core.diffusion.inversion.wrapping import Wrapper, step_method_named

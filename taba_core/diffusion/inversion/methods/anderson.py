@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from taba_core.diffusion.grid import TimestepGrid, Transition
-from taba_core.diffusion.inversion.fixed_point import AtLeastOne, NotNegative, bounded
 from taba_core.diffusion.inversion.guarded import Iterate, solve
 from taba_core.diffusion.inversion.method import Between, Step, StepMethod
+from taba_core.diffusion.inversion.methods.fixed_point import AtLeastOne, NotNegative, bounded
 from taba_core.diffusion.inversion.problem import Problem
 from taba_core.diffusion.inversion.registry import inversion_method
 

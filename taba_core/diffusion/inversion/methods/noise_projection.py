@@ -12,10 +12,10 @@ from torch import Tensor
 
 from taba_core.diffusion.forward import forward_diffuse
 from taba_core.diffusion.grid import Transition
-from taba_core.diffusion.inversion.fixed_point import AtLeastOne
 from taba_core.diffusion.inversion.guarded import implied_eps
 from taba_core.diffusion.inversion.method import Step, StepMethod
-from taba_core.diffusion.inversion.predictor_corrector import on_line
+from taba_core.diffusion.inversion.methods.fixed_point import AtLeastOne
+from taba_core.diffusion.inversion.methods.predictor_corrector import on_line
 from taba_core.diffusion.inversion.problem import Problem
 from taba_core.diffusion.inversion.registry import inversion_method
 from taba_core.diffusion.noise_loss import with_white_octaves

@@ -9,10 +9,10 @@ from typing import Any
 from torch import Tensor
 
 from taba_core.diffusion.grid import TimestepGrid, Transition
-from taba_core.diffusion.inversion.anderson import anderson_weights
-from taba_core.diffusion.inversion.fixed_point import AtLeastOne, NotNegative
 from taba_core.diffusion.inversion.guarded import implied_eps, solve
 from taba_core.diffusion.inversion.method import Step, StepMethod
+from taba_core.diffusion.inversion.methods.anderson import anderson_weights
+from taba_core.diffusion.inversion.methods.fixed_point import AtLeastOne, NotNegative
 from taba_core.diffusion.inversion.problem import Problem
 from taba_core.diffusion.inversion.registry import inversion_method
 

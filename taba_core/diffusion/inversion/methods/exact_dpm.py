@@ -12,13 +12,13 @@ from torch import Tensor
 from taba_core.diffusion.ddim import apply_x0_rule
 from taba_core.diffusion.ddim import move as ddim_move
 from taba_core.diffusion.grid import TimestepGrid, Transition
-from taba_core.diffusion.inversion.fixed_point import AtLeastOne, NotNegative
 from taba_core.diffusion.inversion.forward_step import ForwardStep
 from taba_core.diffusion.inversion.guarded import coefficients
 from taba_core.diffusion.inversion.method import Between, Carried, Record, Step, StepMethod
+from taba_core.diffusion.inversion.methods.fixed_point import AtLeastOne, NotNegative
+from taba_core.diffusion.inversion.methods.reverse_dpm import log_snr
 from taba_core.diffusion.inversion.problem import Dynamics, Problem
 from taba_core.diffusion.inversion.registry import inversion_method
-from taba_core.diffusion.inversion.reverse_dpm import log_snr
 from taba_core.diffusion.sampling import StepRecord
 
 # Axes: B samples in a batch, C channels, H rows, W columns.

@@ -9,8 +9,8 @@ from pydantic import Field
 from torch import Tensor
 
 from taba_core.diffusion.grid import Transition
-from taba_core.diffusion.inversion.ddim import DDIMInversion
 from taba_core.diffusion.inversion.method import Step
+from taba_core.diffusion.inversion.methods.ddim import DDIMInversion
 from taba_core.diffusion.inversion.problem import Problem
 from taba_core.diffusion.inversion.registry import inversion_method
 
