@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from taba_core.stats.estimate import Estimate
 
 View = TypeVar("View")
+_MANY = 1e7  # images that nobody makes to decide one claim
 # Settings that tell no two results apart: n and T are told anyway, how paths are stored changes no number.
 _UNSHOWN = ("num_samples", "num_inference_steps", "trajectories", "trajectory_samples")
 
@@ -103,6 +104,8 @@ def _images_wanted(entry: Mapping[str, Any], result: xr.Dataset) -> str:
     if not factors or not 1 < max(factors) < np.inf:
         return ""
     wanted = float(f"{result.attrs['n'] * max(factors) ** 2:.1g}")
+    if wanted > _MANY:
+        return "The margin is so near 0 that no affordable number of images would decide it."
     return f"At this margin about {wanted:,.0f} images would be needed to decide."
 
 

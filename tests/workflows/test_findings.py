@@ -22,6 +22,9 @@ def test_an_unresolved_margin_says_how_many_images_would_decide_it():
     # Of several the one that needs most: 0.04 against 0.01 is 16 times the images, 1,600, to one digit 2,000.
     hardest = {"margin": -0.01, "margin_ci95": [-0.05, 0.03]}
     assert "2,000 images" in claim("not resolved", {"K=1": unresolved, "K=2": hardest})
+    # 0.02 against 1e-6 is 4e8 times the images.
+    nothing = {"margin": 1e-6, "margin_ci95": [-0.02, 0.02]}
+    assert "no affordable number of images" in claim("not resolved", nothing)
 
 
 @pytest.mark.parametrize(
