@@ -131,6 +131,9 @@ _VARIABLES: dict[str, tuple[Variable, ...]] = {
         ),
     ),
     "reconstruction": (Variable("reconstruction", _STATE, "1", "image sampled again from the latent"),),
+    "perceptual-distance": (
+        Variable("lpips", ("sample",), "1", "LPIPS v0.1 (AlexNet) of the image and its reconstruction"),
+    ),
     "step-predictions": (
         Variable(
             "eps_hat",

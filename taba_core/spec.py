@@ -8,12 +8,14 @@ from, so its key follows from the whole chain.
 from __future__ import annotations
 
 import hashlib
-import json
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
 from taba_core.conventions import ForwardLevel, Levels, NetworkTime, X0Rule
+from taba_core.model_spec import ModelSpec as ModelSpec
+from taba_core.model_spec import PromptSpec as PromptSpec
+from taba_core.model_spec import Spec as Spec
 
 SCHEMA_VERSION = 1
 
@@ -21,61 +23,6 @@ SCHEMA_VERSION = 1
 Draws = Literal["counter", "reference"]
 # What a latent image goes through before it is inverted: nothing, or decoder and encoder (posterior mean or a draw).
 RoundTrip = Literal["none", "mean", "sample"]
-
-
-class Spec(BaseModel):
-    """Base: frozen, unknown fields refused, canonical JSON."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    # Fields that may not change a key: where a thing lies, how a user's card describes it.
-    outside_key: ClassVar[frozenset[str]] = frozenset()
-    # Fields added after the first stores were made, with the value that means what was done before there was a choice.
-    added_later: ClassVar[dict[str, Any]] = {}
-
-    def canonical(self) -> str:
-        """Canonical JSON of all fields that can change a value, the input of the content key."""
-        return json.dumps(self.content(), sort_keys=True, separators=(",", ":"))
-
-    def content(self) -> dict[str, Any]:
-        """The fields of the key, plain JSON: all but `outside_key`, and but a later field at its first meaning."""
-        dumped = self.model_dump(mode="json")
-        kept = {}
-        for name in type(self).model_fields:
-            value = getattr(self, name)
-            if name in self.outside_key or (name in self.added_later and value == self.added_later[name]):
-                continue
-            kept[name] = value.content() if isinstance(value, Spec) else dumped[name]
-        return kept
-
-    def __hash__(self) -> int:
-        # Options are dictionaries, so the generated field-wise hash would fail.
-        return hash((type(self).__name__, self.canonical()))
-
-
-class ModelSpec(Spec):
-    """Which denoiser: the card's name, its options, and the fingerprint of its weights or of its fit.
-
-    `location` is the folder or file the fingerprint was taken of, `card` the whole card of a model that is not
-    built in, so that a worker needs no card file; neither is part of any key (the fingerprint covers both).
-    """
-
-    outside_key: ClassVar[frozenset[str]] = frozenset({"location", "card"})
-
-    name: str
-    options: dict[str, JsonValue] = Field(default_factory=dict)
-    fingerprint: str = ""
-    location: str = ""
-    card: dict[str, JsonValue] | None = None
-
-
-class PromptSpec(Spec):
-    """Which captions a text-conditional generation draws from; `location` is not part of any key."""
-
-    outside_key: ClassVar[frozenset[str]] = frozenset({"location"})
-
-    fingerprint: str
-    location: str = "builtin"
 
 
 class Artifact(Spec):
@@ -252,6 +199,30 @@ class Reconstruction(Artifact):
         return self.source.num_inference_steps if own is None else own
 
 
+class PerceptualDistance(Artifact):
+    """LPIPS of each image and what was sampled again from its latent (studies ST13): the pictures of both, in [-1, 1].
+
+    A kind of its own: the network that measures is none of the model's, and may come long after the images.
+    """
+
+    kind: ClassVar[str] = "perceptual-distance"
+
+    source: Reconstruction
+    weights: str = Field(description="fingerprint of the weights of the network that measures")
+
+    def root(self) -> Generation:
+        """The generation of the images."""
+        return self.source.root()
+
+    def sources(self) -> tuple[Artifact, ...]:
+        """The reconstruction, and the generation for its images."""
+        return (self.source, self.root())
+
+    def num_evaluations(self) -> int:
+        """None of the model."""
+        return 0
+
+
 class StepPredictions(Artifact):
     """Inversion predictions eps(x_{l-1}, .) from the exact cached states of the sampling path (App. J).
 
@@ -382,6 +353,7 @@ KINDS: dict[str, type[Artifact]] = {
         Generation,
         Inversion,
         Reconstruction,
+        PerceptualDistance,
         StepPredictions,
         PlainRegions,
         StepErrors,

@@ -30,3 +30,11 @@ def model_cache(tmp_path_factory):
     yield Path(os.environ["TABA_CACHE"])
     if previous is None:
         del os.environ["TABA_CACHE"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def empty_torch_hub(tmp_path_factory):
+    """What the user's machine holds of other networks' weights must not change what a test finds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCH_HOME", str(tmp_path_factory.mktemp("torch-home")))
+        yield

@@ -20,6 +20,7 @@ _PROCESS_BYTES = 500_000_000  # Python with torch and Ray, measured resident
 _READS: dict[str, tuple[str, ...]] = {
     "inversion": ("image", "class_id", "prompt"),
     "reconstruction": ("latent", "class_id", "prompt"),
+    "perceptual-distance": ("image", "decoded", "reconstruction"),
     "step-predictions": ("image", "x_t", "class_id", "prompt"),
     "regions": ("image", "decoded"),
     "step-errors": ("image", "class_id", "prompt", "region"),

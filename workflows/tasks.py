@@ -44,6 +44,7 @@ from taba_core.spec import (
     Inversion,
     ModelSpec,
     PathDistances,
+    PerceptualDistance,
     PlainRegions,
     Reconstruction,
     SelfInterpolation,
@@ -51,12 +52,12 @@ from taba_core.spec import (
     StepPredictions,
     from_attrs,
 )
-from taba_core.stats.regions import plain_mask
 from taba_core.stats.step_error import StepError
 from taba_core.stats.trajectory import PathDistance
 from taba_core.store import Store
+from workflows import picture_tasks
 from workflows.conditioning import condition, draw, stored_variables
-from workflows.decoding import decoded_rgb, latent_view, round_trip
+from workflows.decoding import decoded_rgb, round_trip
 from workflows.own_module import check_own_module
 from workflows.timing import TimedDenoiser, processor
 
@@ -362,20 +363,6 @@ def _self_interpolation(
     return {"distance": distance.cpu().numpy()}
 
 
-def _regions(
-    worker: ShardWorker, store: Store, artifact: PlainRegions, shard: int, variables: tuple[str, ...]
-) -> Arrays:
-    group, card = store.open_artifact(artifact.source), card_of(artifact.source.model)
-    if card.domain == "latent":
-        decoded = group.read_shard(shard, ("decoded",))["decoded"]
-        image = latent_view(decoded, *card.sample_shape[1:])
-    else:
-        image = group.read_shard(shard, ("image",))["image"]
-    # A threshold meant for [0, 1] is twice as large on the model's [-1, 1].
-    threshold = artifact.threshold * (2 if artifact.value_range == "0..1" else 1)
-    return {"region": plain_mask(image, threshold).astype(np.uint8)}
-
-
 _COMPUTE: dict[type[Artifact], Callable[..., Arrays]] = {
     Generation: _generation,
     Inversion: _inversion,
@@ -384,5 +371,6 @@ _COMPUTE: dict[type[Artifact], Callable[..., Arrays]] = {
     StepErrors: _step_errors,
     PathDistances: _path_distances,
     SelfInterpolation: _self_interpolation,
-    PlainRegions: _regions,
+    PlainRegions: picture_tasks.regions,
+    PerceptualDistance: picture_tasks.perceptual_distances,
 }

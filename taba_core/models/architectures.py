@@ -16,6 +16,7 @@ from taba_core.models.cards import Card
 from taba_core.models.catalog import load_card
 from taba_core.models.network import Network
 from taba_core.models.profile import Profile
+from taba_core.models.torchvision_import import repair_torchvision
 
 
 def architectures() -> list[str]:
@@ -32,6 +33,7 @@ def build_module(name: str) -> Any:
     if name not in architectures():
         raise unknown_name("architecture", name, architectures())
     card = load_card(name)
+    repair_torchvision()
     if card.family == "adm":
         from taba_core.models.adm import build_unet
         from taba_core.models.adm_flags import adm_flags

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from taba_core.errors import unknown_name
+from taba_core.models.torchvision_import import repair_torchvision
 
 if TYPE_CHECKING:
     from taba_core.models.cards import Card
@@ -39,6 +40,7 @@ def load_network(card: Card, source: Path | None, *, device: str, profile: Profi
     """
     if card.family not in FAMILIES:
         raise unknown_name("network family", card.family, FAMILIES)
+    repair_torchvision()
     module, _, function = FAMILIES[card.family].partition(":")
     load = cast("Callable[..., Network]", getattr(importlib.import_module(module), function))
     return load(card, source, device=device, profile=profile)

@@ -9,6 +9,7 @@ from taba_core.spec import (
     Inversion,
     ModelSpec,
     PathDistances,
+    PerceptualDistance,
     PlainRegions,
     Reconstruction,
     SelfInterpolation,
@@ -69,6 +70,7 @@ def test_every_kind_has_variables_and_all_floats_read_as_nan_when_unwritten():
     regions = PlainRegions(source=source)
     artifacts += [regions, StepErrors(source=regions), PathDistances(source=inversion)]
     artifacts.append(SelfInterpolation(source=inversion))
+    artifacts.append(PerceptualDistance(source=Reconstruction(source=inversion), weights="w"))
     assert {artifact.kind for artifact in artifacts} == set(KINDS)
     for artifact in artifacts:
         for variable in schema.variables_of(artifact.kind).values():

@@ -280,7 +280,7 @@ def test_table_7_has_the_papers_layout_and_values(report):
     assert value(rows, "table7", "ReNoise T = 25, K = 1", "evaluations")["value"] == 75
     assert value(rows, "table7", "ReNoise T = 25, K = 1", "evaluations")["T"] == 25
     assert {r["column"] for r in rows if r["item"] == "table7"} == {
-        "evaluations", "correlation", "kl", "mae", "psnr", "seconds",
+        "evaluations", "correlation", "kl", "mae", "lpips", "psnr", "seconds",
     }  # fmt: skip
     assert "Fixed point, 5" not in {r["row"] for r in rows if r["item"] == "table7"}
 

@@ -14,6 +14,7 @@ from workflows.inputs import Request
 from workflows.present import Section
 from workflows.studies.methods.claims import find_claims, time_claims
 from workflows.studies.methods.figures import figures_of
+from workflows.studies.methods.lpips import lpips_request, with_why_not
 from workflows.studies.methods.measures import find_noise, find_rows
 from workflows.studies.methods.rows import MethodRow, check_any, method_rows
 from workflows.studies.methods.tables import tables_of
@@ -45,7 +46,7 @@ class Methods(Study):
     costly = True
 
     def requests(self, context: Context) -> Mapping[str, Request]:
-        """The images, and of every row latents, costs, reconstructions and the self-interpolation curve."""
+        """The images, and of every row latents, costs, reconstructions, LPIPS and the self-interpolation curve."""
         context, rows, steps = self._asked(context)
         images = context.generation(steps)
         asked = {
@@ -58,6 +59,8 @@ class Methods(Study):
                 inversion, ("latent", "evaluations", "residual", "fallback")
             )
             asked[f"image/{row.name}"] = Request(context.reconstruction(inversion), ("reconstruction",))
+            if distance := lpips_request(context, inversion):
+                asked[f"lpips/{row.name}"] = distance
             arc = SelfInterpolation(source=inversion)
             asked[f"arc/{row.name}"] = Request(arc, ("distance",), context.settings.arc_samples)
         return asked
@@ -76,8 +79,8 @@ class Methods(Study):
         return {**super().analysis_settings(context), "arc_samples": context.settings.arc_samples}
 
     def annotate(self, store: Store, result: xr.Dataset) -> xr.Dataset:
-        """The measured times of every row."""
-        return with_times(store, result)
+        """The measured times of every row, and what LPIPS lacks here."""
+        return with_why_not(with_times(store, result))
 
     def present(self, results: Sequence[xr.Dataset]) -> Section:
         """Table 7, the scorecard, trade-offs, self-interpolation curves and spectra of each result."""

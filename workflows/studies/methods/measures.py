@@ -14,10 +14,12 @@ from taba_core.stats.masked import RegionLagCorrelation, RegionSpectrum
 from taba_core.stats.reconstruction import ReconstructionError
 from taba_core.stats.regions import REGIONS, RegionError
 from taba_core.stats.similarity import WINDOW, StructuralSimilarity
+from taba_core.stats.values import ValueMean
 from workflows.context import Context
 from workflows.findings import Findings
 from workflows.gaussianity import find_floors, gaussianity, named
 from workflows.inputs import Inputs
+from workflows.studies.methods.lpips import unsuited
 from workflows.studies.methods.rows import MethodRow
 
 if TYPE_CHECKING:
@@ -39,6 +41,8 @@ SCALARS = (
     "mse",
     "psnr",
     "ssim",
+    "lpips",
+    "lpips_std",
     "evaluations",
     "residual",
     "fallback_steps",
@@ -108,24 +112,38 @@ def find_rows(
     found.array("row_own_sampler", [row.chosen.method.own_sampler for row in rows], ("row",))
     found.array("arc_samples", min(context.settings.arc_samples, inputs.num_samples))
     found.coordinate("weight", np.linspace(0, 1, measured[rows[0].name]["arc"].shape[0]))
+    about = _about_lpips(inputs, context, rows)
     for measure, dims in (
         *((name, ()) for name in SCALARS),
         *((name, ("region",)) for name in BY_REGION),
         ("power", ("region", "radius")),
         ("arc", ("weight",)),
     ):
-        _keep(found, measure, [measured[row.name][measure] for row in rows], dims)
+        _keep(found, measure, [measured[row.name][measure] for row in rows], dims, about.get(measure, {}))
     return measured
 
 
-def _keep(found: Findings, measure: str, values: Sequence[Estimate], dims: tuple[str, ...]) -> None:
+def _about_lpips(inputs: Inputs, context: Context, rows: Sequence[MethodRow]) -> dict[str, dict[str, str]]:
+    """Attributes: the weights the distances were measured with, or why this model's images have none."""
+    name = f"lpips/{rows[0].name}"
+    weights = inputs.artifact(name).weights if name in inputs.requests else ""  # type: ignore[attr-defined]
+    return {"lpips": {"weights": weights, "unsuited": unsuited(context)}}
+
+
+def _keep(
+    found: Findings,
+    measure: str,
+    values: Sequence[Estimate],
+    dims: tuple[str, ...],
+    about: Mapping[str, str],
+) -> None:
     bounds = [value.interval(0.95) for value in values]
     for suffix, numbers in (
         ("", [value.value for value in values]),
         ("_low", [low for low, _ in bounds]),
         ("_high", [high for _, high in bounds]),
     ):
-        found.array(measure + suffix, np.stack(numbers), ("row", *dims), interval=values[0].kind)
+        found.array(measure + suffix, np.stack(numbers), ("row", *dims), interval=values[0].kind, **about)
 
 
 def _measure(inputs: Inputs, context: Context, row: MethodRow) -> dict[str, Estimate]:
@@ -144,6 +162,9 @@ def _measure(inputs: Inputs, context: Context, row: MethodRow) -> dict[str, Esti
     }
     statistics = gaussianity("latent", s) | by_region("latent") | _of_images(context)
     statistics |= {"cost": InversionCost()}
+    if f"lpips/{row.name}" in inputs.requests:
+        columns["lpips"] = (f"lpips/{row.name}", "lpips")
+        statistics["lpips"] = ValueMean("lpips")
     of = inputs.reduce(columns, statistics, s.bootstrap_replicates)
     curve = {"arc": InterpolationCurve()}
     of |= inputs.reduce({"distance": (arc, "distance")}, curve, s.bootstrap_replicates, s.arc_samples)
@@ -154,6 +175,8 @@ def _measure(inputs: Inputs, context: Context, row: MethodRow) -> dict[str, Esti
         **{name: of["recon"][name] for name in ("mae", "mse")},
         "psnr": of["recon"]["psnr"] if context.card.domain == "pixel" else unknown,
         "ssim": of["ssim"]["ssim"] if "ssim" in of else unknown,
+        "lpips": of["lpips"]["mean"] if "lpips" in of else unknown,
+        "lpips_std": of["lpips"]["std"] if "lpips" in of else unknown,
         **{n: of["cost"][n] for n in ("evaluations", "residual", "fallback_steps", "fallback_images")},
         "arc": of["arc"]["distance"],
         "arc_largest": of["arc"]["largest"],

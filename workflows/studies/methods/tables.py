@@ -12,6 +12,7 @@ import xarray as xr
 from workflows.findings import cell, item_context, item_id
 from workflows.present import DASH, Cell, Column, Table
 from workflows.published import paper_value
+from workflows.studies.methods.lpips import lpips_notes
 from workflows.studies.methods.rows import PAPER
 
 _TABLE7 = (
@@ -19,6 +20,7 @@ _TABLE7 = (
     Column("correlation", "Pixel corr."),
     Column("kl", "KL (×10⁻²)"),
     Column("mae", "Recon. MAE"),
+    Column("lpips", "Recon. LPIPS"),
     Column("psnr", "Recon. PSNR"),
     Column("seconds", "Time per image"),
 )
@@ -50,6 +52,7 @@ _ACCURACY = (
     Column("mae", "MAE", group="Reconstruction"),
     Column("psnr", "PSNR", group="Reconstruction"),
     Column("ssim", "SSIM", group="Reconstruction"),
+    Column("lpips", "LPIPS", group="Reconstruction"),
     Column("residual", "Residual (×10⁻³)", group="Steps"),
     Column("fallback_images", "Guarded images", group="Steps"),
     Column("arc_largest", "Highest", group="Self-interpolation"),
@@ -70,7 +73,16 @@ _DIGITS = {
 }
 _UNIT = {"psnr": "dB", "seconds": "ms"}
 # The paper's headings of the columns that have one.
-_HEADINGS = {"evaluations": "NFEs", "correlation": "Corr", "kl": "KL", "mae": "MAE", "psnr": "PSNR"}
+_HEADINGS = {
+    "evaluations": "NFEs",
+    "correlation": "Corr",
+    "kl": "KL",
+    "mae": "MAE",
+    "lpips": "LPIPS",
+    "psnr": "PSNR",
+}
+# The tables' "+-": spread over patches, over images.
+_SPREADS = {"correlation": "spread", "lpips": "lpips_std"}
 _OTHER_MODEL = "SDXL at 1024 pixels, not this model"
 
 
@@ -85,7 +97,7 @@ def tables_of(label: str, result: xr.Dataset, index: int, results: Sequence[xr.D
             _TABLE7,
             [name for name in _names(result) if str(result["row_group"].sel(row=name).item()) == PAPER],
             (result, index, results),
-            (*_time_notes(result), *_space_notes(result), _TABLE7_NOTE),
+            (*_time_notes(result), *_space_notes(result), *lpips_notes(result), _TABLE7_NOTE),
         ),
         _table(
             "methods-gaussianity",
@@ -115,7 +127,7 @@ def tables_of(label: str, result: xr.Dataset, index: int, results: Sequence[xr.D
             _ACCURACY,
             _names(result),
             (result, index, results),
-            (*_time_notes(result), *_space_notes(result), _RESIDUAL_NOTE),
+            (*_time_notes(result), *_space_notes(result), *lpips_notes(result), _RESIDUAL_NOTE),
         ),
     )
     return tuple(table for table in made if table.rows)
@@ -123,7 +135,7 @@ def tables_of(label: str, result: xr.Dataset, index: int, results: Sequence[xr.D
 
 _TABLE7_NOTE = (
     "ReNoise is counted with the reference prediction its regularisation takes in every step; the paper's count leaves "
-    "it out. Not measured here: LPIPS and the alignment of edits with their texts, which need networks of their own."
+    "it out. Not measured here: the alignment of edits with their texts, which needs a network of its own."
 )
 _RESIDUAL_NOTE = (
     "Residual: root mean square over images and steps of P x_{l-1} + Q ε(x_l) - x_l, 0 where sampling exactly undoes "
@@ -181,9 +193,9 @@ def _cell(result: xr.Dataset, name: str, column: str) -> Cell:
     where = {"row": name} | ({"region": region} if region else {})
     if measure == "evaluations":
         return _with_steps(_evaluations(result, name), result, name)
-    if not np.isfinite(float(result[measure].sel(where))):
+    if measure not in result or not np.isfinite(float(result[measure].sel(where))):
         return DASH
-    spread = float(result["spread"].sel(row=name)) if measure == "correlation" else None
+    spread = float(result[_SPREADS[measure]].sel(row=name)) if measure in _SPREADS else None
     found = cell(result, measure, spread=spread, **where, **_style(result, measure))
     found = replace(found, paper=_paper(result, name, measure))
     if measure.startswith("arc"):

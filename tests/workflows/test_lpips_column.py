@@ -1,0 +1,161 @@
+"""LPIPS in the comparison of methods: a column where it can be computed, and a dash with the reason where not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from engine_runs import taba
+
+from taba_core.models import perceptual
+from taba_core.spec import PerceptualDistance
+from taba_core.store import Store
+from workflows import picture_tasks
+from workflows.context import Context
+from workflows.plan import make_plan
+from workflows.present import DASH
+from workflows.settings import parse_settings
+from workflows.studies.methods.lpips import unsuited, with_why_not
+from workflows.studies.methods.tables import tables_of
+from workflows.study import find_studies
+
+SMALL = (
+    "num_samples=4",
+    "arc_samples=2",
+    "bootstrap_replicates=100",
+    "num_inference_steps=10",
+    "methods=ddim,bdia",
+)
+WHY_NOT = perceptual.why_not
+WEIGHTS = "0123456789abcdef"
+
+
+def mean_difference(reference, estimate, *, weights):
+    """A distance of pictures that needs no network: mean |a - b|, in place of LPIPS."""
+    assert weights == WEIGHTS
+    return (reference - estimate).abs().mean(dim=(1, 2, 3))
+
+
+@pytest.fixture
+def measurable(monkeypatch):
+    monkeypatch.setattr(perceptual, "why_not", lambda: None)
+    monkeypatch.setattr(perceptual, "fingerprint", lambda: WEIGHTS)
+    monkeypatch.setattr(perceptual, "distances", mean_difference)
+
+
+def run(place):
+    """The store, and its results as a report has them."""
+    arguments = [part for one in SMALL for part in ("--set", one)]
+    assert (
+        taba(
+            "run",
+            "methods",
+            "--model",
+            "gaussian",
+            "--store",
+            place,
+            "--executor",
+            "local",
+            "--no-report",
+            *arguments,
+        )
+        == 0
+    )
+    store = Store.open(place, mode="r")
+    (methods,) = find_studies(["methods"])
+    return store, [methods.annotate(store, store.read_result(name)) for name in store.results()]
+
+
+def test_without_it_the_run_works_and_says_what_is_missing_and_with_it_nothing_else_is_made_again(
+    tmp_path, monkeypatch, measurable
+):
+    with monkeypatch.context() as missing:
+        missing.setattr(perceptual, "why_not", WHY_NOT)
+        missing.setattr(perceptual, "find_spec", lambda name: None if name == "lpips" else object())
+        store, (result,) = run(tmp_path / "store")
+        before = {group.name for group in store.artifacts()}
+        tables = {table.id: table for table in tables_of("Gaussian field", result, 0, [result])}
+    note = "LPIPS is not measured: lpips is not installed; pip install -e '.[metrics]'."
+    assert note in tables["table7"].notes and note in tables["methods-accuracy"].notes
+    assert lpips_cell(tables["table7"], "DDIM inversion") == DASH and np.isnan(result["lpips"]).all()
+    assert with_why_not(result).attrs["lpips_why_not"] == "what it needs is here by now: run the study again."
+
+    store, results = run(tmp_path / "store")
+    # No image is made again: a small artifact for each of two rows.
+    added = [group for group in store.artifacts() if group.name not in before]
+    assert [group.artifact.kind for group in added] == ["perceptual-distance"] * 2 and len(results) == 2
+    (measured,) = [one for one in results if np.isfinite(one["lpips"]).all()]
+    # The stand-in is the mean absolute difference, which is measured anyway.
+    np.testing.assert_allclose(measured["lpips"], measured["mae"], rtol=1e-5)
+    tables = {table.id: table for table in tables_of("Gaussian field", measured, 0, [measured])}
+    assert any("sha256 0123456789abcdef..." in note for note in tables["table7"].notes)
+    ddim = lpips_cell(tables["table7"], "DDIM inversion")
+    assert ddim.value == pytest.approx(float(measured["mae"].sel(row="ddim")), rel=1e-5)
+    assert (ddim.paper.value, ddim.paper.spread) == (0.10, 0.05)
+    assert ddim.ci95[0] < ddim.value < ddim.ci95[1] and ddim.spread > 0
+    assert lpips_cell(tables["methods-accuracy"], "DDIM inversion").value == ddim.value
+
+
+def lpips_cell(table, row):
+    column = [c.name for c in table.columns].index("lpips")
+    return table.cells[table.rows.index(row)][column]
+
+
+class Held:
+    """A store, a group and a worker in one: arrays by name, and a codec that doubles."""
+
+    def __init__(self, **arrays):
+        self.arrays, self.codec = arrays, self
+
+    def open_artifact(self, artifact):
+        return self
+
+    def read_shard(self, shard, names):
+        return {name: self.arrays[name] for name in names}
+
+    def model(self, spec):
+        return self
+
+    def tensor(self, array):
+        return torch.from_numpy(array)
+
+    def decode(self, latent):
+        return 2 * latent[:, :3]
+
+
+def test_of_a_latent_model_it_is_the_distance_of_decoded_pictures(measurable):
+    context = Context("dit", "ddim", parse_settings(["num_samples=4", "methods=ddim"]))
+    artifact = find_studies(["methods"])[0].requests(context)["lpips/ddim"].artifact
+    # 8-bit 204 is 204 / 127.5 - 1 = .6; .25 decodes to .5, in 8 bits round(191.25) = 191: .498; off the screen 1.
+    latent = np.full((2, 4, 32, 32), 0.25, dtype=np.float32)
+    latent[1] = 7
+    held = Held(decoded=np.full((2, 3, 32, 32), 204, dtype=np.uint8), reconstruction=latent)
+    found = picture_tasks.perceptual_distances(held, held, artifact, 0, ("lpips",))["lpips"]
+    np.testing.assert_allclose(found, [0.6 - (191 / 127.5 - 1), 0.4], rtol=1e-5)
+    read = {p.artifact.kind: p.variables for p in make_plan(context, find_studies(["methods"])).artifacts}
+    assert "decoded" in read["generation"]
+
+
+def test_the_weights_are_in_the_key_and_no_other_key_changes(measurable, monkeypatch):
+    context = Context("gaussian", "ddim", parse_settings(list(SMALL)))
+    (study,) = find_studies(["methods"])
+    asked = study.requests(context)
+    one = asked["lpips/ddim"].artifact
+    assert one.weights == WEIGHTS and one.key != PerceptualDistance(source=one.source, weights="other").key
+    planned = {p.artifact.kind: p for p in make_plan(context, [study]).artifacts}["perceptual-distance"]
+    assert planned.evaluations == 0 and planned.variables == ["lpips"]
+    monkeypatch.setattr(perceptual, "why_not", lambda: "gone.")
+    without = study.requests(context)
+    assert {
+        name: request.artifact.key for name, request in asked.items() if not name.startswith("lpips/")
+    } == {name: request.artifact.key for name, request in without.items()}
+
+
+def test_images_too_small_are_said_to_be(measurable, monkeypatch):
+    monkeypatch.setattr(perceptual, "LEAST_SIDE", 33)
+    context = Context("gaussian", "ddim", parse_settings([]))
+    assert unsuited(context) == (
+        "it takes RGB images with sides of at least 33, and this model's are 3x32x32."
+    )
+    (study,) = find_studies(["methods"])
+    assert not [name for name in study.requests(context) if name.startswith("lpips/")]
