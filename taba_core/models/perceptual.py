@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import os
 import threading
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -114,9 +115,9 @@ def _network(file: str, digest: str, device: str) -> Any:
     import_torchvision()
     import lpips
 
-    with torch.random.fork_rng(
-        devices=[]
-    ):  # its random weights are replaced, and shall cost no one else's draws
+    # Its random weights are replaced, and shall cost no one else's draws; it calls torchvision in a dated way.
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="torchvision", category=UserWarning)
         network = lpips.LPIPS(net="alex", version="0.1", pnet_rand=True, verbose=False)
     state = torch.load(file, map_location="cpu", weights_only=True)
     trunk = network.net
