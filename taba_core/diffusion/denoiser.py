@@ -48,13 +48,11 @@ class Denoiser(Protocol):
         ...
 
 
-class CountedDenoiser:
-    """A denoiser that counts its evaluations: `num_evaluations` of single images, `num_calls` of batches."""
+class WrappedDenoiser:
+    """A denoiser around another, whose schedule, shape and value range are its own; subclasses say what `eps` does."""
 
     def __init__(self, denoiser: Denoiser) -> None:
         self.denoiser = denoiser
-        self.num_evaluations = 0
-        self.num_calls = 0
 
     @property
     def schedule(self) -> NoiseSchedule:
@@ -70,6 +68,15 @@ class CountedDenoiser:
     def value_range(self) -> tuple[float, float]:
         """The wrapped denoiser's value range."""
         return self.denoiser.value_range
+
+
+class CountedDenoiser(WrappedDenoiser):
+    """A denoiser that counts its evaluations: `num_evaluations` of single images, `num_calls` of batches."""
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        super().__init__(denoiser)
+        self.num_evaluations = 0
+        self.num_calls = 0
 
     def eps(self, x_t: Tensor, t: float, cond: Mapping[str, Tensor]) -> Tensor:
         """Count x_t's images and pass the call on."""

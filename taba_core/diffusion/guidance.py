@@ -6,8 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from taba_core.diffusion.denoiser import Denoiser
-from taba_core.diffusion.schedule import NoiseSchedule
+from taba_core.diffusion.denoiser import Denoiser, WrappedDenoiser
 from taba_core.errors import UsageError
 
 # Axes: B samples in a batch, C channels, H rows, W columns.
@@ -41,7 +40,7 @@ def null_condition(denoiser: Denoiser, batch: int) -> dict[str, Tensor]:
     return encoded
 
 
-class Guided:
+class Guided(WrappedDenoiser):
     """A denoiser under classifier-free guidance: two evaluations of the network for one prediction.
 
     Attributes:
@@ -68,22 +67,8 @@ class Guided:
             raise UsageError(
                 f"the null condition has rows {rows}; give each of its tensors one row, or None for the empty prompt."
             )
-        self.denoiser, self.scale, self.null = denoiser, scale, null
-
-    @property
-    def schedule(self) -> NoiseSchedule:
-        """The wrapped denoiser's schedule."""
-        return self.denoiser.schedule
-
-    @property
-    def sample_shape(self) -> tuple[int, int, int]:
-        """The wrapped denoiser's (C, H, W)."""
-        return self.denoiser.sample_shape
-
-    @property
-    def value_range(self) -> tuple[float, float]:
-        """The wrapped denoiser's value range."""
-        return self.denoiser.value_range
+        super().__init__(denoiser)
+        self.scale, self.null = scale, null
 
     def eps(self, x_t: Tensor, t: float, cond: Conditioning) -> Tensor:
         """The guided prediction, (B, C, H, W).

@@ -28,7 +28,20 @@ def _masks(region: Array) -> NDArray[np.float64]:
 
 
 @dataclass(frozen=True)
-class RegionLagCorrelation(RowStatistic):
+class _StateByRegion(RowStatistic):
+    """A statistic of one state, cut by the plain mask."""
+
+    variable: str = "latent"
+    region: str = "region"
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """A state (n, C, H, W) and the plain mask (n, H, W)."""
+        return (self.variable, self.region)
+
+
+@dataclass(frozen=True)
+class RegionLagCorrelation(_StateByRegion):
     """Signed correlation of neighbouring pixels that lie in the same region, pooled over samples.
 
     r_R(dy, dx) = sum x[y, x] x[y+dy, x+dx] / sum (x[y, x]^2 + x[y+dy, x+dx]^2) / 2 over the pairs with both pixels in
@@ -38,14 +51,6 @@ class RegionLagCorrelation(RowStatistic):
     Values:
       lags: (3, 3) by region and lag (0,1), (1,0), (1,1); value: (3,) their mean; NaN where a region has no pair.
     """
-
-    variable: str = "latent"
-    region: str = "region"
-
-    @property
-    def variables(self) -> tuple[str, ...]:
-        """A state (n, C, H, W) and the plain mask (n, H, W)."""
-        return (self.variable, self.region)
 
     def rows(self, block: Block) -> dict[str, Array]:
         """Products and mean squares of a sample's pairs, summed, (n, 3 regions, 3 lags)."""
@@ -68,7 +73,7 @@ class RegionLagCorrelation(RowStatistic):
 
 
 @dataclass(frozen=True)
-class RegionSpectrum(RowStatistic):
+class RegionSpectrum(_StateByRegion):
     """Radial power spectrum of a state cut out by region, per entry of the region, and the exponent of its decay.
 
     P_R(k) = sum over samples of `radial_power` of x 1_R / sum over samples of the share of pixels in R; "all" is
@@ -77,14 +82,6 @@ class RegionSpectrum(RowStatistic):
 
     Values: frequency (3, K); power (3, K); slope (3,); NaN where a region has no pixel.
     """
-
-    variable: str = "latent"
-    region: str = "region"
-
-    @property
-    def variables(self) -> tuple[str, ...]:
-        """A state (n, C, H, W) and the plain mask (n, H, W)."""
-        return (self.variable, self.region)
 
     def rows(self, block: Block) -> dict[str, Array]:
         """Power by region and radius of a sample, (n, 3, K), and the share of its pixels in each region, (n, 3)."""
