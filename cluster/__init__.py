@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from cluster.backend import Node
-from cluster.events import Event, OnEvent
-from cluster.executor import (
+from cluster.pool.backend import Node
+from cluster.pool.events import Event, OnEvent
+from cluster.pool.executor import (
     ClusterError,
     ClusterLost,
     Drained,
@@ -16,11 +16,11 @@ from cluster.executor import (
     StopRun,
     Worker,
 )
-from cluster.limits import Limits
-from cluster.local import LocalExecutor
-from cluster.ray_executor import RayExecutor, offered
-from cluster.ray_session import ClusterUnreachable
-from cluster.units import Unit, Units
+from cluster.pool.limits import Limits
+from cluster.pool.local import LocalExecutor
+from cluster.pool.units import Unit, Units
+from cluster.ray.executor import RayExecutor, offered
+from cluster.ray.session import ClusterUnreachable
 
 __all__ = [
     "ClusterError",

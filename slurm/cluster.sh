@@ -22,4 +22,4 @@ fi
 submit_unless_allocated "$TABA_SLURM_DIR/cluster.sh" "$@"
 TABA_REQUEUE=0
 TABA_DASHBOARD=true # the Jobs API; bound to the head's address, behind the token
-run_on_cluster cluster.bringup hold "$@"
+run_on_cluster cluster.slurm.bringup hold "$@"

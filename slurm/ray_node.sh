@@ -132,7 +132,7 @@ run_head() { # MODULE ARGUMENT...
 
 wait_for_nodes() {
   echo waiting >"$TABA_ATTEMPT_DIR/driver"
-  "$TABA_PYTHON" -m cluster.bringup wait --address "$TABA_ADDRESS" --nodes "$SLURM_NNODES" \
+  "$TABA_PYTHON" -m cluster.slurm.bringup wait --address "$TABA_ADDRESS" --nodes "$SLURM_NNODES" \
     --min-nodes "${TABA_MIN_NODES:-1}" --seconds "${TABA_JOIN_SECONDS:-300}" &
   wait_beside_ray $! 0
 }

@@ -16,7 +16,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     0 ok, 1 work failed, 2 usage, 3 failed units, 75 the store belongs to another driver, 85 drained (run again).
     """
-    from workflows.cli import app
+    from workflows.command.cli import app
 
     try:
         app(args=arguments, prog_name="taba")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cluster.ray_session import RaySession
+from cluster.ray.session import RaySession
 
 
 class SharedRay:

@@ -3,8 +3,8 @@
 import pytest
 
 from cluster import Limits, Node, Resources
-from cluster.capacity import slots
-from cluster.limits import Pace
+from cluster.pool.capacity import slots
+from cluster.pool.limits import Pace
 
 
 def test_a_deadline_is_ten_medians_but_never_under_thirty_seconds():

@@ -5,10 +5,10 @@ import math
 import pytest
 
 from cluster import Limits, Node, NoWorkers, Resources, StopRun, Unit
-from cluster.backend import Answer, Reply
-from cluster.drive import drive
-from cluster.pool import Pool
-from cluster.queue import UnitQueue
+from cluster.pool.backend import Answer, Reply
+from cluster.pool.drive import drive
+from cluster.pool.pool import Pool
+from cluster.pool.unit_queue import UnitQueue
 
 NEVER = math.inf
 

@@ -8,10 +8,10 @@ import urllib.request
 
 import pytest
 
-from cluster import ray_logs
-from cluster.executor import ClusterLost, Outcome, Unit
-from cluster.ray_session import RaySession
-from cluster.scratch import PrivateDirectory
+from cluster.pool.executor import ClusterLost, Outcome, Unit
+from cluster.ray import logs as ray_logs
+from cluster.ray.scratch import PrivateDirectory
+from cluster.ray.session import RaySession
 
 
 def test_the_ends_of_the_newest_logs_are_kept_within_bounds(tmp_path, monkeypatch):
@@ -59,7 +59,7 @@ def test_a_private_cluster_that_does_not_start_is_lost_and_leaves_nothing(no_ray
 def test_metrics_of_outcomes_reach_the_prometheus_port(ray_session):
     import ray
 
-    from cluster.metrics import RunMetrics
+    from cluster.ray.metrics import RunMetrics
 
     metrics = RunMetrics()
     for error in (None, None, "bad"):

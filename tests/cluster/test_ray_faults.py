@@ -7,7 +7,7 @@ import cluster_workers as workers
 import pytest
 
 from cluster import Limits, NoWorkers, RayExecutor, Resources, Unit, offered
-from cluster.ray_backend import RayBackend
+from cluster.ray.backend import RayBackend
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_session")]
 QUICK = Limits(refresh=0.2, empty=0.5)

@@ -15,7 +15,7 @@ import pytest
 
 import cluster
 from cluster import ClusterUnreachable, RayExecutor, Resources, Unit
-from cluster.scratch import PrivateDirectory
+from cluster.ray.scratch import PrivateDirectory
 
 pytestmark = pytest.mark.usefixtures("no_ray")
 HERE = Path(__file__).parent
@@ -114,7 +114,7 @@ def test_a_refused_connection_says_where_and_what_to_do(prefix):
 
 def test_a_directory_left_by_a_killed_process_is_removed_and_one_in_use_is_not(environment, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", environment["TMPDIR"])
-    code = "from cluster.scratch import PrivateDirectory; d = PrivateDirectory(); import os; os._exit(9)"
+    code = "from cluster.ray.scratch import PrivateDirectory; d = PrivateDirectory(); import os; os._exit(9)"
     settings = environment | {"PYTHONPATH": str(ROOT)}
     assert subprocess.run([sys.executable, "-c", code], env=settings, timeout=30).returncode == 9
     (left,) = os.listdir(environment["TMPDIR"])

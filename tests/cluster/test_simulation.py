@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster import Limits, NoWorkers, Resources, Unit
-from cluster.simulation import Failures, simulate
+from cluster.simulation.run import Failures, simulate
 
 GPU = Resources(num_cpus=1, num_gpus=1)
 

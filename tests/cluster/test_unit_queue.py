@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster import Outcome, Unit
-from cluster.queue import UnitQueue
+from cluster.pool.unit_queue import UnitQueue
 
 
 def drain(queue, now=0.0):

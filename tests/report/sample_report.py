@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from workflows.present import DASH, Cell, Claim, Column, Figure, Row, Run, Section, Table
-from workflows.published import paper_value
+from workflows.analysis.presentation import DASH, Cell, Claim, Column, Figure, Row, Run, Section, Table
+from workflows.analysis.published import paper_value
 
 CONVENTIONS = "network time target; levels exact; x_0 rule none; forward level exact"
 

@@ -10,7 +10,7 @@ import pytest
 from sample_report import sample_run
 
 from taba_core.errors import WorkError
-from workflows.present import Claim, Run, Section
+from workflows.analysis.presentation import Claim, Run, Section
 from workflows.report.files import write_bytes
 from workflows.report.write import write_report
 

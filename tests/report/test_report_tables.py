@@ -8,8 +8,8 @@ import re
 import pytest
 from sample_report import correlation_table, fix_table, region_table
 
-from workflows.present import Cell, Claim, Column, PaperValue, Run, Section, Table
-from workflows.published import paper_rows, paper_value
+from workflows.analysis.presentation import Cell, Claim, Column, PaperValue, Run, Section, Table
+from workflows.analysis.published import paper_rows, paper_value
 from workflows.report.notation import format_any, format_number, to_html, to_latex
 from workflows.report.tables import to_csv, to_latex_table, to_markdown
 
@@ -212,6 +212,9 @@ def test_importing_the_data_model_loads_nothing_heavy():
     import subprocess
     import sys
 
-    code = "import sys, json, workflows.present, workflows.published; print(json.dumps(sorted(sys.modules)))"
+    code = (
+        "import sys, json, workflows.analysis.presentation, workflows.analysis.published\n"
+        "print(json.dumps(sorted(sys.modules)))"
+    )
     modules = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
     assert not {"torch", "ray", "matplotlib", "xarray", "numpy", "jinja2"} & set(modules)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from cluster.bringup import hold
-from cluster.ray_session import ClusterUnreachable
+from cluster.ray.session import ClusterUnreachable
+from cluster.slurm.bringup import hold
 
 
 class Days:

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from cluster.allocation import NoAllocation, find_allocation
+from cluster.slurm.allocation import NoAllocation, find_allocation
 from workflows.__main__ import main
 
 

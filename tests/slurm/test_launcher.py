@@ -219,8 +219,8 @@ def test_the_dashboard_is_only_held_clusters_and_bound_to_the_heads_address(job)
     assert one.run("--idle-minutes", "5") == 0
     (head,) = one.lines("--head")
     assert "--include-dashboard=true --dashboard-host=127.0.0.1" in head
-    (driver,) = one.lines("-m cluster.bringup hold")
-    assert f"-m cluster.bringup hold --idle-minutes 5 --address {one.cluster['address']}" in driver
+    (driver,) = one.lines("-m cluster.slurm.bringup hold")
+    assert f"-m cluster.slurm.bringup hold --idle-minutes 5 --address {one.cluster['address']}" in driver
 
 
 def test_what_follows_the_script_goes_to_taba_run(job):

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 
-from cluster.executor import Resources
-from cluster.local import LocalExecutor
+from cluster.pool.executor import Resources
+from cluster.pool.local import LocalExecutor
 from taba_core.store import Store
-from workflows.context import Context
-from workflows.engine import run_plan
-from workflows.plan import make_plan
-from workflows.reporting import write_store_report
-from workflows.settings import parse_settings
-from workflows.study import find_studies
+from workflows.analysis.study import find_studies
+from workflows.configuration.context import Context
+from workflows.configuration.settings import parse_settings
+from workflows.execution.engine import run_plan
+from workflows.planning.plan import make_plan
+from workflows.report.from_store import write_store_report
 
 
 def context(*sets: str, model: str = "gaussian", method: str = "ddim") -> Context:

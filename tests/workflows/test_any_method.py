@@ -12,7 +12,7 @@ from method_runs import context, report_of, run
 
 from taba_core.errors import UsageError
 from taba_core.store import Store
-from workflows.study import find_studies
+from workflows.analysis.study import find_studies
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 import tiny_text_checkpoints as tiny_text

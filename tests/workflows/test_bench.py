@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from cluster.local import LocalExecutor
+from cluster.pool.local import LocalExecutor
 from taba_core.errors import UsageError
 from workflows.bench import (
     NAMES,
@@ -160,7 +160,7 @@ def test_bare_and_stored_shards_hold_the_same_arrays(tmp_path):
     import numpy as np
 
     from taba_core.store import Store
-    from workflows.tasks import ShardWorker
+    from workflows.compute.tasks import ShardWorker
 
     work = shard_runs.Work.of("images and latents", "gaussian", 2, 4, 3)
     _, units = shard_runs.stored_units(work, 1, tmp_path)

@@ -1,6 +1,6 @@
 """Benchmarks of the pool, at sizes that take seconds."""
 
-from cluster.local import LocalExecutor
+from cluster.pool.local import LocalExecutor
 from workflows.bench import driver_memory, pool_scaling, startup
 
 

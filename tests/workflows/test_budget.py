@@ -11,8 +11,8 @@ from engine_runs import fingerprints, taba
 import taba_core
 from taba_core.errors import StoreError, UsageError
 from taba_core.store import Store
-from workflows.asked import Asked, check_all, each_model, plan_all
-from workflows.budget import Budget, budget_at, parse_bytes
+from workflows.planning.budget import Budget, budget_at, parse_bytes
+from workflows.planning.jobs import Asked, check_all, each_model, plan_all
 
 # Shards of five: canonical blocks of sixteen cross them, and paths of seven samples end within the second of four.
 SETTINGS = ["num_samples=20", "samples_per_shard=5", "num_inference_steps=4", "bootstrap_replicates=100"]
@@ -240,7 +240,7 @@ def test_the_default_is_a_terabyte_or_most_of_the_room_and_does_not_shrink_as_a_
     class Room:
         f_bavail, f_frsize = 1000, 10**6
 
-    monkeypatch.setattr("workflows.budget.os.statvfs", lambda place: Room)
+    monkeypatch.setattr("workflows.planning.budget.os.statvfs", lambda place: Room)
     # .8 * 1 GB; with 100 MB written of the same run, 900 MB free: the same.
     assert budget_at(str(tmp_path / "new" / "s"), None, 0) == Budget(800 * 10**6, given=False)
     Room.f_bavail = 900

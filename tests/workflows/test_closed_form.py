@@ -6,15 +6,15 @@ import json
 
 import pytest
 
-from cluster.executor import Resources
-from cluster.local import LocalExecutor
+from cluster.pool.executor import Resources
+from cluster.pool.local import LocalExecutor
 from taba_core.store import Store
-from workflows.context import Context
-from workflows.engine import run_plan
-from workflows.plan import make_plan
-from workflows.reporting import write_store_report
-from workflows.settings import parse_settings
-from workflows.study import find_studies
+from workflows.analysis.study import find_studies
+from workflows.configuration.context import Context
+from workflows.configuration.settings import parse_settings
+from workflows.execution.engine import run_plan
+from workflows.planning.plan import make_plan
+from workflows.report.from_store import write_store_report
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ import pytest
 import typer
 
 from taba_core.models.catalog import load_card
-from workflows.asked import Asked, each_model
-from workflows.cli import app
-from workflows.settings import parse_settings
-from workflows.study import find_studies
+from workflows.analysis.study import find_studies
+from workflows.command.cli import app
+from workflows.configuration.settings import parse_settings
+from workflows.planning.jobs import Asked, each_model
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE = ROOT / "slurm" / "README.md"

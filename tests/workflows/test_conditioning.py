@@ -10,8 +10,8 @@ from taba_core.errors import UsageError
 from taba_core.models.imagenet import reference_class_ids
 from taba_core.models.prompts import load_prompts
 from taba_core.spec import Generation, Inversion, ModelSpec, PromptSpec
-from workflows.conditioning import draw, prompts_from_bytes
-from workflows.decoding import round_trip
+from workflows.compute.conditioning import draw, prompts_from_bytes
+from workflows.compute.decoding import round_trip
 
 
 def generation(**fields):

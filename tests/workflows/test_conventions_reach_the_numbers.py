@@ -12,9 +12,9 @@ from taba_core.models.base import load_model
 from taba_core.models.cards import Card
 from taba_core.models.catalog import load_card
 from taba_core.models.grids import timestep_grid
-from workflows.context import Context
-from workflows.settings import parse_settings
-from workflows.study import find_studies
+from workflows.analysis.study import find_studies
+from workflows.configuration.context import Context
+from workflows.configuration.settings import parse_settings
 
 CHOICES = [("target", "exact"), ("source", "exact"), ("source", "shifted")]
 

@@ -9,10 +9,10 @@ import pytest
 
 from taba_core.models.mixture_fit import CROP_SIZE, Mixture, low_frequencies
 from taba_core.theory import GaussianModes
-from workflows.closed_form import binned, flat_mode_latent, latent_theory, spectrum
-from workflows.context import Context
-from workflows.settings import parse_settings
-from workflows.step_law import step_laws
+from workflows.analysis.closed_form import binned, flat_mode_latent, latent_theory, spectrum
+from workflows.analysis.step_law import step_laws
+from workflows.configuration.context import Context
+from workflows.configuration.settings import parse_settings
 from workflows.studies.derivation.formulas import DERIVATION, step_terms
 
 
@@ -133,7 +133,7 @@ def test_the_modes_of_a_component_are_the_eigenvalues_of_its_covariance():
 def test_a_mixture_pools_its_components_by_their_share(monkeypatch):
     """Two components of one variance each are two flat modes, weighed 3 to 1."""
     from taba_core.models import mixture_fit
-    from workflows import closed_form
+    from workflows.analysis import closed_form
 
     low, d = low_frequencies(CROP_SIZE), 3 * CROP_SIZE**2
     mixture = Mixture(

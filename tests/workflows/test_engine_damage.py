@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import pytest
 from engine_runs import ARGUMENTS, fingerprints, run, taba
 
-from workflows.watch.watcher import Watcher
+from workflows.execution.watch.watcher import Watcher
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +173,7 @@ def test_a_read_only_store_is_refused_before_work_and_can_still_be_read(store, t
 # A driver in a process of its own: `at_first_unit` runs when its first unit starts, with `folder` in scope.
 DRIVER = """
 import pathlib, sys, time
-from workflows.watch.watcher import Watcher
+from workflows.execution.watch.watcher import Watcher
 folder, heard, seen = pathlib.Path(sys.argv[1]), Watcher.event, []
 def event(self, event):
     heard(self, event)

@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 
 from taba_core.errors import WorkError
-from workflows import lease as leases
-from workflows.holder import Holder, squeue_state, why_gone
-from workflows.lease import StoreHeldError, acquire, hold, holder_of, new_run_id
+from workflows.ownership import lease as leases
+from workflows.ownership.holder import Holder, squeue_state, why_gone
+from workflows.ownership.lease import StoreHeldError, acquire, hold, holder_of, new_run_id
 
 HOLDER = """
 import sys, time
-from workflows.lease import acquire
+from workflows.ownership.lease import acquire
 lease = acquire(sys.argv[1], sys.argv[2])
 print("held", flush=True)
 while True:
@@ -31,7 +31,7 @@ while True:
 # Twenty processes wait for the same moment and try once; the exit status says who won.
 RACE = """
 import os, sys, time
-from workflows.lease import StoreHeldError, acquire
+from workflows.ownership.lease import StoreHeldError, acquire
 at, children = time.time() + 0.5, []
 for i in range(20):
     child = os.fork()

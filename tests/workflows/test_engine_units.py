@@ -9,20 +9,20 @@ from typing import ClassVar
 import pytest
 from engine_runs import fingerprints
 
-from cluster.executor import ClusterLost, Resources
-from cluster.local import LocalExecutor
-from cluster.units import Units
+from cluster.pool.executor import ClusterLost, Resources
+from cluster.pool.local import LocalExecutor
+from cluster.pool.units import Units
 from taba_core.errors import WorkError
 from taba_core.store import Store
-from workflows.context import Context
-from workflows.engine import MAX_SETBACKS, run_plan
-from workflows.holder import Holder
-from workflows.lease import StoreHeldError, hold
-from workflows.plan import make_plan
-from workflows.settings import parse_settings
-from workflows.study import find_studies
-from workflows.units import PlanUnits, parse_unit_id
-from workflows.watch import Watcher
+from workflows.analysis.study import find_studies
+from workflows.configuration.context import Context
+from workflows.configuration.settings import parse_settings
+from workflows.execution.engine import MAX_SETBACKS, run_plan
+from workflows.execution.watch import Watcher
+from workflows.ownership.holder import Holder
+from workflows.ownership.lease import StoreHeldError, hold
+from workflows.planning.plan import make_plan
+from workflows.planning.units import PlanUnits, parse_unit_id
 
 SETTINGS = ["num_samples=12", "samples_per_shard=4", "num_inference_steps=5", "bootstrap_replicates=100"]
 

@@ -14,18 +14,18 @@ from types import SimpleNamespace
 import pytest
 from engine_runs import fingerprints, run, taba
 
-from cluster.events import Event
-from cluster.executor import Outcome, Unit
+from cluster.pool.events import Event
+from cluster.pool.executor import Outcome, Unit
 from taba_core.errors import WorkError
 from taba_core.store import Store
-from workflows import run as runs
-from workflows.engine import FailedUnitsError
-from workflows.holder import Holder
-from workflows.lease import acquire, hold
-from workflows.watch import Watcher, live
-from workflows.watch.runlog import RunLog
-from workflows.watch.status_file import progress_text, read_status, status_lines, write_status
-from workflows.watch.tally import Tally
+from workflows.execution import run as runs
+from workflows.execution.engine import FailedUnitsError
+from workflows.execution.watch import Watcher, live
+from workflows.execution.watch.runlog import RunLog
+from workflows.execution.watch.status_file import progress_text, read_status, status_lines, write_status
+from workflows.execution.watch.tally import Tally
+from workflows.ownership.holder import Holder
+from workflows.ownership.lease import acquire, hold
 
 
 @pytest.fixture
@@ -262,8 +262,8 @@ def test_a_driver_that_lost_its_store_leaves_the_others_status_alone(tmp_path):
 @pytest.fixture
 def poisoned(monkeypatch):
     """Shard 1 of the inversion raises whenever it is tried; retries come at once."""
-    import workflows.tasks as tasks
-    from cluster.local import LocalExecutor
+    import workflows.compute.tasks as tasks
+    from cluster.pool.local import LocalExecutor
 
     class Worker(tasks.ShardWorker):
         def run(self, task):
@@ -342,9 +342,9 @@ def test_a_log_that_cannot_be_written_does_not_stop_the_heartbeat(tmp_path, monk
         def beat(self):
             Lease.beats += 1
 
-    monkeypatch.setattr("workflows.watch.watcher.display", Closed)
-    monkeypatch.setattr("workflows.watch.watcher._TICK_S", 0.01)
-    monkeypatch.setattr("workflows.watch.watcher.HEARTBEAT_S", 0.01)
+    monkeypatch.setattr("workflows.execution.watch.watcher.display", Closed)
+    monkeypatch.setattr("workflows.execution.watch.watcher._TICK_S", 0.01)
+    monkeypatch.setattr("workflows.execution.watch.watcher.HEARTBEAT_S", 0.01)
     (tmp_path / "_ledger").mkdir()
     with Watcher(tmp_path, Lease(), "taba run") as watcher:
         watcher._showing = True

@@ -15,9 +15,9 @@ from taba_core.models.cards import WeightsCard
 from taba_core.models.catalog import load_card
 from taba_core.models.prompts import load_prompts
 from taba_core.models.weights import locate, read_json_table, stored_at
-from workflows import download as downloads
-from workflows.download import download
-from workflows.fetch import fetch_all, fetch_prompts, fetch_weights
+from workflows.command import download as downloads
+from workflows.command.download import download
+from workflows.command.fetch import fetch_all, fetch_prompts, fetch_weights
 
 CONTENT = bytes(range(256)) * 400  # 102,400 bytes
 SHA = hashlib.sha256(CONTENT).hexdigest()

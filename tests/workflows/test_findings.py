@@ -2,7 +2,7 @@
 
 import pytest
 
-from workflows.findings import Findings, claims_of
+from workflows.analysis.findings import Findings, claims_of
 
 
 def claim(verdict, numbers, explanation=""):

@@ -11,7 +11,7 @@ import pytest
 
 from taba_core.store import Store
 from workflows.__main__ import main
-from workflows.lease import hold
+from workflows.ownership.lease import hold
 
 RUN = [
     "run", "correlation", "--model", "gaussian", "--executor", "local", "--workers", "1", "--no-report",

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from cluster.executor import Resources
-from cluster.local import LocalExecutor
+from cluster.pool.executor import Resources
+from cluster.pool.local import LocalExecutor
 from taba_core.store import Store
-from workflows.context import Context
-from workflows.engine import run_plan
-from workflows.plan import make_plan
-from workflows.settings import parse_settings
-from workflows.study import find_studies
+from workflows.analysis.study import find_studies
+from workflows.configuration.context import Context
+from workflows.configuration.settings import parse_settings
+from workflows.execution.engine import run_plan
+from workflows.planning.plan import make_plan
 
 # 40 samples in shards of 16: the last shard is short. T=10 keeps it quick; every study runs.
 SETTINGS = [
@@ -55,7 +55,7 @@ def fingerprints(path: Path) -> dict[str, str]:
 
 
 def ray_executor(workers):
-    from cluster.ray_executor import RayExecutor
+    from cluster.ray.executor import RayExecutor
 
     return lambda: RayExecutor(address=None, num_workers=workers)
 

@@ -10,14 +10,14 @@ from engine_runs import taba
 from taba_core.models import perceptual
 from taba_core.spec import PerceptualDistance
 from taba_core.store import Store
-from workflows import picture_tasks
-from workflows.context import Context
-from workflows.plan import make_plan
-from workflows.present import DASH
-from workflows.settings import parse_settings
+from workflows.analysis.presentation import DASH
+from workflows.analysis.study import find_studies
+from workflows.compute import pictures as picture_tasks
+from workflows.configuration.context import Context
+from workflows.configuration.settings import parse_settings
+from workflows.planning.plan import make_plan
 from workflows.studies.methods.lpips import unsuited, with_why_not
 from workflows.studies.methods.tables import tables_of
-from workflows.study import find_studies
 
 SMALL = (
     "num_samples=4",

@@ -11,13 +11,13 @@ from method_runs import context, report_of, run
 from taba_core import schema
 from taba_core.diffusion.inversion import Fallback
 from taba_core.errors import UsageError
-from workflows.plan import make_plan
-from workflows.plan_text import inversion_text
+from workflows.analysis.study import find_studies, in_group
+from workflows.command.plan_page import inversion_text
+from workflows.configuration.settings import parse_settings
+from workflows.planning.plan import make_plan
 from workflows.report.comparison import front
-from workflows.settings import parse_settings
 from workflows.studies.methods.claims import proportional
 from workflows.studies.methods.rows import GROUPS, built_in_methods, method_rows
-from workflows.study import find_studies, in_group
 
 # What an image costs at T = 50, by row: the totals of the methods' descriptions.
 COUNTS = {

@@ -8,20 +8,20 @@ import re
 import numpy as np
 import pytest
 
-from cluster.executor import Resources
-from cluster.local import LocalExecutor
+from cluster.pool.executor import Resources
+from cluster.pool.local import LocalExecutor
 from taba_core import schema
 from taba_core.errors import UsageError
 from taba_core.spec import Reconstruction
 from taba_core.stats.estimate import Estimate
 from taba_core.store import Store
-from workflows.context import Context
-from workflows.engine import coordinates, run_plan
-from workflows.plan import make_plan
-from workflows.reporting import write_store_report
-from workflows.settings import parse_settings
+from workflows.analysis.study import GROUPS, find_studies, in_group
+from workflows.configuration.context import Context
+from workflows.configuration.settings import parse_settings
+from workflows.execution.engine import coordinates, run_plan
+from workflows.planning.plan import make_plan
+from workflows.report.from_store import write_store_report
 from workflows.studies.more_steps.claims import decreasing
-from workflows.study import GROUPS, find_studies, in_group
 
 T = 20  # of the images
 SWEEP = (5, 10, 20)

@@ -14,10 +14,10 @@ from engine_runs import taba
 
 from taba_core.errors import UsageError
 from taba_core.store import Store
-from workflows.context import Context
-from workflows.own_module import check_own_module, own_module
-from workflows.settings import parse_settings
-from workflows.study import find_studies
+from workflows.analysis.study import find_studies
+from workflows.compute.own_module import check_own_module, own_module
+from workflows.configuration.context import Context
+from workflows.configuration.settings import parse_settings
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "taba_core/diffusion/inversion/README.md"

@@ -8,9 +8,9 @@ import math
 import pytest
 
 from taba_core.errors import UsageError
-from workflows.asked import PAPER_MODELS, Asked, check_all, each_model
-from workflows.plan_text import print_plan
-from workflows.stages import Machines, list_schedule, timetable
+from workflows.command.plan_page import print_plan
+from workflows.planning.jobs import PAPER_MODELS, Asked, check_all, each_model
+from workflows.planning.stages import Machines, list_schedule, timetable
 
 
 def asked(*studies, settings=(), store="nowhere", method="ddim", weights=None):
@@ -101,7 +101,7 @@ def test_the_request_names_what_was_asked(capsys):
 
 
 def test_planned_inodes_are_the_files_on_disk(tmp_path):
-    from workflows.run import run_studies
+    from workflows.execution.run import run_studies
 
     settings = ["num_samples=8", "num_inference_steps=3", "samples_per_shard=4"]
     parts = each_model(

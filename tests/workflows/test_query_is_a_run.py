@@ -3,15 +3,15 @@
 import pytest
 
 import taba_core
-from cluster.executor import Resources
-from cluster.local import LocalExecutor
+from cluster.pool.executor import Resources
+from cluster.pool.local import LocalExecutor
 from taba_core.stats import query
 from taba_core.store import Store
-from workflows.context import Context
-from workflows.engine import run_plan
-from workflows.plan import make_plan
-from workflows.settings import parse_settings
-from workflows.study import find_studies
+from workflows.analysis.study import find_studies
+from workflows.configuration.context import Context
+from workflows.configuration.settings import parse_settings
+from workflows.execution.engine import run_plan
+from workflows.planning.plan import make_plan
 
 SETTINGS = ("num_inference_steps=5", "samples_per_shard=16", "bootstrap_replicates=100", "top_k=5")
 STUDIES = ("correlation", "regions")

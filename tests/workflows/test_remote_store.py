@@ -115,7 +115,7 @@ def test_damaged_objects_are_found_and_computed_again(local, copied, how, capsys
 
 
 def test_two_drivers_do_not_share_a_remote_store(copied, capsys):
-    from workflows.object_lease import acquire_place
+    from workflows.ownership.object_lease import acquire_place
 
     lease = acquire_place(copied, "first")
     assert taba(*RUN, "--store", copied.url) == 75
@@ -126,8 +126,8 @@ def test_two_drivers_do_not_share_a_remote_store(copied, capsys):
 
 def test_a_lease_that_was_taken_over_is_noticed(copied):
     from taba_core.errors import WorkError
-    from workflows.lease import StoreHeldError
-    from workflows.object_lease import acquire_place
+    from workflows.ownership.lease import StoreHeldError
+    from workflows.ownership.object_lease import acquire_place
 
     first = acquire_place(copied, "first")
     with pytest.raises(StoreHeldError, match="belongs to run first"):

@@ -4,9 +4,9 @@ import pytest
 
 from cluster import ClusterUnreachable, LocalExecutor, Node, RayExecutor, Resources
 from taba_core.errors import UsageError, WorkError
-from workflows import resources
-from workflows.resources import worker_resources
-from workflows.run import choose_executor
+from workflows.execution import resources
+from workflows.execution.resources import worker_resources
+from workflows.execution.run import choose_executor
 
 
 @pytest.fixture(autouse=True)
@@ -15,7 +15,7 @@ def here(monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(resources, "_has_gpu", lambda: False)
     monkeypatch.setattr(
-        "cluster.ray_executor.offered", lambda address: pytest.fail("nothing was to be asked")
+        "cluster.ray.executor.offered", lambda address: pytest.fail("nothing was to be asked")
     )
 
 
@@ -28,7 +28,7 @@ def gpu_cluster(monkeypatch):
         asked.append(address)
         return [Node("h", "head", {"CPU": 16.0}), Node("n", "node", {"CPU": 72.0, "GPU": 4.0})]
 
-    monkeypatch.setattr("cluster.ray_executor.offered", offered)
+    monkeypatch.setattr("cluster.ray.executor.offered", offered)
     return asked
 
 
@@ -75,7 +75,7 @@ def test_a_cluster_that_does_not_answer_is_one_error_before_work(monkeypatch):
     def offered(address):
         raise ClusterUnreachable(f"no Ray cluster answers at {address}")
 
-    monkeypatch.setattr("cluster.ray_executor.offered", offered)
+    monkeypatch.setattr("cluster.ray.executor.offered", offered)
     with pytest.raises(WorkError, match="no Ray cluster answers at head:6379"):
         worker_resources("ray", "head:6379", embedded=False)
 

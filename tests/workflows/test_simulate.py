@@ -7,9 +7,9 @@ import math
 import pytest
 
 from taba_core.errors import UsageError
-from workflows.asked import Asked, check_all, each_model
-from workflows.simulate import parse_failures, print_simulation, simulate_plan, with_nodes
-from workflows.stages import Machines, load_seconds, timetable
+from workflows.planning.jobs import Asked, check_all, each_model
+from workflows.planning.simulate import parse_failures, print_simulation, simulate_plan, with_nodes
+from workflows.planning.stages import Machines, load_seconds, timetable
 
 
 def parts_of(*studies, model="adm-64", n=1280):

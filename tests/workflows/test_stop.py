@@ -65,7 +65,10 @@ def test_ctrl_c_at_any_moment_is_status_85_and_not_typers_130(moment, tmp_path, 
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(
-        {"check_all": "workflows.run.check_all", "run_plan": "workflows.engine.run_plan"}[moment], interrupt
+        {"check_all": "workflows.execution.run.check_all", "run_plan": "workflows.execution.engine.run_plan"}[
+            moment
+        ],
+        interrupt,
     )
     main_ends_with(85, [*RUN, "--store", str(tmp_path / "store")])
     assert "taba: stopped; finished shards are stored" in capsys.readouterr().err

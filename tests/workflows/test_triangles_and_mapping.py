@@ -6,20 +6,20 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from cluster.executor import Resources
-from cluster.local import LocalExecutor
+from cluster.pool.executor import Resources
+from cluster.pool.local import LocalExecutor
 from taba_core.errors import UsageError
 from taba_core.stats.nearest import Nearest
 from taba_core.store import Store
-from workflows.context import Context
-from workflows.engine import run_plan
-from workflows.findings import Findings
-from workflows.plan import make_plan
+from workflows.analysis.findings import Findings
+from workflows.analysis.study import find_studies
+from workflows.configuration.context import Context
+from workflows.configuration.settings import parse_settings
+from workflows.execution.engine import run_plan
+from workflows.planning.plan import make_plan
 from workflows.report import attractors, triangles
-from workflows.settings import parse_settings
 from workflows.studies.mapping.claims import find_claims
 from workflows.studies.mapping.measures import DIRECTIONS, Traits
-from workflows.study import find_studies
 
 SMALL = ["num_samples=40", "samples_per_shard=20", "num_inference_steps=10", "bootstrap_replicates=100"]
 MIXTURE = [

@@ -16,8 +16,8 @@ import taba_core
 from taba_core.models.catalog import load_card
 from taba_core.stats.regions import plain_mask
 from workflows.__main__ import main
-from workflows.conditioning import prompts_from_bytes, prompts_to_bytes
-from workflows.decoding import latent_view
+from workflows.compute.conditioning import prompts_from_bytes, prompts_to_bytes
+from workflows.compute.decoding import latent_view
 
 MODELS = Path(__file__).parents[1] / "models"
 sys.path.insert(0, str(MODELS))
@@ -98,7 +98,7 @@ def node(store, kind):
 @pytest.fixture(scope="module")
 def open_ray():
     """One local cluster for all runs of this file: an executor uses the connection this process has."""
-    from cluster.ray_session import RaySession
+    from cluster.ray.session import RaySession
 
     session = RaySession("local", num_cpus=2)
     yield
@@ -142,8 +142,8 @@ def test_one_family_through_ray_gives_the_same_bits_as_without(checkpoint, tmp_p
 def test_the_weights_are_in_the_key_and_their_place_is_not(checkpoint, tmp_path):
     import shutil
 
-    from workflows.context import Context
-    from workflows.settings import parse_settings
+    from workflows.configuration.context import Context
+    from workflows.configuration.settings import parse_settings
 
     def key(folder):
         return Context(str(folder), "ddim", parse_settings(SMALL)).generation(4).key

@@ -21,10 +21,10 @@ from workflows.text import bytes_text, count_text
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from cluster.events import Event
-    from cluster.executor import Outcome, Resources
-    from cluster.units import Units
-    from workflows.tasks import ShardTask
+    from cluster.pool.events import Event
+    from cluster.pool.executor import Outcome, Resources
+    from cluster.pool.units import Units
+    from workflows.compute.tasks import ShardTask
 
 SIZES = (100, 1_000, 10_000, 100_000)
 
@@ -70,7 +70,7 @@ class WithoutComputing:
     """The local executor in the calling thread, with `Receipts` in place of the worker it is given."""
 
     def __init__(self) -> None:
-        from cluster.local import LocalExecutor
+        from cluster.pool.local import LocalExecutor
 
         self._executor = LocalExecutor()
 
@@ -105,14 +105,14 @@ def peak_growth(size: int) -> int:
 
 
 def _drive(folder: Path, size: int) -> None:
-    from cluster.executor import Resources
+    from cluster.pool.executor import Resources
     from taba_core.store import Store
-    from workflows.context import Context
-    from workflows.engine import run_plan
-    from workflows.plan import make_plan
-    from workflows.session import driving
-    from workflows.settings import Settings
-    from workflows.study import find_studies
+    from workflows.analysis.study import find_studies
+    from workflows.configuration.context import Context
+    from workflows.configuration.settings import Settings
+    from workflows.execution.engine import run_plan
+    from workflows.execution.session import driving
+    from workflows.planning.plan import make_plan
 
     store = Store.open(folder, mode="a")
     settings = Settings(num_samples=size // 2, samples_per_shard=1, num_inference_steps=2)

@@ -28,7 +28,7 @@ from workflows.bench.shard_runs import (
 from workflows.text import bytes_text
 
 if TYPE_CHECKING:
-    from cluster.executor import Executor
+    from cluster.pool.executor import Executor
 
 UNIT_SECONDS = 2.4  # a little more than the 2 s from which the target counts
 
@@ -52,7 +52,7 @@ def measure(
 
     Figures, by workload: "<workload>/ratio", "<workload>/unit_seconds", "<workload>/bytes"; start_seconds.
     """
-    from cluster.ray_executor import RayExecutor
+    from cluster.ray.executor import RayExecutor
 
     samples = samples_per_shard or samples_of_a_unit(model, num_steps, UNIT_SECONDS)
     rows: list[Row] = []

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 from workflows.bench.paired import Comparison, Measurement, run_pairs, seconds_text
 
 if TYPE_CHECKING:
-    from cluster.executor import Executor
-    from cluster.units import Unit
+    from cluster.pool.executor import Executor
+    from cluster.pool.units import Unit
 
 _MEET_S = 120.0
 
@@ -57,7 +57,7 @@ def measure(
 
     Figures: efficiency (one worker over many, of the medians), round_one, round_many, start_seconds.
     """
-    from cluster.ray_session import RaySession
+    from cluster.ray.session import RaySession
 
     starts: list[float] = []
     session = RaySession("local", num_cpus=os.cpu_count(), num_gpus=workers)
@@ -91,7 +91,7 @@ def measure(
 
 
 def _seconds_a_round(count: int, rounds: int, unit_seconds: float, starts: list[float]) -> float:
-    from cluster.ray_executor import RayExecutor
+    from cluster.ray.executor import RayExecutor
 
     return seconds_a_round(RayExecutor(num_workers=count), count, rounds, unit_seconds, starts)
 
@@ -100,7 +100,7 @@ def seconds_a_round(
     executor: Executor, workers: int, rounds: int, unit_seconds: float, starts: list[float]
 ) -> float:
     """Seconds a round takes once all workers have met; adds to `starts` how long that took."""
-    from cluster.executor import Resources
+    from cluster.pool.executor import Resources
 
     with tempfile.TemporaryDirectory() as directory:
         units = _units(directory, workers, rounds, unit_seconds)
@@ -116,7 +116,7 @@ def seconds_a_round(
 
 
 def _units(directory: str, workers: int, rounds: int, unit_seconds: float) -> list[Unit]:
-    from cluster.units import Unit
+    from cluster.pool.units import Unit
 
     meet = [Unit(f"meet/{i}", Nap(directory=directory, others=workers)) for i in range(workers)]
     after = tuple(unit.id for unit in meet)

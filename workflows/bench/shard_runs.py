@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 from workflows.text import bytes_text
 
 if TYPE_CHECKING:
-    from cluster.executor import Executor, Unit
+    from cluster.pool.executor import Executor, Unit
     from taba_core.spec import Artifact
     from taba_core.store import ArtifactGroup, Receipt
-    from workflows.context import Context
-    from workflows.plan import Plan
+    from workflows.configuration.context import Context
+    from workflows.planning.plan import Plan
 
 _WAIT_S = 120.0
 # What is computed: name -> artifacts with the variables that are stored.
@@ -40,8 +40,8 @@ class Work:
     @classmethod
     def of(cls, workload: str, model: str, num_shards: int, samples: int, num_steps: int) -> Work:
         """The artifacts of a workload, `num_shards` shards of `samples` samples each."""
-        from workflows.context import Context
-        from workflows.settings import Settings
+        from workflows.configuration.context import Context
+        from workflows.configuration.settings import Settings
 
         settings = Settings(
             num_samples=num_shards * samples, samples_per_shard=samples, num_inference_steps=num_steps
@@ -123,7 +123,7 @@ _bare_worker: Any = None  # of a process of the pool
 
 def start_bare() -> None:
     """Build the worker of a process of the pool."""
-    from workflows.tasks import ShardWorker
+    from workflows.compute.tasks import ShardWorker
 
     global _bare_worker
     _bare_worker = ShardWorker()
@@ -158,7 +158,7 @@ class BenchWorker:
     """A shard worker that can be warmed up and made to wait for the others."""
 
     def __init__(self) -> None:
-        from workflows.tasks import ShardWorker
+        from workflows.compute.tasks import ShardWorker
 
         self.shards = ShardWorker()
 
@@ -188,7 +188,7 @@ def run_stored(executor: Executor, work: Work, workers: int, starts: list[float]
     Raises:
       WorkError: a unit failed.
     """
-    from cluster.executor import Resources
+    from cluster.pool.executor import Resources
     from taba_core.errors import WorkError
     from taba_core.store import Receipt
 
@@ -213,10 +213,10 @@ def run_stored(executor: Executor, work: Work, workers: int, starts: list[float]
 
 def stored_units(work: Work, workers: int, directory: Path) -> tuple[dict[str, ArtifactGroup], list[Unit]]:
     """A new store with the artifacts' groups, by key, and the units: warm-ups first, the rest after them."""
-    from cluster.executor import Unit
+    from cluster.pool.executor import Unit
     from taba_core.store import Store
-    from workflows.engine import coordinates
-    from workflows.units import PlanUnits
+    from workflows.execution.engine import coordinates
+    from workflows.planning.units import PlanUnits
 
     store = Store.open(directory / "store", mode="a")
     shape = work.context.card.sample_shape
@@ -244,7 +244,7 @@ def _small(work: Work) -> Work:
 
 
 def _plan(work: Work) -> Plan:
-    from workflows.plan import Plan, PlannedArtifact
+    from workflows.planning.plan import Plan, PlannedArtifact
 
     planned = [
         PlannedArtifact(artifact, list(names), {shard: list(names) for shard in range(work.num_shards)})

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from workflows.asked import Asked, check_all, each_model
+from workflows.analysis.study import PAPER
 from workflows.bench.paired import Measurement, Row, run_pairs, timed
-from workflows.simulate import parse_failures, simulate_plan
-from workflows.stages import Machines
-from workflows.study import PAPER
+from workflows.planning.jobs import Asked, check_all, each_model
+from workflows.planning.simulate import parse_failures, simulate_plan
+from workflows.planning.stages import Machines
 from workflows.text import count_text, duration_text
 
 _BAD_DAY = "worker=0.02/h,node=0.01/h,unit=0.001"

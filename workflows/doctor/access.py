@@ -15,7 +15,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from cluster.inspection import answers_without_token
+from cluster.ray.inspection import answers_without_token
 from workflows.doctor.finding import Finding, Subject, check, fail, ok, skipped, warn
 from workflows.doctor.nodes import inspection
 

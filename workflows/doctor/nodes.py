@@ -32,7 +32,7 @@ Report = dict[str, Any]
 
 @functools.cache
 def inspection(subject: Subject) -> Report:
-    """What `cluster.inspection` says, asked in another process; {"error": ...} if it cannot.
+    """What `cluster.ray.inspection` says, asked in another process; {"error": ...} if it cannot.
 
     Adds `answers`: how many nodes wrote beside the driver's marker what they read in it.
     """
@@ -58,7 +58,7 @@ def inspection(subject: Subject) -> Report:
 
 
 def _ask(subject: Subject, request: Report) -> Report:
-    ran = subject.run([sys.executable, "-m", "cluster.inspection", json.dumps(request)], _INSPECTION_S)
+    ran = subject.run([sys.executable, "-m", "cluster.ray.inspection", json.dumps(request)], _INSPECTION_S)
     try:
         return dict(json.loads(ran.output.strip().splitlines()[-1]))
     except (ValueError, IndexError):

@@ -7,8 +7,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from cluster.ray_session import OBJECT_STORE_BYTES
-from cluster.scratch import LONGEST_BASE
+from cluster.ray.scratch import LONGEST_BASE
+from cluster.ray.session import OBJECT_STORE_BYTES
 from workflows.doctor.finding import Finding, Subject, check, fail, ok, warn
 from workflows.doctor.mounts import RAM, SHARED, file_system
 from workflows.text import bytes_text

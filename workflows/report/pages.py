@@ -12,8 +12,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from workflows import published
-from workflows.present import PROVENANCE_MEANING, Claim, Figure, Run, Section, Table
+from workflows.analysis import published
+from workflows.analysis.presentation import PROVENANCE_MEANING, Claim, Figure, Run, Section, Table
 from workflows.report.notation import format_any, to_html
 from workflows.report.style import PNG_DPI
 from workflows.report.tables import PROVENANCE_MARK, cell_text, column_heading, context_line

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from workflows.present import PaperValue, Run
+from workflows.analysis.presentation import PaperValue, Run
 
 
 def _paper_record(paper: PaperValue | None) -> dict[str, Any] | None:

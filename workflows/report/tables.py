@@ -9,7 +9,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from workflows.present import PROVENANCE_MEANING, Cell, Column, Table
+from workflows.analysis.presentation import PROVENANCE_MEANING, Cell, Column, Table
 from workflows.report.notation import format_number, to_latex
 
 PROVENANCE_MARK = {"certain": "c", "probable": "p", "secondary": "s"}

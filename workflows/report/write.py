@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from workflows.present import Figure, Run, Table
+from workflows.analysis.presentation import Figure, Run, Table
 from workflows.report.files import write_json, write_text
 from workflows.report.pages import in_paper_order, render
 from workflows.report.records import claim_records, result_records

@@ -1,1 +1,1 @@
-"""One file a study, in the paper's order; `workflows.study` finds them."""
+"""One file a study, in the paper's order; `workflows.analysis.study` finds them."""

@@ -12,17 +12,25 @@ from taba_core.stats.correlation import LagCorrelation, PatchCorrelation
 from taba_core.stats.estimate import Estimate
 from taba_core.stats.floor import correlation_floor
 from taba_core.stats.verdict import every, positive
-from workflows.closed_form import lag_theory
-from workflows.context import Context
-from workflows.findings import Findings, cell, for_each, interval_numbers, item_context, item_id, row_labels
-from workflows.inputs import PICTURE_DIMS, Request
-from workflows.present import Column, Figure, Row, Section, Table
-from workflows.published import paper_value
+from workflows.analysis.closed_form import lag_theory
+from workflows.analysis.findings import (
+    Findings,
+    cell,
+    for_each,
+    interval_numbers,
+    item_context,
+    item_id,
+    row_labels,
+)
+from workflows.analysis.inputs import PICTURE_DIMS, Request
+from workflows.analysis.presentation import Column, Figure, Row, Section, Table
+from workflows.analysis.published import paper_value
+from workflows.analysis.study import Study, register
+from workflows.configuration.context import Context
 from workflows.report import plots
-from workflows.study import Study, register
 
 if TYPE_CHECKING:
-    from workflows.inputs import Inputs
+    from workflows.analysis.inputs import Inputs
 
 _OBJECTS = {"noise": ("Noise", "x^T"), "latent": ("Latent", "x̂^T"), "image": ("Sample", "x^0")}
 _SHOWN = 8

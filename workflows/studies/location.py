@@ -11,16 +11,23 @@ import xarray as xr
 from taba_core.spec import PathDistances
 from taba_core.stats.trajectory import NUM_POINTS, PathDistance
 from taba_core.stats.verdict import every, positive
-from workflows.closed_form import FLAT_VARIANCE, FlatCrossing, flat_mode_crossing
-from workflows.context import Context
-from workflows.findings import Findings, for_each, interval_numbers, item_context, item_id, row_labels
-from workflows.inputs import ROWS, Request
-from workflows.present import Figure, Row, Section
+from workflows.analysis.closed_form import FLAT_VARIANCE, FlatCrossing, flat_mode_crossing
+from workflows.analysis.findings import (
+    Findings,
+    for_each,
+    interval_numbers,
+    item_context,
+    item_id,
+    row_labels,
+)
+from workflows.analysis.inputs import ROWS, Request
+from workflows.analysis.presentation import Figure, Row, Section
+from workflows.analysis.study import Study, register
+from workflows.configuration.context import Context
 from workflows.report import plots
-from workflows.study import Study, register
 
 if TYPE_CHECKING:
-    from workflows.inputs import Inputs
+    from workflows.analysis.inputs import Inputs
 
 _WEIGHTS = tuple(np.linspace(0, 1, NUM_POINTS).tolist())
 # The catalogue's tolerance around "between one half and seven tenths of the way".

@@ -11,15 +11,15 @@ import xarray as xr
 from taba_core.models.base import training_images
 from taba_core.models.cards import Card
 from taba_core.models.catalog import list_cards
-from workflows.context import Context
-from workflows.findings import Findings, for_each, item_context, item_id, row_labels
-from workflows.inputs import PICTURE_DIMS, Request
-from workflows.present import DASH, Cell, Column, Figure, Section, Table
+from workflows.analysis.findings import Findings, for_each, item_context, item_id, row_labels
+from workflows.analysis.inputs import PICTURE_DIMS, Request
+from workflows.analysis.presentation import DASH, Cell, Column, Figure, Section, Table
+from workflows.analysis.study import Study, register
+from workflows.configuration.context import Context
 from workflows.report import plots
-from workflows.study import Study, register
 
 if TYPE_CHECKING:
-    from workflows.inputs import Inputs
+    from workflows.analysis.inputs import Inputs
 
 _SHOWN = 24
 _COLUMNS = (

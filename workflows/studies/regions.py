@@ -11,17 +11,25 @@ from numpy.typing import NDArray
 
 from taba_core.stats.regions import REGIONS, RegionError
 from taba_core.stats.verdict import positive
-from workflows.closed_form import FLAT_VARIANCE, flat_mode_latent, latent_theory
-from workflows.context import Context
-from workflows.findings import Findings, cell, for_each, interval_numbers, item_context, item_id, row_labels
-from workflows.inputs import PICTURE_DIMS, Request
-from workflows.present import DASH, Cell, Column, Figure, Row, Section, Table
-from workflows.published import paper_value
+from workflows.analysis.closed_form import FLAT_VARIANCE, flat_mode_latent, latent_theory
+from workflows.analysis.findings import (
+    Findings,
+    cell,
+    for_each,
+    interval_numbers,
+    item_context,
+    item_id,
+    row_labels,
+)
+from workflows.analysis.inputs import PICTURE_DIMS, Request
+from workflows.analysis.presentation import DASH, Cell, Column, Figure, Row, Section, Table
+from workflows.analysis.published import paper_value
+from workflows.analysis.study import Study, register
+from workflows.configuration.context import Context
 from workflows.report import plots
-from workflows.study import Study, register
 
 if TYPE_CHECKING:
-    from workflows.inputs import Inputs
+    from workflows.analysis.inputs import Inputs
 
 _SHOWN = 8
 _CANDIDATES = 256

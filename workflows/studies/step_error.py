@@ -12,16 +12,24 @@ from taba_core.stats.estimate import Estimate
 from taba_core.stats.regions import REGIONS
 from taba_core.stats.step_error import StepError
 from taba_core.stats.verdict import all_positive, every, positive
-from workflows.context import Context
-from workflows.findings import Findings, cell, for_each, interval_numbers, item_context, item_id, row_labels
-from workflows.inputs import ROWS, Request
-from workflows.present import Column, Figure, Row, Section, Table
+from workflows.analysis.findings import (
+    Findings,
+    cell,
+    for_each,
+    interval_numbers,
+    item_context,
+    item_id,
+    row_labels,
+)
+from workflows.analysis.inputs import ROWS, Request
+from workflows.analysis.presentation import Column, Figure, Row, Section, Table
+from workflows.analysis.step_law import step_laws
+from workflows.analysis.study import Study, register
+from workflows.configuration.context import Context
 from workflows.report import plots
-from workflows.step_law import step_laws
-from workflows.study import Study, register
 
 if TYPE_CHECKING:
-    from workflows.inputs import Inputs
+    from workflows.analysis.inputs import Inputs
 
 STEP_ERROR_ROWS = ("entries", "error", "magnitude", "u", "uu", "v", "vv")
 _INTERVALS = ("first", "rest", "all")

@@ -13,18 +13,18 @@ from taba_core.stats.regions import REGIONS
 from taba_core.stats.step_error import StepError
 from taba_core.stats.verdict import all_positive, positive
 from taba_core.theory import GaussianModes
-from workflows.context import Context
-from workflows.findings import Findings, for_each, interval_numbers, row_labels
-from workflows.inputs import Request
-from workflows.present import Section
-from workflows.step_law import StepLaw, step_laws
+from workflows.analysis.findings import Findings, for_each, interval_numbers, row_labels
+from workflows.analysis.inputs import Request
+from workflows.analysis.presentation import Section
+from workflows.analysis.step_law import StepLaw, step_laws
+from workflows.analysis.study import Study, register
+from workflows.configuration.context import Context
 from workflows.studies.derivation.formulas import DERIVATION, step_terms
 from workflows.studies.derivation.views import figures_of, schematic, tables_of
 from workflows.studies.step_error import fused_step_errors
-from workflows.study import Study, register
 
 if TYPE_CHECKING:
-    from workflows.inputs import Inputs
+    from workflows.analysis.inputs import Inputs
 
 VARIANCES = (1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 SWEPT = tuple(float(v) for v in np.logspace(-6, 0, 61))

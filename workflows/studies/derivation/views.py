@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from workflows.findings import item_context, item_id
-from workflows.present import DASH, Cell, Column, Figure, Row, Table
+from workflows.analysis.findings import item_context, item_id
+from workflows.analysis.presentation import DASH, Cell, Column, Figure, Row, Table
 from workflows.report import plots
 from workflows.report.style import SEQUENTIAL
 from workflows.studies.derivation.formulas import DERIVATION, Formula

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 
 import xarray as xr
 
-from workflows.context import Context
-from workflows.findings import Findings, for_each, row_labels
-from workflows.inputs import Request
-from workflows.present import Section
+from workflows.analysis.findings import Findings, for_each, row_labels
+from workflows.analysis.inputs import Request
+from workflows.analysis.presentation import Section
+from workflows.analysis.study import Study, register
+from workflows.configuration.context import Context
 from workflows.studies.fix.claims import find_claims
 from workflows.studies.fix.measures import find_rows, find_theory, find_worst_images, sweep_requests
 from workflows.studies.fix.views import figures_of, tables_of
-from workflows.study import Study, register
 
 if TYPE_CHECKING:
-    from workflows.inputs import Inputs
+    from workflows.analysis.inputs import Inputs
 
 
 @register

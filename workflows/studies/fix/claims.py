@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from taba_core.conventions import ForwardLevel
 from taba_core.stats.estimate import Estimate
 from taba_core.stats.verdict import every, positive
-from workflows.closed_form import FLAT_VARIANCE, flat_mode_std
-from workflows.context import Context
-from workflows.findings import Findings, interval_numbers
+from workflows.analysis.closed_form import FLAT_VARIANCE, flat_mode_std
+from workflows.analysis.findings import Findings, interval_numbers
+from workflows.configuration.context import Context
 
 
 def find_claims(

@@ -10,17 +10,17 @@ import xarray as xr
 from taba_core.conventions import ForwardLevel
 from taba_core.stats.estimate import Estimate
 from taba_core.stats.verdict import every, positive
-from workflows.closed_form import latent_theory
-from workflows.context import Context
-from workflows.findings import Findings, for_each, interval_numbers, row_labels
-from workflows.inputs import Request
-from workflows.present import Section
+from workflows.analysis.closed_form import latent_theory
+from workflows.analysis.findings import Findings, for_each, interval_numbers, row_labels
+from workflows.analysis.inputs import Request
+from workflows.analysis.presentation import Section
+from workflows.analysis.study import Study, register
+from workflows.configuration.context import Context
 from workflows.studies.fix.long_views import figures_of, tables_of
 from workflows.studies.fix.measures import Rows, find_rows, find_theory, sweep_requests
-from workflows.study import Study, register
 
 if TYPE_CHECKING:
-    from workflows.inputs import Inputs
+    from workflows.analysis.inputs import Inputs
 
 # Models that run everywhere: what resolves every claim whose margin is not 0; a K is 2T evaluations of each image.
 EMBEDDED = {

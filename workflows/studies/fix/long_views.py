@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import xarray as xr
 
-from workflows.findings import cell, item_context, item_id, method_text
-from workflows.present import Cell, Column, Figure, PaperValue, Table
-from workflows.published import paper_value
+from workflows.analysis.findings import cell, item_context, item_id, method_text
+from workflows.analysis.presentation import Cell, Column, Figure, PaperValue, Table
+from workflows.analysis.published import paper_value
 from workflows.report import plots
 from workflows.studies.fix.views import RULE_TEXT
 

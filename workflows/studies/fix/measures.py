@@ -11,14 +11,14 @@ from taba_core.conventions import ForwardLevel
 from taba_core.spec import Generation
 from taba_core.stats.estimate import Estimate
 from taba_core.stats.reconstruction import ReconstructionError
-from workflows.closed_form import LatentTheory, latent_theory
-from workflows.context import Context
-from workflows.findings import Findings
-from workflows.gaussianity import find_floors, gaussianity, named, stacked
-from workflows.inputs import Request
+from workflows.analysis.closed_form import LatentTheory, latent_theory
+from workflows.analysis.findings import Findings
+from workflows.analysis.gaussianity import find_floors, gaussianity, named, stacked
+from workflows.analysis.inputs import Request
+from workflows.configuration.context import Context
 
 if TYPE_CHECKING:
-    from workflows.inputs import Inputs
+    from workflows.analysis.inputs import Inputs
 
 Rules = tuple[ForwardLevel, ...]
 Rows = dict[tuple[str, int], Mapping[str, Estimate]]

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import xarray as xr
 
-from workflows.findings import cell, item_context, item_id, method_text
-from workflows.present import Cell, Column, Figure, Row, Table
+from workflows.analysis.findings import cell, item_context, item_id, method_text
+from workflows.analysis.presentation import Cell, Column, Figure, Row, Table
 from workflows.report import plots
 
 RULE_TEXT = {"exact": "noised to level K (exact)", "matched": "noised to level K+1 (matched)"}

@@ -11,10 +11,11 @@ import xarray as xr
 from taba_core.stats.mapping import SmallestDistance
 from taba_core.stats.nearest import METRICS
 from taba_core.stats.pairs import reduce_pairs
-from workflows.context import Context
-from workflows.findings import Findings, for_each, row_labels
-from workflows.inputs import Request
-from workflows.present import Section
+from workflows.analysis.findings import Findings, for_each, row_labels
+from workflows.analysis.inputs import Request
+from workflows.analysis.presentation import Section
+from workflows.analysis.study import Study, register
+from workflows.configuration.context import Context
 from workflows.studies.mapping.claims import find_claims
 from workflows.studies.mapping.measures import (
     DIRECTIONS,
@@ -28,10 +29,9 @@ from workflows.studies.mapping.measures import (
     sampling_steps,
 )
 from workflows.studies.mapping.views import figures_of, table13
-from workflows.study import Study, register
 
 if TYPE_CHECKING:
-    from workflows.inputs import Inputs
+    from workflows.analysis.inputs import Inputs
 
 
 @register

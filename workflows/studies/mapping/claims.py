@@ -8,7 +8,7 @@ import numpy as np
 
 from taba_core.stats.attractors import accuracy, binomial_interval, hits, share_above
 from taba_core.stats.verdict import Verdict, every, positive
-from workflows.findings import Findings, interval_numbers
+from workflows.analysis.findings import Findings, interval_numbers
 from workflows.studies.mapping.measures import DIRECTIONS, SHOWN, Mapped, Traits
 
 _FEW, _MANY = 10, 100  # T at which the paper's noise still finds its image, and from which it does not

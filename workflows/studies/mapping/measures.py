@@ -20,13 +20,13 @@ from taba_core.stats.attractors import (
 )
 from taba_core.stats.base import flat
 from taba_core.stats.nearest import METRICS, Metric, Nearest
-from workflows.context import Context
-from workflows.findings import Findings
-from workflows.inputs import PICTURE_DIMS
+from workflows.analysis.findings import Findings
+from workflows.analysis.inputs import PICTURE_DIMS
+from workflows.configuration.context import Context
 
 if TYPE_CHECKING:
     from taba_core.stats.estimate import Estimate
-    from workflows.inputs import Inputs
+    from workflows.analysis.inputs import Inputs
 
 # Direction "queries_candidates": which pair of states, and which way ("forth" has the image as candidate).
 DIRECTIONS: Mapping[str, tuple[str, str]] = {

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from workflows.findings import cell, item_context, item_id
-from workflows.present import Cell, Column, Figure, Row, Table
-from workflows.published import paper_value
+from workflows.analysis.findings import cell, item_context, item_id
+from workflows.analysis.presentation import Cell, Column, Figure, Row, Table
+from workflows.analysis.published import paper_value
 from workflows.report import attractors as drawings
 from workflows.studies.mapping.measures import DIRECTIONS, SHOWN
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 
 from taba_core.spec import SelfInterpolation
-from workflows.context import Context
-from workflows.findings import Findings, for_each, row_labels
-from workflows.inputs import Request
-from workflows.present import Section
+from workflows.analysis.findings import Findings, for_each, row_labels
+from workflows.analysis.inputs import Request
+from workflows.analysis.presentation import Section
+from workflows.analysis.study import Study, register
+from workflows.configuration.context import Context
 from workflows.studies.methods.claims import find_claims, time_claims
 from workflows.studies.methods.figures import figures_of
 from workflows.studies.methods.lpips import lpips_request, with_why_not
@@ -19,11 +20,10 @@ from workflows.studies.methods.measures import find_noise, find_rows
 from workflows.studies.methods.rows import MethodRow, check_any, method_rows
 from workflows.studies.methods.tables import tables_of
 from workflows.studies.methods.times import with_times
-from workflows.study import Study, register
 
 if TYPE_CHECKING:
     from taba_core.store import Store
-    from workflows.inputs import Inputs
+    from workflows.analysis.inputs import Inputs
 
 # Models that run everywhere: what ends in minutes on two cores and resolves the claims.
 EMBEDDED = {"num_samples": 128, "samples_per_shard": 128}

@@ -12,9 +12,9 @@ from taba_core.conventions import ForwardLevel
 from taba_core.stats.estimate import Estimate
 from taba_core.stats.floor import correlation_floor
 from taba_core.stats.verdict import Verdict, every, positive
-from workflows.context import Context
-from workflows.findings import Findings, interval_numbers
-from workflows.present import Claim
+from workflows.analysis.findings import Findings, interval_numbers
+from workflows.analysis.presentation import Claim
+from workflows.configuration.context import Context
 from workflows.studies.methods.rows import REGULARISED_PRIORS
 from workflows.studies.methods.times import SECONDS_BY_SHARD
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import xarray as xr
 
-from workflows.findings import item_context, item_id
-from workflows.present import Figure, Row
+from workflows.analysis.findings import item_context, item_id
+from workflows.analysis.presentation import Figure, Row
 from workflows.report import plots
 from workflows.studies.methods.rows import GROUPS
 

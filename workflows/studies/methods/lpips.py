@@ -7,8 +7,8 @@ import xarray as xr
 
 from taba_core.models import perceptual
 from taba_core.spec import Inversion, PerceptualDistance
-from workflows.context import Context
-from workflows.inputs import Request
+from workflows.analysis.inputs import Request
+from workflows.configuration.context import Context
 
 WHY_NOT = "lpips_why_not"  # attribute of a result without it
 

@@ -15,10 +15,10 @@ from taba_core.stats.reconstruction import ReconstructionError
 from taba_core.stats.regions import REGIONS, RegionError
 from taba_core.stats.similarity import WINDOW, StructuralSimilarity
 from taba_core.stats.values import ValueMean
-from workflows.context import Context
-from workflows.findings import Findings
-from workflows.gaussianity import find_floors, gaussianity, named
-from workflows.inputs import Inputs
+from workflows.analysis.findings import Findings
+from workflows.analysis.gaussianity import find_floors, gaussianity, named
+from workflows.analysis.inputs import Inputs
+from workflows.configuration.context import Context
 from workflows.studies.methods.lpips import unsuited
 from workflows.studies.methods.rows import MethodRow
 

@@ -10,8 +10,8 @@ from taba_core.conventions import ForwardLevel
 from taba_core.diffusion.inversion import inversion_method_class, list_methods
 from taba_core.errors import UsageError, unknown_name
 from taba_core.spec import Generation, Inversion
-from workflows.chosen_method import ChosenMethod
-from workflows.context import Context
+from workflows.configuration.context import Context
+from workflows.configuration.method import ChosenMethod
 
 PAPER, FORWARD, IMPLICIT, NOISE, REGULARISED, SAMPLERS, OWN = (
     "Table 7",

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from workflows.findings import cell, item_context, item_id
-from workflows.present import DASH, Cell, Column, Table
-from workflows.published import paper_value
+from workflows.analysis.findings import cell, item_context, item_id
+from workflows.analysis.presentation import DASH, Cell, Column, Table
+from workflows.analysis.published import paper_value
 from workflows.studies.methods.lpips import lpips_notes
 from workflows.studies.methods.rows import PAPER
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import xarray as xr
 
 from taba_core.store import Store
-from workflows.costs import times_of
+from workflows.analysis.costs import times_of
 
 SECONDS_BY_SHARD = "seconds_by_shard"  # attribute: by row, seconds an image of each shard
 

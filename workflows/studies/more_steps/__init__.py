@@ -10,18 +10,18 @@ import xarray as xr
 
 from taba_core.stats.estimate import Estimate
 from taba_core.stats.regions import RegionError
-from workflows.closed_form import flat_mode_latent, lag_theory, latent_theory
-from workflows.context import Context
-from workflows.findings import Findings, for_each, row_labels
-from workflows.gaussianity import MEASURES, find_floors, gaussianity, named, stacked
-from workflows.inputs import PICTURE_DIMS, Request
-from workflows.present import Section
+from workflows.analysis.closed_form import flat_mode_latent, lag_theory, latent_theory
+from workflows.analysis.findings import Findings, for_each, row_labels
+from workflows.analysis.gaussianity import MEASURES, find_floors, gaussianity, named, stacked
+from workflows.analysis.inputs import PICTURE_DIMS, Request
+from workflows.analysis.presentation import Section
+from workflows.analysis.study import Study, register
+from workflows.configuration.context import Context
 from workflows.studies.more_steps.claims import find_claims
 from workflows.studies.more_steps.views import figures_of, tables_of
-from workflows.study import Study, register
 
 if TYPE_CHECKING:
-    from workflows.inputs import Inputs
+    from workflows.analysis.inputs import Inputs
 
 # Models that run everywhere: what resolves the claims in a minute.
 EMBEDDED = {"num_samples": 128, "samples_per_shard": 128}

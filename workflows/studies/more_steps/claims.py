@@ -9,8 +9,8 @@ import numpy as np
 
 from taba_core.stats.estimate import Estimate
 from taba_core.stats.verdict import Verdict, every, positive
-from workflows.context import Context
-from workflows.findings import Findings, interval_numbers
+from workflows.analysis.findings import Findings, interval_numbers
+from workflows.configuration.context import Context
 
 TAU = -0.8  # the catalogue's bound on Kendall's tau of correlation against T
 

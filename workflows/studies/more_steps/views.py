@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from workflows.closed_form import FLAT_VARIANCE
-from workflows.findings import cell, item_context, item_id
-from workflows.present import Cell, Column, Figure, Row, Table
+from workflows.analysis.closed_form import FLAT_VARIANCE
+from workflows.analysis.findings import cell, item_context, item_id
+from workflows.analysis.presentation import Cell, Column, Figure, Row, Table
 from workflows.report import plots
 
 _MAIN = (

@@ -11,17 +11,17 @@ import xarray as xr
 from taba_core.stats.angles import SMOOTHING
 from taba_core.stats.triangle import SIDES, VERTICES, AngleHistogram, Triangle
 from taba_core.stats.verdict import all_positive, every, positive
-from workflows.context import Context
-from workflows.findings import Findings, for_each, interval_numbers, row_labels
-from workflows.inputs import Request
-from workflows.present import Section
+from workflows.analysis.findings import Findings, for_each, interval_numbers, row_labels
+from workflows.analysis.inputs import Request
+from workflows.analysis.presentation import Section
+from workflows.analysis.study import Study, register
+from workflows.configuration.context import Context
 from workflows.studies.triangles.theory import triangle_theory
 from workflows.studies.triangles.views import drawn_triangles, histograms, rules_table, table10
-from workflows.study import Study, register
 
 if TYPE_CHECKING:
     from taba_core.stats.estimate import Estimate
-    from workflows.inputs import Inputs
+    from workflows.analysis.inputs import Inputs
 
 _WIDEST = 30.0  # degrees, the catalogue's bound on a peak
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from workflows.closed_form import latent_of
-from workflows.context import Context
+from workflows.analysis.closed_form import latent_of
+from workflows.configuration.context import Context
 
 
 class TriangleTheory(NamedTuple):

@@ -8,9 +8,9 @@ import numpy as np
 import xarray as xr
 
 from taba_core.stats.triangle import VERTICES
-from workflows.findings import cell, item_context, item_id
-from workflows.present import Cell, Column, Figure, Row, Table
-from workflows.published import paper_value
+from workflows.analysis.findings import cell, item_context, item_id
+from workflows.analysis.presentation import Cell, Column, Figure, Row, Table
+from workflows.analysis.published import paper_value
 from workflows.report import triangles as drawings
 
 _SYMBOLS = {"image": "x^0", "noise": "x^T", "latent": "x̂^T"}

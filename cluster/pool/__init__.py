@@ -1,0 +1,1 @@
+"""Units, workers and the loop that joins them, whatever the workers live in."""

@@ -1,0 +1,1 @@
+"""Workers as Ray actors: connecting, pinning, inspecting, keeping logs."""

@@ -1,0 +1,144 @@
+"""Workers as Ray actors, pinned to nodes; answers come back through object references."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import re
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from cluster.pool.backend import Answer, Node, Reply
+from cluster.pool.executor import THREAD_VARIABLES, Resources
+from cluster.pool.units import Unit
+from cluster.pool.worker import WarmWorker
+
+
+class RayWorker(WarmWorker):
+    """The Ray actor. Its method `finish` runs in a thread of its own (a concurrency group)."""
+
+    def __init__(self, make_worker: bytes, num_threads: int, has_gpu: bool) -> None:
+        # Ray keeps a value it inherits from the driver; a worker must use the cores it holds and no others.
+        for name in THREAD_VARIABLES:
+            os.environ[name] = str(num_threads)
+        self._has_gpu = has_gpu
+        super().__init__(lambda: pickle.loads(make_worker)())
+
+    def ready(self) -> Reply:
+        """Build the worker; the reply names its device."""
+        gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "") if self._has_gpu else ""
+        return replace(super().ready(), gpu=gpu)
+
+
+class RayBackend:
+    """The cluster this process is connected to.
+
+    Args:
+      make_worker: pickled callable that builds a worker.
+      resources: what each worker holds.
+      check: raises when the cluster as a whole is lost; asked whenever nodes are listed.
+    """
+
+    prefix = "ray"
+    overlap = True
+
+    def __init__(
+        self, make_worker: bytes, resources: Resources, check: Callable[[], None] = lambda: None
+    ) -> None:
+        import ray
+
+        self._ray: Any = ray
+        self._check = check
+        self._actor_class: Any = self._ray.remote(concurrency_groups={"finish": 1})(RayWorker)
+        self._arguments = (make_worker, resources.num_threads, resources.num_gpus > 0)
+        # Nothing is restarted by Ray: on a cluster that lost a node, its own retry can wait forever.
+        self._options: dict[str, Any] = {
+            "num_cpus": resources.num_cpus,
+            "num_gpus": resources.num_gpus,
+            "max_restarts": 0,
+            "max_task_retries": 0,
+        } | ({"memory": resources.memory_bytes} if resources.memory_bytes else {})
+        self._actors: dict[str, Any] = {}
+        self._owed: dict[Any, tuple[str, str]] = {}  # reference -> worker, unit
+
+    def now(self) -> float:
+        """See `Backend`."""
+        return time.monotonic()
+
+    def nodes(self) -> list[Node]:
+        """The nodes Ray believes alive; a lost one stays among them for some seconds."""
+        self._check()
+        return alive_nodes()
+
+    def start(self, worker: str, node: Node) -> None:
+        """Start an actor on that node; while the node cannot place it, it is pending, and holds no unit."""
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        pinned = NodeAffinitySchedulingStrategy(node.key, soft=False)
+        actor = self._actor_class.options(scheduling_strategy=pinned, **self._options).remote(
+            *self._arguments
+        )
+        self._actors[worker] = actor
+        self._owed[actor.ready.remote()] = (worker, "")
+
+    def give(self, worker: str, unit: Unit) -> None:
+        """See `Backend`."""
+        self._owe(worker, unit.id, lambda actor: actor.compute.remote(unit.id, unit.payload))
+
+    def finish(self, worker: str, unit_id: str) -> None:
+        """See `Backend`."""
+        self._owe(
+            worker, unit_id, lambda actor: actor.finish.options(concurrency_group="finish").remote(unit_id)
+        )
+
+    def poll(self, timeout: float) -> list[Answer]:
+        """See `Backend`."""
+        if not self._owed:
+            time.sleep(timeout)
+            return []
+        references = list(self._owed)
+        done, _ = self._ray.wait(references, num_returns=1, timeout=timeout)
+        if done:
+            done, _ = self._ray.wait(references, num_returns=len(references), timeout=0)
+        return [self._answer(reference, *self._owed.pop(reference)) for reference in done]
+
+    def stop(self, worker: str) -> None:
+        """See `Backend`."""
+        actor = self._actors.pop(worker, None)
+        self._owed = {reference: owed for reference, owed in self._owed.items() if owed[0] != worker}
+        with contextlib.suppress(Exception):  # it may be gone already, or Ray itself may be
+            self._ray.kill(actor, no_restart=True)
+
+    def _owe(self, worker: str, unit_id: str, call: Callable[[Any], Any]) -> None:
+        self._owed[call(self._actors[worker])] = (worker, unit_id)
+
+    def _answer(self, reference: Any, worker: str, unit_id: str) -> Answer:
+        errors = self._ray.exceptions
+        try:
+            return Answer(worker, unit_id, self._ray.get(reference))
+        except errors.RayTaskError as error:  # the result could not be pickled; the worker is fine
+            text = f"{type(error.cause).__name__}: {error.cause}"
+            return Answer(worker, unit_id, Reply(error=text, trace=str(error)))
+        except errors.RayError as error:  # dead, or unavailable for now, which comes to the same
+            return Answer(worker, unit_id, None, _describe_loss(error))
+
+
+def alive_nodes() -> list[Node]:
+    """The nodes of the cluster this process is connected to."""
+    import ray
+
+    return [
+        Node(node["NodeID"], node["NodeManagerHostname"], node["Resources"])
+        for node in ray.nodes()  # type: ignore[no-untyped-call]
+        if node["Alive"]
+    ]
+
+
+def _describe_loss(error: Exception) -> str:
+    """One line from Ray's many: the class and the most telling sentence."""
+    text = str(error)
+    detail = re.search(r"Worker exit detail: (.*)", text) or re.search(r"(\S.*)", text)
+    return f"{type(error).__name__}: {detail.group(1).strip()}" if detail else type(error).__name__

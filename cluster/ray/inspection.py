@@ -1,0 +1,226 @@
+"""What a Ray cluster says of itself and of every node, and whether it answers people who show no token.
+
+`python -m cluster.ray.inspection REQUEST` connects, runs one small task on each node and prints what they saw as JSON.
+It is a program of its own because Ray keeps the first token a process has read, and a connection that hangs can be
+ended from outside.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+from typing import Any
+
+NODE_ANSWER_S = 60.0
+_PROBE_S = 5.0
+# A call each service answers at once: its gRPC name, the encoded request, and the metadata it asks for.
+_LIVENESS = ("/ray.rpc.NodeInfoGcsService/CheckAlive", b"", ())
+_PING = b"\x08\x06"  # ClusterInfoRequest with type = PING
+_CLIENT_PING = ("/ray.rpc.RayletDriver/ClusterInfo", _PING, (("client_id", "taba-doctor"),))
+
+
+def answers_without_token(address: str) -> tuple[bool | None, str]:
+    """Ask a Ray head for a sign of life, showing no token, as any stranger on the network could.
+
+    Args:
+      address: "HOST:PORT" of the head (its GCS), or "ray://HOST:PORT" of its Ray Client server.
+    Returns:
+      True and "" if it answers: whoever reaches the port can run code as its owner. False and the refusal if it
+      wants a token. None and the reason if nothing there speaks Ray's protocol, or only through TLS.
+    """
+    import grpc
+
+    method, request, metadata = _CLIENT_PING if address.startswith("ray://") else _LIVENESS
+    # A site's http_proxy is for the web, not for a compute node.
+    options = [("grpc.enable_http_proxy", 0)]
+    with grpc.insecure_channel(address.removeprefix("ray://"), options=options) as channel:
+        # The messages travel as they are: that an answer comes is all that matters.
+        call = channel.unary_unary(method, request_serializer=bytes, response_deserializer=len)
+        try:
+            call(request, timeout=_PROBE_S, metadata=metadata)
+        except grpc.RpcError as error:
+            refused = error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
+            return (False if refused else None), str(error.details() or error.code().name)
+    return True, ""
+
+
+def inspect(request: dict[str, Any]) -> dict[str, Any]:
+    """Connect to a cluster and let every alive node report.
+
+    Args:
+      request: `address`; `marker`, a file of the driver that every node should see ("" = none); `paths`, files or
+        directories whose sizes are asked; `packages`, distributions whose versions are asked; `code`, packages
+        whose sources are compared.
+    Returns:
+      `error` if there is no connection, with `outside` if this machine runs no Ray node and so cannot join. Else
+      `gcs` and `dashboard` ("HOST:PORT" or ""), `dead` (host names), `driver` and `nodes`: what `look_around` says
+      there, with the CPUs and GPUs Ray offers; a node that did not answer has an `error`. Nodes carry `skew`,
+      seconds their clock is ahead of this one's, and `skew_error`, half the round trip.
+    """
+    from cluster.pool.executor import ClusterError
+    from cluster.ray.session import RaySession
+
+    if not request["address"].startswith("ray://") and not _is_node():
+        return {"error": "this machine runs no Ray node", "outside": True}
+    try:
+        session = RaySession(request["address"])
+    except ClusterError as error:
+        return {"error": str(error).splitlines()[0]}
+    try:
+        return _ask_all(request)
+    finally:
+        with contextlib.suppress(Exception):
+            session.close()
+
+
+def look_around(request: dict[str, Any]) -> dict[str, Any]:
+    """What one process sees of its machine: versions, files, scratch, devices."""
+    import platform
+    import shutil
+    import tempfile
+
+    import ray
+
+    scratch = tempfile.gettempdir()
+    with contextlib.suppress(Exception):  # a Ray Client has no directory of Ray's
+        scratch = ray.get_runtime_context().get_temp_dir()
+    devices = "/proc/driver/nvidia/gpus"  # one directory a device, whatever CUDA_VISIBLE_DEVICES hides
+    return {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "page_bytes": os.sysconf("SC_PAGE_SIZE"),
+        "versions": {name: _version(name) for name in request["packages"]},
+        "code": _code_digest(request["code"]),
+        "marker": _read_and_answer(request["marker"]),
+        "paths": {path: _size(path) for path in request["paths"]},
+        "scratch": scratch,
+        "scratch_free": shutil.disk_usage(scratch).free,
+        "devices": len(os.listdir(devices)) if os.path.isdir(devices) else 0,
+    }
+
+
+def _is_node() -> bool:
+    """Whether a raylet runs here; Ray itself would look for one for a minute."""
+    from ray._private.services import find_node_ids
+
+    return bool(find_node_ids())
+
+
+def _ask_all(request: dict[str, Any]) -> dict[str, Any]:
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    listed = ray.nodes()
+    alive = [node for node in listed if node["Alive"]]
+    # No CPU asked: a busy node answers too. Not soft: the answer is this node's or none.
+    pins = {
+        n["NodeID"]: {"scheduling_strategy": NodeAffinitySchedulingStrategy(n["NodeID"], soft=False)}
+        for n in alive
+    }
+    look = ray.remote(num_cpus=0, max_retries=0)(look_around)
+    asked = {node["NodeID"]: look.options(**pins[node["NodeID"]]).remote(request) for node in alive}
+    ray.wait(list(asked.values()), num_returns=len(asked), timeout=NODE_ANSWER_S)
+    reports = []
+    for node in alive:
+        report = {
+            "host": node["NodeManagerHostname"],
+            "address": node["NodeManagerAddress"],
+            "cpus": node["Resources"].get("CPU", 0.0),
+            "gpus": node["Resources"].get("GPU", 0.0),
+        }
+        try:
+            report |= ray.get(asked[node["NodeID"]], timeout=0.1)
+            report["skew"], report["skew_error"] = _skew(pins[node["NodeID"]])
+        except Exception as error:  # lost node, broken environment, too slow: the page says which
+            report["error"] = str(error).strip().splitlines()[-1] or type(error).__name__
+        reports.append(report)
+    gcs = dashboard = ""
+    with contextlib.suppress(Exception):  # a Ray Client does not know them
+        gcs = ray.get_runtime_context().gcs_address
+        dashboard = ray._private.worker.global_worker.node.webui_url or ""
+    return {
+        "gcs": gcs,
+        "dashboard": dashboard,
+        "dead": [node["NodeManagerHostname"] for node in listed if not node["Alive"]],
+        "driver": look_around(request | {"marker": ""}),
+        "nodes": reports,
+    }
+
+
+def _skew(pin: dict[str, Any]) -> tuple[float, float]:
+    """Seconds a node's clock is ahead, and half the round trip; the better of two askings (the first may start a
+    worker process)."""
+    import ray
+
+    clock = ray.remote(num_cpus=0, max_retries=0)(_now).options(**pin)
+    found = []
+    for _ in range(2):
+        sent = time.time()
+        there = ray.get(clock.remote(), timeout=10)
+        received = time.time()
+        found.append((there - (sent + received) / 2, (received - sent) / 2))
+    return min(found, key=lambda pair: pair[1])
+
+
+def _now() -> float:
+    return time.time()
+
+
+def _read_and_answer(marker: str) -> str | None:
+    """The marker's text, with a file beside it as the answer; None if it is not to be seen or not to be answered."""
+    import uuid
+
+    if not marker:
+        return None
+    try:
+        with open(marker) as file:
+            text = file.read(200)
+        with open(f"{marker}.{uuid.uuid4().hex}", "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        return None
+    return text
+
+
+def _size(path: str) -> int | None:
+    """Bytes of a file, or of the files directly and indirectly in a directory; None if there is nothing."""
+    if not os.path.exists(path):
+        return None
+    if os.path.isfile(path):
+        return os.path.getsize(path)
+    return sum(os.path.getsize(os.path.join(top, name)) for top, _, names in os.walk(path) for name in names)
+
+
+def _version(package: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"
+
+
+def _code_digest(packages: list[str]) -> str:
+    """8 hex digits over the sources of packages as this process would import them; "none" if one is missing."""
+    import hashlib
+    import importlib.util
+    from pathlib import Path
+
+    digest = hashlib.sha256()
+    for package in packages:
+        spec = importlib.util.find_spec(package)
+        if spec is None or not spec.submodule_search_locations:
+            return "none"
+        for file in sorted(Path(spec.submodule_search_locations[0]).rglob("*.py")):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()[:8]
+
+
+if __name__ == "__main__":
+    # Run as __main__, so `look_around` travels by value: a node that lacks taba can still say so.
+    print(json.dumps(inspect(json.loads(sys.argv[1]))))

@@ -1,0 +1,232 @@
+"""Connecting to Ray: a private one-machine cluster that leaves nothing behind, or one that already runs."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import os
+import secrets
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+from cluster.pool.executor import ClusterError, ClusterLost
+from cluster.ray.logs import copy_logs
+from cluster.ray.scratch import PrivateDirectory
+
+OBJECT_STORE_BYTES = 200_000_000  # results are receipts and partial sums; arrays go straight to storage
+_CONNECT_S = 5.0
+_VITAL = {"raylet", "gcs_server"}
+_token = ""  # one per process: Ray keeps the first token it has read
+
+
+class ClusterUnreachable(ClusterError):
+    """There is no Ray cluster at the address, or it does not let us in."""
+
+
+class RaySession:
+    """An open connection to Ray. `local` says that it is a private cluster of this process.
+
+    Args:
+      address: None = the value of RAY_ADDRESS (set inside a Ray job), else "local"; "local" = start a cluster
+        on this machine; "auto" = the one running on this machine; "HOST:PORT" = head node of a cluster this
+        machine has joined; "ray://HOST:PORT" = through a Ray Client. A connection this process already has is
+        used as it is, whatever the address.
+      num_cpus: logical cores of a local cluster; None = all cores.
+      num_gpus: devices of a local cluster, which are only counted; None = those Ray finds.
+
+    Raises:
+      ClusterUnreachable: nothing listens at the address, or the connection was refused.
+    """
+
+    def __init__(
+        self, address: str | None = None, num_cpus: int | None = None, num_gpus: int | None = None
+    ) -> None:
+        self.local = False
+        self.address = address or os.environ.get("RAY_ADDRESS") or "local"
+        self._saved: dict[str, str | None] = {}
+        self._directory: PrivateDirectory | None = None
+        self._owned = True
+        if _is_connected():
+            self.address, self._owned = "the open connection", False
+            return
+        self._set_environment({"RAY_USAGE_STATS_ENABLED": "0"})
+        self._saved["RAY_AUTH_MODE"] = os.environ.get("RAY_AUTH_MODE")  # Ray itself may set it
+        if self.address == "local":
+            self.local = True
+            self._start(num_cpus, num_gpus)
+        else:
+            self._connect()
+        atexit.register(self.close)
+
+    def check(self) -> None:
+        """Notice within moments, not Ray's tens of seconds, that a local cluster has died.
+
+        Raises:
+          ClusterLost: a process it cannot live without has ended.
+        """
+        ray = sys.modules.get("ray")
+        node = ray._private.worker._global_node if self.local and ray is not None else None
+        dead = {name for name, _ in node.dead_processes()} & _VITAL if node is not None else set()
+        if dead:
+            raise ClusterLost(f"Ray on this machine has died ({' and '.join(sorted(dead))} ended).")
+
+    def keep_logs(self, directory: str | os.PathLike[str]) -> None:
+        """Copy the logs of a local cluster, which `close` removes; each from its end, of bounded size."""
+        if self._directory is not None:
+            copy_logs(Path(self._directory.ray) / "session_latest" / "logs", Path(directory))
+
+    def close(self) -> None:
+        """Disconnect; a local cluster is stopped and its files are removed. Calling it twice does no harm."""
+        if self._owned:
+            self._owned = False
+            import ray
+
+            ray.shutdown()
+            self._clean()
+            atexit.unregister(self.close)
+
+    def _start(self, num_cpus: int | None, num_gpus: int | None) -> None:
+        self._directory = PrivateDirectory()
+        self._set_environment(_authentication(self._directory))
+        try:
+            with _python_path():
+                _quiet_ray().init(
+                    address="local",
+                    num_cpus=num_cpus,
+                    num_gpus=num_gpus,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    configure_logging=False,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    _node_ip_address="127.0.0.1",  # else Ray asks public name servers for its own address
+                    _temp_dir=self._directory.ray,
+                )
+        except Exception as error:  # one of its processes died while it started, say
+            self._clean_up_start()
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ClusterLost(f"Ray could not be started on this machine: {reason}") from error
+        except BaseException:
+            self._clean_up_start()
+            raise
+
+    def _clean_up_start(self) -> None:
+        """End what a start that failed left running."""
+        import ray
+
+        with contextlib.suppress(Exception):
+            ray.shutdown()
+        self._clean()
+
+    def _connect(self) -> None:
+        host, port = _host_and_port(self.address)
+        try:
+            if host:
+                _knock(host, port)
+            _quiet_ray().init(address=self.address, log_to_driver=False, configure_logging=False)
+        except Exception as error:
+            self._clean()
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ClusterUnreachable(
+                f"no Ray cluster answers at {self.address}: {reason}\n"
+                "Start one (`ray start --head`) and join it from this machine, or use "
+                "the address 'local' to run on this machine only. A cluster with a token needs "
+                "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH here too."
+            ) from error
+
+    def _set_environment(self, variables: dict[str, str]) -> None:
+        for name, value in variables.items():
+            self._saved.setdefault(name, os.environ.get(name))
+            os.environ[name] = value
+
+    def _clean(self) -> None:
+        for name, value in self._saved.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        self._saved.clear()
+        if self._directory is not None:
+            self._directory.remove()
+            self._directory = None
+
+
+def _is_connected() -> bool:
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
+
+
+def _quiet_ray() -> ModuleType:
+    """Import Ray with its own messages turned down; what matters is said by the executor."""
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    import ray
+
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    # Ray prints the last lines of a dead raylet's log on the driver, whatever the levels; `keep_logs` has them.
+    if hasattr(ray._private.worker, "print_to_stdstream"):
+        ray._private.worker.print_to_stdstream = lambda *arguments, **options: None
+    return ray
+
+
+def _authentication(directory: PrivateDirectory) -> dict[str, str]:
+    """Settings that lock a local cluster with a private token, without touching the home directory.
+
+    A mode the user has set is left alone.
+    """
+    global _token
+    _token = _token or secrets.token_hex(32)
+    settings = {"RAY_AUTH_TOKEN_PATH": directory.write_secret("token", _token)}
+    if "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
+        # Ray reads the mode when it is imported. If that has happened, its default for new clusters, which is
+        # to turn authentication on, must be left to act.
+        settings["RAY_AUTH_MODE"] = "token"
+    return settings
+
+
+@contextlib.contextmanager
+def _python_path() -> Iterator[None]:
+    """Let workers import what this process imports, also from a checkout that is not installed."""
+    installed = tuple({sys.prefix, sys.base_prefix, os.path.realpath(sys.prefix)})
+    own = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    paths = [own, *(os.path.abspath(path) for path in sys.path if not path.startswith(installed))]
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
+
+
+def _knock(host: str, port: int) -> None:
+    """Raise OSError at once where nothing, or something that is not Ray, listens; Ray would try for minutes.
+
+    Ray speaks gRPC, hence HTTP/2, whose server answers the client's preface with a SETTINGS frame (RFC 9113,
+    section 3.4): 9 bytes of header, the fourth of which is the type, 4.
+    """
+    empty_settings = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+    with socket.create_connection((host, port), timeout=_CONNECT_S) as connection:
+        if os.environ.get("RAY_USE_TLS", "0") != "0":
+            return
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + empty_settings)
+        try:
+            header = connection.recv(9)
+        except TimeoutError:
+            header = b""
+        if header[3:4] != b"\x04":
+            raise ConnectionError("something listens there, but it is not Ray")
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    """Split "HOST:PORT" or "ray://HOST:PORT"; the host is empty for a word such as "auto"."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        return host.strip("[]"), int(port)
+    if address.startswith("ray://"):
+        return port, 10001
+    return "", 0

@@ -1,0 +1,178 @@
+"""What a study is: the artifacts it asks for, how they are reduced, and how the result is shown.
+
+A study is named after its question. `requests` declares artifacts, `analyse` reduces their stores to one dataset
+(kept in the same store), `present` turns that dataset into tables, figures and claims. The three meet only
+through stored data, so a report can be written again at any time without the arrays.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from taba_core.errors import unknown_name
+from taba_core.spec import SCHEMA_VERSION
+from workflows.configuration.context import Context
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from taba_core.store import Store
+    from workflows.analysis.inputs import Inputs, Request
+    from workflows.analysis.presentation import Claim, Figure, Section, Table
+
+
+class Study(ABC):
+    """One question of the paper. Subclasses are registered by `@register`."""
+
+    name: ClassVar[str]
+    aliases: ClassVar[tuple[str, ...]] = ()
+    title: ClassVar[str]
+    question: ClassVar[str]
+    paper_section: ClassVar[str]
+    paper_steps: ClassVar[int] = 100
+    # The paper's models it was made with; `--model paper` asks a model only for what the paper did with it.
+    paper_models: ClassVar[tuple[str, ...]] = ("adm-32", "adm-64", "adm-256", "ldm", "dit", "if")
+    # Takes minutes where the others take seconds: in `paper` and by its name, in no other group.
+    costly: ClassVar[bool] = False
+    # Raise it when the numbers of a finished study would change: stored results of another version are not read.
+    version: ClassVar[int] = 1
+
+    @abstractmethod
+    def requests(self, context: Context) -> Mapping[str, Request]:
+        """Artifacts by the name under which `analyse` finds them."""
+
+    def fused_requests(self, context: Context) -> Mapping[str, Request]:
+        """What stands for `requests` where whole sampling paths do not fit; empty if the study asks for none.
+
+        Rows of the study's statistic under `inputs.ROWS`, and the paths of a few samples. `analyse` finds the same
+        bits either way, so the result's key is that of `requests`.
+        """
+        return {}
+
+    @abstractmethod
+    def analyse(self, inputs: Inputs, context: Context) -> xr.Dataset:
+        """Reduce the artifacts to everything the tables and figures need, claims included."""
+
+    @abstractmethod
+    def present(self, results: Sequence[xr.Dataset]) -> Section:
+        """Tables, figures and claims from stored results alone; one result a model (or setting)."""
+
+    def annotate(self, store: Store, result: xr.Dataset) -> xr.Dataset:
+        """A stored result with what only a report tells: facts of where it ran, which differ from run to run."""
+        return result
+
+    def section(
+        self,
+        results: Sequence[xr.Dataset],
+        *,
+        tables: Sequence[Table] = (),
+        figures: Sequence[Figure] = (),
+        claims: Sequence[Claim] = (),
+    ) -> Section:
+        """This study's part of the report, with the claims stored in the results and those on what a report adds."""
+        from workflows.analysis.findings import all_claims, row_labels
+        from workflows.analysis.presentation import Section
+
+        return Section(
+            self.name,
+            self.title,
+            self.question,
+            self.paper_section,
+            tables=tuple(tables),
+            figures=tuple(figures),
+            claims=(*all_claims(results, row_labels(results)), *claims),
+        )
+
+    def analysis_settings(self, context: Context) -> dict[str, Any]:
+        """The settings that only the analysis reads; they enter the result's key."""
+        return context.settings.analysis()
+
+    def result_key(self, context: Context) -> str:
+        """Content key of the result: study, version, model, artifacts, conventions, method, analysis."""
+        parts = {
+            "schema": SCHEMA_VERSION,
+            "study": self.name,
+            "version": self.version,
+            "model": json.loads(context.model_spec.canonical()),
+            "artifacts": {name: request.artifact.key for name, request in self.requests(context).items()},
+            "conventions": context.conventions.model_dump(mode="json"),
+            "method": context.method_key,
+            "analysis": self.analysis_settings(context),
+        }
+        text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
+        return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+
+    def result_name(self, context: Context) -> str:
+        """Group name of the result in the store: <model>-<study>-<key>."""
+        return f"{context.name}-{self.name}-{self.result_key(context)}"
+
+
+# In the paper's order; `taba list` and the report follow it.
+_MODULES = (
+    "model_card",
+    "correlation",
+    "regions",
+    "location",
+    "step_error",
+    "fix",
+    "derivation",
+    "more_steps",
+    "fix.long",
+    "triangles",
+    "mapping",
+    "methods",
+)
+PAPER = "paper"
+# Groups of studies: the sections and appendices of the paper a group holds (all where there is none).
+GROUPS: dict[str, tuple[str, ...]] = {
+    PAPER: (),
+    "main-text": ("2", "3", "4"),
+    "paper-analysis": ("3", "E", "F", "H", "I", "J", "N"),
+}
+_REGISTRY: dict[str, Study] = {}
+
+
+def register(cls: type[Study]) -> type[Study]:
+    """Class decorator: make a study known by its name."""
+    _REGISTRY[cls.name] = cls()
+    return cls
+
+
+def studies() -> dict[str, Study]:
+    """All studies by name, in the paper's order."""
+    for module in _MODULES:
+        importlib.import_module(f"workflows.studies.{module}")
+    # Whoever imported one study first registered it first: the order is that of the list, not of imports.
+    place = {f"workflows.studies.{module}": index for index, module in enumerate(_MODULES)}
+    ordered = sorted(_REGISTRY.values(), key=lambda study: place.get(type(study).__module__, len(place)))
+    return {study.name: study for study in ordered}
+
+
+def find_studies(names: list[str]) -> list[Study]:
+    """Studies for what a user typed: a name, an alias such as table2 or fig4, or one of GROUPS (`paper` is all).
+
+    Raises:
+      UsageError: an unknown name, with the nearest names.
+    """
+    known = studies()
+    by_alias = {alias: study for study in known.values() for alias in (study.name, *study.aliases)}
+    chosen: dict[str, Study] = {}
+    for name in names:
+        if name in GROUPS:
+            chosen.update({study.name: study for study in known.values() if in_group(study, name)})
+        elif name in by_alias:
+            chosen[by_alias[name].name] = by_alias[name]
+        else:
+            raise unknown_name("study", name, [*by_alias, *GROUPS])
+    return [study for name, study in known.items() if name in chosen]
+
+
+def in_group(study: Study, group: str) -> bool:
+    """Whether a study's section ("3.1", "F") is one of the group's ("3", "F"); a costly one is in `paper` only."""
+    sections = GROUPS[group]
+    return not sections or (not study.costly and study.paper_section.split(".")[0] in sections)

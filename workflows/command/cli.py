@@ -1,0 +1,322 @@
+"""The command line: doctor, list, fetch, plan, run, status, verify, report, bench. Heavy imports come late."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from taba_core.errors import Stopped
+from workflows.command import cluster as cluster_commands
+from workflows.configuration.settings import FIELDS, Settings
+
+_SET_HELP = "Fields for --set (field=value, repeatable): " + "; ".join(
+    f"{name} ({Settings.model_fields[name].description})" for name in FIELDS if not name.endswith("_options")
+)
+
+
+class _Stoppable(TyperGroup):
+    """Typer ends with status 130 on Ctrl-C; a stop is a status of its own here, whoever asked for it."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; KeyboardInterrupt becomes Stopped."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            raise Stopped(str(stop).rstrip(".") or "stopped") from None
+
+
+app = typer.Typer(
+    cls=_Stoppable,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Audit how diffusion models turn noise into images, and images back into noise.",
+    epilog=_SET_HELP + "; model.NAME and method.NAME (options of the model or the method).",
+)
+
+app.add_typer(cluster_commands.app, name="cluster")
+
+Studies = Annotated[
+    list[str],
+    typer.Argument(
+        help="Study names, aliases (table2, fig4), or groups: `main-text`, `paper-analysis`, `paper` (all)."
+    ),
+]
+StorePath = Annotated[
+    str,
+    typer.Option(
+        "--store",
+        help="Store: a directory or s3://BUCKET/PREFIX; to read also https:// and others.",
+    ),
+]
+Models = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model",
+        help="Model (see `taba list`), or the path of a card or diffusers directory; repeatable; `paper` is the "
+        "paper's six, each with the studies made with it. Default: photo-mixture.",
+    ),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        "--weights", metavar="PATH", help="Weights in place of the fetched ones: a file or directory."
+    ),
+]
+Method = Annotated[str, typer.Option("--method", help="Inversion method (see `taba list`).")]
+Budget = Annotated[
+    str | None,
+    typer.Option(
+        "--budget",
+        metavar="SIZE",
+        help="Most bytes the asked may take in the store, such as 500GB: whole sampling paths are kept where they fit, "
+        "else their statistics. Default: 1 TB, or 80 % of the room at the store if that is less.",
+    ),
+]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Set a field; repeatable.")
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        "--address", help="Ray cluster to join: auto, ray://..., HOST:PORT. Default: start one here."
+    ),
+]
+ExecutorName = Annotated[
+    str,
+    typer.Option(
+        "--executor", help="ray; without Ray: local (threads) or inline (the calling thread, to debug)."
+    ),
+]
+Workers = Annotated[
+    int | None, typer.Option("--workers", min=1, help="Workers (default: one per core or GPU).")
+]
+GpusPerWorker = Annotated[
+    float | None,
+    typer.Option(
+        "--gpus-per-worker", help="Devices of a Ray worker; 0.5 puts two on each. Default: 1, if any."
+    ),
+]
+
+DEFAULT_STORE = "runs/taba"
+EMBEDDED_DEFAULT = "photo-mixture"
+
+
+@app.command("list")
+def list_everything() -> None:
+    """Models, inversion methods and studies, with the paper's sections, tables and figures."""
+    from workflows.command.listing import print_listing
+
+    print_listing()
+
+
+@app.command()
+def fetch(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Models, or recap-coco (the prompt list). Default: say what is there."),
+    ] = None,
+) -> None:
+    """Download weights and prompt lists into the cache, on a machine with internet. Nothing else uses the network."""
+    from workflows.command.fetch import fetch_all
+
+    fetch_all(names or [])
+
+
+@app.command()
+def plan(
+    studies: Studies,
+    store: StorePath = DEFAULT_STORE,
+    model: Models = None,
+    method: Method = "ddim",
+    weights: Weights = None,
+    set_: Sets = None,
+    budget: Budget = None,
+    nodes: Annotated[int | None, typer.Option(min=1, help="Also say how long it takes on this many.")] = None,
+    workers_per_node: Annotated[
+        int, typer.Option(min=1, help="With --nodes: workers on each, one a GPU.")
+    ] = 4,
+    json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """What would run: artifacts to compute or reuse, network evaluations, hours, bytes, memory. Changes nothing."""
+    from workflows.command.plan_page import print_plan
+    from workflows.planning.jobs import Asked, each_model
+    from workflows.planning.stages import Machines
+
+    asked = Asked(studies, store, "", method, set_ or [], weights, budget=budget)
+    machines = None if nodes is None else Machines(nodes, workers_per_node)
+    print_plan(each_model(asked, model or [EMBEDDED_DEFAULT]), machines, as_json=json)
+
+
+@app.command()
+def simulate(
+    studies: Studies,
+    nodes: Annotated[str, typer.Option(help="Number of nodes, or several: 1,4,28,110.")] = "4",
+    workers_per_node: Annotated[int, typer.Option(min=1, help="Workers on each node, one a GPU.")] = 4,
+    failures: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME=RATE,...",
+            help="worker=.., node=.. (losses an hour of each), unit=.., hang=.. (shares of attempts).",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the failures.")] = 0,
+    store: StorePath = DEFAULT_STORE,
+    model: Models = None,
+    method: Method = "ddim",
+    weights: Weights = None,
+    set_: Sets = None,
+) -> None:
+    """How a plan would run on many nodes: the real scheduler, simulated units. Needs no cluster, changes nothing."""
+    from workflows.planning.jobs import Asked, each_model
+    from workflows.planning.simulate import print_simulation, with_nodes
+    from workflows.planning.stages import Machines
+
+    parts = each_model(Asked(studies, store, "", method, set_ or [], weights), model or [EMBEDDED_DEFAULT])
+    print_simulation(parts, with_nodes(Machines(1, workers_per_node), nodes), failures, seed)
+
+
+@app.command(epilog=_SET_HELP)
+def run(
+    studies: Studies,
+    store: StorePath = DEFAULT_STORE,
+    model: Models = None,
+    method: Method = "ddim",
+    weights: Weights = None,
+    set_: Sets = None,
+    budget: Budget = None,
+    address: Address = None,
+    executor: ExecutorName = "ray",
+    workers: Workers = None,
+    gpus_per_worker: GpusPerWorker = None,
+    report: Annotated[bool, typer.Option(help="Write the report at the end.")] = True,
+    metrics: Annotated[
+        bool,
+        typer.Option(
+            "--metrics", help="Units, seconds and bytes on Ray's Prometheus port (open to the network)."
+        ),
+    ] = False,
+) -> None:
+    """Compute what is missing and only that, reduce it, write the report. Resumable: run it again."""
+    from workflows.execution.run import run_studies
+    from workflows.planning.jobs import Asked, each_model
+
+    asked = Asked(studies, store, "", method, set_ or [], weights, budget=budget)
+    parts = each_model(asked, model or [EMBEDDED_DEFAULT])
+    run_studies(
+        parts,
+        address=address,
+        executor=executor,
+        workers=workers,
+        report=report,
+        gpus_per_worker=gpus_per_worker,
+        metrics=metrics,
+    )
+
+
+@app.command()
+def status(store: StorePath = DEFAULT_STORE) -> None:
+    """What is complete in a store, per artifact and variable. Needs no Ray."""
+    from workflows.command.status import print_status
+
+    print_status(store)
+
+
+@app.command()
+def verify(
+    store: StorePath = DEFAULT_STORE,
+    deep: Annotated[bool, typer.Option(help="Read every shard and compare checksums.")] = False,
+    forget: Annotated[
+        bool, typer.Option(help="Drop receipts of damaged shards, so that `taba run` recomputes them.")
+    ] = False,
+) -> None:
+    """Missing, truncated or corrupt shards of a store. Exit code 1 if there are any problems."""
+    from workflows.command.status import print_verification
+
+    print_verification(store, deep=deep, forget=forget)
+
+
+@app.command()
+def gc(
+    store: StorePath = DEFAULT_STORE,
+    delete: Annotated[
+        bool, typer.Option("--delete/--dry-run", help="Delete what is listed. Default: list only.")
+    ] = False,
+    unreferenced: Annotated[
+        bool, typer.Option("--unreferenced", help="Artifacts that no stored result refers to, too.")
+    ] = False,
+    artifact: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only this artifact (with its receipts) or result.")
+    ] = None,
+    log_days: Annotated[float, typer.Option(min=0, help="Logs of runs older than this many days.")] = 30.0,
+) -> None:
+    """What a store holds that nothing needs: interrupted writes, old logs, stale results. Lists; --delete deletes."""
+    from workflows.command.clean import collect_garbage
+
+    collect_garbage(store, delete=delete, unreferenced=unreferenced, name=artifact, log_days=log_days)
+
+
+@app.command()
+def report(
+    store: StorePath = DEFAULT_STORE,
+    output: Annotated[Path | None, typer.Option(help="Folder (default: <store>/report).")] = None,
+) -> None:
+    """Tables and figures of all finished studies: HTML, CSV, Markdown, LaTeX, PNG, PDF, results and claims."""
+    from workflows.report.from_store import write_store_report
+
+    print(write_store_report(store, output, force=True))
+
+
+@app.command()
+def bench(
+    names: Annotated[list[str] | None, typer.Argument(help="Benchmarks (default: list them).")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Paired runs of each side.")] = 5,
+    model: Annotated[
+        list[str] | None, typer.Option("--model", help="step, profile-drift: models; repeatable.")
+    ] = None,
+    profile: Annotated[
+        list[str] | None, typer.Option("--profile", help="reference, exact or fast; repeatable.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="step: images per evaluation.")] = None,
+    weights: Annotated[str | None, typer.Option(help="profile-drift: weights of the model.")] = None,
+    num_samples: Annotated[int | None, typer.Option(min=2, help="profile-drift: images.")] = None,
+    kills: Annotated[int | None, typer.Option(min=1, help="chaos: processes to kill.")] = None,
+) -> None:
+    """Benchmarks of the README's numbers: two sides in turn, medians and their ratio."""
+    from workflows.bench import run_benchmarks
+
+    given = {
+        "models": model,
+        "profiles": profile,
+        "batch_size": batch_size,
+        "weights": weights,
+        "num_samples": num_samples,
+        "kills": kills,
+    }
+    run_benchmarks(names or [], repeats=repeats, options={k: v for k, v in given.items() if v})
+
+
+@app.command()
+def doctor(
+    store: Annotated[
+        str | None, typer.Option("--store", help="Where a store is or will be: its file system is examined.")
+    ] = None,
+    model: Annotated[
+        list[str] | None, typer.Option("--model", help="A model to be run: are its weights here? Repeatable.")
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            "--address", help="Ray cluster to examine: auto, HOST:PORT. Default: RAY_ADDRESS, if set."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of the page.")] = False,
+) -> None:
+    """What would stop or endanger a run here, and what to do about it. Exit code 1 if anything FAILs."""
+    from workflows.doctor import examine_and_print
+    from workflows.doctor.finding import Subject
+
+    examine_and_print(Subject(store, tuple(model or ()), address), as_json=as_json)

@@ -1,0 +1,49 @@
+"""`taba list`: what there is."""
+
+from __future__ import annotations
+
+from taba_core.diffusion.inversion import StepMethod, inversion_method_class, list_methods
+from taba_core.models.catalog import list_cards
+from taba_core.models.options import OPTIONS, NetworkOptions
+from taba_core.models.weights import status
+from workflows.analysis.study import GROUPS, in_group, studies
+from workflows.text import print_table
+
+
+def _method_row(name: str) -> tuple[str, str, str, str]:
+    """Name, whether first steps can be replaced, what it needs beside images, and the first line of its docstring."""
+    cls = inversion_method_class(name)
+    method = cls()
+    wraps = isinstance(method, StepMethod) and not method.own_grid
+    needs = {"noise": method.needs_noise, "gradient": method.needs_gradient, "text": method.needs_text}
+    told = " ".join(word for word, needed in needs.items() if needed)
+    return name, "yes" if wraps else "no", told or "-", (cls.__doc__ or "").strip().splitlines()[0].strip()
+
+
+def print_listing() -> None:
+    """Models with what they need, inversion methods, studies with the paper's tables and figures."""
+    print("models")
+    print_table(
+        ("name", "state", "train set", "condition", "weights"),
+        [
+            (c.name, "x".join(map(str, c.sample_shape)), c.train_set, c.conditional, status(c))
+            for c in list_cards()
+        ],
+    )
+    for name, options in {**OPTIONS, "the others": NetworkOptions}.items():
+        described = "; ".join(f"{k}={f.default!r} ({f.description})" for k, f in options.model_fields.items())
+        print(f"  {name}, --set model.NAME=VALUE: {described}")
+    print("\ninversion methods (and your own: --method package.module:Class)")
+    print_table(
+        ("name", "forward steps", "needs", "what it does"), [_method_row(name) for name in list_methods()]
+    )
+    print("\nstudies")
+    print_table(
+        ("name", "aliases", "section", "question"),
+        [(s.name, " ".join(s.aliases), s.paper_section, s.question) for s in studies().values()],
+    )
+    print("\ngroups of studies")
+    print_table(
+        ("name", "studies"),
+        [(group, " ".join(s.name for s in studies().values() if in_group(s, group))) for group in GROUPS],
+    )

@@ -1,0 +1,229 @@
+"""What `taba plan` prints: artifacts and their costs, time on a cluster, the allocation to ask for."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from taba_core.errors import UsageError
+from taba_core.models.weights import status
+from taba_core.spec import Artifact, Inversion
+from workflows.planning.jobs import Asked, Job, check_all, plan_all
+from workflows.planning.plan import Plan
+from workflows.planning.stages import Machines, Timetable, timetable
+from workflows.text import bytes_text, count_text, duration_text, print_table
+
+
+def print_plan(parts: list[Asked], machines: Machines | None, *, as_json: bool) -> None:
+    """Print what every model's studies would compute; with machines also how long that takes there."""
+    jobs, store = check_all(parts, write=False)
+    decided = plan_all(jobs, store)
+    if decided.refusal and jobs[0].asked.budget is not None:
+        raise UsageError(decided.refusal)
+    plans = decided.plans
+    tables = [timetable(plan, machines) for plan in plans] if machines else []
+    if as_json:
+        print(json.dumps({**_as_json(jobs, plans, tables), "fits_budget": not decided.refusal}, indent=1))
+        return
+    where = parts[0].store if store is not None else f"{parts[0].store} (does not exist yet)"
+    print(f"store {where}")
+    if decided.line:
+        print(decided.line)
+    if decided.refusal:  # the room is that of this machine, and the plan may be for another
+        print(f"`taba run` here would refuse: {decided.refusal}")
+    print()
+    for index, plan in enumerate(plans):
+        _print_what(plan)
+        if (
+            len(plans) == 1
+        ):  # artifacts of several models would hide the totals; ask for one model to see its own
+            _print_artifacts(plan)
+        _print_costs(plan)
+        if tables:
+            print()
+            _print_stages(tables[index], plan)
+        print()
+    if len(plans) > 1:
+        _print_models(plans, tables)
+    if tables:
+        print(_request(jobs, tables))
+
+
+def _print_what(plan: Plan) -> None:
+    print(f"{plan.context.card.title}: {', '.join(s.name for s in plan.studies)}")
+    if status(plan.context.card).startswith("missing") and plan.context.weights is None:
+        print(f"weights: {status(plan.context.card)}")
+
+
+def _print_artifacts(plan: Plan) -> None:
+    rows = [
+        (
+            p.artifact.name,
+            inversion_text(p.artifact),
+            " ".join(p.variables),
+            f"{p.num_shards - len(p.missing)}/{p.num_shards}",
+            count_text(p.evaluations),
+            count_text(p.evaluations_missing),
+            f"{plan.hours(p.evaluations_missing):.2f}",
+            bytes_text(plan.bytes_of(p)),
+            count_text(plan.files_of(p)),
+        )
+        for p in plan.artifacts
+    ]
+    total = (
+        "total",
+        "",
+        "",
+        "",
+        count_text(plan.evaluations),
+        count_text(plan.evaluations_missing),
+        f"{plan.hours(plan.evaluations_missing):.2f}",
+        bytes_text(plan.bytes_total),
+        count_text(plan.files_total),
+    )
+    costs = ("shards done", "NFE", "NFE to do", "device-hours", "bytes", "inodes")
+    header = ("artifact", "inversion", "variables", *costs)
+    print_table(header, [*rows, total])
+
+
+def inversion_text(artifact: Artifact) -> str:
+    """The inversion an artifact is or comes from: method, its own T where it is not the images', replaced steps."""
+    inversion = artifact if isinstance(artifact, Inversion) else getattr(artifact, "source", None)
+    if not isinstance(inversion, Inversion):
+        return ""
+    T, K = inversion.num_inference_steps, inversion.forward_steps
+    parts = [inversion.method]
+    parts += [f"T={T}"] if inversion.source.num_inference_steps != T else []
+    parts += [f"K={K} {inversion.forward_level}"] if K else []
+    return " ".join(parts)
+
+
+def _print_costs(plan: Plan) -> None:
+    cost = plan.context.card.cost
+    if plan.least_evaluations_missing < plan.evaluations_missing:
+        print(
+            f"At least {count_text(plan.least_evaluations_missing)} network evaluations; what is said here is the most "
+            "that methods which stop by themselves, and measuring residuals, may take."
+        )
+    print(
+        f"{count_text(plan.evaluations_missing)} network evaluations (image-NFE) to do = "
+        f"{plan.hours(plan.evaluations_missing):.2f} {_hours_of(plan)} at {cost.step_seconds:g} s per step of "
+        f"{cost.batch_size} images ({cost.measured_on}); {plan.units} units; "
+        f"{bytes_text(plan.bytes_total)} in {sum(p.num_files for p in plan.artifacts)} shard "
+        f"files; about {bytes_text(plan.peak_memory)} of memory per worker."
+    )
+
+
+def _hours_of(plan: Plan) -> str:
+    return "CPU-hours (one core)" if plan.context.card.embedded else "GPU-hours"
+
+
+def _print_stages(table: Timetable, plan: Plan) -> None:
+    rows = [
+        (
+            stage.kinds,
+            count_text(stage.units),
+            duration_text(stage.longest),
+            f"{stage.device_seconds / 3600:.2f}",
+            count_text(stage.waves),
+            duration_text(stage.seconds),
+        )
+        for stage in table.stages
+    ]
+    if not rows:
+        print("nothing to compute; analysing takes about " + duration_text(table.reduce_seconds) + ".")
+        return
+    print_table(("stage", "units", "longest unit", "device-hours", "waves", "wall time"), rows)
+    print(
+        f"on {_machines(table.machines)}: {duration_text(table.seconds)} in all, one stage after another, with "
+        f"{duration_text(table.load_seconds)} to load the model and {duration_text(table.reduce_seconds)} to reduce."
+    )
+
+
+def _machines(machines: Machines) -> str:
+    nodes = f"{machines.nodes} node{'s' if machines.nodes > 1 else ''}"
+    return f"{nodes} of {machines.workers_per_node} workers"
+
+
+def _print_models(plans: list[Plan], tables: list[Timetable]) -> None:
+    times = [duration_text(table.seconds) for table in tables] or [""] * len(plans)
+    rows = [
+        (
+            plan.context.card.title,
+            str(len(plan.studies)),
+            count_text(plan.evaluations_missing),
+            f"{plan.hours(plan.evaluations_missing):.2f}",
+            bytes_text(plan.bytes_total),
+            count_text(plan.files_total),
+            time,
+        )
+        for plan, time in zip(plans, times, strict=True)
+    ]
+    total = (
+        "all, one after another",
+        "",
+        count_text(sum(plan.evaluations_missing for plan in plans)),
+        f"{sum(plan.hours(plan.evaluations_missing) for plan in plans):.2f}",
+        bytes_text(sum(plan.bytes_total for plan in plans)),
+        count_text(sum(plan.files_total for plan in plans)),
+        duration_text(sum(table.seconds for table in tables)) if tables else "",
+    )
+    header = ("model", "studies", "NFE to do", "device-hours", "bytes", "inodes", "wall time")
+    print_table(header, [*rows, total])
+    print()
+
+
+def _request(jobs: list[Job], tables: list[Timetable]) -> str:
+    machines = tables[0].machines
+    minutes = sum(table.time_limit for table in tables)
+    signal = max(table.signal_seconds for table in tables)
+    asked = jobs[0].asked
+    models = ["paper"] if asked.as_in_paper else [job.asked.model for job in jobs]
+    words = [*asked.studies, *(f"--model {model}" for model in models)]
+    words += [f"--set {text}" for text in asked.assignments]
+    budget = "" if asked.budget is None else f" --budget '{asked.budget}'"
+    return (
+        "ask for:\n"
+        f"  sbatch --nodes={machines.nodes} --gpus-per-node={machines.workers_per_node} "
+        f"--time={minutes // 60}:{minutes % 60:02d}:00 --signal=B:USR1@{signal} \\\n"
+        f"    slurm/full_repro.sh {' '.join(words)} --store {asked.store}{budget}\n"
+        "The limit has a margin of a quarter. A shorter one also works: the job stops gently, is queued again and goes "
+        "on."
+    )
+
+
+def _as_json(jobs: list[Job], plans: list[Plan], tables: list[Timetable]) -> dict[str, Any]:
+    return {
+        "models": [
+            {
+                "model": plan.context.name,
+                "studies": [study.name for study in plan.studies],
+                "evaluations": plan.evaluations,
+                "evaluations_missing": plan.evaluations_missing,
+                "device_hours": plan.hours(plan.evaluations_missing),
+                "units": plan.units,
+                "bytes": plan.bytes_total,
+                "trajectories": "fused" if plan.fused else "full",
+                "inodes": plan.files_total,
+                "memory_per_worker": plan.peak_memory,
+                **({"stages": _stages(tables[index])} if tables else {}),
+            }
+            for index, plan in enumerate(plans)
+        ],
+        "store": jobs[0].asked.store,
+        **(
+            {
+                "nodes": tables[0].machines.nodes,
+                "workers_per_node": tables[0].machines.workers_per_node,
+                "seconds": sum(table.seconds for table in tables),
+                "time_limit_minutes": sum(table.time_limit for table in tables),
+                "signal_seconds": max(table.signal_seconds for table in tables),
+            }
+            if tables
+            else {}
+        ),
+    }
+
+
+def _stages(table: Timetable) -> list[dict[str, Any]]:
+    return [vars(stage) for stage in table.stages]

@@ -1,0 +1,72 @@
+"""`taba status` and `taba verify`: what a store holds, without Ray."""
+
+from __future__ import annotations
+
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+from taba_core.errors import UsageError
+from taba_core.store import Store
+from taba_core.store.place import is_remote
+from workflows.execution.watch.status_file import read_status, status_lines
+from workflows.ownership.object_lease import hold_place
+from workflows.text import bytes_text, print_table
+
+
+def _open(path: str) -> Store:
+    if not is_remote(path) and not Path(path.removeprefix("file://")).exists():
+        raise UsageError(
+            f"--store {path}: there is no such directory; `taba run STUDY --store {path}` makes one."
+        )
+    return Store.open(path, mode="r")
+
+
+def print_status(path: str) -> None:
+    """What the last run is doing or did; one row per artifact and variable: shards complete; the stored results."""
+    store = _open(path)
+    status = read_status(store.place)
+    if status is not None:
+        print("\n".join(status_lines(status)) + "\n")
+    rows = []
+    for group in store.artifacts():
+        variables = group.variables
+        missing = group.missing()
+        for name in variables:
+            array = group.array(name)
+            absent = sum(name in names for names in missing.values())
+            state = "complete" if not absent else f"{absent} missing"
+            if array.num_asked < group.num_shards:
+                state += f", first {array.samples_asked} samples only"
+            rows.append((group.name, name, f"{array.num_asked - absent}/{array.num_asked}", state))
+    print_table(("artifact", "variable", "shards", "state"), rows)
+    results = store.results()
+    print(f"\n{len(results)} results: {', '.join(results) or 'none yet'}")
+
+
+def print_verification(path: str, *, deep: bool, forget: bool) -> None:
+    """Print every problem; exit code 1 if there are any."""
+    from taba_core.store.audit import audit
+
+    store = _open(path)
+    store.place.check_kind(writing=forget)
+    started = time.perf_counter()
+    with (
+        hold_place(store.place) if forget else nullcontext()
+    ):  # forgetting writes, which only one process may
+        found = audit(store, deep=deep, forget=forget)
+    seconds = time.perf_counter() - started
+    for problem in found.problems:
+        print(problem)
+    checked = "checksums and sizes" if deep else "sizes and receipts"
+    if deep:
+        print(f"read {bytes_text(found.bytes)} in {seconds:.1f} s: {bytes_text(found.bytes / seconds)}/s.")
+    if not found.problems:
+        also = f" and {found.results} results" if deep else ""
+        print(f"{path}: no problems ({checked} of {found.artifacts} artifacts{also}).")
+        return
+    print(
+        f"{len(found.problems)} problems. `taba run` with the same settings recomputes what is missing"
+        + ("." if forget or not deep else "; add --forget to recompute corrupt shards too.")
+    )
+    raise SystemExit(1)

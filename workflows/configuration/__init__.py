@@ -1,0 +1,1 @@
+"""The settings of a run, and one model under them: where a card, conventions and settings become artifact specs."""

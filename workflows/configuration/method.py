@@ -1,0 +1,92 @@
+"""An inversion method with its options, as it enters artifacts: what it is, what it costs, what it carries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from taba_core.errors import UsageError
+from workflows.compute.own_module import OwnModule, own_module
+
+if TYPE_CHECKING:
+    from taba_core.diffusion.grid import TimestepGrid
+    from taba_core.diffusion.inversion import Method
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ChosenMethod:
+    """A registered method, or a user's own `package.module:Class`, and the options it is not left to itself with."""
+
+    name: str
+    given: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def module(self) -> OwnModule:
+        """Where a user's own method is; empty for a built-in one."""
+        return own_module(self.name)
+
+    @cached_property
+    def method(self) -> Method:
+        """The method. Raises UsageError: no such method, or an option it does not have."""
+        from taba_core.diffusion.inversion import inversion_method_named
+
+        assert self.module is not None  # a user's own file is found before it is imported
+        return inversion_method_named(self.name, **self.given)
+
+    @cached_property
+    def options(self) -> dict[str, Any]:
+        """All options, defaults included: leaving one out is no other artifact."""
+        return asdict(self.method)  # type: ignore[call-overload, no-any-return]
+
+    def check_wraps(self, forward_steps: int) -> None:
+        """Refuse (UsageError) to replace the first steps of a method that has none to replace."""
+        if forward_steps:
+            from taba_core.diffusion.inversion.forward import check_steps_can_be_replaced
+
+            check_steps_can_be_replaced(self.method, f"forward_steps={forward_steps}")
+
+    def check_condition(self, conditioning: str, title: str) -> None:
+        """Refuse (UsageError) a method that works on text on images that have none."""
+        if self.method.needs_text and conditioning != "prompt":
+            raise UsageError(
+                f"inversion method '{self.name}' works on a text condition, and the images of {title} have none; use "
+                "a text-conditional model, or another method."
+            )
+
+    def spec_fields(
+        self,
+        grid: TimestepGrid,
+        forward_steps: int,
+        sample_shape: Shape,
+        cond_shapes: Mapping[str, Shape],
+    ) -> dict[str, Any]:
+        """The fields of an `Inversion` that the method decides."""
+        method, steps = self.method, grid.num_inference_steps
+        expected = method.evaluations(grid, forward_steps)
+        low, high = (expected, expected) if isinstance(expected, int) else expected
+        sampling = method.sampling_evaluations(grid)
+        shapes = method.carried_shapes(grid, sample_shape, cond_shapes)
+        return {
+            "method": self.name,
+            "method_options": self.options,
+            "method_fingerprint": self.module.fingerprint,
+            "method_location": self.module.location,
+            "draws_noise": method.needs_noise,
+            "expected_evaluations": None if low == high == steps - forward_steps else (low, high),
+            "sampling_evaluations": None if sampling == steps else sampling,
+            "carried": {name: _dims(name, shape, sample_shape, steps) for name, shape in shapes.items()},
+        }
+
+
+def _dims(name: str, shape: Shape, sample_shape: Shape, steps: int) -> dict[str, int]:
+    """Dimensions of a carried tensor: those of a state or of a path where its shape says so, else its own."""
+    if shape == sample_shape:
+        return dict(zip(("channel", "y", "x"), shape, strict=True))
+    if shape == (steps, *sample_shape):
+        return dict(zip(("step", "channel", "y", "x"), shape, strict=True))
+    per_step = len(shape) > 0 and shape[0] == steps
+    return {("step" if per_step and not axis else f"{name}_{axis}"): size for axis, size in enumerate(shape)}

@@ -1,0 +1,1 @@
+"""A run on one store: lease, signals, units to workers, reductions, the record of what happened."""

@@ -1,0 +1,71 @@
+"""What one worker holds: a core, and a device or a part of one where there are devices and the model uses them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+from taba_core.errors import UsageError, WorkError
+
+if TYPE_CHECKING:
+    from cluster.pool.executor import Resources
+
+
+def worker_resources(
+    executor: str, address: str | None, *, embedded: bool, gpus_per_worker: float | None = None
+) -> Resources:
+    """Resources of a worker, from what the machine or the cluster at the address has.
+
+    Args:
+      executor: ray, local or inline.
+      address: of a Ray cluster, as `--address`; the driver of one may itself have no device.
+      embedded: whether the model is exact on a CPU and must give the same bits everywhere; it never moves.
+      gpus_per_worker: devices of one worker, 0.5 for two workers on each; None = one.
+
+    Raises:
+      UsageError: an impossible share, or a share where there are no devices to share.
+      WorkError: there is no cluster at the address.
+    """
+    from cluster.pool.executor import Resources
+
+    if gpus_per_worker is not None:
+        _check_share(gpus_per_worker, executor, embedded)
+    if embedded:
+        return Resources(num_cpus=1)
+    where = (address or os.environ.get("RAY_ADDRESS") or "local") if executor == "ray" else "local"
+    has_gpu = _has_gpu() if where == "local" else _cluster_has_gpu(where)
+    if gpus_per_worker is not None and not has_gpu:
+        place = "this machine has" if where == "local" else f"the Ray cluster at {where} has"
+        raise UsageError(f"--gpus-per-worker {gpus_per_worker:g}: {place} no GPU; leave the option out.")
+    return Resources(num_cpus=1, num_gpus=(gpus_per_worker or 1) if has_gpu else 0)
+
+
+def _check_share(share: float, executor: str, embedded: bool) -> None:
+    name = f"--gpus-per-worker {share:g}"
+    if embedded:
+        raise UsageError(f"{name}: this model computes on CPUs only; leave the option out.")
+    if executor != "ray":
+        raise UsageError(
+            f"{name}: --executor {executor} has no workers that hold devices; use --executor ray."
+        )
+    if share <= 0 or (share > 1 and share != int(share)):
+        raise UsageError(f"{name}: give a part of a device, such as 0.5, or a whole number of them.")
+
+
+def _cluster_has_gpu(address: str) -> bool:
+    from cluster.pool.executor import ClusterError
+    from cluster.ray.executor import offered
+
+    try:
+        return any(node.offered.get("GPU", 0) > 0 for node in offered(address))
+    except ClusterError as error:
+        raise WorkError(str(error)) from None
+
+
+def _has_gpu() -> bool:
+    # The driver answers without importing torch: a run that computes nothing should not pay for it.
+    return shutil.which("nvidia-smi") is not None and os.environ.get("CUDA_VISIBLE_DEVICES", "all") not in (
+        "",
+        "-1",
+    )

@@ -1,0 +1,206 @@
+"""`taba run`: from what was asked to plans, their execution and the last lines printed."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from taba_core.errors import UsageError, WorkError
+from taba_core.models.base import card_with_options
+from taba_core.store import Store
+from taba_core.store.place import is_remote
+from workflows.execution.session import DRAIN_FILE, driving
+from workflows.planning.jobs import Asked, check_all, plan_all
+from workflows.planning.plan import Plan
+from workflows.text import bytes_text, count_text, duration_text
+
+if TYPE_CHECKING:
+    from cluster.pool.executor import Executor, Outcome, Resources
+    from workflows.execution.watch import Watch
+
+    # How to make an executor, what each worker holds, how many workers.
+    _Chosen = tuple[Callable[[], Executor], Resources, int]
+
+EXECUTORS = ("ray", "local", "inline")
+
+
+def run_studies(
+    parts: list[Asked],
+    *,
+    address: str | None,
+    executor: str,
+    workers: int | None,
+    report: bool,
+    gpus_per_worker: float | None = None,
+    metrics: bool = False,
+) -> None:
+    """Carry out `taba run`, one model after another, and print the headline table."""
+    from workflows.report.from_store import print_headline, write_store_report
+
+    # Refused before the store is touched; a cluster is asked once for what it has.
+    on_cpu = {card_with_options(part.model, None).embedded for part in parts}
+    chosen = {
+        embedded: choose_executor(
+            executor, address, workers, embedded=embedded, gpus_per_worker=gpus_per_worker
+        )
+        for embedded in on_cpu
+    }
+    if executor == "ray" and parts[0].store.startswith("memory://"):
+        raise UsageError(
+            f"--store {parts[0].store}: it is in the memory of this process, where Ray's workers cannot write, and "
+            "gone with it; use a directory or s3://BUCKET/PREFIX."
+        )
+    observe = _metrics(executor) if metrics else None
+    jobs, opened = check_all(parts, write=True)
+    assert opened is not None
+    with driving(opened.place, observe) as watch:
+        decided = plan_all(jobs, opened)
+        if decided.refusal:
+            raise UsageError(f"{decided.refusal} Nothing was computed.")
+        if decided.line:
+            print(decided.line, flush=True)
+        plans = decided.plans
+        if not is_remote(opened.url):
+            check_room(plans, opened.path)
+        _run_each(plans, opened, chosen, watch)
+        if report and not is_remote(opened.url):
+            watch.stage("report")
+            index = write_store_report(opened.path, None, force=False)
+    if is_remote(opened.url):
+        print(f"\nreport: taba report --store {opened.url} --output FOLDER")
+    elif report:
+        print_headline(opened.path, list(dict.fromkeys(study.name for job in jobs for study in job.studies)))
+        print(f"\nreport: {index}")
+
+
+def _run_each(plans: list[Plan], store: Store, chosen: Mapping[bool, _Chosen], watch: Watch) -> None:
+    """One model after another; units of one that failed for good do not keep the others from running."""
+    from workflows.execution.engine import FailedUnitsError
+
+    failed: dict[str, FailedUnitsError] = {}
+    for plan in plans:
+        try:
+            _run_one(plan, store, chosen[plan.context.card.embedded], watch)
+        except FailedUnitsError as error:
+            if len(plans) == 1:
+                raise
+            failed[plan.context.card.title] = error
+    if failed:
+        raise FailedUnitsError(" ".join(f"{title}: {error}" for title, error in failed.items()))
+
+
+def _run_one(plan: Plan, store: Store, chosen: _Chosen, watch: Watch) -> None:
+    from workflows.execution.engine import log_run, run_plan
+
+    started, clock = datetime.now(UTC), time.monotonic()
+    make_executor, resources, workers = chosen
+    print(
+        f"{plan.context.card.title}, n={plan.context.num_samples}: {plan.units} of "
+        f"{sum(p.num_shards for p in plan.artifacts)} units to compute "
+        f"({count_text(plan.evaluations_missing)} network evaluations, {bytes_text(plan.bytes_total)} in all).",
+        flush=True,
+    )
+    done = run_plan(plan, store, make_executor, resources, workers=workers, watch=watch)
+    if done.units or done.analysed:
+        watch.check()
+        log_run(store, provenance(plan, done, started))
+    print(
+        f"computed {done.units} units, analysed {len(done.analysed)} studies, reused {len(done.reused)}: "
+        f"{duration_text(time.monotonic() - clock)}.",
+        flush=True,
+    )
+
+
+def _metrics(executor: str) -> Callable[[Outcome, int], None]:
+    if executor != "ray":
+        raise UsageError(f"--metrics are Ray's; they cannot go with --executor {executor}.")
+    from cluster.ray.metrics import RunMetrics
+
+    return RunMetrics()
+
+
+def check_room(plans: list[Plan], directory: Path) -> None:
+    """Refuse a run whose missing shards cannot fit the file system of the store.
+
+    Raises:
+      WorkError: less space (or, where the file system counts them, fewer files) free than the run will write.
+    """
+    wanted, files = sum(plan.bytes_missing for plan in plans), sum(plan.files_missing for plan in plans)
+    system = os.statvfs(directory)
+    free, free_files = system.f_bavail * system.f_frsize, system.f_favail
+    if wanted > free:
+        raise WorkError(
+            f"store {directory}: the run will write {bytes_text(wanted)}, but {bytes_text(free)} are free there. "
+            "Free space, use another --store, or a smaller --set num_samples. Nothing was computed."
+        )
+    if system.f_files and files > free_files:
+        raise WorkError(
+            f"store {directory}: the run will write {count_text(files)} files, but {count_text(free_files)} inodes "
+            "are free there. Use another --store, or a larger --set samples_per_shard. Nothing was computed."
+        )
+
+
+def choose_executor(
+    name: str,
+    address: str | None,
+    workers: int | None,
+    *,
+    embedded: bool,
+    gpus_per_worker: float | None = None,
+) -> _Chosen:
+    """A factory of the executor (so that nothing starts if there is nothing to do), resources, worker count."""
+    from workflows.execution.resources import worker_resources
+
+    if name not in EXECUTORS:
+        raise UsageError(f"--executor {name}: use ray (the default), local or inline.")
+    if name != "ray" and address is not None:
+        raise UsageError(f"--address names a Ray cluster; it cannot go with --executor {name}.")
+    if name == "inline" and workers not in (None, 1):
+        raise UsageError("--executor inline has one worker; use --executor local for several threads.")
+    cores = 1 if name == "inline" else workers or _usable_cores()
+    resources = worker_resources(name, address, embedded=embedded, gpus_per_worker=gpus_per_worker)
+    drain_file = os.environ.get(DRAIN_FILE)
+
+    def make() -> Executor:
+        if name == "ray":
+            from cluster.ray.executor import RayExecutor
+
+            return RayExecutor(address=address, num_workers=workers, drain_file=drain_file)
+        from cluster.pool.local import LocalExecutor
+
+        return LocalExecutor(workers=cores, drain_file=drain_file)
+
+    return make, resources, cores
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def provenance(plan: Plan, done: Any, started: datetime) -> dict[str, Any]:
+    """One line of the store's log: command, versions, machine, times, counts, settings."""
+    from importlib.metadata import version
+
+    packages = ("taba", "torch", "numpy", "zarr", "xarray", "dask", "ray", "scipy")
+    return {
+        "command": "taba " + " ".join(sys.argv[1:]),
+        "started": started.isoformat(timespec="seconds"),
+        "seconds": round(done.seconds, 1),
+        "stages": {name: round(seconds, 2) for name, seconds in done.stages.items()},
+        "model": plan.context.name,
+        "studies": [s.name for s in plan.studies],
+        "units": done.units,
+        "network_evaluations": done.evaluations,
+        "bytes": plan.bytes_total,
+        "settings": plan.context.settings.model_dump(mode="json"),
+        "conventions": plan.context.convention_line(),
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
+        "device": "gpu" if done.on_gpu else "cpu",
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+    }

@@ -1,0 +1,110 @@
+"""What a user asked for: studies, store, models, settings; everything that can be refused is refused here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from taba_core.errors import UsageError
+from taba_core.store import Store
+from workflows.analysis.study import PAPER, Study, find_studies
+from workflows.configuration.context import Context
+from workflows.configuration.settings import parse_settings
+from workflows.planning.budget import Decision, decide
+from workflows.planning.plan import Plan, make_plan
+
+PAPER_MODELS = ("adm-32", "adm-64", "adm-256", "ldm", "dit", "if")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a user typed: study names, store, model, method, `--set` texts, and weights in place of the fetched ones.
+
+    `as_in_paper` keeps only the studies the paper made with the model; `budget` is the most bytes to store, as text.
+    """
+
+    studies: list[str]
+    store: str
+    model: str
+    method: str
+    assignments: list[str]
+    weights: str | None = None
+    as_in_paper: bool = False
+    budget: str | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model's part of what was asked, checked."""
+
+    asked: Asked
+    context: Context
+    studies: list[Study]
+
+    def plan(self, store: Store | None, *, fused: bool = False) -> Plan:
+        """What the job misses in a store; see `workflows.planning.plan.make_plan`."""
+        return make_plan(self.context, self.studies, store, fused=fused)
+
+
+def each_model(asked: Asked, models: list[str]) -> list[Asked]:
+    """The same question of several models, in order and without repeats; `paper` means the paper's six.
+
+    Raises:
+      UsageError: one weights file for several models.
+    """
+    parts: dict[str, Asked] = {}
+    for model in models:
+        if model == PAPER:
+            parts |= {name: replace(asked, model=name, as_in_paper=True) for name in PAPER_MODELS}
+        else:
+            parts[model] = replace(asked, model=model)
+    if asked.weights is not None and len(parts) > 1:
+        raise UsageError(f"--weights {asked.weights} goes with one --model; {len(parts)} were given.")
+    return list(parts.values())
+
+
+def check(asked: Asked) -> Job:
+    """A job without its store; nothing is written, weights may be elsewhere.
+
+    Raises:
+      UsageError: unknown names or impossible values.
+    """
+    chosen = find_studies(asked.studies)
+    context = Context(asked.model, asked.method, parse_settings(asked.assignments), asked.weights)
+    assert context.chosen.method is not None  # an unknown method or option is refused here
+    if asked.as_in_paper:
+        chosen = [study for study in chosen if asked.model in study.paper_models]
+    for study in chosen:
+        study.requests(context)
+    return Job(asked, context, chosen)
+
+
+def check_all(parts: list[Asked], *, write: bool) -> tuple[list[Job], Store | None]:
+    """Every model's job and the store they share; all are checked before the store is touched.
+
+    Raises:
+      UsageError: unknown names, impossible values, models that cannot run here (`write`), or nothing to do.
+      StoreError: a store that is not taba's, or not this version's.
+    """
+    jobs = [job for job in map(check, parts) if job.studies]
+    if not jobs:
+        names = ", ".join(parts[0].studies)
+        raise UsageError(
+            f"{names}: the paper made none of them with these models; name the model with --model."
+        )
+    path = jobs[0].asked.store
+    if write:
+        for job in jobs:
+            job.context.check_runnable()
+        return jobs, Store.open(path, mode="a")
+    return jobs, Store.open(path, mode="r") if Store.is_there(path) else None
+
+
+def plan_all(jobs: list[Job], store: Store | None) -> Decision:
+    """The plans of all jobs, within their budget of bytes if that can be.
+
+    Raises:
+      UsageError: a budget that is no size.
+    """
+    asked, policy = jobs[0].asked, jobs[0].context.settings.trajectories
+    makers = [lambda fused, job=job: job.plan(store, fused=fused) for job in jobs]
+    return decide(makers, policy, store, asked.store, asked.budget)

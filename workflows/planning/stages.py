@@ -1,0 +1,158 @@
+"""How long a plan takes on a cluster: stages in order of dependency, waves of units, the allocation to ask for.
+
+Durations come from the cards' measured step times, so they are estimates of computing alone; what they leave out
+(failures, uneven nodes, a busy file system) is what `taba simulate` adds, through the scheduler's own code.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from workflows.planning.plan import Plan, PlannedArtifact
+
+START_SECONDS = 60.0  # Ray on many nodes, Python from a shared file system
+LOAD_BYTES_PER_SECOND = 5e8  # weights from a shared file system, every worker its own copy
+LOAD_SECONDS = 15.0  # a worker process importing torch
+WRITE_BYTES_PER_SECOND = 2e8  # one worker: encode, checksum, write, sync
+REDUCE_BYTES_PER_SECOND = 5e8  # one node: the reduction of a study reads what it needs once
+MARGIN = 1.25  # of the time limit over the estimate
+DRAIN_SECONDS = 60  # schedulers may signal a minute early
+
+
+@dataclass(frozen=True)
+class Machines:
+    """The workers a plan is spread over.
+
+    Attributes:
+      nodes: of the allocation.
+      workers_per_node: one a GPU, or as many as share them.
+    """
+
+    nodes: int = 1
+    workers_per_node: int = 4
+
+    @property
+    def workers(self) -> int:
+        """Workers in all."""
+        return self.nodes * self.workers_per_node
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The units of one depth of the dependency graph; they need nothing of each other.
+
+    Attributes:
+      kinds: kinds of the artifacts.
+      units: missing shards.
+      longest: seconds of the longest unit.
+      device_seconds: seconds of all units together.
+      waves: ceil(units / workers).
+      seconds: wall time on the workers, units handed out in order to whoever is free.
+    """
+
+    kinds: str
+    units: int
+    longest: float
+    device_seconds: float
+    waves: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Timetable:
+    """A plan on machines: start, stages one after another, reductions.
+
+    The real scheduler starts a unit as soon as the same shard of its sources is there, so stages overlap and the
+    sum of stages is an upper estimate; `busy_seconds / workers` and the longest chain are lower ones.
+    """
+
+    machines: Machines
+    stages: tuple[Stage, ...]
+    load_seconds: float
+    reduce_seconds: float
+
+    @property
+    def device_hours(self) -> float:
+        """Hours of all units together."""
+        return sum(stage.device_seconds for stage in self.stages) / 3600
+
+    @property
+    def longest(self) -> float:
+        """Seconds of the longest unit of the plan."""
+        return max((stage.longest for stage in self.stages), default=0.0)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time: start, load, every stage after the one before, reductions."""
+        if not self.stages:
+            return self.reduce_seconds
+        return START_SECONDS + self.load_seconds + self.reduce_seconds + sum(s.seconds for s in self.stages)
+
+    @property
+    def signal_seconds(self) -> int:
+        """How long before the time limit the scheduler should send USR1: twice the longest unit and a minute."""
+        return max(300, math.ceil(2 * self.longest) + DRAIN_SECONDS)
+
+    @property
+    def time_limit(self) -> int:
+        """Minutes to ask for: the estimate with a margin and the drain, in whole half hours."""
+        return 30 * math.ceil((MARGIN * self.seconds + self.signal_seconds) / 1800)
+
+
+def unit_seconds(plan: Plan, planned: PlannedArtifact, samples: int) -> tuple[float, float]:
+    """Seconds one worker computes and writes a shard of that many samples."""
+    computing = planned.image_evaluations * samples * plan.context.card.cost.image_seconds
+    share = samples / planned.artifact.root().num_samples
+    return computing, plan.bytes_of(planned) * share / WRITE_BYTES_PER_SECOND
+
+
+def load_seconds(plan: Plan) -> float:
+    """Seconds until a worker is ready: process, libraries, weights."""
+    card = plan.context.card
+    weights = 0 if card.embedded else max(card.weights.bytes, 2 * card.num_parameters)
+    return LOAD_SECONDS + weights / LOAD_BYTES_PER_SECOND
+
+
+def timetable(plan: Plan, machines: Machines) -> Timetable:
+    """Stages of the missing units on the machines."""
+    depths: dict[int, list[PlannedArtifact]] = {}
+    for planned in plan.artifacts:
+        if planned.missing:
+            depths.setdefault(_depth(planned), []).append(planned)
+    stages = tuple(_stage(plan, depths[depth], machines.workers) for depth in sorted(depths))
+    return Timetable(machines, stages, load_seconds(plan), plan.bytes_total / REDUCE_BYTES_PER_SECOND)
+
+
+def _stage(plan: Plan, artifacts: list[PlannedArtifact], workers: int) -> Stage:
+    # A worker writes one shard while it computes the next, so a unit takes the longer of the two.
+    seconds = [
+        max(unit_seconds(plan, planned, planned.samples_in(shard)))
+        for planned in artifacts
+        for shard in planned.missing
+    ]
+    return Stage(
+        kinds=", ".join(sorted({planned.artifact.kind for planned in artifacts})),
+        units=len(seconds),
+        longest=max(seconds),
+        device_seconds=math.fsum(seconds),
+        waves=-(-len(seconds) // workers),
+        seconds=list_schedule(seconds, workers),
+    )
+
+
+def list_schedule(seconds: Iterable[float], workers: int) -> float:
+    """Wall time of independent units handed out in order to whichever of the workers is free first."""
+    free = [0.0] * workers
+    for duration in seconds:
+        heapq.heapreplace(free, free[0] + duration)
+    return max(free)
+
+
+def _depth(planned: PlannedArtifact) -> int:
+    def depth(artifact: object) -> int:
+        return 1 + max((depth(source) for source in artifact.sources()), default=0)  # type: ignore[attr-defined]
+
+    return depth(planned.artifact)

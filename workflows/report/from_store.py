@@ -1,0 +1,139 @@
+"""From a store's results to its report: every finished study presents itself, the report package writes files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from taba_core.errors import UsageError
+from taba_core.store import Store
+from taba_core.store.group import LEDGER_DIRECTORY
+from taba_core.store.place import is_remote
+from taba_core.store.template import mark_as_no_data
+from workflows.analysis.presentation import Verdict
+from workflows.analysis.study import studies
+from workflows.execution.engine import RUN_LOG
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from workflows.analysis.presentation import Run
+
+_STAMP = ".stamp"
+
+
+def write_store_report(path: str | Path, output: Path | None, *, force: bool) -> Path:
+    """Write the report of a store; skipped if it already shows exactly these results and `force` is off.
+
+    Returns:
+      Path of index.html.
+    Raises:
+      UsageError: no store, or a store without results.
+    """
+    store = Store.open(path)
+    if output is None and is_remote(path):
+        raise UsageError(
+            f"--store {path} is remote, and a report is written to a directory: add --output FOLDER."
+        )
+    folder = output or store.path / "report"
+    names = store.results()
+    if not names:
+        raise UsageError(
+            f"{path} holds no results yet; run a study first: taba run correlation --store {path}."
+        )
+    stamp = _stamp(store, names)
+    index = folder / "index.html"
+    if not force and index.exists() and (folder / _STAMP).exists() and (folder / _STAMP).read_text() == stamp:
+        return index
+    from workflows.report.files import write_text
+    from workflows.report.write import write_report
+
+    index = write_report(collect(store, names), folder)
+    write_text(folder / _STAMP, stamp)
+    if output is None:
+        mark_as_no_data(store.place / "report")
+    return index
+
+
+def collect(store: Store, names: list[str]) -> Run:
+    """All results of a store as one presentable run. Results of another study version are left out."""
+    from workflows.analysis.presentation import Run
+
+    by_study: dict[str, list[xr.Dataset]] = {}
+    for name in names:
+        result = store.read_result(name)
+        assert result is not None
+        result.attrs["name"] = name
+        by_study.setdefault(str(result.attrs["study"]), []).append(result)
+    sections = []
+    for study in studies().values():
+        current = [r for r in by_study.get(study.name, []) if r.attrs["study_version"] == study.version]
+        if current:
+            shown = [study.annotate(store, result) for result in sorted(current, key=_result_order)]
+            sections.append(study.present(shown))
+    log = run_log(store)
+    models = sorted({str(r.attrs["model_title"]) for results in by_study.values() for r in results})
+    return Run(
+        title="There and Back Again: noise, images and DDIM inversions",
+        summary=f"{len(sections)} studies on {', '.join(models)}. Measured numbers carry 95 % intervals where "
+        "n allows one; every claim is an inequality tested on its interval.",
+        sections=tuple(sections),
+        provenance={"store": store.place.name} | {"runs": {_run_title(entry): entry for entry in log}},
+    )
+
+
+def _run_title(entry: dict[str, Any]) -> str:
+    return f"{entry.get('started', '')} {entry.get('model', '')}: {entry.get('command', '')}"
+
+
+def _result_order(result: xr.Dataset) -> tuple[Any, ...]:
+    # The largest run of each model first: it gets the plain figure ids.
+    return (
+        result.attrs["model"] != "photo-mixture",
+        result.attrs["model"],
+        -result.attrs["n"],
+        result.attrs["name"],
+    )
+
+
+def run_log(store: Store) -> list[dict[str, Any]]:
+    """What `taba run` wrote about itself, oldest first."""
+    entries = []
+    for line in (store.place / LEDGER_DIRECTORY / RUN_LOG).lines():
+        try:
+            entries.append(json.loads(line))
+        except ValueError:
+            continue  # a line cut short by a crash tells nothing and breaks nothing
+    return entries
+
+
+def _stamp(store: Store, names: list[str]) -> str:
+    runs = run_log(store)
+    text = json.dumps([names, version("taba"), [(s.name, s.version) for s in studies().values()], runs])
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def print_headline(path: str | Path, asked: Sequence[str]) -> None:
+    """Print from the written report what answers the question: the first table and the verdicts of asked studies.
+
+    Args:
+      asked: names of the studies; correlation's table (the paper's Table 2) speaks for all if it is among them.
+    """
+    folder = Path(path) / "report"
+    rows = json.loads((folder / "results.json").read_text())
+    first = {row["study"]: row["item"] for row in reversed(rows)}
+    order = [study for study in ("correlation", *asked) if study in asked and study in first]
+    chosen = [study for study in order if study != "model-card"] or order
+    if chosen:
+        print(f"\n{(folder / 'tables' / (first[chosen[0]] + '.md')).read_text().strip()}")
+    claims = [claim for claim in json.loads((folder / "claims.json").read_text()) if claim["study"] in asked]
+    if claims:
+        print("\nclaims, each tested on its 95 % interval:")
+    for verdict in get_args(Verdict):
+        ids = [claim["id"] for claim in claims if claim["verdict"] == verdict]
+        if ids:
+            print(f"  {verdict:<13} {', '.join(ids)}")
