@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cached_property
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
@@ -35,6 +36,11 @@ class Spec(BaseModel):
 
     def __hash__(self) -> int:
         # Options are dictionaries, so the generated field-wise hash would fail.
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        # Asked for many times: specs are keys of the dictionaries of a plan.
         return hash((type(self).__name__, self.canonical()))
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from taba_core.errors import UsageError, WorkError
+from taba_core.model_spec import ModelSpec
 from taba_core.models.cards import Card
 from taba_core.models.catalog import list_cards, load_card
 from taba_core.models.options import (
@@ -20,7 +21,6 @@ from taba_core.models.options import (
 )
 from taba_core.models.profile import profile_named
 from taba_core.models.weights import locate, network_fingerprint, require_weights
-from taba_core.spec import ModelSpec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

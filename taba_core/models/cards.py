@@ -80,7 +80,7 @@ class DefaultsCard(_CardPart):
     """Sizes of a run when nothing else is asked for; the paper's own where it states them."""
 
     num_samples: int = Field(ge=2)
-    samples_per_shard: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
     num_inference_steps: int = Field(ge=1)
 
 

@@ -242,9 +242,7 @@ def _cost(parameters: int, shape: tuple[int, int, int]) -> CostCard:
 
 
 def _defaults(shape: tuple[int, int, int]) -> DefaultsCard:
-    """A shard of about 150 MB with states and predictions of 100 steps, a power of two of samples."""
+    """Batches of a power of two, of which the states and predictions of 100 steps take about 150 MB."""
     bytes_per_sample = 4 * shape[0] * shape[1] * shape[2] * 2 * 100
     fitting = int(min(max(_SHARD_BYTES // bytes_per_sample, 1), 128))
-    return DefaultsCard(
-        num_samples=256, samples_per_shard=1 << (fitting.bit_length() - 1), num_inference_steps=50
-    )
+    return DefaultsCard(num_samples=256, batch_size=1 << (fitting.bit_length() - 1), num_inference_steps=50)

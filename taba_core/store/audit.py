@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from taba_core.schema import num_steps, variables_of
-from taba_core.spec import Artifact
+from taba_core.artifacts.layout import Extent
 from taba_core.store import results, template
 from taba_core.store.files import LEDGER_DIRECTORY
 from taba_core.store.group import ArtifactGroup
@@ -45,7 +44,7 @@ def audit(store: Store, *, deep: bool = False, forget: bool = False) -> Audit:
     if deep:
         for group in groups:
             problems += _of_coordinates(group)
-            problems += _unknown(group.place, group.name, {*variables_of(group.artifact), *_coordinates()})
+            problems += _unknown(group.place, group.name, {*group.artifact.variables(), *_coordinates()})
         for name in names:
             found = [
                 Problem(name, "result", "", None, file, text)
@@ -71,7 +70,7 @@ def _of_coordinates(group: ArtifactGroup) -> Iterator[Problem]:
         wrong = (
             "cannot be read, or its checksum differs"
             if values is None
-            else _wrong(group.artifact, name, values)
+            else _wrong(group.extent, group.artifact.num_steps, name, values)
         )
         if wrong:
             yield Problem(
@@ -79,13 +78,10 @@ def _of_coordinates(group: ArtifactGroup) -> Iterator[Problem]:
             )
 
 
-def _wrong(artifact: Artifact, name: str, values: NDArray[Any]) -> str | None:
+def _wrong(extent: Extent, steps: int, name: str, values: NDArray[Any]) -> str | None:
     """What is wrong with the values of a coordinate: ids and steps are known, levels are within bounds."""
     if name == "sample":
-        return (
-            None if np.array_equal(values, np.arange(artifact.root().num_samples)) else "is not 0, 1, 2, ..."
-        )
-    steps = num_steps(artifact)
+        return None if np.array_equal(values, np.arange(extent.num_samples)) else "is not 0, 1, 2, ..."
     if values.shape != (steps,):
         return f"has shape {values.shape}, not ({steps},)"
     if name == "step":

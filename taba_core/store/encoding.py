@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from taba_core.schema import CHUNK_CRC_BYTES, Layout, Variable
+from taba_core.artifacts.layout import CHUNK_CRC_BYTES, Layout
+from taba_core.artifacts.variable import Variable
 
 _PIECE_BYTES = 512 * 1024
 

@@ -14,15 +14,15 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from taba_core.errors import UsageError
-from taba_core.schema import num_shards, variable_of, variables_of
-from taba_core.spec import Artifact
+from taba_core.artifacts.base import Artifact
+from taba_core.artifacts.layout import Extent
+from taba_core.errors import StoreError, UsageError
 from taba_core.store import integrity
 from taba_core.store.files import LEDGER_DIRECTORY as LEDGER_DIRECTORY
 from taba_core.store.integrity import Problem
 from taba_core.store.ledger import FileRecord, Ledger, Receipt
 from taba_core.store.missing import MissingShards
-from taba_core.store.place import Place, local_path
+from taba_core.store.place import Place, local_path, read_json
 from taba_core.store.shards import META, ShardedArray
 
 
@@ -59,12 +59,27 @@ class ArtifactGroup:
     @property
     def num_shards(self) -> int:
         """Shards (units of work) of the artifact."""
-        return num_shards(self.artifact)
+        return self.extent.num_shards
+
+    @cached_property
+    def extent(self) -> Extent:
+        """How many samples the group has room for, and samples of a shard, as they were when this was first asked.
+
+        Raises:
+          StoreError: the group does not say; taba did not write it.
+        """
+        attrs = read_json(self.place / META).get("attributes", {})
+        try:
+            return Extent(int(attrs["num_samples"]), int(attrs["samples_per_shard"]))
+        except (KeyError, TypeError, ValueError):
+            raise StoreError(
+                f"group {self.place} does not say how many samples it holds; remove it."
+            ) from None
 
     @property
     def variables(self) -> tuple[str, ...]:
         """Variables the store holds, in the schema's order."""
-        names = variables_of(self.artifact)
+        names = self.artifact.variables()
         held = self.place.read_existing(f"{name}/{META}" for name in names)
         return tuple(name for name in names if f"{name}/{META}" in held)
 
@@ -79,7 +94,7 @@ class ArtifactGroup:
         Raises:
           UsageError: the kind has no such variable. StoreError: this store does not hold it.
         """
-        return ShardedArray.open(self.place / variable, variable_of(self.artifact, variable))
+        return ShardedArray.open(self.place / variable, self.artifact.variable(variable))
 
     def shard_range(self, shard: int) -> tuple[int, int]:
         """Sample ids [start, stop) of a shard.
@@ -89,9 +104,7 @@ class ArtifactGroup:
         """
         if not 0 <= shard < self.num_shards:
             raise UsageError(f"shard {shard} of {self.name}: shards are 0 to {self.num_shards - 1}.")
-        root = self.artifact.root()
-        start = shard * root.samples_per_shard
-        return start, min(start + root.samples_per_shard, root.num_samples)
+        return self.extent.ids(shard)
 
     def missing(
         self,
@@ -110,7 +123,7 @@ class ArtifactGroup:
         """
         names = list(self.variables if variables is None else variables)
         for name in names:
-            variable_of(self.artifact, name)
+            self.artifact.variable(name)
         if variables is None:
             first_shards = {name: self.array(name).num_asked for name in names}
         done = self._complete(names)

@@ -34,7 +34,7 @@ def open_store(path: str | os.PathLike[str], chunks: Mapping[str, int] | None = 
     nodes: dict[str, xr.Dataset] = {}
     for group in store.artifacts():
         wanted = {
-            "sample": group.artifact.root().samples_per_shard,
+            "sample": group.extent.samples_per_shard,
             "step": STEPS_PER_BLOCK,
             **(chunks or {}),
         }

@@ -7,8 +7,8 @@ import zlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from taba_core.artifacts.base import SCHEMA_VERSION
 from taba_core.errors import StoreError, UsageError
-from taba_core.spec import SCHEMA_VERSION
 from taba_core.store.files import LEDGER_DIRECTORY, explained
 from taba_core.store.place import Place, json_bytes, parse_json, read_json
 from taba_core.store.shards import META

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from numpy.typing import NDArray
 
+from taba_core.artifacts.base import SCHEMA_VERSION, Artifact, kinds
+from taba_core.artifacts.layout import Extent, layout
 from taba_core.errors import StoreError, UsageError
-from taba_core.schema import layout
-from taba_core.spec import KINDS, SCHEMA_VERSION, Artifact
 from taba_core.store import template
 from taba_core.store.files import LEDGER_DIRECTORY, PARTIAL_SUFFIX
 from taba_core.store.group import ArtifactGroup
@@ -82,6 +82,7 @@ class Store:
         self,
         artifact: Artifact,
         variables: Sequence[str],
+        extent: Extent,
         sample_shape: Sequence[int],
         coords: Mapping[str, NDArray[Any]] | None = None,
         *,
@@ -92,6 +93,7 @@ class Store:
 
         Args:
           variables: names of the artifact's kind; later calls may add others.
+          extent: samples there must be room for; a group that has more keeps them. Shards are those of the group.
           sample_shape: (C, H, W) of a state.
           coords: per-step coordinates, each (T,), levels 1..T ascending: `timestep`, `alpha_bar`.
           decoded_shape: (3, height, width), needed for `decoded` only.
@@ -103,9 +105,14 @@ class Store:
         """
         if self.mode == "r":
             raise UsageError(f"store {self.place} is open for reading only; open it with mode 'a'.")
-        layouts = {name: layout(artifact, name, sample_shape, decoded_shape) for name in variables}
+        held = self.find(artifact)
+        if held is not None and held.extent.num_samples > extent.num_samples:
+            extent = Extent(held.extent.num_samples, extent.samples_per_shard)
+        layouts = {name: layout(artifact, name, extent, sample_shape, decoded_shape) for name in variables}
+        template.ensure_group(
+            ArtifactGroup(self.place, artifact), extent, template.coordinates(artifact, extent, coords)
+        )
         group = ArtifactGroup(self.place, artifact)
-        template.ensure_group(group, template.coordinates(artifact, coords))
         for name, wanted in layouts.items():
             samples = wanted.samples(first_shards[name] - 1)[1] if name in first_shards else None
             template.ensure_array(group, name, wanted, samples)
@@ -141,9 +148,9 @@ class Store:
         Raises:
           StoreError: a group that cannot be understood.
         """
-        groups = []
+        groups, known = [], kinds()
         for place, attrs in self._groups():
-            if attrs.get("kind") in KINDS:
+            if attrs.get("kind") in known:
                 group = ArtifactGroup(self.place, template.artifact_of(place, attrs))
                 if group.place != place:
                     raise StoreError(

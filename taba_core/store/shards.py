@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from taba_core.artifacts.layout import Layout
+from taba_core.artifacts.variable import Variable
 from taba_core.errors import StoreError, UsageError, WorkError
-from taba_core.schema import Layout, Variable
 from taba_core.store.encoding import shard_pieces
 from taba_core.store.ledger import FileRecord
 from taba_core.store.place import Place, parse_json
@@ -88,7 +89,15 @@ class ShardedArray:
         """Note in the metadata that this many first samples are asked now (None = all); never fewer. Driver only."""
         if self.samples_asked is None or (samples is not None and samples <= self.samples_asked):
             return
-        replace(self, samples_asked=samples).create()
+        all_of_them = samples is None or samples >= self.layout.shape[0]
+        replace(self, samples_asked=None if all_of_them else samples).create()
+
+    def grow(self, num_samples: int) -> None:
+        """Give the array room for more samples, of which none is asked yet. Driver only."""
+        if self.layout.shape[0] < num_samples:
+            layout = replace(self.layout, shape=(num_samples, *self.layout.shape[1:]))
+            asked = self.layout.shape[0] if self.samples_asked is None else self.samples_asked
+            replace(self, layout=layout, samples_asked=asked).create()
 
     def put(self, shard: int, block: NDArray[Any]) -> FileRecord:
         """Write one whole shard that passed `check`, put in place atomically.
@@ -172,7 +181,7 @@ class ShardedArray:
             if size is None and shard >= self.num_asked:
                 raise StoreError(
                     f"{file} is missing: only the first {self.samples_asked} samples of '{self.variable.name}' were "
-                    "asked, to keep within a budget of bytes. --set trajectories=full asks for all."
+                    "asked for so far. Run the study that needs more of them: they are added."
                 )
             found = "is missing" if size is None else f"has {size} bytes, not {self.layout.shard_bytes}"
             raise StoreError(f"{file} {found}. Run the same command again: it computes what is not complete.")

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from taba_core.artifacts.base import SCHEMA_VERSION, Artifact, from_attrs
+from taba_core.artifacts.layout import Extent, Layout
 from taba_core.errors import StoreError, UsageError
-from taba_core.schema import Layout, num_steps, variable_of, variables_of
-from taba_core.spec import SCHEMA_VERSION, Artifact, from_attrs
 from taba_core.store.files import LEDGER_DIRECTORY
 from taba_core.store.group import ArtifactGroup
 from taba_core.store.place import Place, json_bytes, read_json
@@ -55,8 +55,8 @@ def mark_as_no_data(place: Place) -> None:
         (place / META).write_atomic(json_bytes(meta))
 
 
-def ensure_group(group: ArtifactGroup, coords: Mapping[str, NDArray[Any]]) -> None:
-    """Make the group and its coordinates where missing, and check what exists.
+def ensure_group(group: ArtifactGroup, extent: Extent, coords: Mapping[str, NDArray[Any]]) -> None:
+    """Make the group and its coordinates where missing, check what exists, and let it grow to the extent.
 
     Raises:
       StoreError: made by another spec, or other coordinates. WorkError: the file system refused.
@@ -71,20 +71,28 @@ def ensure_group(group: ArtifactGroup, coords: Mapping[str, NDArray[Any]]) -> No
         held = None
         group.place.make()
         (group.store / LEDGER_DIRECTORY).make()
-    attrs = group_attrs(group.artifact, names)
-    if held is None or held.get("coordinates") != attrs.get("coordinates"):
-        write_group(group.place, (held or attrs) | {k: v for k, v in attrs.items() if k == "coordinates"})
+    attrs = group_attrs(group.artifact, extent, names)
+    changing = ("coordinates", "num_samples")
+    if held is not None and held.get("num_samples") != extent.num_samples:
+        _grow(group, extent)  # before the group says so: what dies in between is done again
+    if held is None or any(held.get(name) != attrs.get(name) for name in changing):
+        write_group(group.place, (held or attrs) | {k: v for k, v in attrs.items() if k in changing})
     for name, values in coords.items():
         _ensure_coordinate(group, name, values)
 
 
-def group_attrs(artifact: Artifact, coords: Iterable[str]) -> dict[str, Any]:
+def group_attrs(artifact: Artifact, extent: Extent, coords: Iterable[str]) -> dict[str, Any]:
     """Attributes of a group: version, kind, key, whole spec, and the spec's fields once more on top.
 
+    The number of samples and of samples in a shard are there too; they are of the group, not of the spec.
     Fields of the sources follow the artifact's own, so `attrs["seed"]` is there for every kind; where
     both have a field of one name, the artifact's own is on top and the source's is in `spec`.
     """
-    attrs = artifact.attrs() | {"model": artifact.root().model.name}
+    attrs = artifact.attrs() | {
+        "model": artifact.samples.model.name,
+        "num_samples": extent.num_samples,
+        "samples_per_shard": extent.samples_per_shard,
+    }
     level: dict[str, Any] | None = attrs["spec"]
     while level is not None:
         for name, value in level.items():
@@ -144,7 +152,7 @@ def ensure_array(group: ArtifactGroup, name: str, wanted: Layout, samples: int |
     Raises:
       StoreError: they differ. WorkError: the file system refused.
     """
-    array = ShardedArray(group.place / name, variable_of(group.artifact, name), wanted, samples)
+    array = ShardedArray(group.place / name, group.artifact.variable(name), wanted, samples)
     if not (array.place / META).exists():
         array.place.make()
         array.create()
@@ -159,15 +167,17 @@ def ensure_array(group: ArtifactGroup, name: str, wanted: Layout, samples: int |
     held.ask(samples)
 
 
-def coordinates(artifact: Artifact, coords: Mapping[str, NDArray[Any]] | None) -> dict[str, NDArray[Any]]:
+def coordinates(
+    artifact: Artifact, extent: Extent, coords: Mapping[str, NDArray[Any]] | None
+) -> dict[str, NDArray[Any]]:
     """All coordinates of an artifact: sample ids, steps 1..T, and those the caller gives per step.
 
     Raises:
       UsageError: an unknown coordinate, or one that is not (T,).
     """
-    values: dict[str, NDArray[Any]] = {"sample": np.arange(artifact.root().num_samples, dtype=np.int64)}
-    steps = num_steps(artifact)
-    if coords or any(v.per_step for v in variables_of(artifact).values()):
+    values: dict[str, NDArray[Any]] = {"sample": np.arange(extent.num_samples, dtype=np.int64)}
+    steps = artifact.num_steps
+    if coords or any(v.per_step for v in artifact.variables().values()):
         values["step"] = np.arange(1, steps + 1, dtype=np.int64)
     for name, given in (coords or {}).items():
         array = np.asarray(given)
@@ -193,6 +203,23 @@ def read_coordinate(place: Place) -> NDArray[Any] | None:
         return np.asarray(zarr.open_array(place.zarr_store(), mode="r")[...])
     except (RuntimeError, ValueError, KeyError, OSError):  # what codecs and readers raise for damaged files
         return None
+
+
+def _grow(group: ArtifactGroup, extent: Extent) -> None:
+    """Give every array and the sample ids of a group room for more samples; what is stored stays as it is.
+
+    Raises:
+      StoreError: the group has shards of another size, or more samples than that.
+    """
+    held = group.extent
+    if held.samples_per_shard != extent.samples_per_shard or held.num_samples > extent.num_samples:
+        raise StoreError(
+            f"group {group.place} holds {held.num_samples} samples in shards of {held.samples_per_shard}; it cannot "
+            f"become {extent.num_samples} in shards of {extent.samples_per_shard}. Use another --store."
+        )
+    for name in group.variables:
+        group.array(name).grow(extent.num_samples)
+    _write_coordinate(group.place / "sample", "sample", np.arange(extent.num_samples, dtype=np.int64))
 
 
 def _ensure_coordinate(group: ArtifactGroup, name: str, values: NDArray[Any]) -> None:

@@ -10,30 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taba_core import rng
-from taba_core.spec import Artifact, from_attrs
+from taba_core.artifacts.base import Artifact, from_attrs
+from taba_core.artifacts.request import Request
 from taba_core.store import Store
 
 if TYPE_CHECKING:
-    from taba_core.stats.base import Statistic
+    from taba_core.stats.base import RowStatistic, Statistic
     from taba_core.stats.estimate import Estimate
 
 
 _SAMPLES_AT_ONCE = 64
 # Dimensions of images as one sees them; a latent model's states have fewer positions.
 PICTURE_DIMS = ("example", "rgb", "pixel_y", "pixel_x")
-# Name of the request that holds a row statistic's rows in place of the arrays they are made of.
-ROWS = "rows"
 # Name of the column that is white noise of its own stream: what noise rows are compared with.
 INDEPENDENT = "independent"
-
-
-@dataclass(frozen=True)
-class Request:
-    """An artifact a study reads, and which of its variables; `first` = of the first so many samples only."""
-
-    artifact: Artifact
-    variables: tuple[str, ...]
-    first: int | None = None
 
 
 @dataclass(frozen=True)
@@ -98,8 +88,8 @@ class Inputs:
 
     @property
     def num_samples(self) -> int:
-        """n."""
-        return next(iter(self.requests.values())).artifact.root().num_samples
+        """n, of the study's first request."""
+        return next(iter(self.requests.values())).samples
 
     def reduce(
         self,
@@ -108,15 +98,10 @@ class Inputs:
         replicates: int = 1000,
         first: int | None = None,
     ) -> dict[str, dict[str, Estimate]]:
-        """One pass over the samples (or the `first` so many): every statistic, with replicates for its intervals.
-
-        Where the study's rows are stored they are read in place of the columns; the values have the same bits.
-        """
+        """One pass over the samples (or the `first` so many): every statistic, with replicates for its intervals."""
         from taba_core.stats.reduce import reduce
         from taba_core.stats.resample import estimates
 
-        if ROWS in self.requests:
-            columns, statistics = self._stored_rows(statistics)
         reduced = reduce(
             self.reader(columns),
             self.num_samples if first is None else min(first, self.num_samples),
@@ -126,18 +111,13 @@ class Inputs:
         )
         return {name: estimates(result, num_replicates=replicates) for name, result in reduced.items()}
 
-    def _stored_rows(
-        self, statistics: Mapping[str, Statistic]
-    ) -> tuple[dict[str, tuple[str, str]], dict[str, Statistic]]:
-        from taba_core.stats.base import RowStatistic
+    def reduce_rows(self, name: str, statistic: RowStatistic, replicates: int = 1000) -> dict[str, Estimate]:
+        """A row statistic over the rows that a request of this name has stored; see `reduce`."""
         from taba_core.stats.stored_rows import StoredRows
 
-        names = self.requests[ROWS].variables
-        stored: dict[str, Statistic] = {}
-        for name, statistic in statistics.items():
-            assert isinstance(statistic, RowStatistic), f"{name} keeps no rows"
-            stored[name] = StoredRows(statistic, names)
-        return {name: (ROWS, name) for name in names}, stored
+        names = self.requests[name].variables
+        rows = {"rows": StoredRows(statistic, names)}
+        return self.reduce({row: (name, row) for row in names}, rows, replicates)["rows"]
 
     def per_sample(
         self,
@@ -165,5 +145,5 @@ class Inputs:
     def head(self, name: str, variable: str, count: int) -> NDArray[Any]:
         """The first `count` samples of a variable (fewer if there are fewer)."""
         request = self.requests[name]
-        stop = min(count, request.artifact.root().num_samples)
+        stop = min(count, request.samples)
         return self.reader({variable: (name, variable)})(0, stop, (variable,))[variable]

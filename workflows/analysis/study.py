@@ -14,15 +14,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from taba_core.artifacts.base import SCHEMA_VERSION
 from taba_core.errors import unknown_name
-from taba_core.spec import SCHEMA_VERSION
 from workflows.configuration.context import Context
 
 if TYPE_CHECKING:
     import xarray as xr
 
+    from taba_core.artifacts.request import Request
     from taba_core.store import Store
-    from workflows.analysis.inputs import Inputs, Request
+    from workflows.analysis.inputs import Inputs
     from workflows.analysis.presentation import Claim, Figure, Section, Table
 
 
@@ -45,14 +46,6 @@ class Study(ABC):
     @abstractmethod
     def requests(self, context: Context) -> Mapping[str, Request]:
         """Artifacts by the name under which `analyse` finds them."""
-
-    def fused_requests(self, context: Context) -> Mapping[str, Request]:
-        """What stands for `requests` where whole sampling paths do not fit; empty if the study asks for none.
-
-        Rows of the study's statistic under `inputs.ROWS`, and the paths of a few samples. `analyse` finds the same
-        bits either way, so the result's key is that of `requests`.
-        """
-        return {}
 
     @abstractmethod
     def analyse(self, inputs: Inputs, context: Context) -> xr.Dataset:
@@ -99,7 +92,11 @@ class Study(ABC):
             "study": self.name,
             "version": self.version,
             "model": json.loads(context.model_spec.canonical()),
-            "artifacts": {name: request.artifact.key for name, request in self.requests(context).items()},
+            "artifacts": {
+                name: [request.artifact.key, request.samples]
+                for name, request in self.requests(context).items()
+                if name not in KEPT_TO_LOOK_AT
+            },
             "conventions": context.conventions.model_dump(mode="json"),
             "method": context.method_key,
             "analysis": self.analysis_settings(context),
@@ -128,6 +125,8 @@ _MODULES = (
     "methods",
 )
 PAPER = "paper"
+# Names of requests that no number of a result depends on: whole paths, kept for whoever queries the store.
+KEPT_TO_LOOK_AT = ("paths", "predictions")
 # Groups of studies: the sections and appendices of the paper a group holds (all where there is none).
 GROUPS: dict[str, tuple[str, ...]] = {
     PAPER: (),

@@ -17,7 +17,7 @@ from workflows.text import bytes_text
 
 if TYPE_CHECKING:
     from cluster.pool.executor import Executor, Unit
-    from taba_core.spec import Artifact
+    from taba_core.artifacts.base import Artifact
     from taba_core.store import ArtifactGroup, Receipt
     from workflows.configuration.context import Context
     from workflows.planning.plan import Plan

@@ -52,7 +52,8 @@ def _measure_one(
     figures: dict[str, float],
 ) -> int:
     from taba_core import rng
-    from taba_core.spec import Generation, ModelSpec
+    from taba_core.artifacts.generation import Generation
+    from taba_core.model_spec import ModelSpec
     from taba_core.store import Store
 
     spec = Generation(

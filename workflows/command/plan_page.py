@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from taba_core.artifacts.base import Artifact
+from taba_core.artifacts.inversion import Inversion
 from taba_core.errors import UsageError
 from taba_core.models.weights import status
-from taba_core.spec import Artifact, Inversion
-from workflows.planning.jobs import Asked, Job, check_all, plan_all
+from workflows.planning.budget import over_budget
+from workflows.planning.jobs import Asked, Job, check_all
 from workflows.planning.plan import Plan
 from workflows.planning.stages import Machines, Timetable, timetable
 from workflows.text import bytes_text, count_text, duration_text, print_table
@@ -17,20 +19,18 @@ from workflows.text import bytes_text, count_text, duration_text, print_table
 def print_plan(parts: list[Asked], machines: Machines | None, *, as_json: bool) -> None:
     """Print what every model's studies would compute; with machines also how long that takes there."""
     jobs, store = check_all(parts, write=False)
-    decided = plan_all(jobs, store)
-    if decided.refusal and jobs[0].asked.budget is not None:
-        raise UsageError(decided.refusal)
-    plans = decided.plans
+    plans = [job.plan(store) for job in jobs]
+    refusal = over_budget(plans, parts[0].store, parts[0].budget)
+    if refusal and parts[0].budget is not None:
+        raise UsageError(refusal)
     tables = [timetable(plan, machines) for plan in plans] if machines else []
     if as_json:
-        print(json.dumps({**_as_json(jobs, plans, tables), "fits_budget": not decided.refusal}, indent=1))
+        print(json.dumps({**_as_json(jobs, plans, tables), "fits_budget": not refusal}, indent=1))
         return
     where = parts[0].store if store is not None else f"{parts[0].store} (does not exist yet)"
     print(f"store {where}")
-    if decided.line:
-        print(decided.line)
-    if decided.refusal:  # the room is that of this machine, and the plan may be for another
-        print(f"`taba run` here would refuse: {decided.refusal}")
+    if refusal:  # the room is that of this machine, and the plan may be for another
+        print(f"`taba run` here would refuse: {refusal}")
     print()
     for index, plan in enumerate(plans):
         _print_what(plan)
@@ -62,9 +62,9 @@ def _print_artifacts(plan: Plan) -> None:
             inversion_text(p.artifact),
             " ".join(p.variables),
             f"{p.num_shards - len(p.missing)}/{p.num_shards}",
-            count_text(p.evaluations),
-            count_text(p.evaluations_missing),
-            f"{plan.hours(p.evaluations_missing):.2f}",
+            count_text(p.sample_evaluations * p.num_samples),
+            count_text(plan.missing_evaluations_of(p)),
+            f"{plan.hours(plan.missing_evaluations_of(p)):.2f}",
             bytes_text(plan.bytes_of(p)),
             count_text(plan.files_of(p)),
         )
@@ -93,7 +93,7 @@ def inversion_text(artifact: Artifact) -> str:
         return ""
     T, K = inversion.num_inference_steps, inversion.forward_steps
     parts = [inversion.method]
-    parts += [f"T={T}"] if inversion.source.num_inference_steps != T else []
+    parts += [f"T={T}"] if inversion.source.num_steps != T else []
     parts += [f"K={K} {inversion.forward_level}"] if K else []
     return " ".join(parts)
 
@@ -203,7 +203,6 @@ def _as_json(jobs: list[Job], plans: list[Plan], tables: list[Timetable]) -> dic
                 "device_hours": plan.hours(plan.evaluations_missing),
                 "units": plan.units,
                 "bytes": plan.bytes_total,
-                "trajectories": "fused" if plan.fused else "full",
                 "inodes": plan.files_total,
                 "memory_per_worker": plan.peak_memory,
                 **({"stages": _stages(tables[index])} if tables else {}),

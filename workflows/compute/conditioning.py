@@ -10,18 +10,14 @@ import torch
 from numpy.typing import NDArray
 
 from taba_core import rng
+from taba_core.artifacts.generation import Generation
+from taba_core.artifacts.variable import PROMPT_BYTES, UNCONDITIONAL
 from taba_core.errors import UsageError, WorkError
+from taba_core.model_spec import PromptSpec
 from taba_core.models.imagenet import NUM_CLASSES, reference_class_ids
 from taba_core.models.prompts import PromptList, load_prompts
-from taba_core.schema import PROMPT_BYTES, UNCONDITIONAL
-from taba_core.spec import Generation, PromptSpec
 
 Arrays = dict[str, NDArray[Any]]
-
-
-def stored_variables(root: Generation) -> tuple[str, ...]:
-    """Variables of a generation that hold its conditioning."""
-    return ("class_id", "prompt") if root.conditioning == "prompt" else ("class_id",)
 
 
 def draw(artifact: Generation, ids: NDArray[np.int64], num_classes: int) -> Arrays:
@@ -64,8 +60,8 @@ def _captions(artifact: Generation, prompts: PromptList, ids: NDArray[np.int64])
 
 def _whole(artifact: Generation) -> int:
     """Samples of all conditions, the last one completed: the reference draws conditions, then repeats them."""
-    noises = artifact.noises_per_condition
-    return -(-artifact.num_samples // noises) * noises
+    noises, drawn = artifact.noises_per_condition, artifact.drawn_samples or 0
+    return -(-drawn // noises) * noises
 
 
 def condition(model: Any, stored: Arrays, device: str) -> dict[str, torch.Tensor]:

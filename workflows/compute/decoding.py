@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from taba_core.artifacts.inversion import RoundTrip
 from taba_core.errors import UsageError
-from taba_core.spec import RoundTrip
 
 
 def decoded_rgb(model: Any, x_0: torch.Tensor) -> NDArray[np.uint8]:

@@ -12,23 +12,22 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from taba_core.artifacts.base import Artifact, SampleSource
+from taba_core.artifacts.generation import Generation
+from taba_core.artifacts.inversion import Inversion
+from taba_core.artifacts.reconstruction import Reconstruction
+from taba_core.artifacts.regions import PlainRegions
+from taba_core.artifacts.request import Request
+from taba_core.artifacts.step_errors import StepErrors
+from taba_core.artifacts.step_predictions import StepPredictions
 from taba_core.conventions import EXACT, Conventions, ForwardLevel
 from taba_core.errors import UsageError
+from taba_core.model_spec import ModelSpec, PromptSpec
 from taba_core.models.base import card_with_options, model_spec, planned_spec
 from taba_core.models.cards import Card
 from taba_core.models.grids import timestep_grid
 from taba_core.models.prompt_shapes import prompt_embedding_shape
 from taba_core.models.prompts import BUILTIN, RECAP_COCO, load_prompts, recap_coco_path
-from taba_core.spec import (
-    Generation,
-    Inversion,
-    ModelSpec,
-    PlainRegions,
-    PromptSpec,
-    Reconstruction,
-    StepErrors,
-    StepPredictions,
-)
 from workflows.configuration.method import ChosenMethod
 from workflows.configuration.settings import Settings
 
@@ -160,6 +159,51 @@ class Context:
         """The model's timestep grid. Raises UsageError for a T the model's schedule cannot have."""
         return timestep_grid(self.card, num_inference_steps)
 
+    @property
+    def batch_size(self) -> int:
+        """Samples the network sees at once: the user's, else the card's, but no more than are asked for."""
+        s = self.settings
+        if "batch_size" in s.model_fields_set and s.batch_size is not None:
+            return s.batch_size
+        preferred = s.batch_size or self.card.defaults.batch_size
+        return min(preferred, s.samples_per_shard or self.num_samples, self.num_samples)
+
+    def samples_per_shard(self, source: SampleSource, num_samples: int) -> int:
+        """Samples stored together, for a store that has none of the source's yet.
+
+        Raises:
+          UsageError: a shard that is no whole number of batches.
+        """
+        asked, batch = self.settings.samples_per_shard, source.batch_size
+        if asked is None:
+            return batch
+        if asked % batch:
+            raise UsageError(
+                f"samples_per_shard={asked}: a shard holds whole batches, and batch_size is {batch}; use a multiple "
+                f"of {batch}, or --set batch_size with a divisor of {asked}."
+            )
+        return min(asked, -(-num_samples // batch) * batch)
+
+    def request(self, artifact: Artifact, variables: tuple[str, ...], first: int | None = None) -> Request:
+        """Variables of all samples of this context, or of the `first` so many."""
+        samples = self.num_samples if first is None else min(first, self.num_samples)
+        return Request(artifact, variables, samples)
+
+    def path_requests(self, generation: Generation, at_least: int = 0) -> dict[str, Request]:
+        """The sampling paths that are kept to be looked at: those of the first `trajectories` samples, or of all.
+
+        Args:
+          at_least: how many paths a study reads itself.
+        """
+        kept = self.settings.trajectories
+        first = None if kept == "all" else max(kept, at_least)
+        if first == 0:
+            return {}
+        return {
+            "paths": self.request(generation, ("x_t", "eps_t"), first),
+            "predictions": self.request(self.step_predictions(generation), ("eps_hat",), first),
+        }
+
     def generation(self, num_inference_steps: int) -> Generation:
         """The images everything starts from."""
         s = self.settings
@@ -168,18 +212,17 @@ class Context:
             raise UsageError(
                 f"draws=reference draws ImageNet's classes; {self.card.title} has others. Use counter."
             )
+        draws = "counter" if self.conditioning == "none" else s.draws
         return Generation(
             model=self.model_spec,
-            num_samples=self.num_samples,
-            samples_per_shard=min(
-                s.samples_per_shard or self.card.defaults.samples_per_shard, self.num_samples
-            ),
+            batch_size=self.batch_size,
             num_inference_steps=num_inference_steps,
             seed=s.seed,
             conditioning=self.conditioning,
             class_seed=10 if self.conditioning == "none" else s.class_seed,
             prompts=self.prompts,
-            draws="counter" if self.conditioning == "none" else s.draws,
+            draws=draws,
+            drawn_samples=self.num_samples if draws == "reference" else None,
             noises_per_condition=1 if self.conditioning == "none" else s.noises_per_condition,
             x0_rule=self.conventions.sampling_x0_rule,
         )
@@ -228,7 +271,7 @@ class Context:
 
     def reconstruction(self, source: Inversion) -> Reconstruction:
         """The latent sampled back to an image."""
-        return Reconstruction(source=source)
+        return Reconstruction(source=source, x0_rule=self.conventions.sampling_x0_rule)
 
     def step_predictions(self, source: Generation) -> StepPredictions:
         """Inversion predictions from the cached states of the sampling path."""

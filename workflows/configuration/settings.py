@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, ValidationInfo, field_validator
 
+from taba_core.artifacts.generation import Draws
+from taba_core.artifacts.inversion import RoundTrip
 from taba_core.conventions import ForwardLevel, Levels, NetworkTime, X0Rule
 from taba_core.errors import UsageError, unknown_name
-from taba_core.spec import Draws, RoundTrip
 
 MAX_SEED = (
     2**63 - 1
@@ -30,7 +31,12 @@ class Settings(BaseModel):
     num_inference_steps: int | None = Field(
         None, ge=1, description="T, DDIM transitions (default: the card's)"
     )
-    samples_per_shard: int | None = Field(None, ge=1, description="samples computed and stored together")
+    batch_size: int | None = Field(
+        None, ge=1, description="samples the network sees at once (default: the card's); in every key"
+    )
+    samples_per_shard: int | None = Field(
+        None, ge=1, description="samples stored together, whole batches (default: one batch); in no key"
+    )
     seed: int = Field(420, ge=0, le=MAX_SEED, description="seed of the noise x_T")
     forward_seed: int = Field(42, ge=0, le=MAX_SEED, description="seed of the noise of forward replacement")
     conditioning: Literal["none", "class", "prompt"] | None = Field(
@@ -93,13 +99,10 @@ class Settings(BaseModel):
     )
     plain_range: Literal["-1..1", "0..1"] = Field("-1..1", description="value range the threshold refers to")
     bootstrap_replicates: int = Field(1000, ge=100, description="Poisson bootstrap replicates")
-    trajectories: Literal["auto", "full", "fused"] = Field(
-        "auto",
-        description="whole sampling paths of per-step studies: full | fused (their statistics and a few paths; the "
-        "same numbers) | auto (full where they fit --budget)",
-    )
-    trajectory_samples: int = Field(
-        64, ge=0, description="samples whose paths are stored when trajectories are fused"
+    trajectories: Literal["all"] | Annotated[int, Field(ge=0)] = Field(
+        64,
+        description="samples whose whole sampling paths are stored by per-step studies: a number of first samples, or "
+        "all (no number of a table depends on it)",
     )
     model_options: dict[str, JsonValue] = Field(
         default_factory=dict, description="options of the model, set as model.NAME=VALUE (see `taba list`)"

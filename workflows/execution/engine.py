@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cluster.pool.executor import ClusterError, ClusterLost, Drained, Executor, Outcome, Resources
+from taba_core.artifacts.base import Artifact
+from taba_core.artifacts.request import Request
 from taba_core.errors import WorkError
-from taba_core.schema import num_steps
-from taba_core.spec import Artifact
 from taba_core.store import ArtifactGroup, Receipt, Store
 from taba_core.store.group import LEDGER_DIRECTORY
-from workflows.analysis.inputs import Inputs, Request
+from workflows.analysis.inputs import Inputs
 from workflows.configuration.context import Context
 from workflows.execution.session import stop_if_asked
 from workflows.execution.watch import Watch
@@ -110,7 +110,7 @@ def result_attrs(study: Any, context: Context, requests: Mapping[str, Request]) 
 
     n and T are those of the generated images: the artifacts say them, a study may ask for fewer than the settings.
     """
-    images = next(iter(requests.values())).artifact.root()
+    first = next(iter(requests.values()))
     return {
         "study": study.name,
         "study_version": study.version,
@@ -118,8 +118,8 @@ def result_attrs(study: Any, context: Context, requests: Mapping[str, Request]) 
         "model_title": context.card.title,
         "model_spec": context.model_spec.model_dump(mode="json"),
         "method": context.method,
-        "n": images.num_samples,
-        "T": images.num_inference_steps,
+        "n": first.samples,
+        "T": first.artifact.num_steps,
         "seed": context.settings.seed,
         "conventions": context.convention_line(),
         "settings": context.settings.model_dump(mode="json"),
@@ -132,6 +132,7 @@ def _ensure(store: Store, context: Context, planned: PlannedArtifact) -> Artifac
     return store.ensure(
         artifact,
         planned.variables,
+        planned.extent,
         context.card.sample_shape,
         coordinates(context, artifact),
         decoded_shape=context.decoded_shape,
@@ -141,7 +142,9 @@ def _ensure(store: Store, context: Context, planned: PlannedArtifact) -> Artifac
 
 def coordinates(context: Context, artifact: Artifact) -> dict[str, Any]:
     """Coordinates along `step` (row l = level l of the artifact's own grid): timestep and alpha_bar."""
-    grid = context.grid(num_steps(artifact))
+    if not artifact.num_steps:
+        return {}
+    grid = context.grid(artifact.num_steps)
     return {"timestep": grid.timesteps, "alpha_bar": grid.alpha_bar[1:]}
 
 
@@ -195,20 +198,22 @@ def _execute(
     failures: dict[str, Outcome],
 ) -> None:
     """One executor's life: record what succeeds, collect what fails."""
-    from workflows.compute.tasks import ShardWorker
+    from workflows.compute.worker import ShardWorker
 
-    planned = {p.artifact.key: (p, groups[p.artifact]) for p in plan.artifacts}
+    by_key = {p.artifact.key: (p, groups[p.artifact]) for p in plan.artifacts}
     executor = make_executor()
     watch.executor(executor.describe())
     make_worker = functools.partial(ShardWorker, device="cuda" if resources.num_gpus else "cpu")
     keep_logs = True  # unless nothing went wrong
     try:
         for outcome in executor.execute(units, make_worker, resources, watch.event):
-            key, shard = parse_unit_id(outcome.unit.id)
+            _, shard = parse_unit_id(outcome.unit.id)
             watch.check()  # before every line in a ledger: the store may be another driver's by now
             if outcome.error is None:
-                planned[key][1].record(Receipt.from_json(outcome.result))
-                planned[key][0].missing.done(shard)
+                for key, receipt in outcome.result.items():
+                    planned, group = by_key[key]
+                    group.record(Receipt.from_json(receipt))
+                    planned.missing.done(shard)
             else:
                 failures[outcome.unit.id] = outcome
             watch.outcome(outcome)

@@ -16,7 +16,8 @@ from taba_core.models.base import card_with_options
 from taba_core.store import Store
 from taba_core.store.place import is_remote
 from workflows.execution.session import DRAIN_FILE, driving
-from workflows.planning.jobs import Asked, check_all, plan_all
+from workflows.planning.budget import over_budget
+from workflows.planning.jobs import Asked, check_all
 from workflows.planning.plan import Plan
 from workflows.text import bytes_text, count_text, duration_text
 
@@ -60,12 +61,9 @@ def run_studies(
     jobs, opened = check_all(parts, write=True)
     assert opened is not None
     with driving(opened.place, observe) as watch:
-        decided = plan_all(jobs, opened)
-        if decided.refusal:
-            raise UsageError(f"{decided.refusal} Nothing was computed.")
-        if decided.line:
-            print(decided.line, flush=True)
-        plans = decided.plans
+        plans = [job.plan(opened) for job in jobs]
+        if refusal := over_budget(plans, parts[0].store, parts[0].budget):
+            raise UsageError(f"{refusal} Nothing was computed.")
         if not is_remote(opened.url):
             check_room(plans, opened.path)
         _run_each(plans, opened, chosen, watch)
@@ -101,8 +99,8 @@ def _run_one(plan: Plan, store: Store, chosen: _Chosen, watch: Watch) -> None:
     started, clock = datetime.now(UTC), time.monotonic()
     make_executor, resources, workers = chosen
     print(
-        f"{plan.context.card.title}, n={plan.context.num_samples}: {plan.units} of "
-        f"{sum(p.num_shards for p in plan.artifacts)} units to compute "
+        f"{plan.context.card.title}, n={plan.context.num_samples}: {plan.shards_missing} of "
+        f"{sum(p.num_shards for p in plan.artifacts)} shards to compute in {plan.units} units "
         f"({count_text(plan.evaluations_missing)} network evaluations, {bytes_text(plan.bytes_total)} in all).",
         flush=True,
     )

@@ -9,7 +9,6 @@ from taba_core.store import Store
 from workflows.analysis.study import PAPER, Study, find_studies
 from workflows.configuration.context import Context
 from workflows.configuration.settings import parse_settings
-from workflows.planning.budget import Decision, decide
 from workflows.planning.plan import Plan, make_plan
 
 PAPER_MODELS = ("adm-32", "adm-64", "adm-256", "ldm", "dit", "if")
@@ -40,9 +39,9 @@ class Job:
     context: Context
     studies: list[Study]
 
-    def plan(self, store: Store | None, *, fused: bool = False) -> Plan:
+    def plan(self, store: Store | None) -> Plan:
         """What the job misses in a store; see `workflows.planning.plan.make_plan`."""
-        return make_plan(self.context, self.studies, store, fused=fused)
+        return make_plan(self.context, self.studies, store)
 
 
 def each_model(asked: Asked, models: list[str]) -> list[Asked]:
@@ -97,14 +96,3 @@ def check_all(parts: list[Asked], *, write: bool) -> tuple[list[Job], Store | No
             job.context.check_runnable()
         return jobs, Store.open(path, mode="a")
     return jobs, Store.open(path, mode="r") if Store.is_there(path) else None
-
-
-def plan_all(jobs: list[Job], store: Store | None) -> Decision:
-    """The plans of all jobs, within their budget of bytes if that can be.
-
-    Raises:
-      UsageError: a budget that is no size.
-    """
-    asked, policy = jobs[0].asked, jobs[0].context.settings.trajectories
-    makers = [lambda fused, job=job: job.plan(store, fused=fused) for job in jobs]
-    return decide(makers, policy, store, asked.store, asked.budget)

@@ -18,7 +18,7 @@ from cluster.pool.units import Unit
 from cluster.simulation.backend import Failures
 from cluster.simulation.run import Simulation, simulate
 from taba_core.errors import UsageError, unknown_name
-from workflows.planning.jobs import Asked, check_all, plan_all
+from workflows.planning.jobs import Asked, check_all
 from workflows.planning.plan import Plan
 from workflows.planning.stages import START_SECONDS, Machines, load_seconds, unit_seconds
 from workflows.planning.units import PlanUnits, parse_unit_id
@@ -81,8 +81,12 @@ def simulate_plan(plan: Plan, machines: Machines, failures: Failures, seed: int,
 
     def seconds(which: int) -> Callable[[Unit], float]:
         def of(unit: Unit) -> float:
-            key, shard = parse_unit_id(unit.id)
-            return max(_SHORT, unit_seconds(plan, by_key[key], by_key[key].samples_in(shard))[which])
+            _, shard = parse_unit_id(unit.id)
+            parts = units.parts(unit.id)
+            made = [part.artifact for part in parts]
+            return max(
+                _SHORT, sum(unit_seconds(plan, part, shard, made[:i])[which] for i, part in enumerate(parts))
+            )
 
         return of
 
@@ -115,7 +119,7 @@ def print_simulation(
     """Simulate every model's plan on each number of nodes; one table, and the stages where there is one number."""
     rates = parse_failures(failures)
     jobs, store = check_all(parts, write=False)
-    plans = [plan for plan in plan_all(jobs, store).plans if plan.units]
+    plans = [plan for plan in (job.plan(store) for job in jobs) if plan.units]
     if not plans:
         print("nothing to compute: the store holds every artifact that was asked for.")
         return

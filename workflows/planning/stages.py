@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from taba_core.artifacts.base import Artifact
 from workflows.planning.plan import Plan, PlannedArtifact
 
 START_SECONDS = 60.0  # Ray on many nodes, Python from a shared file system
@@ -102,10 +103,12 @@ class Timetable:
         return 30 * math.ceil((MARGIN * self.seconds + self.signal_seconds) / 1800)
 
 
-def unit_seconds(plan: Plan, planned: PlannedArtifact, samples: int) -> tuple[float, float]:
-    """Seconds one worker computes and writes a shard of that many samples."""
-    computing = planned.image_evaluations * samples * plan.context.card.cost.image_seconds
-    share = samples / planned.artifact.root().num_samples
+def unit_seconds(
+    plan: Plan, planned: PlannedArtifact, shard: int, made: Sequence[Artifact] = ()
+) -> tuple[float, float]:
+    """Seconds one worker computes and writes a shard, in a unit that has made the shards of `made` before."""
+    computing = planned.evaluations_in(shard, made) * plan.context.card.cost.image_seconds
+    share = planned.samples_in(shard) / planned.num_samples
     return computing, plan.bytes_of(planned) * share / WRITE_BYTES_PER_SECOND
 
 
@@ -121,15 +124,16 @@ def timetable(plan: Plan, machines: Machines) -> Timetable:
     depths: dict[int, list[PlannedArtifact]] = {}
     for planned in plan.artifacts:
         if planned.missing:
-            depths.setdefault(_depth(planned), []).append(planned)
+            depths.setdefault(planned.artifact.depth, []).append(planned)
     stages = tuple(_stage(plan, depths[depth], machines.workers) for depth in sorted(depths))
     return Timetable(machines, stages, load_seconds(plan), plan.bytes_total / REDUCE_BYTES_PER_SECOND)
 
 
 def _stage(plan: Plan, artifacts: list[PlannedArtifact], workers: int) -> Stage:
     # A worker writes one shard while it computes the next, so a unit takes the longer of the two.
+    chains = plan.chains
     seconds = [
-        max(unit_seconds(plan, planned, planned.samples_in(shard)))
+        max(unit_seconds(plan, planned, shard, chains.made_with(planned, shard)))
         for planned in artifacts
         for shard in planned.missing
     ]
@@ -149,10 +153,3 @@ def list_schedule(seconds: Iterable[float], workers: int) -> float:
     for duration in seconds:
         heapq.heapreplace(free, free[0] + duration)
     return max(free)
-
-
-def _depth(planned: PlannedArtifact) -> int:
-    def depth(artifact: object) -> int:
-        return 1 + max((depth(source) for source in artifact.sources()), default=0)  # type: ignore[attr-defined]
-
-    return depth(planned.artifact)

@@ -1,4 +1,4 @@
-"""The units of a run: one a missing shard, each made when it is handed out, so that 1e5 of them weigh nothing."""
+"""The units of a run. Each is made when it is handed out, so that a hundred thousand of them take no memory."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from bisect import bisect_left
 from collections.abc import Collection
 from itertools import accumulate
 
-from cluster.pool.executor import Unit
+from cluster.pool.units import Unit
 from workflows.planning.plan import Plan, PlannedArtifact
 
 
@@ -18,10 +18,10 @@ def parse_unit_id(unit: str) -> tuple[str, int]:
 
 
 class PlanUnits:
-    """The missing shards of a plan, artifact by artifact, as `cluster.pool.units.Units`. Ids are "KEY/SHARD".
+    """The missing shards of a plan, as `cluster.pool.units.Units`. Ids are "KEY/SHARD", of the first part.
 
-    A unit waits for the same shard of its sources where that is missing too. Besides the plan itself this
-    holds one integer a unit; a shard must stay in the plan until its unit has come out.
+    A unit waits for the units that make the same shard of its sources where that is missing too. Besides the plan
+    itself this holds one integer a unit; a shard must stay in the plan until its unit has come out.
 
     Args:
       store: where workers find the store.
@@ -31,37 +31,48 @@ class PlanUnits:
     def __init__(self, plan: Plan, store: str, without: Collection[str] = ()) -> None:
         self._store = store
         self._planned = plan.artifacts
-        self._shards = [_shards(planned, without) for planned in plan.artifacts]
+        self._chains = plan.chains
+        self._shards = [self._led_by(planned, without) for planned in plan.artifacts]
         self._first = [0, *accumulate(len(shards) for shards in self._shards)]
-        self._attrs = [planned.artifact.attrs() for planned in plan.artifacts]
-        places = {planned.artifact: place for place, planned in enumerate(plan.artifacts)}
-        self._sources = [[places[s] for s in p.artifact.sources() if s in places] for p in plan.artifacts]
+        self._attrs = {planned.artifact: planned.artifact.attrs() for planned in plan.artifacts}
+        self._places = {planned.artifact: place for place, planned in enumerate(plan.artifacts)}
         self._keys = [planned.artifact.key for planned in plan.artifacts]
 
     def __len__(self) -> int:
         return self._first[-1]
 
     def __getitem__(self, index: int) -> Unit:
-        from workflows.compute.tasks import ShardTask
+        from workflows.compute.worker import ShardTask, TaskPart
 
         place, shard = self._at(index)
         planned = self._planned[place]
-        task = ShardTask(self._store, self._attrs[place], shard, tuple(planned.missing[shard]))
+        parts = self._chains.parts(planned, shard)
+        walks = self._chains.walks_for(parts)
+        task = ShardTask(
+            self._store,
+            tuple(TaskPart(self._attrs[p.artifact], tuple(p.missing[shard]), walks) for p in parts),
+            shard,
+        )
+        more = f" and {len(parts) - 1} more" if len(parts) > 1 else ""
         return Unit(
             id=f"{self._keys[place]}/{shard}",
             payload=task,
-            after=tuple(f"{self._keys[s]}/{shard}" for s in self._waits_for(place, shard)),
-            label=f"{planned.artifact.name} {shard + 1}/{planned.num_shards}",
-            weight=self._weight(place, shard),
+            after=tuple(self._id(position) for position in self.after(index)),
+            label=f"{planned.artifact.name}{more} {shard + 1}/{planned.num_shards}",
+            weight=self._weight(planned, shard),
         )
 
     def after(self, index: int) -> list[int]:
         """Positions of the units the one at `index` waits for."""
         place, shard = self._at(index)
-        return [self._first[s] + bisect_left(self._shards[s], shard) for s in self._waits_for(place, shard)]
+        parts = self._chains.parts(self._planned[place], shard)
+        own = {part.artifact for part in parts}
+        sources = {source for part in parts for source in part.artifact.sources() if source not in own}
+        found = {self._position(self._places[source], shard) for source in sources if source in self._places}
+        return sorted(position for position in found if position is not None)
 
     def counts(self) -> dict[str, tuple[str, int]]:
-        """Name and number of units of each artifact that has any, by key."""
+        """Name and number of units of each artifact that names any, by key."""
         return {
             p.artifact.key: (p.artifact.name, len(shards))
             for p, shards in zip(self._planned, self._shards, strict=True)
@@ -71,8 +82,17 @@ class PlanUnits:
     @property
     def weight(self) -> float:
         """Sum of the weights of all units."""
-        places = enumerate(self._shards)
-        return sum(self._weight(place, shard) for place, shards in places for shard in shards)
+        pairs = zip(self._planned, self._shards, strict=True)
+        return sum(self._weight(planned, shard) for planned, shards in pairs for shard in shards)
+
+    def parts(self, unit: str) -> list[PlannedArtifact]:
+        """What a unit makes, by its id."""
+        key, shard = parse_unit_id(unit)
+        return self._chains.parts(self._planned[self._keys.index(key)], shard)
+
+    def _id(self, position: int) -> str:
+        place, shard = self._at(position)
+        return f"{self._keys[place]}/{shard}"
 
     def _at(self, index: int) -> tuple[int, int]:
         if not 0 <= index < len(self):
@@ -80,19 +100,21 @@ class PlanUnits:
         place = bisect_left(self._first, index + 1) - 1
         return place, self._shards[place][index - self._first[place]]
 
-    def _waits_for(self, place: int, shard: int) -> list[int]:
-        return [s for s in self._sources[place] if _holds(self._shards[s], shard)]
+    def _position(self, place: int, shard: int) -> int | None:
+        """Position of the unit that makes a shard; None if the shard is not missing, or its unit is left out."""
+        if shard not in self._planned[place].missing:
+            return None
+        lead = self._places[self._chains.parts(self._planned[place], shard)[0].artifact]
+        found = bisect_left(self._shards[lead], shard)
+        held = found < len(self._shards[lead]) and self._shards[lead][found] == shard
+        return self._first[lead] + found if held else None
 
-    def _weight(self, place: int, shard: int) -> float:
-        planned = self._planned[place]
-        return float(max(planned.image_evaluations, 1) * planned.samples_in(shard))
+    def _weight(self, planned: PlannedArtifact, shard: int) -> float:
+        parts = self._chains.parts(planned, shard)
+        evaluations = (part.evaluations_in(shard, self._chains.made_with(part, shard)) for part in parts)
+        return float(max(sum(evaluations), planned.samples_in(shard)))
 
-
-def _shards(planned: PlannedArtifact, without: Collection[str]) -> array[int]:
-    key = planned.artifact.key
-    return array("q", sorted(shard for shard in planned.missing if f"{key}/{shard}" not in without))
-
-
-def _holds(shards: array[int], shard: int) -> bool:
-    place = bisect_left(shards, shard)
-    return place < len(shards) and shards[place] == shard
+    def _led_by(self, planned: PlannedArtifact, without: Collection[str]) -> array[int]:
+        key = planned.artifact.key
+        missing = (shard for shard in planned.missing if self._chains.leads(planned, shard))
+        return array("q", sorted(shard for shard in missing if f"{key}/{shard}" not in without))

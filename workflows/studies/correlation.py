@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
+from taba_core.artifacts.request import Request
 from taba_core.stats.correlation import LagCorrelation, PatchCorrelation
 from taba_core.stats.estimate import Estimate
 from taba_core.stats.floor import correlation_floor
@@ -22,7 +23,7 @@ from workflows.analysis.findings import (
     item_id,
     row_labels,
 )
-from workflows.analysis.inputs import PICTURE_DIMS, Request
+from workflows.analysis.inputs import PICTURE_DIMS
 from workflows.analysis.presentation import Column, Figure, Row, Section, Table
 from workflows.analysis.published import paper_value
 from workflows.analysis.study import Study, register
@@ -51,8 +52,8 @@ class Correlation(Study):
         context.patch_features()
         generation = context.generation(context.num_steps(self.paper_steps))
         return {
-            "generation": Request(generation, ("noise", "image")),
-            "inversion": Request(context.inversion(generation), ("latent",)),
+            "generation": context.request(generation, ("noise", "image")),
+            "inversion": context.request(context.inversion(generation), ("latent",)),
         }
 
     def analyse(self, inputs: Inputs, context: Context) -> xr.Dataset:

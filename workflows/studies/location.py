@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from taba_core.spec import PathDistances
+from taba_core.artifacts.path_distances import PathDistances
+from taba_core.artifacts.request import Request
 from taba_core.stats.trajectory import NUM_POINTS, PathDistance
 from taba_core.stats.verdict import every, positive
 from workflows.analysis.closed_form import FLAT_VARIANCE, FlatCrossing, flat_mode_crossing
@@ -20,7 +21,6 @@ from workflows.analysis.findings import (
     item_id,
     row_labels,
 )
-from workflows.analysis.inputs import ROWS, Request
 from workflows.analysis.presentation import Figure, Row, Section
 from workflows.analysis.study import Study, register
 from workflows.configuration.context import Context
@@ -46,33 +46,18 @@ class Location(Study):
     paper_models = ("adm-64", "ldm", "dit")
 
     def requests(self, context: Context) -> Mapping[str, Request]:
-        """The whole sampling path and the latents."""
-        generation = context.generation(context.num_steps(self.paper_steps))
-        return {
-            "generation": Request(generation, ("noise", "image", "x_t")),
-            "inversion": Request(context.inversion(generation), ("latent",)),
-        }
-
-    def fused_requests(self, context: Context) -> Mapping[str, Request]:
-        """Inner products of every sample's path, and a few paths."""
+        """Inner products of every sample's path with the segment to its latent, and a few paths to look at."""
         generation = context.generation(context.num_steps(self.paper_steps))
         rows = PathDistances(source=context.inversion(generation))
         return {
-            "generation": Request(generation, ("noise", "image")),
-            "paths": Request(generation, ("x_t", "eps_t"), first=context.settings.trajectory_samples),
-            ROWS: Request(rows, ("a", "b", "c")),
+            "generation": context.request(generation, ("noise", "image")),
+            "rows": context.request(rows, ("a", "b", "c")),
+            **context.path_requests(generation),
         }
 
     def analyse(self, inputs: Inputs, context: Context) -> xr.Dataset:
         """Distances by inner products, claim CF3 and its companion share of images."""
-        columns = {
-            "noise": ("generation", "noise"),
-            "image": ("generation", "image"),
-            "x_t": ("generation", "x_t"),
-            "latent": ("inversion", "latent"),
-        }
-        replicates = context.settings.bootstrap_replicates
-        of = inputs.reduce(columns, {"path": PathDistance(weights=_WEIGHTS)}, replicates)["path"]
+        of = inputs.reduce_rows("rows", PathDistance(weights=_WEIGHTS), context.settings.bootstrap_replicates)
         found = Findings()
         found.coordinate("level", np.arange(of["to_noise"].shape[0]))
         found.coordinate("weight", _WEIGHTS)

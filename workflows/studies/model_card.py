@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
+from taba_core.artifacts.request import Request
 from taba_core.models.base import training_images
 from taba_core.models.cards import Card
 from taba_core.models.catalog import list_cards
 from workflows.analysis.findings import Findings, for_each, item_context, item_id, row_labels
-from workflows.analysis.inputs import PICTURE_DIMS, Request
+from workflows.analysis.inputs import PICTURE_DIMS
 from workflows.analysis.presentation import DASH, Cell, Column, Figure, Section, Table
 from workflows.analysis.study import Study, register
 from workflows.configuration.context import Context
@@ -47,7 +48,7 @@ class ModelCard(Study):
     def requests(self, context: Context) -> Mapping[str, Request]:
         """The generated images, to compare the card's shape with what is stored."""
         generation = context.generation(context.num_steps(self.paper_steps))
-        return {"generation": Request(generation, ("noise", "image"))}
+        return {"generation": context.request(generation, ("noise", "image"))}
 
     def analyse(self, inputs: Inputs, context: Context) -> xr.Dataset:
         """Compare the card's shapes with the stored arrays'."""

@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from taba_core.artifacts.request import Request
 from taba_core.stats.regions import REGIONS, RegionError
 from taba_core.stats.verdict import positive
 from workflows.analysis.closed_form import FLAT_VARIANCE, flat_mode_latent, latent_theory
@@ -21,7 +22,7 @@ from workflows.analysis.findings import (
     item_id,
     row_labels,
 )
-from workflows.analysis.inputs import PICTURE_DIMS, Request
+from workflows.analysis.inputs import PICTURE_DIMS
 from workflows.analysis.presentation import DASH, Cell, Column, Figure, Row, Section, Table
 from workflows.analysis.published import paper_value
 from workflows.analysis.study import Study, register
@@ -52,9 +53,9 @@ class Regions(Study):
         """Noise, images, latents and plain masks."""
         generation = context.generation(context.num_steps(self.paper_steps))
         return {
-            "generation": Request(generation, ("noise", "image")),
-            "inversion": Request(context.inversion(generation), ("latent",)),
-            "regions": Request(context.regions(generation), ("region",)),
+            "generation": context.request(generation, ("noise", "image")),
+            "inversion": context.request(context.inversion(generation), ("latent",)),
+            "regions": context.request(context.regions(generation), ("region",)),
         }
 
     def analyse(self, inputs: Inputs, context: Context) -> xr.Dataset:

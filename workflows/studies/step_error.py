@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
+from taba_core.artifacts.request import Request
 from taba_core.stats.estimate import Estimate
 from taba_core.stats.regions import REGIONS
 from taba_core.stats.step_error import StepError
@@ -21,9 +22,9 @@ from workflows.analysis.findings import (
     item_id,
     row_labels,
 )
-from workflows.analysis.inputs import ROWS, Request
 from workflows.analysis.presentation import Column, Figure, Row, Section, Table
 from workflows.analysis.step_law import step_laws
+from workflows.analysis.step_rows import ROWS, step_error_requests
 from workflows.analysis.study import Study, register
 from workflows.configuration.context import Context
 from workflows.report import plots
@@ -31,7 +32,6 @@ from workflows.report import plots
 if TYPE_CHECKING:
     from workflows.analysis.inputs import Inputs
 
-STEP_ERROR_ROWS = ("entries", "error", "magnitude", "u", "uu", "v", "vv")
 _INTERVALS = ("first", "rest", "all")
 _PLAIN, _NON_PLAIN = 0, 1
 LAW_COLORS = ("#1b9e8a", "#1d2530", "#8a94a3")
@@ -52,27 +52,13 @@ class StepErrors(Study):
     version = 2
 
     def requests(self, context: Context) -> Mapping[str, Request]:
-        """Predictions while sampling and from the cached states, and the plain masks."""
-        generation = context.generation(context.num_steps(self.paper_steps))
-        return {
-            "generation": Request(generation, ("x_t", "eps_t")),
-            "predictions": Request(context.step_predictions(generation), ("eps_hat",)),
-            "regions": Request(context.regions(generation), ("region",)),
-        }
-
-    def fused_requests(self, context: Context) -> Mapping[str, Request]:
-        """Sums over every sample's predictions, and a few paths."""
-        return fused_step_errors(context, context.num_steps(self.paper_steps))
+        """Sums over every sample's predictions by region, and a few paths to look at."""
+        return step_error_requests(context, context.num_steps(self.paper_steps))
 
     def analyse(self, inputs: Inputs, context: Context) -> xr.Dataset:
         """Per-step errors and spread ratios by region, claims CF4a, CF4b, C11."""
-        columns = {
-            "eps_t": ("generation", "eps_t"),
-            "eps_hat": ("predictions", "eps_hat"),
-            "region": ("regions", "region"),
-        }
         statistic = StepError()
-        of = inputs.reduce(columns, {"steps": statistic}, context.settings.bootstrap_replicates)["steps"]
+        of = inputs.reduce_rows(ROWS, statistic, context.settings.bootstrap_replicates)
         found = Findings()
         num_steps = of["error"].shape[-1]
         first = statistic.num_first_steps(num_steps)
@@ -100,17 +86,6 @@ class StepErrors(Study):
             tables=(_table11(labels, results),),
             figures=for_each(_figures, results, labels),
         )
-
-
-def fused_step_errors(context: Context, num_steps: int, at_least: int = 0) -> Mapping[str, Request]:
-    """Rows of `StepError`, and the paths of the first `trajectory_samples` images, or of `at_least` so many."""
-    generation = context.generation(num_steps)
-    first = max(context.settings.trajectory_samples, at_least)
-    return {
-        "generation": Request(generation, ("noise", "image")),
-        "paths": Request(generation, ("x_t", "eps_t"), first=first),
-        ROWS: Request(context.step_errors(generation), STEP_ERROR_ROWS),
-    }
 
 
 def _claims(found: Findings, of: Mapping[str, Estimate], first: int) -> None:

@@ -86,7 +86,7 @@ class Tally:
             self._done_weight += unit.weight
             if outcome.error is None:
                 count.done += 1
-                files = (outcome.result or {}).get("variables", {}).values()
+                files = [f for part in (outcome.result or {}).values() for f in part["variables"].values()]
                 self.bytes_written += sum(file["bytes"] for file in files)
             else:
                 count.failed += 1

@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
+from taba_core.artifacts.request import Request
 from taba_core.stats.estimate import Estimate
 from taba_core.stats.regions import REGIONS
 from taba_core.stats.step_error import StepError
 from taba_core.stats.verdict import all_positive, positive
 from taba_core.theory import GaussianModes
 from workflows.analysis.findings import Findings, for_each, interval_numbers, row_labels
-from workflows.analysis.inputs import Request
 from workflows.analysis.presentation import Section
 from workflows.analysis.step_law import StepLaw, step_laws
+from workflows.analysis.step_rows import ROWS, step_error_requests
 from workflows.analysis.study import Study, register
 from workflows.configuration.context import Context
 from workflows.studies.derivation.formulas import DERIVATION, step_terms
 from workflows.studies.derivation.views import figures_of, schematic, tables_of
-from workflows.studies.step_error import fused_step_errors
 
 if TYPE_CHECKING:
     from workflows.analysis.inputs import Inputs
@@ -48,17 +48,8 @@ class Derivation(Study):
     paper_steps = 50
 
     def requests(self, context: Context) -> Mapping[str, Request]:
-        """The sampling path with its predictions, and the inversion's from the same states."""
-        generation = context.generation(context.num_steps(self.paper_steps))
-        return {
-            "generation": Request(generation, ("noise", "image", "x_t", "eps_t")),
-            "predictions": Request(context.step_predictions(generation), ("eps_hat",)),
-            "regions": Request(context.regions(generation), ("region",)),
-        }
-
-    def fused_requests(self, context: Context) -> Mapping[str, Request]:
         """Sums over every sample's predictions, and the paths that are walked back."""
-        return fused_step_errors(context, context.num_steps(self.paper_steps), at_least=_CHECKED)
+        return step_error_requests(context, context.num_steps(self.paper_steps), at_least=_CHECKED)
 
     def analyse(self, inputs: Inputs, context: Context) -> xr.Dataset:
         """Terms of the formulas, the law per mode and step, claims E1 to E3."""
@@ -73,12 +64,7 @@ class Derivation(Study):
 
     def _compare(self, found: Findings, inputs: Inputs, context: Context, law: StepLaw) -> None:
         """The law of all modes against the measured ratio over all entries."""
-        columns = {
-            "eps_t": ("generation", "eps_t"),
-            "eps_hat": ("predictions", "eps_hat"),
-            "region": ("regions", "region"),
-        }
-        of = inputs.reduce(columns, {"steps": StepError()}, context.settings.bootstrap_replicates)["steps"]
+        of = inputs.reduce_rows(ROWS, StepError(), context.settings.bootstrap_replicates)
         measured = of["std_ratio"][REGIONS.index("all")]
         found.estimate("ratio", measured, ("step",))
         found.array("ratio_law", law.values, ("step",), long_name=law.label)
@@ -156,7 +142,7 @@ def _find_round_trip(found: Findings, inputs: Inputs, context: Context, steps: i
     grid = context.grid(steps)
     count = min(_CHECKED, inputs.num_samples)
     state = inputs.head("generation", "image", count).astype(np.float64)
-    eps_t = inputs.head("generation", "eps_t", count)
+    eps_t = inputs.head("paths", "eps_t", count)
     for step, (lower, upper) in enumerate(zip(grid.lower_alpha_bar, grid.upper_alpha_bar, strict=True)):
         P = np.sqrt(upper / lower)
         state = P * state + (np.sqrt(1 - upper) - P * np.sqrt(1 - lower)) * eps_t[:, step]

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import xarray as xr
 
+from taba_core.artifacts.request import Request
 from workflows.analysis.findings import Findings, for_each, row_labels
-from workflows.analysis.inputs import Request
 from workflows.analysis.presentation import Section
 from workflows.analysis.study import Study, register
 from workflows.configuration.context import Context
@@ -41,7 +41,7 @@ class Fix(Study):
         steps = context.num_steps(self.paper_steps)
         generation = context.generation(steps)
         asked = sweep_requests(context, generation, steps, context.sweep(steps))
-        return {"generation": Request(generation, ("noise", "image")), **asked}
+        return {"generation": context.request(generation, ("noise", "image")), **asked}
 
     def analyse(self, inputs: Inputs, context: Context) -> xr.Dataset:
         """Correlation, divergence and reconstruction by rule and K, claims C4, and the worst reconstructions."""

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import xarray as xr
 
+from taba_core.artifacts.request import Request
 from taba_core.conventions import ForwardLevel
 from taba_core.stats.estimate import Estimate
 from taba_core.stats.verdict import every, positive
 from workflows.analysis.closed_form import latent_theory
 from workflows.analysis.findings import Findings, for_each, interval_numbers, row_labels
-from workflows.analysis.inputs import Request
 from workflows.analysis.presentation import Section
 from workflows.analysis.study import Study, register
 from workflows.configuration.context import Context
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # Models that run everywhere: what resolves every claim whose margin is not 0; a K is 2T evaluations of each image.
 EMBEDDED = {
     "num_samples": 512,
-    "samples_per_shard": 256,
+    "batch_size": 256,
     "long_forward_steps": ("0.1%", "1%", "4%"),
 }
 PAPER_SAMPLES = 4096
@@ -51,7 +51,7 @@ class FixLong(Study):
         context.check_divides("long_steps", steps)
         generation = context.generation(context.num_steps(self.paper_steps))
         asked = sweep_requests(context, generation, steps, context.sweep(steps, "long_forward_steps"))
-        return {"generation": Request(generation, ("noise", "image")), **asked}
+        return {"generation": context.request(generation, ("noise", "image")), **asked}
 
     def analyse(self, inputs: Inputs, context: Context) -> xr.Dataset:
         """Correlation, divergence and reconstruction by rule and K, claims C9."""

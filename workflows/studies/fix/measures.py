@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from taba_core.artifacts.generation import Generation
+from taba_core.artifacts.request import Request
 from taba_core.conventions import ForwardLevel
-from taba_core.spec import Generation
 from taba_core.stats.estimate import Estimate
 from taba_core.stats.reconstruction import ReconstructionError
 from workflows.analysis.closed_form import LatentTheory, latent_theory
 from workflows.analysis.findings import Findings
 from workflows.analysis.gaussianity import find_floors, gaussianity, named, stacked
-from workflows.analysis.inputs import Request
 from workflows.configuration.context import Context
 
 if TYPE_CHECKING:
@@ -44,9 +44,9 @@ def sweep_requests(
     asked = {}
     for rule, count in cases(context.forward_rules, sweep):
         inversion = context.inversion(generation, count, rule, steps)
-        asked[request_name("latent", rule, count)] = Request(inversion, ("latent",))
+        asked[request_name("latent", rule, count)] = context.request(inversion, ("latent",))
         reconstruction = context.reconstruction(inversion)
-        asked[request_name("image", rule, count)] = Request(reconstruction, ("reconstruction",))
+        asked[request_name("image", rule, count)] = context.request(reconstruction, ("reconstruction",))
     return asked
 
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
+from taba_core.artifacts.request import Request
 from taba_core.stats.mapping import SmallestDistance
 from taba_core.stats.nearest import METRICS
 from taba_core.stats.pairs import reduce_pairs
 from workflows.analysis.findings import Findings, for_each, row_labels
-from workflows.analysis.inputs import Request
 from workflows.analysis.presentation import Section
 from workflows.analysis.study import Study, register
 from workflows.configuration.context import Context
@@ -52,8 +52,8 @@ class SmallestDistanceMapping(Study):
         own = context.num_steps(self.paper_steps)
         for steps in (own, *(T for T in sampling_steps(context, own) if own != T)):
             generation = context.generation(steps)
-            asked[f"generation {steps}"] = Request(generation, ("noise", "image"))
-            asked[f"inversion {steps}"] = Request(context.inversion(generation), ("latent",))
+            asked[f"generation {steps}"] = context.request(generation, ("noise", "image"))
+            asked[f"inversion {steps}"] = context.request(context.inversion(generation), ("latent",))
         return asked
 
     def analysis_settings(self, context: Context) -> dict[str, Any]:

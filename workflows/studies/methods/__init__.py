@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
-from taba_core.spec import SelfInterpolation
+from taba_core.artifacts.request import Request
+from taba_core.artifacts.self_interpolation import SelfInterpolation
 from workflows.analysis.findings import Findings, for_each, row_labels
-from workflows.analysis.inputs import Request
 from workflows.analysis.presentation import Section
 from workflows.analysis.study import Study, register
 from workflows.configuration.context import Context
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from workflows.analysis.inputs import Inputs
 
 # Models that run everywhere: what ends in minutes on two cores and resolves the claims.
-EMBEDDED = {"num_samples": 128, "samples_per_shard": 128}
+EMBEDDED = {"num_samples": 128, "batch_size": 128}
 PAPER_SAMPLES = 2048
 
 
@@ -50,19 +50,21 @@ class Methods(Study):
         context, rows, steps = self._asked(context)
         images = context.generation(steps)
         asked = {
-            "generation": Request(images, ("noise", "image")),
-            "regions": Request(context.regions(images), ("region",)),
+            "generation": context.request(images, ("noise", "image")),
+            "regions": context.request(context.regions(images), ("region",)),
         }
         for row in rows:
             inversion = row.inversion(context, images)
-            asked[f"latent/{row.name}"] = Request(
+            asked[f"latent/{row.name}"] = context.request(
                 inversion, ("latent", "evaluations", "residual", "fallback")
             )
-            asked[f"image/{row.name}"] = Request(context.reconstruction(inversion), ("reconstruction",))
+            asked[f"image/{row.name}"] = context.request(
+                context.reconstruction(inversion), ("reconstruction",)
+            )
             if distance := lpips_request(context, inversion):
                 asked[f"lpips/{row.name}"] = distance
             arc = SelfInterpolation(source=inversion)
-            asked[f"arc/{row.name}"] = Request(arc, ("distance",), context.settings.arc_samples)
+            asked[f"arc/{row.name}"] = context.request(arc, ("distance",), context.settings.arc_samples)
         return asked
 
     def analyse(self, inputs: Inputs, context: Context) -> xr.Dataset:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
+from taba_core.artifacts.inversion import Inversion
+from taba_core.artifacts.perceptual_distance import PerceptualDistance
+from taba_core.artifacts.request import Request
 from taba_core.models import perceptual
-from taba_core.spec import Inversion, PerceptualDistance
-from workflows.analysis.inputs import Request
 from workflows.configuration.context import Context
 
 WHY_NOT = "lpips_why_not"  # attribute of a result without it
@@ -18,7 +19,7 @@ def lpips_request(context: Context, inversion: Inversion) -> Request | None:
     if unsuited(context) or perceptual.why_not():
         return None
     artifact = PerceptualDistance(source=context.reconstruction(inversion), weights=perceptual.fingerprint())
-    return Request(artifact, ("lpips",))
+    return context.request(artifact, ("lpips",))
 
 
 def unsuited(context: Context) -> str:

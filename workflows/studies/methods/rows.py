@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from taba_core.artifacts.generation import Generation
+from taba_core.artifacts.inversion import Inversion
 from taba_core.conventions import ForwardLevel
 from taba_core.diffusion.inversion import inversion_method_class, list_methods
 from taba_core.errors import UsageError, unknown_name
-from taba_core.spec import Generation, Inversion
 from workflows.configuration.context import Context
 from workflows.configuration.method import ChosenMethod
 

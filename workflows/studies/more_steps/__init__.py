@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
+from taba_core.artifacts.request import Request
 from taba_core.stats.estimate import Estimate
 from taba_core.stats.regions import RegionError
 from workflows.analysis.closed_form import flat_mode_latent, lag_theory, latent_theory
 from workflows.analysis.findings import Findings, for_each, row_labels
 from workflows.analysis.gaussianity import MEASURES, find_floors, gaussianity, named, stacked
-from workflows.analysis.inputs import PICTURE_DIMS, Request
+from workflows.analysis.inputs import PICTURE_DIMS
 from workflows.analysis.presentation import Section
 from workflows.analysis.study import Study, register
 from workflows.configuration.context import Context
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from workflows.analysis.inputs import Inputs
 
 # Models that run everywhere: what resolves the claims in a minute.
-EMBEDDED = {"num_samples": 128, "samples_per_shard": 128}
+EMBEDDED = {"num_samples": 128, "batch_size": 128}
 PAPER_SAMPLES = 4096
 _PATHS = ("fixed", "own")
 _SHOWN = 6
@@ -48,15 +49,15 @@ class MoreSteps(Study):
         context.patch_features()
         images = context.generation(context.num_steps(self.paper_steps))
         asked = {
-            "generation": Request(images, ("noise", "image")),
-            "regions": Request(context.regions(images), ("region",)),
+            "generation": context.request(images, ("noise", "image")),
+            "regions": context.request(context.regions(images), ("region",)),
         }
         for steps in context.inversion_sweep():
             own = context.generation(steps)
             for path, source in (("fixed", images), ("own", own)):
                 latent = context.inversion(source, num_inference_steps=steps)
-                asked[f"{path}/{steps}"] = Request(latent, ("latent",))
-            asked[f"own/{steps}/regions"] = Request(context.regions(own), ("region",))
+                asked[f"{path}/{steps}"] = context.request(latent, ("latent",))
+            asked[f"own/{steps}/regions"] = context.request(context.regions(own), ("region",))
         return asked
 
     def analyse(self, inputs: Inputs, context: Context) -> xr.Dataset:

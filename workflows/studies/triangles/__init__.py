@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
+from taba_core.artifacts.request import Request
 from taba_core.stats.angles import SMOOTHING
 from taba_core.stats.triangle import SIDES, VERTICES, AngleHistogram, Triangle
 from taba_core.stats.verdict import all_positive, every, positive
 from workflows.analysis.findings import Findings, for_each, interval_numbers, row_labels
-from workflows.analysis.inputs import Request
 from workflows.analysis.presentation import Section
 from workflows.analysis.study import Study, register
 from workflows.configuration.context import Context
@@ -40,8 +40,8 @@ class Triangles(Study):
         """Noise, images and latents, as Table 2 reads them."""
         generation = context.generation(context.num_steps(self.paper_steps))
         return {
-            "generation": Request(generation, ("noise", "image")),
-            "inversion": Request(context.inversion(generation), ("latent",)),
+            "generation": context.request(generation, ("noise", "image")),
+            "inversion": context.request(context.inversion(generation), ("latent",)),
         }
 
     def analyse(self, inputs: Inputs, context: Context) -> xr.Dataset:

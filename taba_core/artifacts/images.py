@@ -1,0 +1,58 @@
+"""Real images from a folder: cropped and resized to what the model works on, encoded where it is a latent model."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from taba_core.artifacts.base import SampleSource
+from taba_core.artifacts.variable import CLASS_ID, PROMPT, STATE, Variable, picture
+from taba_core.model_spec import ModelSpec
+
+# How a picture becomes a square: its centre, as large as the shorter side, area-averaged (or interpolated upwards).
+Framing = Literal["centre-square"]
+
+
+class ImageList(SampleSource):
+    """Images somebody gives. Sample i is the i-th file of the list.
+
+    `fingerprint` is the hash of the decoded pixels, classes and captions of all files, so a file that changes gives
+    another key; `location` is the folder or list they were read from, which is in no key.
+    """
+
+    kind: ClassVar[str] = "images"
+    outside_key: ClassVar[frozenset[str]] = frozenset({"location"})
+    stored: ClassVar[tuple[Variable, ...]] = (
+        Variable("image", STATE, "1", "real image x_0 in the model's own space"),
+        CLASS_ID,
+        PROMPT,
+        picture("decoded", "the image as it was given to the encoder of the latent space, 8-bit RGB"),
+    )
+
+    model: ModelSpec
+    batch_size: int = Field(ge=1, description="samples the network sees at once")
+    fingerprint: str
+    num_images: int = Field(ge=2)
+    conditioning: Literal["none", "class", "prompt"] = "none"
+    framing: Framing = "centre-square"
+    location: str = ""
+
+    @property
+    def condition_variables(self) -> tuple[str, ...]:
+        """The class, and the caption where images have one."""
+        return ("class_id", "prompt") if self.conditioning == "prompt" else ("class_id",)
+
+    @property
+    def draw_seed(self) -> int:
+        """0: nothing is drawn for a real image but what an encoder may draw."""
+        return 0
+
+    @property
+    def limit(self) -> int | None:
+        """As many as there are files."""
+        return self.num_images
+
+    def always_stored(self, *, latent: bool) -> tuple[str, ...]:
+        """Images and conditions."""
+        return ("image", *self.condition_variables, *(("decoded",) if latent else ()))

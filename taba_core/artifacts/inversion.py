@@ -1,0 +1,135 @@
+"""Images inverted to latents, by any method, the first steps replaced by forward diffusion or not."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, JsonValue, field_validator, model_validator
+
+from taba_core.artifacts.base import Artifact, SampleSource
+from taba_core.artifacts.generation import Generation
+from taba_core.artifacts.images import ImageList
+from taba_core.artifacts.variable import (
+    FALLBACK_UNWRITTEN,
+    FALLBACKS,
+    NOISE_UNITS,
+    RESIDUAL_NOT_DEFINED,
+    STATE,
+    Variable,
+    row,
+)
+from taba_core.conventions import ForwardLevel, Levels, NetworkTime, X0Rule
+
+# What a latent image goes through before it is inverted: nothing, or decoder and encoder (posterior mean or a draw).
+RoundTrip = Literal["none", "mean", "sample"]
+
+
+class Inversion(Artifact):
+    """x_0 to the latent x̂_T, the first `forward_steps` steps replaced by forward diffusion.
+
+    `num_inference_steps` is the inversion's own T; a generation in `source` holds the T the images were sampled with.
+
+    `method_fingerprint` is the hash of the file of a user's own method, `method_location` the folder to import it from.
+    `expected_evaluations` (least and most of an image; None is T - K), `sampling_evaluations` (of its reconstruction;
+    None is T) and `carried` (dimensions and sizes of what is kept beside the latent) follow from method and model.
+    """
+
+    kind: ClassVar[str] = "inversion"
+    outside_key: ClassVar[frozenset[str]] = frozenset(
+        {"method_location", "expected_evaluations", "sampling_evaluations", "carried"}
+    )
+    reads: ClassVar[tuple[str, ...]] = ("image", "class_id", "prompt")
+    stored: ClassVar[tuple[Variable, ...]] = (
+        Variable("latent", STATE, NOISE_UNITS, "latent the inversion of the image ended at"),
+        row("evaluations", ("sample",), "network evaluations the inversion of the image took"),
+        Variable(
+            "residual",
+            ("sample", "step"),
+            "1",
+            "rms of P x_{l-1} + Q eps(x_l) - x_l after step l: 0 where the step is exactly undone by sampling",
+            notes={
+                "valid_min": 0.0,
+                "comment": f"{RESIDUAL_NOT_DEFINED:g} = no residual: a replaced step, or none of one state",
+            },
+        ),
+        Variable(
+            "fallback",
+            ("sample", "step"),
+            "1",
+            "what the guard against divergence did in step l",
+            dtype="uint8",
+            fill=FALLBACK_UNWRITTEN,
+            notes={
+                "flag_values": [*range(len(FALLBACKS)), FALLBACK_UNWRITTEN],
+                "flag_meanings": " ".join((*FALLBACKS, "not_written")),
+            },
+        ),
+    )
+
+    source: Generation | ImageList
+    num_inference_steps: int = Field(ge=1)
+    method: str = "ddim"
+    method_options: dict[str, JsonValue] = Field(default_factory=dict)
+    network_time: NetworkTime = "target"
+    levels: Levels = "exact"
+    x0_rule: X0Rule = "none"
+    forward_steps: int = Field(default=0, ge=0)
+    forward_level: ForwardLevel = "exact"
+    forward_seed: int = Field(default=42, ge=0)
+    round_trip: RoundTrip = "none"
+    draws_noise: bool = Field(default=False, description="the method starts from noise of forward_seed")
+    method_fingerprint: str = ""
+    method_location: str = ""
+    expected_evaluations: tuple[int, int] | None = None
+    sampling_evaluations: int | None = None
+    carried: dict[str, dict[str, int]] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_forward_no_forward_fields(cls, data: Any) -> Any:
+        # With K = 0 the level rule does nothing, and mostly no noise is drawn: neither must split one artifact.
+        if isinstance(data, dict) and not data.get("forward_steps"):
+            unused = {"forward_level"} if data.get("draws_noise") else {"forward_level", "forward_seed"}
+            data = {k: v for k, v in data.items() if k not in unused}
+        return data
+
+    @field_validator("forward_steps")
+    @classmethod
+    def _fewer_than_all(cls, value: int, info: Any) -> int:
+        steps = info.data.get("num_inference_steps")
+        if steps is not None and value > steps:
+            raise ValueError(f"forward_steps={value} of num_inference_steps={steps}; use 0 to {steps}.")
+        return value
+
+    @property
+    def samples(self) -> SampleSource:
+        """Those of the inverted images."""
+        return self.source
+
+    def sources(self) -> tuple[Artifact, ...]:
+        """The images."""
+        return (self.source,)
+
+    def variables(self) -> dict[str, Variable]:
+        """Those of the kind, and the tensors that the method carries beside the latent, under their own names."""
+        text = "carried beside the latent by a method with a sampler of its own"
+        own = {name: Variable(name, ("sample", *dims), "1", text) for name, dims in self.carried.items()}
+        return super().variables() | own
+
+    def sizes(self, variable: str) -> dict[str, int]:
+        """Those of a carried tensor."""
+        return self.carried.get(variable, {})
+
+    def num_evaluations(self) -> int:
+        """Those of the method, the most where they depend on the image; of DDIM T - K."""
+        if self.expected_evaluations is not None:
+            return self.expected_evaluations[1]
+        return self.num_inference_steps - self.forward_steps
+
+    def least_evaluations(self) -> int:
+        """The method's lower bound."""
+        return self.num_evaluations() if self.expected_evaluations is None else self.expected_evaluations[0]
+
+    def measuring_evaluations(self, variables: tuple[str, ...]) -> int:
+        """One for every step that is not replaced, where the residual is asked."""
+        return self.num_inference_steps - self.forward_steps if "residual" in variables else 0

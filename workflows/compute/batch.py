@@ -1,0 +1,100 @@
+"""What a function of `workflows.compute.kinds` works on: one batch of the samples of one artifact."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from taba_core.artifacts.base import Artifact
+from taba_core.models.base import card_of
+from taba_core.models.grids import timestep_grid
+from workflows.compute.conditioning import condition
+
+if TYPE_CHECKING:
+    from taba_core.models.cards import Card
+    from workflows.compute.worker import ShardWorker
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The samples [start, stop) of an artifact, and the worker that computes them.
+
+    A network sees these samples at once; they are a batch of the sample source, whatever the size of a shard, so the
+    bits of a sample do not depend on the shard it is stored in.
+    """
+
+    worker: ShardWorker
+    artifact: Any
+    start: int
+    stop: int
+    variables: tuple[str, ...]
+
+    @property
+    def ids(self) -> NDArray[np.int64]:
+        """Sample ids, int64 (B,)."""
+        return np.arange(self.start, self.stop, dtype=np.int64)
+
+    @property
+    def model(self) -> Any:
+        """The denoiser, loaded once for each worker."""
+        return self.worker.model(self.artifact.samples.model)
+
+    @property
+    def card(self) -> Card:
+        """The model's card."""
+        return card_of(self.artifact.samples.model)
+
+    def grid(self, num_inference_steps: int) -> Any:
+        """The model's timestep grid of T steps."""
+        return timestep_grid(self.card, num_inference_steps)
+
+    def read(self, source: Artifact, *variables: str) -> Arrays:
+        """Variables of a source, of these samples: from memory where this unit has just made them, else stored."""
+        return self.worker.read(source, self.start, self.stop, variables)
+
+    def cond(self) -> dict[str, torch.Tensor]:
+        """What the network reads beside states: the stored conditions of these samples."""
+        samples = self.artifact.samples
+        return condition(self.model, self.read(samples, *samples.condition_variables), self.worker.device)
+
+    def tensor(self, array: NDArray[Any]) -> torch.Tensor:
+        """A tensor on the worker's device."""
+        return self.worker.tensor(array)
+
+
+Compute = Callable[[Batch], Arrays]
+_COMPUTE: dict[type[Artifact], Compute] = {}
+
+
+def computes(kind: type[Artifact]) -> Callable[[Compute], Compute]:
+    """Decorator: the function computes the variables of artifacts of that kind.
+
+    It returns at least the variables that the batch asks for, (B, ...) each.
+    """
+
+    def register(function: Compute) -> Compute:
+        _COMPUTE[kind] = function
+        return function
+
+    return register
+
+
+@cache
+def function_of(kind: type[Artifact]) -> Compute:
+    """The function that computes a kind. Raises TypeError: there is none."""
+    package = importlib.import_module("workflows.compute.kinds")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{module.name}")
+    if kind not in _COMPUTE:
+        raise TypeError(f"no function in workflows.compute.kinds computes artifacts of kind {kind.kind!r}")
+    return _COMPUTE[kind]

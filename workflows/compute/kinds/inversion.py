@@ -1,0 +1,92 @@
+"""Inversions, by any method, and the reconstructions of their latents."""
+
+from __future__ import annotations
+
+import torch
+
+from taba_core import rng
+from taba_core.artifacts.inversion import Inversion
+from taba_core.artifacts.reconstruction import Reconstruction
+from taba_core.artifacts.variable import RESIDUAL_NOT_DEFINED
+from taba_core.diffusion.inversion import (
+    InversionReport,
+    Method,
+    inversion_method_named,
+    invert_with_report,
+    reconstruct,
+)
+from workflows.compute.batch import Arrays, Batch, computes
+from workflows.compute.decoding import round_trip
+from workflows.compute.own_module import check_own_module
+from workflows.compute.timing import TimedDenoiser, processor
+
+
+@computes(Inversion)
+def invert(batch: Batch) -> Arrays:
+    """Latents, what the method carries beside them, and what it took."""
+    artifact: Inversion = batch.artifact
+    model, ids, source = batch.model, batch.ids, artifact.source
+    noise = None
+    if artifact.forward_steps or artifact.draws_noise:
+        noise = batch.tensor(
+            rng.normal(ids, model.sample_shape, seed=artifact.forward_seed, stream="forward")
+        )
+    stored = batch.tensor(batch.read(source, "image")["image"])
+    image = round_trip(model, stored, artifact.round_trip, ids, source.draw_seed)
+    clock = TimedDenoiser(model, batch.worker.wait)
+    report = invert_with_report(
+        clock,
+        image,
+        batch.grid(artifact.num_inference_steps),
+        method_of(artifact),
+        batch.cond(),
+        network_time=artifact.network_time,
+        levels=artifact.levels,
+        x0_rule=artifact.x0_rule,
+        forward_steps=artifact.forward_steps,
+        forward_level=artifact.forward_level,
+        forward_noise=noise,
+        sample_ids=ids.tolist(),
+        measure_residual="residual" in batch.variables,
+    )
+    batch.worker.add_note("inversion_seconds", clock.seconds(int(report.evaluations.sum())))
+    batch.worker.add_note("processor", processor(batch.worker.device))
+    carried = {name: value.float().cpu().numpy() for name, value in report.carried.items()}
+    return {"latent": report.latent.float().cpu().numpy(), **carried, **_facts(report)}
+
+
+def _facts(report: InversionReport) -> Arrays:
+    """What a report says of every image and step."""
+    residual = report.residual
+    if residual is None:
+        residual = torch.full(report.fallback.shape, torch.nan)
+    return {
+        "evaluations": report.evaluations.double().cpu().numpy(),
+        "residual": residual.nan_to_num(RESIDUAL_NOT_DEFINED).float().cpu().numpy(),
+        "fallback": report.fallback.to(torch.uint8).cpu().numpy(),
+    }
+
+
+def method_of(artifact: Inversion) -> Method:
+    """The inversion method with its options; a user's own file must be the one that was planned with."""
+    check_own_module(artifact.method, artifact.method_location, artifact.method_fingerprint)
+    return inversion_method_named(artifact.method, **artifact.method_options)
+
+
+@computes(Reconstruction)
+def sample_again(batch: Batch) -> Arrays:
+    """Images sampled from latents."""
+    artifact: Reconstruction = batch.artifact
+    inversion = artifact.source
+    read = batch.read(inversion, "latent", *inversion.carried)
+    image = reconstruct(
+        batch.model,
+        batch.tensor(read.pop("latent")),
+        batch.grid(inversion.num_inference_steps),
+        method_of(inversion),
+        batch.cond(),
+        carried={name: batch.tensor(value) for name, value in read.items()},
+        x0_rule=artifact.x0_rule,
+        sample_ids=batch.ids.tolist(),
+    )
+    return {"reconstruction": image.cpu().numpy()}

@@ -1,0 +1,192 @@
+"""One unit of work: read a shard's sources, run the denoiser, write the shard, return a receipt.
+
+It runs inside a worker process (a Ray actor, a thread, or the driver itself), keeps models warm between units, and
+knows nothing of who runs it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+# Here, once, before any thread: two threads that meet in zarr's first import leave it broken ("no attribute 'core'").
+import zarr.codecs
+import zarr.storage  # noqa: F401
+from numpy.typing import NDArray
+
+from cluster.pool.executor import Finish, StopRun
+from taba_core.artifacts.base import Artifact, from_attrs
+from taba_core.errors import UsageError, WorkError
+from taba_core.model_spec import ModelSpec
+from taba_core.models.base import load_spec
+from taba_core.store import Store
+from workflows.compute.batch import Arrays, Batch, function_of
+
+PATH_VARIABLES = ("x_t", "eps_t")
+
+# Going on is pointless when the disk is full or read-only: every other unit would fail the same way.
+_FATAL = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG}
+
+
+@dataclass(frozen=True)
+class TaskPart:
+    """One artifact of a unit.
+
+    Attributes:
+      attrs: its attributes.
+      variables: what is stored of it.
+      keeps_path: whether another part needs the whole sampling path, stored or not.
+    """
+
+    attrs: Mapping[str, Any]
+    variables: tuple[str, ...]
+    keeps_path: bool = False
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """The payload of a unit: small, picklable, complete.
+
+    Attributes:
+      store: where the store is.
+      parts: the artifacts whose shard is computed, in order; what a part reads of an earlier one is in memory.
+      shard: which shard of all of them.
+    """
+
+    store: str
+    parts: tuple[TaskPart, ...]
+    shard: int
+
+
+class ShardWorker:
+    """Runs shard tasks; one per worker process or thread. Models stay loaded between tasks."""
+
+    def __init__(self, device: str = "cpu", threads: int = 1) -> None:
+        # One thread per worker on CPU: the bits of a product must not depend on the machine's core count.
+        torch.set_num_threads(threads)
+        self.device = device
+        self.notes: dict[str, Any] = {}  # what a kind says beside its arrays; it goes into the receipt
+        self._models: dict[ModelSpec, Any] = {}
+        # What the running unit has made, by artifact key and first sample of a batch.
+        self._memory: dict[tuple[str, int], Arrays] = {}
+        self._store: Store | None = None
+
+    def run(self, task: ShardTask) -> Finish:
+        """Compute one shard, and leave its writing to the caller: the next one may compute meanwhile.
+
+        Returns:
+          What writes the shard of every part and returns its receipts by artifact key (files, bytes, checksums,
+          seconds), JSON-able.
+        Raises:
+          StopRun: the disk refuses (full, read-only, quota), here or when writing: the run must end, nothing is
+          lost.
+        """
+        writes = []
+        with _stopping():
+            self._store, self._memory = Store.open(task.store), {}
+            for part in task.parts:
+                started, self.notes = time.perf_counter(), {}
+                artifact = from_attrs(dict(part.attrs))
+                group = self._store.open_artifact(artifact)
+                start, stop = group.shard_range(task.shard)
+                arrays = self.compute(artifact, start, stop, part.variables, keeps_path=part.keeps_path)
+                seconds = round(time.perf_counter() - started, 4)
+                info = {"compute_seconds": seconds, "device": self.device, **self.notes}
+                writes.append((group, arrays, info))
+            self._memory = {}
+
+        def write() -> dict[str, Any]:
+            with _stopping():
+                return {
+                    group.artifact.key: group.write_shard(task.shard, arrays, info).to_json()
+                    for group, arrays, info in writes
+                }
+
+        return Finish(write)
+
+    def compute(
+        self,
+        artifact: Artifact,
+        start: int,
+        stop: int,
+        variables: tuple[str, ...],
+        *,
+        keeps_path: bool = False,
+    ) -> Arrays:
+        """Variables of samples [start, stop) of an artifact, batch by batch.
+
+        All that is made stays in memory until the unit ends, for the parts that read it; of a generation also the
+        path where `keeps_path` is set.
+        """
+        size, function = artifact.samples.batch_size, function_of(type(artifact))
+        path = tuple(name for name in PATH_VARIABLES if keeps_path and name in artifact.variables())
+        wanted = tuple(dict.fromkeys((*variables, *path)))
+        firsts = range(start, stop, size)
+        # Not inference_mode: some methods differentiate through the network, and no tensor made in that mode
+        # (weights, prepared noise levels) may take part.
+        with torch.no_grad():
+            for first in firsts:
+                batch = Batch(self, artifact, first, min(first + size, stop), wanted)
+                self.remember(artifact, first, function(batch))
+        made = [self._memory[artifact.key, first] for first in firsts]
+        return {name: _joined([batch[name] for batch in made]) for name in variables}
+
+    def remember(self, artifact: Artifact, first: int, arrays: Arrays) -> None:
+        """Keep what was made of the batch that begins with sample `first`, until the unit ends."""
+        self._memory.setdefault((artifact.key, first), {}).update(arrays)
+
+    def made(self, artifact: Artifact, first: int) -> Arrays:
+        """What this unit has made of an artifact's batch; empty if it has made nothing of it."""
+        return self._memory.get((artifact.key, first), {})
+
+    def read(self, source: Artifact, start: int, stop: int, variables: tuple[str, ...]) -> Arrays:
+        """Variables of samples [start, stop) of a source."""
+        made = self.made(source, start)
+        stored = tuple(name for name in variables if name not in made)
+        assert self._store is not None, "a unit is running"
+        read = self._store.open_artifact(source).read_samples(start, stop, stored) if stored else {}
+        return {name: made[name] if name in made else read[name] for name in variables}
+
+    def model(self, spec: ModelSpec) -> Any:
+        """The denoiser of a model spec, loaded once."""
+        if spec not in self._models:
+            self._models[spec] = load_spec(spec, device=self.device)
+        return self._models[spec]
+
+    def add_note(self, name: str, value: float | str) -> None:
+        """Put a fact into the receipt; numbers of several batches are added."""
+        held = self.notes.get(name, 0)
+        self.notes[name] = value if isinstance(value, str) else round(held + value, 6)
+
+    def wait(self) -> None:
+        """Wait until the device has done what it was given."""
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+    def tensor(self, array: NDArray[Any]) -> torch.Tensor:
+        """A tensor on the worker's device."""
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+
+
+def _joined(parts: list[NDArray[Any]]) -> NDArray[Any]:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+@contextlib.contextmanager
+def _stopping() -> Iterator[None]:
+    """Errors that every other unit would meet too end the run; the rest is tried again."""
+    try:
+        yield
+    except UsageError as error:
+        raise StopRun(str(error)) from None  # asked for what cannot be: trying again would not help
+    except WorkError as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in _FATAL:
+            raise StopRun(str(error)) from None
+        raise
