@@ -1,8 +1,8 @@
 """How many samples a group holds, and the shapes, sizes and numbers of files of its arrays.
 
-A shard is a fixed block of consecutive sample ids with all steps; its inner chunks hold one step of one batch each,
-because nearly all statistics are per step. Nothing is compressed, so the size of a shard file is known to the byte
-and checking a file needs one `stat`.
+A shard is a fixed block of consecutive sample ids with all steps; its inner chunks hold one step each, because
+nearly all statistics are per step. Nothing is compressed, so the size of a shard file is known to the byte and
+checking a file needs one `stat`.
 """
 
 from __future__ import annotations
@@ -88,9 +88,9 @@ def layout(
     sample_shape: Sequence[int],
     decoded_shape: Sequence[int] | None = None,
 ) -> Layout:
-    """Shapes of a variable: shard = (block, all steps, ...), chunk = (batch, 1 step, ...).
+    """Shapes of a variable: shard = (block, all steps, ...), chunk = (block, 1 step, ...).
 
-    Rows of statistics are one chunk a batch: a step of them is a few bytes.
+    Rows of statistics are one chunk: a step of them is a few bytes.
 
     Args:
       variable: one of the artifact's.
@@ -109,13 +109,11 @@ def layout(
     sizes |= {"sample": extent.num_samples, "step": steps, "level": steps + 1}
     sizes |= {"char": PROMPT_BYTES, "region": 2, **artifact.sizes(variable)}
     shape = tuple(sizes[dim] for dim in described.dims)
-    shard = (extent.samples_per_shard, *shape[1:])
-    # A shard smaller than a batch (of images of which there are few) is one chunk.
-    batch = min(artifact.samples.batch_size, extent.samples_per_shard)
+    # Only where there are no more samples than that, of images that somebody gave, is a shard smaller.
+    shard = (min(extent.samples_per_shard, extent.num_samples), *shape[1:])
     one_step = described.dims == PATH
     chunk = tuple(
-        batch if dim == "sample" else 1 if dim == "step" and one_step else size
-        for dim, size in zip(described.dims, shard, strict=True)
+        1 if dim == "step" and one_step else size for dim, size in zip(described.dims, shard, strict=True)
     )
     return Layout(shape, chunk, shard, described.dtype)
 

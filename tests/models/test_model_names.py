@@ -92,7 +92,7 @@ def test_photo_folders_that_cannot_be_used_are_named(folder, tmp_path_factory):
 
 
 def test_where_the_photographs_lie_is_not_in_the_key(tmp_path):
-    from taba_core.spec import Generation
+    from taba_core.artifacts.generation import Generation
 
     def key(folder):
         folder.mkdir()

@@ -4,16 +4,15 @@ import numpy as np
 import xarray as xr
 
 import taba_core
+from taba_core.artifacts.generation import Generation
+from taba_core.artifacts.inversion import Inversion
+from taba_core.artifacts.layout import Extent
+from taba_core.artifacts.reconstruction import Reconstruction
+from taba_core.artifacts.regions import PlainRegions
+from taba_core.artifacts.self_interpolation import SelfInterpolation
+from taba_core.artifacts.step_predictions import StepPredictions
+from taba_core.model_spec import ModelSpec
 from taba_core.rng import normal, uniform
-from taba_core.spec import (
-    Generation,
-    Inversion,
-    ModelSpec,
-    PlainRegions,
-    Reconstruction,
-    SelfInterpolation,
-    StepPredictions,
-)
 from taba_core.store import Store
 
 SHAPE, STEPS, NUM_SAMPLES = (3, 16, 16), 5, 40
@@ -47,8 +46,7 @@ def make_store(path, num_samples=NUM_SAMPLES):
     """The store at `path`, written shard by shard."""
     generation = Generation(
         model=ModelSpec(name="gaussian"),
-        num_samples=num_samples,
-        samples_per_shard=16,
+        batch_size=16,
         num_inference_steps=STEPS,
         seed=0,
     )
@@ -65,7 +63,7 @@ def make_store(path, num_samples=NUM_SAMPLES):
     store = Store.open(path, mode="a")
     for artifact, names in artifacts.items():
         per_step = artifact.kind in ("generation", "inversion", "step-predictions")
-        group = store.ensure(artifact, names, SHAPE, coords if per_step else None)
+        group = store.ensure(artifact, names, Extent(num_samples, 16), SHAPE, coords if per_step else None)
         for shard in range(group.num_shards):
             values = arrays(range(*group.shard_range(shard)))
             group.record(group.write_shard(shard, {name: values[name] for name in names}))

@@ -1,20 +1,22 @@
 import numpy as np
 import pytest
 
-from taba_core.spec import Generation, ModelSpec
+from taba_core.artifacts.generation import Generation
+from taba_core.artifacts.layout import Extent
+from taba_core.model_spec import ModelSpec
 from taba_core.store import Store
 
 SHAPE = (3, 4, 4)
+EXTENT = Extent(10, 4)  # ten samples in shards of four: 4 + 4 + 2, so the last shard is short
 STEPS = 5
 
 
 @pytest.fixture
 def generation():
-    """Ten samples in shards of four: 4 + 4 + 2, so the last shard is short."""
+    """A generation of the smallest kind, in batches of four."""
     return Generation(
         model=ModelSpec(name="gaussian"),
-        num_samples=10,
-        samples_per_shard=4,
+        batch_size=4,
         num_inference_steps=STEPS,
         seed=0,
     )
@@ -32,7 +34,7 @@ def coords():
 
 @pytest.fixture
 def group(store, generation, coords):
-    return store.ensure(generation, ["noise", "x_t", "class_id"], SHAPE, coords)
+    return store.ensure(generation, ["noise", "x_t", "class_id"], EXTENT, SHAPE, coords)
 
 
 @pytest.fixture

@@ -6,8 +6,10 @@ import pytest
 import xarray as xr
 import zarr
 
-from taba_core import schema
+from taba_core.artifacts.layout import Extent, num_inodes
 from taba_core.store.audit import audit
+
+EXTENT = Extent(10, 4)  # as in conftest.py
 
 
 @pytest.fixture
@@ -23,7 +25,7 @@ def found(store, **options):
 def test_a_whole_store_has_no_problems_and_says_how_much_was_read(whole, filled):
     deep = audit(whole, deep=True)
     assert deep.problems == () and (deep.artifacts, deep.results) == (1, 1)
-    # three shards each of noise (792 bytes), class_id (40) and x_t (3944), and metadata; test_schema has the sums
+    # three shards each of noise (792 bytes), class_id (40) and x_t (3944), and metadata; test_layout has the sums
     assert deep.bytes > 3 * (792 + 3944)
 
 
@@ -38,7 +40,7 @@ def test_damaged_coordinates_are_found_and_written_again(whole, filled, generati
         file.write_bytes(b"" if how == "empty" else bytes([data[0] ^ 1]) + data[1:])
     assert found(whole) == []
     assert found(whole, deep=True) == [("coordinate", filled.name, name)]
-    whole.ensure(generation, ["noise"], (3, 4, 4), coords)
+    whole.ensure(generation, ["noise"], EXTENT, (3, 4, 4), coords)
     assert found(whole, deep=True) == [] and file.read_bytes() == data
 
 
@@ -106,4 +108,4 @@ def test_files_that_are_not_tabas_are_named_and_left_alone(whole, filled):
 def test_the_files_of_an_artifact_are_as_many_as_planned(filled, generation):
     inodes = 1 + sum(1 for _ in filled.path.rglob("*")) + 1  # the group's own folder, and its ledger
     # group: folder, metadata, ledger = 3; four coordinates of 3; three arrays of folder + metadata + 3 shards
-    assert schema.num_inodes(generation, filled.variables) == inodes == 3 + 12 + 3 * 5
+    assert num_inodes(filled.variables, filled.extent) == inodes == 3 + 12 + 3 * 5

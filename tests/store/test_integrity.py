@@ -114,5 +114,5 @@ def test_a_shard_without_receipt_and_an_orphan_are_reported(group, blocks):
 def test_a_problem_prints_as_one_line(filled):
     damage(filled, "truncated")
     (problem,) = filled.verify()
-    # whole shard 3944 bytes (test_schema), less 100
+    # whole shard 3944 bytes (test_layout), less 100
     assert str(problem) == f"{filled.name} x_t shard 1: size: 3844 bytes, not 3944"

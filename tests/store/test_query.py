@@ -9,17 +9,21 @@ import pytest
 import xarray as xr
 
 import taba_core
+from taba_core.artifacts.inversion import Inversion
+from taba_core.artifacts.layout import Extent
+from taba_core.artifacts.regions import PlainRegions
 from taba_core.errors import StoreError, UsageError
-from taba_core.spec import Inversion, PlainRegions
 from taba_core.store.template import mark_as_no_data
+
+EXTENT = Extent(10, 4)  # as in conftest.py
 
 
 @pytest.fixture
 def tree(filled, store, generation):
     inversion = Inversion(source=generation, num_inference_steps=5, forward_steps=1)
-    latent = store.ensure(inversion, ["latent"], (3, 4, 4))
+    latent = store.ensure(inversion, ["latent"], EXTENT, (3, 4, 4))
     latent.record(latent.write_shard(1, {"latent": np.ones((4, 3, 4, 4), "float32")}))
-    store.ensure(PlainRegions(source=generation), ["region"], (3, 4, 4))
+    store.ensure(PlainRegions(source=generation), ["region"], EXTENT, (3, 4, 4))
     store.write_result("correlation", table(), {"n": 10})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -140,7 +144,7 @@ def test_a_result_is_read_back_as_it_was(store):
     found = store.read_result("correlation")
     xr.testing.assert_equal(found, table())
     assert found["row"].dtype.kind == found["note"].dtype.kind == "U"
-    assert found.attrs == {"spec": {"nested": [1, 2]}, "kind": "result", "schema_version": 1}
+    assert found.attrs == {"spec": {"nested": [1, 2]}, "kind": "result", "schema_version": 2}
     assert store.results() == ["correlation"] and store.read_result("absent") is None
 
 

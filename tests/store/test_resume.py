@@ -9,9 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from taba_core.artifacts.generation import Generation
+from taba_core.artifacts.layout import Extent
 from taba_core.errors import StoreError, UsageError
-from taba_core.spec import Generation, ModelSpec
+from taba_core.model_spec import ModelSpec
 from taba_core.store import Store
+
+EXTENT = Extent(10, 4)  # as in conftest.py
 
 
 def test_everything_is_missing_at_first_and_nothing_at_the_end(group, blocks):
@@ -37,7 +41,7 @@ def test_a_receipt_counts_only_with_its_file(filled):
 
 
 def test_only_the_asked_variables_are_missing(filled, store, generation, coords):
-    with_image = store.ensure(generation, ["noise", "image"], (3, 4, 4), coords)
+    with_image = store.ensure(generation, ["noise", "image"], EXTENT, (3, 4, 4), coords)
     assert with_image.missing(["noise", "x_t"]) == {}
     assert with_image.missing(["noise", "image"]) == {i: ("image",) for i in range(3)}
 
@@ -53,7 +57,7 @@ def test_of_an_array_only_the_first_shards_may_be_asked_and_later_more_but_never
 ):
     def ask(first):
         limit = {} if first is None else {"eps_t": first}
-        return store.ensure(generation, ["eps_t"], (3, 4, 4), coords, first_shards=limit)
+        return store.ensure(generation, ["eps_t"], EXTENT, (3, 4, 4), coords, first_shards=limit)
 
     block = blocks(filled, 0)["x_t"]
     group = ask(1)
@@ -68,7 +72,7 @@ def test_of_an_array_only_the_first_shards_may_be_asked_and_later_more_but_never
     group.record(group.write_shard(1, {"eps_t": block}))
     assert group.read_samples(4, 6, ["eps_t"])["eps_t"].shape[0] == 2
     asked = [(ask(first), group.array("eps_t").samples_asked)[1] for first in (2, 1, 3, None, 1)]
-    assert asked == [8, 8, 10, None, None]  # ten samples in shards of four
+    assert asked == [8, 8, None, None, None]  # ten samples in shards of four: three shards are all
     assert group.missing() == {2: ("eps_t",)}
 
 
@@ -125,10 +129,10 @@ while True:
 
 
 def test_a_killed_writer_never_leaves_a_torn_shard(tmp_path):
-    spec = Generation(
-        model=ModelSpec(name="m"), num_samples=16, samples_per_shard=8, num_inference_steps=20, seed=0
-    )
-    group = Store.open(tmp_path / "s", "a").ensure(spec, ["x_t"], (3, 32, 32))  # shards of 2 MB
+    spec = Generation(model=ModelSpec(name="m"), batch_size=8, num_inference_steps=20, seed=0)
+    group = Store.open(tmp_path / "s", "a").ensure(
+        spec, ["x_t"], Extent(16, 8), (3, 32, 32)
+    )  # shards of 2 MB
     environment = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
     delays = random.Random(0)
     for attempt in range(5):

@@ -9,9 +9,14 @@ import numpy as np
 import pytest
 import zarr
 
+from taba_core.artifacts.generation import Generation
+from taba_core.artifacts.layout import Extent
+from taba_core.artifacts.regions import PlainRegions
 from taba_core.errors import StoreError, UsageError, WorkError
-from taba_core.spec import Generation, ModelSpec, PlainRegions
+from taba_core.model_spec import ModelSpec
 from taba_core.store import Receipt, Store
+
+EXTENT = Extent(10, 4)  # as in conftest.py
 
 
 def files_below(path):
@@ -72,7 +77,7 @@ def test_a_group_can_be_sent_to_a_worker(group, blocks):
 
 def test_an_all_plain_or_all_other_mask_counts_as_present(store, generation):
     # Zarr leaves chunks equal to the fill value out by default; constant shards must not look missing.
-    regions = store.ensure(PlainRegions(source=generation), ["region"], (3, 4, 4))
+    regions = store.ensure(PlainRegions(source=generation), ["region"], EXTENT, (3, 4, 4))
     for shard, value in enumerate([0, 1, 0]):
         start, stop = regions.shard_range(shard)
         regions.record(regions.write_shard(shard, {"region": np.full((stop - start, 4, 4), value, "uint8")}))
@@ -81,7 +86,7 @@ def test_an_all_plain_or_all_other_mask_counts_as_present(store, generation):
 
 def test_a_shard_equal_to_the_fill_value_is_stored(tmp_path, generation):
     group = Store.open(tmp_path / "s", "a").ensure(
-        generation, ["decoded"], (4, 4, 4), decoded_shape=(3, 8, 8)
+        generation, ["decoded"], EXTENT, (4, 4, 4), decoded_shape=(3, 8, 8)
     )
     group.record(group.write_shard(0, {"decoded": np.zeros((4, 3, 8, 8), "uint8")}))  # black = fill value 0
     assert 0 not in group.missing()
@@ -146,7 +151,7 @@ def test_values_that_are_not_finite_are_refused_and_nothing_is_written(group, bl
 
 
 def test_the_value_that_means_unwritten_is_refused(store, generation):
-    regions = store.ensure(PlainRegions(source=generation), ["region"], (3, 4, 4))
+    regions = store.ensure(PlainRegions(source=generation), ["region"], EXTENT, (3, 4, 4))
     with pytest.raises(WorkError, match="64 of 64 values are 255, which means not written"):
         regions.write_shard(0, {"region": np.full((4, 4, 4), 255, "uint8")})
 
@@ -178,7 +183,7 @@ def test_a_file_system_that_refuses_leaves_nothing_partial(group, blocks, monkey
 LIMITED = """
 import resource, sys, numpy as np
 from taba_core.errors import WorkError
-from taba_core.spec import from_attrs
+from taba_core.artifacts.base import from_attrs
 from taba_core.store import Store
 group = Store.open(sys.argv[1]).artifacts()[0]
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))   # x_t shards have 3944 bytes
@@ -201,10 +206,8 @@ def test_a_real_limit_of_the_operating_system_is_reported_the_same_way(group):
 
 
 def test_hundred_megabytes_take_seconds(tmp_path):
-    spec = Generation(
-        model=ModelSpec(name="m"), num_samples=64, samples_per_shard=64, num_inference_steps=100, seed=0
-    )
-    group = Store.open(tmp_path / "s", "a").ensure(spec, ["x_t"], (4, 32, 32))
+    spec = Generation(model=ModelSpec(name="m"), batch_size=64, num_inference_steps=100, seed=0)
+    group = Store.open(tmp_path / "s", "a").ensure(spec, ["x_t"], Extent(64, 64), (4, 32, 32))
     block = np.random.default_rng(0).standard_normal((64, 100, 4, 32, 32), dtype="float32")
     began = time.perf_counter()
     receipt = group.write_shard(0, {"x_t": block})

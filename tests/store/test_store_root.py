@@ -5,9 +5,13 @@ import numpy as np
 import pytest
 import zarr
 
+from taba_core.artifacts.inversion import Inversion
+from taba_core.artifacts.layout import Extent
 from taba_core.errors import StoreError, UsageError, WorkError
-from taba_core.spec import Inversion, ModelSpec
+from taba_core.model_spec import ModelSpec
 from taba_core.store import Store
+
+EXTENT = Extent(10, 4)  # as in conftest.py
 
 
 def edit_attributes(path, **changes):
@@ -53,7 +57,7 @@ def test_a_foreign_zarr_hierarchy_is_refused(tmp_path):
 def test_another_schema_version_says_found_expected_and_the_way_out(store):
     edit_attributes(store.path / "zarr.json", schema_version=7)
     with pytest.raises(
-        StoreError, match=r"has schema version 7, this taba reads version 1. Use the taba that made it"
+        StoreError, match=r"has schema version 7, this taba reads version 2. Use the taba that made it"
     ):
         Store.open(store.path)
 
@@ -79,7 +83,7 @@ def test_a_parent_that_is_a_file_is_reported_with_the_system_error(tmp_path):
 
 def test_a_store_open_for_reading_is_not_changed(store, generation):
     with pytest.raises(UsageError, match="open for reading only"):
-        Store.open(store.path).ensure(generation, ["noise"], (3, 4, 4))
+        Store.open(store.path).ensure(generation, ["noise"], EXTENT, (3, 4, 4))
 
 
 def test_artifacts_are_found_with_their_specs(store, filled, generation):
@@ -87,24 +91,26 @@ def test_artifacts_are_found_with_their_specs(store, filled, generation):
     assert store.find(inversion) is None
     with pytest.raises(UsageError, match=f"no artifact '{inversion.name}' .*It holds: {generation.name}"):
         store.open_artifact(inversion)
-    made = store.ensure(inversion, ["latent"], (3, 4, 4))
+    made = store.ensure(inversion, ["latent"], EXTENT, (3, 4, 4))
     assert store.open_artifact(inversion) == store.find(inversion) == made
     assert [group.artifact for group in Store.open(store.path).artifacts()] == [generation, inversion]
 
 
 def test_ensure_twice_changes_nothing_and_keeps_the_shards(filled, store, generation, coords):
     before = {p: p.read_bytes() for p in filled.path.rglob("*") if p.is_file()}
-    again = store.ensure(generation, ["x_t", "noise"], (3, 4, 4), coords)
+    again = store.ensure(generation, ["x_t", "noise"], EXTENT, (3, 4, 4), coords)
     assert {p: p.read_bytes() for p in filled.path.rglob("*") if p.is_file()} == before
     assert again.missing() == {}
 
 
 def test_a_variable_and_a_coordinate_can_be_added_later(store, generation, coords):
-    group = store.ensure(generation, ["noise"], (3, 4, 4))
+    group = store.ensure(generation, ["noise"], EXTENT, (3, 4, 4))
     assert group.variables == ("noise",)
-    group = store.ensure(generation, ["eps_t"], (3, 4, 4), coords)
+    group = store.ensure(generation, ["eps_t"], EXTENT, (3, 4, 4), coords)
     assert group.variables == ("noise", "eps_t")
-    store.ensure(generation, ["eps_t"], (3, 4, 4), {"timestep": coords["timestep"]})  # the other stays
+    store.ensure(
+        generation, ["eps_t"], EXTENT, (3, 4, 4), {"timestep": coords["timestep"]}
+    )  # the other stays
     attrs = json.loads((group.path / "zarr.json").read_text())["attributes"]
     assert attrs["coordinates"] == "alpha_bar timestep"
 
@@ -113,7 +119,7 @@ def test_a_group_made_by_another_spec_is_refused(group, store, generation, coord
     spec = generation.model_dump(mode="json") | {"seed": 1}
     edit_attributes(group.path / "zarr.json", spec=spec)
     with pytest.raises(StoreError, match=r"was made by another spec \(gaussian-generation-\w+\)"):
-        store.ensure(generation, ["noise"], (3, 4, 4), coords)
+        store.ensure(generation, ["noise"], EXTENT, (3, 4, 4), coords)
     with pytest.raises(StoreError, match="was made by another spec"):
         store.open_artifact(generation)
 
@@ -133,21 +139,21 @@ def test_other_shapes_and_coordinates_are_refused(group, store, generation, coor
     with pytest.raises(
         StoreError, match=r"holds float32 \(10, 3, 4, 4\) in shards of .*\(10, 3, 8, 8\) .* is asked"
     ):
-        store.ensure(generation, ["noise"], (3, 8, 8), coords)
+        store.ensure(generation, ["noise"], EXTENT, (3, 8, 8), coords)
     with pytest.raises(StoreError, match=r"coordinate .*alpha_bar differs from the values of this run"):
-        store.ensure(generation, ["noise"], (3, 4, 4), coords | {"alpha_bar": np.full(5, 0.5)})
+        store.ensure(generation, ["noise"], EXTENT, (3, 4, 4), coords | {"alpha_bar": np.full(5, 0.5)})
     with pytest.raises(UsageError, match=r"coordinate 'timestep' has shape \(6,\), but there are 5 steps"):
-        store.ensure(generation, ["noise"], (3, 4, 4), {"timestep": np.arange(6)})
+        store.ensure(generation, ["noise"], EXTENT, (3, 4, 4), {"timestep": np.arange(6)})
     with pytest.raises(
         UsageError, match="coordinate 'sigma': those that can be given are timestep and alpha_bar"
     ):
-        store.ensure(generation, ["noise"], (3, 4, 4), {"sigma": np.arange(5)})
+        store.ensure(generation, ["noise"], EXTENT, (3, 4, 4), {"sigma": np.arange(5)})
 
 
 def test_a_template_that_was_interrupted_is_completed(store, generation, coords):
-    group = store.ensure(generation, ["noise"], (3, 4, 4), coords)
+    group = store.ensure(generation, ["noise"], EXTENT, (3, 4, 4), coords)
     (group.path / "alpha_bar" / "c.0").unlink()  # ended between the metadata and the values
     (group.path / "noise" / "zarr.json").unlink()
-    group = store.ensure(generation, ["noise"], (3, 4, 4), coords)
+    group = store.ensure(generation, ["noise"], EXTENT, (3, 4, 4), coords)
     assert group.variables == ("noise",)
     np.testing.assert_array_equal(zarr.open_array(str(group.path / "alpha_bar"))[...], coords["alpha_bar"])

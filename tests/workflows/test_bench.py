@@ -160,18 +160,18 @@ def test_bare_and_stored_shards_hold_the_same_arrays(tmp_path):
     import numpy as np
 
     from taba_core.store import Store
-    from workflows.compute.tasks import ShardWorker
+    from workflows.compute.worker import ShardWorker
 
     work = shard_runs.Work.of("images and latents", "gaussian", 2, 4, 3)
     _, units = shard_runs.stored_units(work, 1, tmp_path)
     for outcome in LocalExecutor().execute(units, shard_runs.BenchWorker):
         assert outcome.error is None
-    memory = shard_runs.MemoryStore()
+    worker = ShardWorker()
     for artifact, names in work.artifacts:
-        memory.arrays[artifact.key] = ShardWorker().compute(memory, artifact, 1, names)
+        computed = worker.compute(artifact, *work.extent.ids(1), names)
         stored = Store.open(tmp_path / "store").open_artifact(artifact).read_shard(1, names)
         for name in names:
-            np.testing.assert_array_equal(stored[name], memory.arrays[artifact.key][name])
+            np.testing.assert_array_equal(stored[name], computed[name])
 
 
 @pytest.mark.cluster

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from taba_core.artifacts.generation import Generation
+from taba_core.artifacts.inversion import Inversion
 from taba_core.errors import UsageError
+from taba_core.model_spec import ModelSpec, PromptSpec
 from taba_core.models.imagenet import reference_class_ids
 from taba_core.models.prompts import load_prompts
-from taba_core.spec import Generation, Inversion, ModelSpec, PromptSpec
 from workflows.compute.conditioning import draw, prompts_from_bytes
 from workflows.compute.decoding import round_trip
 

@@ -62,7 +62,7 @@ def test_shifted_levels_have_one_forward_rule():
 
 
 def test_options_of_a_method_named_like_fields_of_a_spec_stay_in_the_key():
-    from taba_core.spec import Inversion
+    from taba_core.artifacts.inversion import Inversion
 
     source = context("gaussian").generation(10)
     first, second = (

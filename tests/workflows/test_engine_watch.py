@@ -262,12 +262,12 @@ def test_a_driver_that_lost_its_store_leaves_the_others_status_alone(tmp_path):
 @pytest.fixture
 def poisoned(monkeypatch):
     """Shard 1 of the inversion raises whenever it is tried; retries come at once."""
-    import workflows.compute.tasks as tasks
+    import workflows.compute.worker as tasks
     from cluster.pool.local import LocalExecutor
 
     class Worker(tasks.ShardWorker):
         def run(self, task):
-            if task.attrs["kind"] == "inversion" and task.shard == 1:
+            if task.parts[0].attrs["kind"] == "inversion" and task.shard == 1:
                 raise ValueError("poisoned")
             return super().run(task)
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from engine_runs import taba
 
+from taba_core.artifacts.perceptual_distance import PerceptualDistance
 from taba_core.models import perceptual
-from taba_core.spec import PerceptualDistance
 from taba_core.store import Store
 from workflows.analysis.presentation import DASH
 from workflows.analysis.study import find_studies

@@ -11,8 +11,8 @@ import pytest
 from cluster.pool.executor import Resources
 from cluster.pool.local import LocalExecutor
 from taba_core import schema
+from taba_core.artifacts.reconstruction import Reconstruction
 from taba_core.errors import UsageError
-from taba_core.spec import Reconstruction
 from taba_core.stats.estimate import Estimate
 from taba_core.store import Store
 from workflows.analysis.study import GROUPS, find_studies, in_group

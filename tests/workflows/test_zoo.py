@@ -245,8 +245,9 @@ def test_prompts_survive_storage_and_are_cut_at_a_whole_character():
 
 
 def test_keys_of_the_embedded_models_did_not_move():
+    from taba_core.artifacts.generation import Generation
+    from taba_core.artifacts.inversion import Inversion
     from taba_core.models.base import model_spec
-    from taba_core.spec import Generation, Inversion
 
     generation = Generation(
         model=model_spec("gaussian"), num_samples=64, samples_per_shard=32, num_inference_steps=50, seed=420

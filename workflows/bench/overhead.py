@@ -86,11 +86,10 @@ def measure(
 
 
 def _rows(workload: str, work: Work, pairs: Pairs, unit_seconds: float, workers: int) -> tuple[Row, Row]:
-    root = work.artifacts[0][0].root()
     units = work.num_shards * len(work.artifacts)
     return Comparison(
         what=workload,
-        n=f"{units} units of {root.samples_per_shard} samples, T={root.num_inference_steps}",
+        n=f"{units} units of {work.extent.samples_per_shard} samples, T={work.artifacts[0][0].num_steps}",
         sides=(f"bare loop, {workers} processes", f"Ray and Zarr, {workers} workers"),
         figures=(f"{seconds_text(unit_seconds)} a unit", bytes_text(work.num_bytes)),
         target="<= 1.1 at units >= 1 s",

@@ -9,10 +9,11 @@ import os
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from taba_core.artifacts.layout import Extent
 from workflows.text import bytes_text
 
 if TYPE_CHECKING:
@@ -44,7 +45,10 @@ class Work:
         from workflows.configuration.settings import Settings
 
         settings = Settings(
-            num_samples=num_shards * samples, samples_per_shard=samples, num_inference_steps=num_steps
+            num_samples=num_shards * samples,
+            samples_per_shard=samples,
+            batch_size=samples,
+            num_inference_steps=num_steps,
         )
         context = Context(model, "ddim", settings)
         generation = context.generation(num_steps)
@@ -54,16 +58,22 @@ class Work:
     @property
     def num_shards(self) -> int:
         """Shards of each artifact."""
-        root = self.artifacts[0][0].root()
-        return -(-root.num_samples // root.samples_per_shard)
+        return self.extent.num_shards
+
+    @property
+    def extent(self) -> Extent:
+        """Samples of each artifact, and of a shard."""
+        settings = self.context.settings
+        assert settings.num_samples is not None and settings.samples_per_shard is not None
+        return Extent(settings.num_samples, settings.samples_per_shard)
 
     @property
     def num_bytes(self) -> int:
         """Bytes to store."""
-        from taba_core import schema
+        from taba_core.artifacts.layout import bytes_of
 
         shape = self.context.card.sample_shape
-        return sum(schema.bytes_of(artifact, list(names), shape) for artifact, names in self.artifacts)
+        return sum(bytes_of(artifact, names, self.extent, shape) for artifact, names in self.artifacts)
 
 
 @dataclass
@@ -89,25 +99,6 @@ class Shares:
         )
 
 
-@dataclass
-class MemoryStore:
-    """Stands in for the store on the bare side: holds the arrays of one shard, by artifact."""
-
-    arrays: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-    def open_artifact(self, artifact: Artifact) -> _MemoryGroup:
-        """What reads that artifact's shard."""
-        return _MemoryGroup(self.arrays[artifact.key])
-
-
-@dataclass(frozen=True)
-class _MemoryGroup:
-    arrays: dict[str, Any]
-
-    def read_shard(self, shard: int, variables: tuple[str, ...]) -> dict[str, Any]:
-        return {name: self.arrays[name] for name in variables}
-
-
 def samples_of_a_unit(model: str, num_steps: int, seconds: float, tried: int = 128) -> int:
     """Samples of a shard whose generation takes at least so long on one thread, a multiple of 32."""
     context = multiprocessing.get_context("spawn")
@@ -123,7 +114,7 @@ _bare_worker: Any = None  # of a process of the pool
 
 def start_bare() -> None:
     """Build the worker of a process of the pool."""
-    from workflows.compute.tasks import ShardWorker
+    from workflows.compute.worker import ShardWorker
 
     global _bare_worker
     _bare_worker = ShardWorker()
@@ -131,10 +122,11 @@ def start_bare() -> None:
 
 def _bare_shard(work: Work, shard: int) -> list[float]:
     """Compute one shard of every artifact in memory; seconds of each."""
-    store, seconds = MemoryStore(), []
+    seconds = []
+    _bare_worker.forget()
     for artifact, names in work.artifacts:
         begun = time.perf_counter()
-        store.arrays[artifact.key] = _bare_worker.compute(store, artifact, shard, names)
+        _bare_worker.compute(artifact, *work.extent.ids(shard), names)
         seconds.append(time.perf_counter() - begun)
     return seconds
 
@@ -158,7 +150,7 @@ class BenchWorker:
     """A shard worker that can be warmed up and made to wait for the others."""
 
     def __init__(self) -> None:
-        from workflows.compute.tasks import ShardWorker
+        from workflows.compute.worker import ShardWorker
 
         self.shards = ShardWorker()
 
@@ -166,9 +158,9 @@ class BenchWorker:
         """Run a shard task, or warm up."""
         if not isinstance(payload, _WarmUp):
             return self.shards.run(payload)
-        store: Any = MemoryStore()
         for artifact, names in payload.work.artifacts:
-            store.arrays[artifact.key] = self.shards.compute(store, artifact, 0, names)
+            self.shards.compute(artifact, *payload.work.extent.ids(0), names)
+        self.shards.forget()
         place = Path(payload.meeting_place)
         # Threads of one process are workers too.
         (place / f"{os.getpid()}-{id(self)}").touch()
@@ -202,10 +194,11 @@ def run_stored(executor: Executor, work: Work, workers: int, starts: list[float]
             if isinstance(outcome.unit.payload, _WarmUp):
                 ready = time.perf_counter()
                 continue
-            receipt = Receipt.from_json(outcome.result)
-            groups[outcome.unit.id.split("/")[0]].record(receipt)
+            for key, made in outcome.result.items():
+                receipt = Receipt.from_json(made)
+                groups[key].record(receipt)
+                shares.add(receipt)
             last = time.perf_counter()
-            shares.add(receipt)
     starts.append(ready - begun)
     shares.wall += workers * (last - ready)
     return last - ready
@@ -221,7 +214,7 @@ def stored_units(work: Work, workers: int, directory: Path) -> tuple[dict[str, A
     store = Store.open(directory / "store", mode="a")
     shape = work.context.card.sample_shape
     groups = {
-        artifact.key: store.ensure(artifact, names, shape, coordinates(work.context, artifact))
+        artifact.key: store.ensure(artifact, names, work.extent, shape, coordinates(work.context, artifact))
         for artifact, names in work.artifacts
     }
     place = directory / "warm"
@@ -237,17 +230,22 @@ def stored_units(work: Work, workers: int, directory: Path) -> tuple[dict[str, A
 
 def _small(work: Work) -> Work:
     """The same work on two samples: loads the model and prepares every level of it."""
-    root = work.artifacts[0][0].root()
     kinds = {artifact.kind: names for artifact, names in work.artifacts}
     workload = next(name for name, wanted in WORKLOADS.items() if wanted == kinds)
-    return Work.of(workload, work.context.model, 1, 4, root.num_inference_steps)
+    return Work.of(workload, work.context.model, 1, 4, work.artifacts[0][0].num_steps)
 
 
 def _plan(work: Work) -> Plan:
+    from taba_core.store import MissingShards
     from workflows.planning.plan import Plan, PlannedArtifact
 
     planned = [
-        PlannedArtifact(artifact, list(names), {shard: list(names) for shard in range(work.num_shards)})
+        PlannedArtifact(
+            artifact,
+            work.extent,
+            dict.fromkeys(names, work.num_shards),
+            MissingShards((shard, tuple(names)) for shard in range(work.num_shards)),
+        )
         for artifact, names in work.artifacts
     ]
     return Plan(work.context, [], planned)

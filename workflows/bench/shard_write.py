@@ -53,17 +53,17 @@ def _measure_one(
 ) -> int:
     from taba_core import rng
     from taba_core.artifacts.generation import Generation
+    from taba_core.artifacts.layout import Extent
     from taba_core.model_spec import ModelSpec
     from taba_core.store import Store
 
     spec = Generation(
         model=ModelSpec(name="bench"),
-        num_samples=samples,
-        samples_per_shard=samples,
+        batch_size=samples,
         num_inference_steps=num_steps,
         seed=0,
     )
-    group = Store.open(scratch / "store", mode="a").ensure(spec, ["x_t"], shape)
+    group = Store.open(scratch / "store", mode="a").ensure(spec, ["x_t"], Extent(samples, samples), shape)
     block = rng.normal(range(samples), (num_steps, *shape), seed=0, stream="bench")
     group.write_shard(0, {"x_t": block})
     file = group.array("x_t").file(0)

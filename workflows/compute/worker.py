@@ -90,7 +90,8 @@ class ShardWorker:
         """
         writes = []
         with _stopping():
-            self._store, self._memory = Store.open(task.store), {}
+            self._store = Store.open(task.store)
+            self.forget()
             for part in task.parts:
                 started, self.notes = time.perf_counter(), {}
                 artifact = from_attrs(dict(part.attrs))
@@ -100,7 +101,7 @@ class ShardWorker:
                 seconds = round(time.perf_counter() - started, 4)
                 info = {"compute_seconds": seconds, "device": self.device, **self.notes}
                 writes.append((group, arrays, info))
-            self._memory = {}
+            self.forget()
 
         def write() -> dict[str, Any]:
             with _stopping():
@@ -138,6 +139,10 @@ class ShardWorker:
         made = [self._memory[artifact.key, first] for first in firsts]
         return {name: _joined([batch[name] for batch in made]) for name in variables}
 
+    def forget(self) -> None:
+        """Let go of what the last unit made."""
+        self._memory = {}
+
     def remember(self, artifact: Artifact, first: int, arrays: Arrays) -> None:
         """Keep what was made of the batch that begins with sample `first`, until the unit ends."""
         self._memory.setdefault((artifact.key, first), {}).update(arrays)
@@ -150,8 +155,10 @@ class ShardWorker:
         """Variables of samples [start, stop) of a source."""
         made = self.made(source, start)
         stored = tuple(name for name in variables if name not in made)
-        assert self._store is not None, "a unit is running"
-        read = self._store.open_artifact(source).read_samples(start, stop, stored) if stored else {}
+        read: Arrays = {}
+        if stored:
+            assert self._store is not None, "only a unit reads what it has not made"
+            read = self._store.open_artifact(source).read_samples(start, stop, stored)
         return {name: made[name] if name in made else read[name] for name in variables}
 
     def model(self, spec: ModelSpec) -> Any:
