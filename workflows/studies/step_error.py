@@ -15,23 +15,24 @@ from taba_core.stats.verdict import all_positive, every, positive
 from workflows.analysis.findings import (
     Findings,
     cell,
+    each_own,
     for_each,
     interval_numbers,
     item_context,
     item_id,
     row_labels,
 )
-from workflows.analysis.inputs import ROWS, Request
+from workflows.analysis.inputs import Request
 from workflows.analysis.presentation import Column, Figure, Row, Section, Table
 from workflows.analysis.step_law import step_laws
 from workflows.analysis.study import Study, register
 from workflows.configuration.context import Context
 from workflows.report import plots
+from workflows.step_error_rows import fused_step_errors
 
 if TYPE_CHECKING:
     from workflows.analysis.inputs import Inputs
 
-STEP_ERROR_ROWS = ("entries", "error", "magnitude", "u", "uu", "v", "vv")
 _INTERVALS = ("first", "rest", "all")
 _PLAIN, _NON_PLAIN = 0, 1
 LAW_COLORS = ("#1b9e8a", "#1d2530", "#8a94a3")
@@ -102,17 +103,6 @@ class StepErrors(Study):
         )
 
 
-def fused_step_errors(context: Context, num_steps: int, at_least: int = 0) -> Mapping[str, Request]:
-    """Rows of `StepError`, and the paths of the first `trajectory_samples` images, or of `at_least` so many."""
-    generation = context.generation(num_steps)
-    first = max(context.settings.trajectory_samples, at_least)
-    return {
-        "generation": Request(generation, ("noise", "image")),
-        "paths": Request(generation, ("x_t", "eps_t"), first=first),
-        ROWS: Request(context.step_errors(generation), STEP_ERROR_ROWS),
-    }
-
-
 def _claims(found: Findings, of: Mapping[str, Estimate], first: int) -> None:
     error, ratio, share = of["error"], of["std_ratio"], of["first_share"]
     early = error[_PLAIN, :first] - error[_NON_PLAIN, :first]
@@ -167,8 +157,14 @@ def _claims(found: Findings, of: Mapping[str, Estimate], first: int) -> None:
 
 
 def _table11(labels: list[str], results: Sequence[xr.Dataset]) -> Table:
-    share = int(results[0]["first_steps"]) / int(results[0].attrs["T"])
-    names = {"first": f"first {share:.0%} of the steps", "rest": "the other steps", "all": "all steps"}
+    shares = [f"{int(r['first_steps']) / int(r.attrs['T']):.0%}" for r in results]
+    same = len(set(shares)) == 1
+    first = f"first {shares[0]}" if same else "first steps"
+    names = {
+        "first": f"{first} of the steps" if same else first,
+        "rest": "the other steps",
+        "all": "all steps",
+    }
     regions = {"plain": "Plain", "non_plain": "Non-plain"}
     columns = tuple(Column(f"m{i}", label, group="Sum of E_R(t)") for i, label in enumerate(labels))
     rows, groups, cells = [], [], []
@@ -179,13 +175,14 @@ def _table11(labels: list[str], results: Sequence[xr.Dataset]) -> Table:
             cells.append(tuple(cell(r, "interval_error", region=region, interval=interval) for r in results))
     for region, area in regions.items():
         rows.append(area)
-        groups.append(f"share of the first {share:.0%}")
+        groups.append(f"share of the {first}")
         cells.append(tuple(cell(r, "first_share", region=region) for r in results))
     result = results[0]
     return Table(
         id="table11",
         title="Share of the first steps in the error",
-        caption="Per-step error |ε_t - ε̂_t| divided by mean |ε_t|, summed over intervals of inversion steps.",
+        caption="Per-step error |ε_t - ε̂_t| divided by mean |ε_t|, summed over intervals of inversion steps."
+        + ("" if same else f" The first steps are the first {each_own(labels, shares)} of all."),
         rows=tuple(rows),
         row_groups=tuple(groups),
         columns=columns,

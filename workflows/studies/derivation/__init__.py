@@ -19,9 +19,9 @@ from workflows.analysis.presentation import Section
 from workflows.analysis.step_law import StepLaw, step_laws
 from workflows.analysis.study import Study, register
 from workflows.configuration.context import Context
+from workflows.step_error_rows import fused_step_errors
 from workflows.studies.derivation.formulas import DERIVATION, step_terms
 from workflows.studies.derivation.views import figures_of, schematic, tables_of
-from workflows.studies.step_error import fused_step_errors
 
 if TYPE_CHECKING:
     from workflows.analysis.inputs import Inputs
