@@ -64,8 +64,7 @@ class Work:
     def extent(self) -> Extent:
         """Samples of each artifact, and of a shard."""
         settings = self.context.settings
-        assert settings.num_samples is not None and settings.samples_per_shard is not None
-        return Extent(settings.num_samples, settings.samples_per_shard)
+        return Extent(settings.num_samples or 0, settings.samples_per_shard or 0)  # both are set by `of`
 
     @property
     def num_bytes(self) -> int:
@@ -123,7 +122,7 @@ def start_bare() -> None:
 def _bare_shard(work: Work, shard: int) -> list[float]:
     """Compute one shard of every artifact in memory; seconds of each."""
     seconds = []
-    _bare_worker.forget()
+    _bare_worker.begin(None)
     for artifact, names in work.artifacts:
         begun = time.perf_counter()
         _bare_worker.compute(artifact, *work.extent.ids(shard), names)
@@ -160,7 +159,7 @@ class BenchWorker:
             return self.shards.run(payload)
         for artifact, names in payload.work.artifacts:
             self.shards.compute(artifact, *payload.work.extent.ids(0), names)
-        self.shards.forget()
+        self.shards.begin(None)
         place = Path(payload.meeting_place)
         # Threads of one process are workers too.
         (place / f"{os.getpid()}-{id(self)}").touch()
@@ -237,7 +236,8 @@ def _small(work: Work) -> Work:
 
 def _plan(work: Work) -> Plan:
     from taba_core.store import MissingShards
-    from workflows.planning.plan import Plan, PlannedArtifact
+    from workflows.planning.plan import Plan
+from workflows.planning.planned import PlannedArtifact
 
     planned = [
         PlannedArtifact(

@@ -17,12 +17,10 @@ from taba_core.artifacts.base import Artifact
 from taba_core.models.base import card_of
 from taba_core.models.grids import timestep_grid
 from workflows.compute.conditioning import condition
+from workflows.compute.workbench import Arrays, Workbench
 
 if TYPE_CHECKING:
     from taba_core.models.cards import Card
-    from workflows.compute.worker import ShardWorker
-
-Arrays = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,7 @@ class Batch:
     bits of a sample do not depend on the shard it is stored in.
     """
 
-    worker: ShardWorker
+    worker: Workbench
     artifact: Any
     start: int
     stop: int

@@ -24,10 +24,9 @@ from numpy.typing import NDArray
 from cluster.pool.executor import Finish, StopRun
 from taba_core.artifacts.base import Artifact, from_attrs
 from taba_core.errors import UsageError, WorkError
-from taba_core.model_spec import ModelSpec
-from taba_core.models.base import load_spec
 from taba_core.store import Store
-from workflows.compute.batch import Arrays, Batch, function_of
+from workflows.compute.batch import Batch, function_of
+from workflows.compute.workbench import Arrays, Workbench
 
 PATH_VARIABLES = ("x_t", "eps_t")
 
@@ -65,18 +64,8 @@ class ShardTask:
     shard: int
 
 
-class ShardWorker:
+class ShardWorker(Workbench):
     """Runs shard tasks; one per worker process or thread. Models stay loaded between tasks."""
-
-    def __init__(self, device: str = "cpu", threads: int = 1) -> None:
-        # One thread per worker on CPU: the bits of a product must not depend on the machine's core count.
-        torch.set_num_threads(threads)
-        self.device = device
-        self.notes: dict[str, Any] = {}  # what a kind says beside its arrays; it goes into the receipt
-        self._models: dict[ModelSpec, Any] = {}
-        # What the running unit has made, by artifact key and first sample of a batch.
-        self._memory: dict[tuple[str, int], Arrays] = {}
-        self._store: Store | None = None
 
     def run(self, task: ShardTask) -> Finish:
         """Compute one shard, and leave its writing to the caller: the next one may compute meanwhile.
@@ -90,18 +79,18 @@ class ShardWorker:
         """
         writes = []
         with _stopping():
-            self._store = Store.open(task.store)
-            self.forget()
+            store = Store.open(task.store)
+            self.begin(store)
             for part in task.parts:
                 started, self.notes = time.perf_counter(), {}
                 artifact = from_attrs(dict(part.attrs))
-                group = self._store.open_artifact(artifact)
+                group = store.open_artifact(artifact)
                 start, stop = group.shard_range(task.shard)
                 arrays = self.compute(artifact, start, stop, part.variables, keeps_path=part.keeps_path)
                 seconds = round(time.perf_counter() - started, 4)
                 info = {"compute_seconds": seconds, "device": self.device, **self.notes}
                 writes.append((group, arrays, info))
-            self.forget()
+            self.begin(None)
 
         def write() -> dict[str, Any]:
             with _stopping():
@@ -136,50 +125,8 @@ class ShardWorker:
             for first in firsts:
                 batch = Batch(self, artifact, first, min(first + size, stop), wanted)
                 self.remember(artifact, first, function(batch))
-        made = [self._memory[artifact.key, first] for first in firsts]
+        made = [self.made(artifact, first) for first in firsts]
         return {name: _joined([batch[name] for batch in made]) for name in variables}
-
-    def forget(self) -> None:
-        """Let go of what the last unit made."""
-        self._memory = {}
-
-    def remember(self, artifact: Artifact, first: int, arrays: Arrays) -> None:
-        """Keep what was made of the batch that begins with sample `first`, until the unit ends."""
-        self._memory.setdefault((artifact.key, first), {}).update(arrays)
-
-    def made(self, artifact: Artifact, first: int) -> Arrays:
-        """What this unit has made of an artifact's batch; empty if it has made nothing of it."""
-        return self._memory.get((artifact.key, first), {})
-
-    def read(self, source: Artifact, start: int, stop: int, variables: tuple[str, ...]) -> Arrays:
-        """Variables of samples [start, stop) of a source."""
-        made = self.made(source, start)
-        stored = tuple(name for name in variables if name not in made)
-        read: Arrays = {}
-        if stored:
-            assert self._store is not None, "only a unit reads what it has not made"
-            read = self._store.open_artifact(source).read_samples(start, stop, stored)
-        return {name: made[name] if name in made else read[name] for name in variables}
-
-    def model(self, spec: ModelSpec) -> Any:
-        """The denoiser of a model spec, loaded once."""
-        if spec not in self._models:
-            self._models[spec] = load_spec(spec, device=self.device)
-        return self._models[spec]
-
-    def add_note(self, name: str, value: float | str) -> None:
-        """Put a fact into the receipt; numbers of several batches are added."""
-        held = self.notes.get(name, 0)
-        self.notes[name] = value if isinstance(value, str) else round(held + value, 6)
-
-    def wait(self) -> None:
-        """Wait until the device has done what it was given."""
-        if self.device == "cuda":
-            torch.cuda.synchronize()
-
-    def tensor(self, array: NDArray[Any]) -> torch.Tensor:
-        """A tensor on the worker's device."""
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
 
 
 def _joined(parts: list[NDArray[Any]]) -> NDArray[Any]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from taba_core.errors import UsageError
-from taba_core.store.place import is_remote
+from taba_core.store.address import is_remote
 from workflows.planning.plan import Plan
 from workflows.text import bytes_text
 

@@ -8,12 +8,9 @@ make one unit. Where the generation's shard is stored already, one unit walks th
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from taba_core.artifacts.base import Artifact
-
-if TYPE_CHECKING:
-    from workflows.planning.plan import PlannedArtifact
+from workflows.planning.planned import PlannedArtifact
 
 
 class Chains:

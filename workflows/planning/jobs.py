@@ -69,7 +69,7 @@ def check(asked: Asked) -> Job:
     """
     chosen = find_studies(asked.studies)
     context = Context(asked.model, asked.method, parse_settings(asked.assignments), asked.weights)
-    assert context.chosen.method is not None  # an unknown method or option is refused here
+    context.chosen.check()
     if asked.as_in_paper:
         chosen = [study for study in chosen if asked.model in study.paper_models]
     for study in chosen:
@@ -94,5 +94,7 @@ def check_all(parts: list[Asked], *, write: bool) -> tuple[list[Job], Store | No
     if write:
         for job in jobs:
             job.context.check_runnable()
+            for study in job.studies:
+                study.check_runnable(job.context)
         return jobs, Store.open(path, mode="a")
     return jobs, Store.open(path, mode="r") if Store.is_there(path) else None

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from taba_core.artifacts.base import Artifact
-from workflows.planning.plan import Plan, PlannedArtifact
+from workflows.planning.plan import Plan
+from workflows.planning.planned import PlannedArtifact
 
 START_SECONDS = 60.0  # Ray on many nodes, Python from a shared file system
 LOAD_BYTES_PER_SECOND = 5e8  # weights from a shared file system, every worker its own copy

@@ -8,7 +8,8 @@ from collections.abc import Collection
 from itertools import accumulate
 
 from cluster.pool.units import Unit
-from workflows.planning.plan import Plan, PlannedArtifact
+from workflows.planning.plan import Plan
+from workflows.planning.planned import PlannedArtifact
 
 
 def parse_unit_id(unit: str) -> tuple[str, int]:

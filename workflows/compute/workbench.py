@@ -1,0 +1,72 @@
+"""What a worker keeps at hand: a device, the models it has loaded, the store, and what the running unit has made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from taba_core.artifacts.base import Artifact
+from taba_core.model_spec import ModelSpec
+from taba_core.models.base import load_spec
+from taba_core.store import Store
+
+Arrays = dict[str, NDArray[Any]]
+
+
+class Workbench:
+    """One device, models that are loaded when first asked for and then kept, and the memory of one unit."""
+
+    def __init__(self, device: str = "cpu", threads: int = 1) -> None:
+        # One thread per worker on CPU: the bits of a product must not depend on the machine's core count.
+        torch.set_num_threads(threads)
+        self.device = device
+        self.notes: dict[str, Any] = {}  # what a kind says beside its arrays; it goes into the receipt
+        self._models: dict[ModelSpec, Any] = {}
+        self._store: Store | None = None
+        # What the running unit has made, by artifact key and first sample of a batch.
+        self._memory: dict[tuple[str, int], Arrays] = {}
+
+    def begin(self, store: Store | None) -> None:
+        """Begin a unit: read from this store, and let go of what the last unit made."""
+        self._store, self._memory = store, {}
+
+    def remember(self, artifact: Artifact, first: int, arrays: Arrays) -> None:
+        """Keep what was made of the batch that begins with sample `first`, until the unit ends."""
+        self._memory.setdefault((artifact.key, first), {}).update(arrays)
+
+    def made(self, artifact: Artifact, first: int) -> Arrays:
+        """What this unit has made of an artifact's batch; empty if it has made nothing of it."""
+        return self._memory.get((artifact.key, first), {})
+
+    def read(self, source: Artifact, start: int, stop: int, variables: tuple[str, ...]) -> Arrays:
+        """Variables of samples [start, stop) of a source, a batch: what the unit has made, else what is stored."""
+        made = self.made(source, start)
+        stored = tuple(name for name in variables if name not in made)
+        read: Arrays = {}
+        if stored:
+            assert self._store is not None, "only a unit with a store reads what it has not made"
+            read = self._store.open_artifact(source).read_samples(start, stop, stored)
+        return {name: made[name] if name in made else read[name] for name in variables}
+
+    def model(self, spec: ModelSpec) -> Any:
+        """The denoiser of a model spec, loaded once."""
+        if spec not in self._models:
+            self._models[spec] = load_spec(spec, device=self.device)
+        return self._models[spec]
+
+    def add_note(self, name: str, value: float | str) -> None:
+        """Put a fact into the receipt; numbers of several batches are added."""
+        held = self.notes.get(name, 0)
+        self.notes[name] = value if isinstance(value, str) else round(held + value, 6)
+
+    def wait(self) -> None:
+        """Wait until the device has done what it was given."""
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+    def tensor(self, array: NDArray[Any]) -> torch.Tensor:
+        """A tensor on the worker's device."""
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
