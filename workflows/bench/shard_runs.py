@@ -237,7 +237,7 @@ def _small(work: Work) -> Work:
 def _plan(work: Work) -> Plan:
     from taba_core.store import MissingShards
     from workflows.planning.plan import Plan
-from workflows.planning.planned import PlannedArtifact
+    from workflows.planning.planned import PlannedArtifact
 
     planned = [
         PlannedArtifact(
