@@ -157,6 +157,12 @@ class SampleSource(Artifact):
         return frozenset(prompts | (set() if latent else {"decoded"}))
 
     @property
+    def end_points(self) -> tuple[str, ...]:
+        """The images, and the noise they were sampled from where it is known."""
+        names = ("noise", "image")
+        return tuple(name for name in names if name in self.variables())
+
+    @property
     @abstractmethod
     def condition_variables(self) -> tuple[str, ...]:
         """Stored variables that hold what a sample is conditioned on."""

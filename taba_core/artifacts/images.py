@@ -18,11 +18,12 @@ class ImageList(SampleSource):
     """Images somebody gives. Sample i is the i-th file of the list.
 
     `fingerprint` is the hash of the decoded pixels, classes and captions of all files, so a file that changes gives
-    another key; `location` is the folder or list they were read from, which is in no key.
+    another key. `location` is the folder they are read from, and `stamp` tells a worker whether a file has changed
+    since the plan was made; neither is in any key.
     """
 
     kind: ClassVar[str] = "images"
-    outside_key: ClassVar[frozenset[str]] = frozenset({"location"})
+    outside_key: ClassVar[frozenset[str]] = frozenset({"location", "stamp"})
     stored: ClassVar[tuple[Variable, ...]] = (
         Variable("image", STATE, "1", "real image x_0 in the model's own space"),
         CLASS_ID,
@@ -37,6 +38,7 @@ class ImageList(SampleSource):
     conditioning: Literal["none", "class", "prompt"] = "none"
     framing: Framing = "centre-square"
     location: str = ""
+    stamp: str = ""
 
     @property
     def condition_variables(self) -> tuple[str, ...]:

@@ -59,7 +59,8 @@ def plain_ddim(context: Context) -> bool:
     """Whether the closed forms of one mode apply: DDIM at target times on exact levels, no x_0 rule."""
     c = context.conventions
     rules = (c.network_time, c.levels, c.sampling_x0_rule, c.inversion_x0_rule)
-    return context.method == "ddim" and rules == ("target", "exact", "none", "none")
+    generated = context.settings.images is None  # real images have no distribution that is known
+    return generated and context.method == "ddim" and rules == ("target", "exact", "none", "none")
 
 
 def has_flat_modes(context: Context) -> bool:
@@ -111,6 +112,8 @@ def flat_mode_std(
 
 def spectrum(context: Context) -> Spectrum | None:
     """The modes behind a model's images; None for models whose data have no closed form."""
+    if context.settings.images is not None:
+        return None
     if context.name == "gaussian":
         from taba_core.models.gaussian import mode_variance
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from taba_core.stats.estimate import Estimate
 
 
+Column = tuple[str, str]  # name of a request, and one of its variables
 _SAMPLES_AT_ONCE = 64
 # Dimensions of images as one sees them; a latent model's states have fewer positions.
 PICTURE_DIMS = ("example", "rgb", "pixel_y", "pixel_x")
@@ -30,11 +31,11 @@ INDEPENDENT = "independent"
 class JoinedReader:
     """Reads named variables of several artifacts over one range of samples. Picklable: it holds paths, not arrays.
 
-    `columns` maps the name a statistic uses to (artifact attrs, variable).
+    `columns` maps the name a statistic uses to (artifact attrs, variable), or to None for white noise of its own.
     """
 
     store: str
-    columns: Mapping[str, tuple[Mapping[str, Any], str]]
+    columns: Mapping[str, tuple[Mapping[str, Any], str] | None]
     noise_shape: tuple[int, ...]
 
     def __call__(self, start: int, stop: int, variables: tuple[str, ...]) -> dict[str, NDArray[Any]]:
@@ -44,10 +45,12 @@ class JoinedReader:
         for name in variables:
             if name == "sample":
                 continue
-            if name == INDEPENDENT:
-                block[name] = rng.normal(block["sample"], self.noise_shape, seed=0, stream="independent")
+            column = None if name == INDEPENDENT else self.columns[name]
+            if column is None:
+                stream = name if name == INDEPENDENT else f"{INDEPENDENT}/{name}"
+                block[name] = rng.normal(block["sample"], self.noise_shape, seed=0, stream=stream)
                 continue
-            attrs, variable = self.columns[name]
+            attrs, variable = column
             group = store.open_artifact(from_attrs(dict(attrs)))
             block[name] = group.read_samples(start, stop, (variable,))[variable]
         return block
@@ -75,13 +78,17 @@ class Inputs:
         """The spec asked for under that name."""
         return self.requests[name].artifact
 
-    def reader(self, columns: Mapping[str, tuple[str, str]]) -> JoinedReader:
-        """A reader for columns given as name -> (request name, variable)."""
+    def noise(self, name: str) -> Column | None:
+        """The column of the noise that the images of a request were sampled from; of real images white noise."""
+        return (name, "noise") if "noise" in self.requests[name].variables else None
+
+    def reader(self, columns: Mapping[str, Column | None]) -> JoinedReader:
+        """A reader for columns given as name -> (request name, variable), None for white noise."""
         return JoinedReader(
             self.store.url,
             {
-                name: (self.artifact(request).attrs(), variable)
-                for name, (request, variable) in columns.items()
+                name: None if column is None else (self.artifact(column[0]).attrs(), column[1])
+                for name, column in columns.items()
             },
             self.sample_shape,
         )
@@ -93,7 +100,7 @@ class Inputs:
 
     def reduce(
         self,
-        columns: Mapping[str, tuple[str, str]],
+        columns: Mapping[str, Column | None],
         statistics: Mapping[str, Statistic],
         replicates: int = 1000,
         first: int | None = None,
@@ -121,7 +128,7 @@ class Inputs:
 
     def per_sample(
         self,
-        columns: Mapping[str, tuple[str, str]],
+        columns: Mapping[str, Column | None],
         function: Callable[[Mapping[str, NDArray[Any]]], NDArray[Any]],
     ) -> NDArray[Any]:
         """One value a sample, (n,), computed block by block."""
@@ -132,8 +139,8 @@ class Inputs:
         )
 
     def pick(self, name: str, variable: str, samples: NDArray[np.integer]) -> NDArray[Any]:
-        """A variable of chosen samples, in their order."""
-        read = self.reader({variable: (name, variable)})
+        """A variable of chosen samples, in their order; the noise of real images is white noise."""
+        read = self.reader({variable: self.noise(name) if variable == "noise" else (name, variable)})
         return np.concatenate([read(int(i), int(i) + 1, (variable,))[variable] for i in samples])
 
     def pictures(self, name: str, samples: NDArray[np.integer]) -> NDArray[Any]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from taba_core.artifacts.base import Artifact, SampleSource
 from taba_core.artifacts.generation import Generation
+from taba_core.artifacts.images import ImageList
 from taba_core.artifacts.inversion import Inversion
 from taba_core.artifacts.reconstruction import Reconstruction
 from taba_core.artifacts.regions import PlainRegions
@@ -22,6 +23,7 @@ from taba_core.artifacts.step_errors import StepErrors
 from taba_core.artifacts.step_predictions import StepPredictions
 from taba_core.conventions import EXACT, Conventions, ForwardLevel
 from taba_core.errors import UsageError
+from taba_core.images.collection import METADATA, ImageCollection, open_images
 from taba_core.model_spec import ModelSpec, PromptSpec
 from taba_core.models.base import card_with_options, model_spec, planned_spec
 from taba_core.models.cards import Card
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 Conditioning = Literal["none", "class", "prompt"]
 SweepField = Literal["forward_steps", "long_forward_steps"]
 _NEEDED: dict[str, Conditioning] = {"none": "none", "class": "class", "text": "prompt"}
+LEAST_SAMPLES = 4  # floors need as many
 _OVERRIDES = ("network_time", "levels", "sampling_x0_rule", "inversion_x0_rule", "forward_level")
 
 
@@ -62,6 +65,21 @@ class Context:
     def name(self) -> str:
         """The model's name in stores and tables: the card's."""
         return self.card.name
+
+    @property
+    def title(self) -> str:
+        """What tables call a row: the card's title, and the folder of real images where some are given."""
+        given = self._collection
+        return self.card.title if given is None else f"{self.card.title} on {given.folder.name}"
+
+    def images_line(self) -> str:
+        """Which real images were inverted, for the attributes of a result; "" where images were generated."""
+        given = self._collection
+        return (
+            ""
+            if given is None
+            else f"{len(given.files)} images of {given.folder.name}, {given.fingerprint()}"
+        )
 
     @cached_property
     def model_spec(self) -> ModelSpec:
@@ -152,7 +170,10 @@ class Context:
 
     @property
     def num_samples(self) -> int:
-        """n: the user's, else the card's."""
+        """n: the user's, else the card's; of real images no more than there are."""
+        if self._collection is not None:
+            count = len(self._collection.files)
+            return min(self.settings.num_samples or count, count)
         return self.settings.num_samples or self.card.defaults.num_samples
 
     def grid(self, num_inference_steps: int) -> TimestepGrid:
@@ -204,9 +225,60 @@ class Context:
             "predictions": self.request(self.step_predictions(generation), ("eps_hat",), first),
         }
 
+    @cached_property
+    def _collection(self) -> ImageCollection | None:
+        folder = self.settings.images
+        if folder is None:
+            return None
+        images = open_images(Path(folder).expanduser().resolve())
+        if len(images.files) < LEAST_SAMPLES:
+            raise UsageError(
+                f"images={folder}: {len(images.files)} images; at least {LEAST_SAMPLES} are needed for a table."
+            )
+        return images
+
+    def images(self, num_inference_steps: int) -> Generation | ImageList:
+        """The images a study starts from: those the user gives, else generated ones.
+
+        Raises:
+          UsageError: images the model cannot work on, or that lack the condition that its network reads.
+        """
+        collection = self._collection
+        if collection is None:
+            return self.generation(num_inference_steps)
+        self.grid(num_inference_steps)
+        channels = self.card.sample_shape[0]
+        if self.card.domain == "pixel" and channels not in (1, 3):
+            raise UsageError(f"images: {self.card.title} works on {channels} channels, pictures have 3 or 1.")
+        needs = {"class": ("class", collection.classes), "prompt": ("text", collection.captions)}
+        if self.conditioning != "none" and not needs[self.conditioning][1]:
+            name = needs[self.conditioning][0]
+            raise UsageError(
+                f"images={self.settings.images}: {self.card.title} reads a condition (conditioning="
+                f"{self.conditioning}) and the images have none; give each a '{name}' in {METADATA} of that folder."
+            )
+        return ImageList(
+            model=self.model_spec,
+            batch_size=self.batch_size,
+            fingerprint=collection.fingerprint(),
+            num_images=len(collection.files),
+            conditioning=self.conditioning,
+            location=str(collection.folder),
+            stamp=collection.stamp,
+        )
+
     def generation(self, num_inference_steps: int) -> Generation:
-        """The images everything starts from."""
+        """Generated images.
+
+        Raises:
+          UsageError: real images were given, and what asks for these needs the path they were sampled on.
+        """
         s = self.settings
+        if s.images is not None:
+            raise UsageError(
+                f"images={s.images}: this study needs the noise or the path that images were sampled from, and real "
+                "images have neither. Studies that run on real images: correlation, regions, fix."
+            )
         self.grid(num_inference_steps)
         if s.draws == "reference" and self.conditioning == "class" and self.card.embedded:
             raise UsageError(
@@ -229,7 +301,7 @@ class Context:
 
     def inversion(
         self,
-        source: Generation,
+        source: Generation | ImageList,
         forward_steps: int = 0,
         forward_level: ForwardLevel | None = None,
         num_inference_steps: int | None = None,
@@ -252,7 +324,7 @@ class Context:
         if rules.levels == "shifted":
             # Shifted levels treat the state as the level it was noised to: the two rules are one.
             forward_level = "matched"
-        steps = num_inference_steps or source.num_inference_steps
+        steps = num_inference_steps or source.num_steps
         chosen = chosen or self.chosen
         chosen.check_wraps(forward_steps)
         chosen.check_condition(source.conditioning, self.card.title)
@@ -291,8 +363,8 @@ class Context:
             x0_rule=self.conventions.inversion_x0_rule,
         )
 
-    def regions(self, source: Generation) -> PlainRegions:
-        """Plain masks of the generated images."""
+    def regions(self, source: Generation | ImageList) -> PlainRegions:
+        """Plain masks of the images."""
         s = self.settings
         return PlainRegions(source=source, threshold=s.plain_threshold, value_range=s.plain_range)
 

@@ -28,6 +28,10 @@ class Settings(BaseModel):
     num_samples: int | None = Field(
         None, ge=4, description="n, images per artifact (default: the card's); floors need 4"
     )
+    images: str | None = Field(
+        None,
+        description="folder of real images to invert in place of generated ones (captions and classes: metadata.jsonl)",
+    )
     num_inference_steps: int | None = Field(
         None, ge=1, description="T, DDIM transitions (default: the card's)"
     )

@@ -19,8 +19,8 @@ from workflows.analysis.inputs import Inputs
 from workflows.configuration.context import Context
 from workflows.execution.session import stop_if_asked
 from workflows.execution.watch import Watch
-from workflows.planning.plan import Plan
-from workflows.planning.planned import PlannedArtifact, has_result, still_missing
+from workflows.planning.plan import Plan, has_result, still_missing
+from workflows.planning.planned import PlannedArtifact
 from workflows.planning.units import PlanUnits, parse_unit_id
 
 RUN_LOG = "runs.jsonl"
@@ -116,11 +116,12 @@ def result_attrs(study: Any, context: Context, requests: Mapping[str, Request]) 
         "study": study.name,
         "study_version": study.version,
         "model": context.name,
-        "model_title": context.card.title,
+        "model_title": context.title,
+        "images": context.images_line(),
         "model_spec": context.model_spec.model_dump(mode="json"),
         "method": context.method,
         "n": first.samples,
-        "T": first.artifact.num_steps,
+        "T": next(r.artifact.num_steps for r in requests.values() if r.artifact.num_steps),
         "seed": context.settings.seed,
         "conventions": context.convention_line(),
         "settings": context.settings.model_dump(mode="json"),

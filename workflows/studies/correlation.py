@@ -51,19 +51,20 @@ class Correlation(Study):
     def requests(self, context: Context) -> Mapping[str, Request]:
         """Noise, images and their latents."""
         context.patch_features()
-        generation = context.generation(context.num_steps(self.paper_steps))
+        steps = context.num_steps(self.paper_steps)
+        images = context.images(steps)
         return {
-            "generation": context.request(generation, ("noise", "image")),
-            "inversion": context.request(context.inversion(generation), ("latent",)),
+            "images": context.request(images, images.end_points),
+            "inversion": context.request(context.inversion(images, num_inference_steps=steps), ("latent",)),
         }
 
     def analyse(self, inputs: Inputs, context: Context) -> xr.Dataset:
         """Correlations of the three objects, claims C2, and the first images for Figure 2."""
         settings = context.settings
         columns = {
-            "noise": ("generation", "noise"),
+            "noise": inputs.noise("images"),
             "latent": ("inversion", "latent"),
-            "image": ("generation", "image"),
+            "image": ("images", "image"),
         }
         statistics = {f"corr/{o}": PatchCorrelation(o, settings.patch_size, settings.top_k) for o in _OBJECTS}
         lags = {f"lag/{o}": LagCorrelation(o) for o in _OBJECTS}
@@ -88,9 +89,9 @@ class Correlation(Study):
             found.array("lag1_latent_theory", theory)
         _claims(found, top, estimates["corr/noise"]["excess_r2"], estimates["corr/latent"]["excess_r2"])
         shown = np.arange(min(_SHOWN, context.num_samples))
-        for o in ("noise", "latent"):
-            found.array(f"first_{o}", inputs.pick(*columns[o], shown), ("example", "channel", "y", "x"))
-        found.array("first_image", inputs.pictures("generation", shown), PICTURE_DIMS)
+        for o, request in (("noise", "images"), ("latent", "inversion")):
+            found.array(f"first_{o}", inputs.pick(request, o, shown), ("example", "channel", "y", "x"))
+        found.array("first_image", inputs.pictures("images", shown), PICTURE_DIMS)
         return found.dataset()
 
     def present(self, results: Sequence[xr.Dataset]) -> Section:

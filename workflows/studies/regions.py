@@ -10,6 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from taba_core.artifacts.request import Request
+from taba_core.stats.estimate import Estimate
 from taba_core.stats.regions import REGIONS, RegionError
 from taba_core.stats.verdict import positive
 from workflows.analysis.closed_form import FLAT_VARIANCE, flat_mode_latent, latent_theory
@@ -23,7 +24,7 @@ from workflows.analysis.findings import (
     row_labels,
 )
 from workflows.analysis.inputs import PICTURE_DIMS
-from workflows.analysis.presentation import DASH, Cell, Column, Figure, Row, Section, Table
+from workflows.analysis.presentation import DASH, Cell, Column, Figure, PaperValue, Row, Section, Table
 from workflows.analysis.published import paper_value
 from workflows.analysis.study import Study, register
 from workflows.configuration.context import Context
@@ -51,41 +52,47 @@ class Regions(Study):
 
     def requests(self, context: Context) -> Mapping[str, Request]:
         """Noise, images, latents and plain masks."""
-        generation = context.generation(context.num_steps(self.paper_steps))
+        steps = context.num_steps(self.paper_steps)
+        images = context.images(steps)
         return {
-            "generation": context.request(generation, ("noise", "image")),
-            "inversion": context.request(context.inversion(generation), ("latent",)),
-            "regions": context.request(context.regions(generation), ("region",)),
+            "images": context.request(images, images.end_points),
+            "inversion": context.request(context.inversion(images, num_inference_steps=steps), ("latent",)),
+            "regions": context.request(context.regions(images), ("region",)),
         }
 
     def analyse(self, inputs: Inputs, context: Context) -> xr.Dataset:
         """Errors and spreads by region, claims C3, the images whose plain share is largest."""
         columns = {
-            "noise": ("generation", "noise"),
+            "noise": inputs.noise("images"),
             "latent": ("inversion", "latent"),
             "region": ("regions", "region"),
         }
         of = inputs.reduce(columns, {"error": RegionError()}, context.settings.bootstrap_replicates)["error"]
         found = Findings()
         found.coordinate("region", REGIONS)
-        for name in ("error", "rms_error", "std", "std_reference", "share"):
+        has_noise = (
+            inputs.noise("images") is not None
+        )  # real images have none, so their latents have no error
+        for name in ("std", "std_reference", "share", *(("error", "rms_error") if has_noise else ())):
             found.estimate(name, of[name], ("region",))
-        # std(latent) >= std(noise) - RMS error, by the triangle inequality: no measurement may lie below it.
-        found.array("std_bound", (of["std_reference"] - of["rms_error"]).value, ("region",))
+        if has_noise:
+            # std(latent) >= std(noise) - RMS error, by the triangle inequality: no measurement may lie below it.
+            found.array("std_bound", (of["std_reference"] - of["rms_error"]).value, ("region",))
+            _error_claim(found, of)
         _find_theory(found, context, context.num_steps(self.paper_steps))
-        _claims(found, of)
+        _spread_claims(found, of)
         self._examples(found, inputs)
         return found.dataset()
 
     def _examples(self, found: Findings, inputs: Inputs) -> None:
-        candidates = inputs.head("generation", "image", _CANDIDATES)
+        candidates = inputs.head("images", "image", _CANDIDATES)
         region = inputs.head("regions", "region", _CANDIDATES)
         chosen = _varied(candidates, region.reshape(len(region), -1).mean(axis=1))
         found.array("example_id", chosen, ("example",))
         found.array("example_region", region[chosen], ("example", "y", "x"))
-        found.array("example_image", inputs.pictures("generation", chosen), PICTURE_DIMS)
+        found.array("example_image", inputs.pictures("images", chosen), PICTURE_DIMS)
         for name, (request, variable) in {
-            "noise": ("generation", "noise"),
+            "noise": ("images", "noise"),
             "latent": ("inversion", "latent"),
         }.items():
             found.array(
@@ -130,16 +137,19 @@ def _find_theory(found: Findings, context: Context, steps: int) -> None:
         found.array("std_flat", flat.std)
 
 
-def _claims(found: Findings, of: Mapping[str, object]) -> None:
-    error, std = of["error"], of["std"]
-    more_error = error[0] - error[1]
-    less_spread = std[1] - std[0]
+def _error_claim(found: Findings, of: Mapping[str, Estimate]) -> None:
+    more_error = of["error"][0] - of["error"][1]
     found.claim(
         "C3a",
         "The error is larger in plain areas: err_p > err_n.",
         positive(more_error),
         interval_numbers("difference", more_error),
     )
+
+
+def _spread_claims(found: Findings, of: Mapping[str, Estimate]) -> None:
+    std = of["std"]
+    less_spread = std[1] - std[0]
     found.claim(
         "C3b",
         "The spread is smaller in plain areas: std_p < std_n.",
@@ -167,13 +177,7 @@ def _table3(labels: list[str], results: Sequence[xr.Dataset]) -> Table:
         title = str(result.attrs["model_title"])
         cells.append(
             tuple(
-                cell(
-                    result,
-                    measure,
-                    region=region,
-                    theory=_theory(result, measure) if region == "all" else None,
-                    paper=paper_value("3", title, f"{_PAPER[measure]} / {label}"),
-                )
+                _cell(result, measure, region, paper_value("3", title, f"{_PAPER[measure]} / {label}"))
                 for measure in _MEASURES
                 for region, label in _LABELS.items()
             )
@@ -194,6 +198,13 @@ def _table3(labels: list[str], results: Sequence[xr.Dataset]) -> Table:
     )
 
 
+def _cell(result: xr.Dataset, measure: str, region: str, paper: PaperValue | None) -> Cell:
+    if measure not in result:
+        return DASH
+    theory = _theory(result, measure) if region == "all" else None
+    return cell(result, measure, region=region, theory=theory, paper=paper)
+
+
 def _theory(result: xr.Dataset, measure: str) -> float | None:
     name = f"{measure}_theory"
     return float(result[name]) if name in result else None
@@ -205,8 +216,11 @@ def _note(label: str, result: xr.Dataset) -> str:
 
     text = (
         f"{label}: {float(result['share'].sel(region='plain')):.1%} of the pixels are plain. The noise itself has std "
-        f"{both('std_reference')} there; no latent can have less than {both('std_bound')} (noise std - RMS error)."
+        f"{both('std_reference')} there"
     )
+    if "std_bound" not in result:
+        return text + "; these are real images, which came from no noise, so their latents have no error."
+    text += f"; no latent can have less than {both('std_bound')} (noise std - RMS error)."
     if "std_flat" in result:
         text += (
             f" In closed form one flat mode (variance {FLAT_VARIANCE:g}), the limit of a plain area, has error "

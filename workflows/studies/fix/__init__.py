@@ -39,9 +39,9 @@ class Fix(Study):
         """Latents and reconstructions for K = 0 and for every K and rule."""
         context.patch_features()
         steps = context.num_steps(self.paper_steps)
-        generation = context.generation(steps)
-        asked = sweep_requests(context, generation, steps, context.sweep(steps))
-        return {"generation": context.request(generation, ("noise", "image")), **asked}
+        images = context.images(steps)
+        asked = sweep_requests(context, images, steps, context.sweep(steps))
+        return {"images": context.request(images, images.end_points), **asked}
 
     def analyse(self, inputs: Inputs, context: Context) -> xr.Dataset:
         """Correlation, divergence and reconstruction by rule and K, claims C4, and the worst reconstructions."""

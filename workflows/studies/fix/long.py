@@ -51,7 +51,7 @@ class FixLong(Study):
         context.check_divides("long_steps", steps)
         generation = context.generation(context.num_steps(self.paper_steps))
         asked = sweep_requests(context, generation, steps, context.sweep(steps, "long_forward_steps"))
-        return {"generation": context.request(generation, ("noise", "image")), **asked}
+        return {"images": context.request(generation, ("noise", "image")), **asked}
 
     def analyse(self, inputs: Inputs, context: Context) -> xr.Dataset:
         """Correlation, divergence and reconstruction by rule and K, claims C9."""

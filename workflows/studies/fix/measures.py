@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from taba_core.artifacts.generation import Generation
+from taba_core.artifacts.images import ImageList
 from taba_core.artifacts.request import Request
 from taba_core.conventions import ForwardLevel
 from taba_core.stats.estimate import Estimate
@@ -38,12 +39,12 @@ def request_name(what: str, rule: str, count: int) -> str:
 
 
 def sweep_requests(
-    context: Context, generation: Generation, steps: int, sweep: Sequence[int]
+    context: Context, images: Generation | ImageList, steps: int, sweep: Sequence[int]
 ) -> dict[str, Request]:
     """Latents and reconstructions at T = `steps` for K = 0 and for every K and rule."""
     asked = {}
     for rule, count in cases(context.forward_rules, sweep):
-        inversion = context.inversion(generation, count, rule, steps)
+        inversion = context.inversion(images, count, rule, steps)
         asked[request_name("latent", rule, count)] = context.request(inversion, ("latent",))
         reconstruction = context.reconstruction(inversion)
         asked[request_name("image", rule, count)] = context.request(reconstruction, ("reconstruction",))
@@ -71,9 +72,9 @@ def find_rows(
 
 
 def noise_row(inputs: Inputs, context: Context) -> dict[str, Estimate]:
-    """The measures of the noise the images came from."""
+    """The measures of the noise the images came from; of real images those of white noise."""
     s = context.settings
-    columns = {"noise": ("generation", "noise")}
+    columns = {"noise": inputs.noise("images")}
     return named(inputs.reduce(columns, gaussianity("noise", s), s.bootstrap_replicates))
 
 
@@ -81,7 +82,7 @@ def latent_row(inputs: Inputs, context: Context, rule: ForwardLevel, count: int)
     """The measures of the latents of one K and rule, and of their reconstructions."""
     s = context.settings
     columns = {
-        "image": ("generation", "image"),
+        "image": ("images", "image"),
         "latent": (request_name("latent", rule, count), "latent"),
         "reconstruction": (request_name("image", rule, count), "reconstruction"),
     }
@@ -112,7 +113,7 @@ def find_worst_images(found: Findings, inputs: Inputs, context: Context, sweep: 
 
     def errors(count: int) -> np.ndarray:
         columns = {
-            "image": ("generation", "image"),
+            "image": ("images", "image"),
             "reconstruction": (request_name("image", rule, count), "reconstruction"),
         }
         return inputs.per_sample(
@@ -125,7 +126,7 @@ def find_worst_images(found: Findings, inputs: Inputs, context: Context, sweep: 
     found.coordinate("worst_steps", np.array(shown))
     found.array("worst_error", error[worst], ("worst",), long_name="mean absolute error at the largest K")
     dims = ("worst", "channel", "y", "x")
-    found.array("worst_image", inputs.pick("generation", "image", worst), dims)
+    found.array("worst_image", inputs.pick("images", "image", worst), dims)
     found.array("worst_ddim", inputs.pick("image/0", "reconstruction", worst), dims)
     pictures = [inputs.pick(request_name("image", rule, k), "reconstruction", worst) for k in shown]
     found.array("worst_fixed", np.stack(pictures), ("worst_steps", *dims), rule=rule)
