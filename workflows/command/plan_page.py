@@ -8,7 +8,7 @@ from typing import Any
 from taba_core.errors import UsageError
 from taba_core.models.weights import status
 from taba_core.spec import Artifact, Inversion
-from workflows.planning.jobs import Asked, Job, check_all, plan_all
+from workflows.planning.jobs import Asked, Job, check_all, notes_of, plan_all
 from workflows.planning.plan import Plan
 from workflows.planning.stages import Machines, Timetable, timetable
 from workflows.text import bytes_text, count_text, duration_text, print_table
@@ -27,6 +27,8 @@ def print_plan(parts: list[Asked], machines: Machines | None, *, as_json: bool) 
         return
     where = parts[0].store if store is not None else f"{parts[0].store} (does not exist yet)"
     print(f"store {where}")
+    for note in notes_of(jobs):
+        print(note)
     if decided.line:
         print(decided.line)
     if decided.refusal:  # the room is that of this machine, and the plan may be for another
@@ -53,6 +55,8 @@ def _print_what(plan: Plan) -> None:
     print(f"{plan.context.card.title}: {', '.join(s.name for s in plan.studies)}")
     if status(plan.context.card).startswith("missing") and plan.context.weights is None:
         print(f"weights: {status(plan.context.card)}")
+    if note := plan.context.prompt_note:
+        print(f"prompts: {note}")
 
 
 def _print_artifacts(plan: Plan) -> None:

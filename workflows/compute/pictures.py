@@ -15,7 +15,7 @@ from workflows.compute.decoding import decoded_rgb, latent_view
 
 if TYPE_CHECKING:
     from taba_core.store import Store
-    from workflows.warm_models import Arrays, WarmModels
+    from workflows.compute.warm_models import Arrays, WarmModels
 
 
 def regions(

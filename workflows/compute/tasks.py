@@ -60,7 +60,7 @@ from workflows.compute.conditioning import condition, draw, stored_variables
 from workflows.compute.decoding import decoded_rgb, round_trip
 from workflows.compute.own_module import check_own_module
 from workflows.compute.timing import TimedDenoiser, processor
-from workflows.warm_models import Arrays, WarmModels
+from workflows.compute.warm_models import Arrays, WarmModels
 
 # Going on is pointless when the disk is full or read-only: every other unit would fail the same way.
 _FATAL = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG}

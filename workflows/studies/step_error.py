@@ -24,11 +24,11 @@ from workflows.analysis.findings import (
 )
 from workflows.analysis.inputs import Request
 from workflows.analysis.presentation import Column, Figure, Row, Section, Table
+from workflows.analysis.step_error_rows import fused_step_errors
 from workflows.analysis.step_law import step_laws
 from workflows.analysis.study import Study, register
 from workflows.configuration.context import Context
 from workflows.report import plots
-from workflows.step_error_rows import fused_step_errors
 
 if TYPE_CHECKING:
     from workflows.analysis.inputs import Inputs

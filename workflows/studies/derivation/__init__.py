@@ -16,10 +16,10 @@ from taba_core.theory import GaussianModes
 from workflows.analysis.findings import Findings, for_each, interval_numbers, row_labels
 from workflows.analysis.inputs import Request
 from workflows.analysis.presentation import Section
+from workflows.analysis.step_error_rows import fused_step_errors
 from workflows.analysis.step_law import StepLaw, step_laws
 from workflows.analysis.study import Study, register
 from workflows.configuration.context import Context
-from workflows.step_error_rows import fused_step_errors
 from workflows.studies.derivation.formulas import DERIVATION, step_terms
 from workflows.studies.derivation.views import figures_of, schematic, tables_of
 
