@@ -19,6 +19,7 @@ from taba_core.models.options import (
     PhotoMixtureOptions,
     validate_options,
 )
+from taba_core.models.pipeline_dir import check_directory
 from taba_core.models.profile import profile_named
 from taba_core.models.weights import locate, network_fingerprint, require_weights
 
@@ -44,13 +45,16 @@ def model_spec(
       weights: file or directory in place of the fetched weights; the embedded models have none.
     Raises:
       UsageError: unknown model or option, impossible value, unusable photo folder, weights that are not
-        here, or weights given to a model that has none.
+        here, that contradict the card or whose configuration asks for what taba does not do, or weights given
+        to a model that has none.
     """
     card = load_card(name)
     chosen = validate_options(card.name, options)
     stated = chosen.model_dump(mode="json")
     if not card.embedded:
         source = require_weights(card, weights)
+        if source.is_dir():
+            check_directory(card, source)
         return ModelSpec(
             name=card.name,
             options=stated,
@@ -176,9 +180,23 @@ def training_images(spec: ModelSpec, count: int) -> NDArray[np.float32] | None:
     """Images of the kind a model was made from, (count, C, H, W) in [-1, 1]; None if they are not at hand."""
     if spec.name != "photo-mixture":
         return None
-    from taba_core.models.photos import load_photos, real_crops
+    from taba_core.models.crops import real_crops
+    from taba_core.models.photos import load_photos
 
     return real_crops(load_photos(spec.location or "builtin"), np.arange(count), seed=0)
+
+
+def model_notes(spec: ModelSpec) -> tuple[str, ...]:
+    """What a user should know of what a model is made from: files not read, photographs that are equal.
+
+    Raises:
+      UsageError: as `model_spec`.
+    """
+    if spec.name != "photo-mixture":
+        return ()
+    from taba_core.models.photos import photo_notes
+
+    return photo_notes(spec.location or "builtin")
 
 
 def _refuse_weights(card: Card, weights: str | Path | None) -> None:

@@ -267,12 +267,14 @@ def test_damaged_or_foreign_weights_are_refused(tmp_path, capsys):
     whole = file.read_bytes()
 
     file.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UsageError, match=r"does not load as UNet2DModel: .* A component directory holds"):
+    with pytest.raises(
+        UsageError, match=r"safetensors is incomplete or damaged: it should have \d+ bytes and has"
+    ):
         load(card, directory, device="cpu", profile=EXACT)
 
     file.unlink()
     torch.save({"conv_in.weight": _Code()}, file.with_suffix(".bin"))
-    with pytest.raises(UsageError, match="does not load as UNet2DModel"):
+    with pytest.raises(UsageError, match=r"model\.bin' hold more than tensors \('__builtin__\.print'\)"):
         load(card, directory, device="cpu", profile=EXACT)
     assert "executed" not in capsys.readouterr().out
 
@@ -295,18 +297,18 @@ def test_weights_that_contradict_the_card_are_refused(ldm, classes, tmp_path):
     card = card_from_directory(ldm)
     with pytest.raises(UsageError, match="ldm: no weights were given; it loads from a diffusers pipeline"):
         load(card, None, device="cpu", profile=EXACT)
-    with pytest.raises(UsageError, match=r"in_channels=3, out_channels=3; the card of ldm has states of 4"):
+    with pytest.raises(
+        UsageError, match=r"vqvae has latents of 3 channels and the card of ldm has states of 4"
+    ):
         load(card.model_copy(update={"sample_shape": (4, 8, 8)}), ldm, device="cpu", profile=EXACT)
     with pytest.raises(UsageError, match="conditional=class, and its network's conditioning is 'none'"):
         load(card.model_copy(update={"conditional": "class"}), ldm, device="cpu", profile=EXACT)
     with pytest.raises(UsageError, match="holds no autoencoder"):
         latent = card_from_directory(classes).model_copy(update={"domain": "latent"})
         load(latent, classes, device="cpu", profile=EXACT)
-    with pytest.raises(
-        UsageError, match="class_embed_type=identity, num_class_embeds=4; classes must be numbered"
-    ):
+    with pytest.raises(UsageError, match=r"class_embed_type=\"identity\" \(allowed: null or \"timestep\"\)"):
         load_directory(tiny_unet(tmp_path / "identity", class_embed_type="identity", num_class_embeds=4))
     with pytest.raises(
-        UsageError, match="time_embedding_type=fourier belongs to networks that are given a noise"
+        UsageError, match=r"time_embedding_type=\"fourier\" \(allowed: \"positional\" or \"learned\"\)"
     ):
         load_directory(tiny_unet(tmp_path / "fourier", time_embedding_type="fourier"))

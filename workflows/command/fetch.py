@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from taba_core.cache import read_json_table, write_json_table
 from taba_core.errors import UsageError, WorkError
 from taba_core.models.cards import Card
 from taba_core.models.catalog import list_cards, load_card
@@ -19,11 +20,10 @@ from taba_core.models.prompts import RECAP_COCO, RECAP_COCO_SOURCE, load_prompts
 from taba_core.models.weights import (
     content_hash,
     locate,
-    read_json_table,
     status,
     stored_at,
     weights_folder,
-    write_json_table,
+    why_unusable,
 )
 from workflows.command.download import download
 from workflows.text import bytes_text, print_table
@@ -92,6 +92,8 @@ def fetch_weights(card: Card, *, endpoint: str | None = None) -> Path:
             f"{target} has sha256 {found}, but {held['sha256']} was recorded when it was first fetched: the weights "
             f"changed. Delete it and fetch again, or delete its entry in {lock} to accept it."
         )
+    if why := why_unusable(card, target):  # before it is recorded as what the weights are
+        raise WorkError(f"{why} To fetch it again: delete {target}, then `taba fetch {card.name}`.")
     entry = held | {"location": card.weights.location, "sha256": found, "bytes": _size(target)}
     write_json_table(lock, read_json_table(lock) | {target.name: entry})
     return target

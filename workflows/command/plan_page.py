@@ -10,7 +10,7 @@ from taba_core.artifacts.inversion import Inversion
 from taba_core.errors import UsageError
 from taba_core.models.weights import status
 from workflows.planning.budget import over_budget
-from workflows.planning.jobs import Asked, Job, check_all
+from workflows.planning.jobs import Asked, Job, check_all, notes_of
 from workflows.planning.plan import Plan
 from workflows.planning.stages import Machines, Timetable, timetable
 from workflows.text import bytes_text, count_text, duration_text, print_table
@@ -29,6 +29,8 @@ def print_plan(parts: list[Asked], machines: Machines | None, *, as_json: bool) 
         return
     where = parts[0].store if store is not None else f"{parts[0].store} (does not exist yet)"
     print(f"store {where}")
+    for note in notes_of(jobs):
+        print(note)
     if refusal:  # the room is that of this machine, and the plan may be for another
         print(f"`taba run` here would refuse: {refusal}")
     print()
@@ -53,6 +55,8 @@ def _print_what(plan: Plan) -> None:
     print(f"{plan.context.card.title}: {', '.join(s.name for s in plan.studies)}")
     if status(plan.context.card).startswith("missing") and plan.context.weights is None:
         print(f"weights: {status(plan.context.card)}")
+    if note := plan.context.prompt_note:
+        print(f"prompts: {note}")
 
 
 def _print_artifacts(plan: Plan) -> None:

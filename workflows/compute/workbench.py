@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from taba_core.artifacts.base import Artifact
 from taba_core.model_spec import ModelSpec
-from taba_core.models.base import load_spec
 from taba_core.store import Store
+from workflows.compute.shared_models import SharedModels
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -24,7 +24,7 @@ class Workbench:
         torch.set_num_threads(threads)
         self.device = device
         self.notes: dict[str, Any] = {}  # what a kind says beside its arrays; it goes into the receipt
-        self._models: dict[ModelSpec, Any] = {}
+        self._models = SharedModels(device)
         self._store: Store | None = None
         # What the running unit has made, by artifact key and first sample of a batch.
         self._memory: dict[tuple[str, int], Arrays] = {}
@@ -52,10 +52,8 @@ class Workbench:
         return {name: made[name] if name in made else read[name] for name in variables}
 
     def model(self, spec: ModelSpec) -> Any:
-        """The denoiser of a model spec, loaded once."""
-        if spec not in self._models:
-            self._models[spec] = load_spec(spec, device=self.device)
-        return self._models[spec]
+        """The denoiser of a model spec, loaded once. Raises HopelessUnit where it cannot be loaded."""
+        return self._models.get(spec)
 
     def add_note(self, name: str, value: float | str) -> None:
         """Put a fact into the receipt; numbers of several batches are added."""

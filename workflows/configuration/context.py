@@ -28,6 +28,7 @@ from taba_core.model_spec import ModelSpec, PromptSpec
 from taba_core.models.base import card_with_options, model_spec, planned_spec
 from taba_core.models.cards import Card
 from taba_core.models.grids import timestep_grid
+from taba_core.models.prompt_files import repeated
 from taba_core.models.prompt_shapes import prompt_embedding_shape
 from taba_core.models.prompts import BUILTIN, RECAP_COCO, load_prompts, recap_coco_path
 from workflows.configuration.method import ChosenMethod
@@ -81,6 +82,11 @@ class Context:
             else f"{len(given.files)} images of {given.folder.name}, {given.fingerprint()}"
         )
 
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of the real images that were given: what in their folder is none."""
+        given = self._collection
+        return () if given is None or not given.skipped else (given.skipped,)
+
     @cached_property
     def model_spec(self) -> ModelSpec:
         """The model as it enters every key. A model whose weights are elsewhere is planned without them."""
@@ -122,6 +128,14 @@ class Context:
         if source == RECAP_COCO and not recap_coco_path().exists():
             return PromptSpec(fingerprint="", location=source)
         return PromptSpec(fingerprint=load_prompts(source).fingerprint, location=source)
+
+    @property
+    def prompt_note(self) -> str:
+        """What to know of the prompts of a user's own file, a sentence; "" if there is nothing to know."""
+        if self.prompts is None or self.prompts.location in (BUILTIN, RECAP_COCO):
+            return ""
+        note = repeated(load_prompts(self.prompts.location).prompts)
+        return f"{note}; such a prompt is drawn that much more often." if note else ""
 
     @property
     def decoded_shape(self) -> tuple[int, int, int] | None:
@@ -421,13 +435,22 @@ class Context:
             raise UsageError(f"{field}: {error}") from None
         N = grid.schedule.num_train_timesteps
         if N % num_inference_steps:
-            divisors = [t for t in range(1, N + 1) if N % t == 0]
-            below = max(t for t in divisors if t < num_inference_steps)
-            above = min(t for t in divisors if t > num_inference_steps)
+            divisors = [t for t in range(1, N + 1) if N % t == 0 and self._has_grid(t)]
+            near = [
+                *[t for t in divisors if t < num_inference_steps][-1:],
+                *[t for t in divisors if t > num_inference_steps][:1],
+            ]
             raise UsageError(
                 f"{field}: T={num_inference_steps} does not divide the {N} training timesteps of {self.card.title}, "
-                f"so its last level would be another than that of the other T; use {below} or {above}."
+                f"so its last level would be another than that of the other T; use {' or '.join(map(str, near))}."
             )
+
+    def _has_grid(self, num_inference_steps: int) -> bool:
+        try:
+            self.grid(num_inference_steps)
+        except UsageError:
+            return False
+        return True
 
     def with_preferred(self, embedded: Mapping[str, Any], network_samples: int) -> Context:
         """This context at the settings a costly study prefers, where the user chose none.

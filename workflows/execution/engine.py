@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from cluster.pool.executor import ClusterError, ClusterLost, Drained, Executor, Outcome, Resources
+from cluster.pool.executor import ClusterError, ClusterLost, Drained, Executor, OtherCode, Outcome, Resources
 from taba_core.artifacts.base import Artifact
 from taba_core.artifacts.request import Request
-from taba_core.errors import WorkError
+from taba_core.errors import UsageError, WorkError
 from taba_core.store import ArtifactGroup, Receipt, Store
 from taba_core.store.group import LEDGER_DIRECTORY
 from workflows.analysis.inputs import Inputs
@@ -225,6 +225,8 @@ def _execute(
         raise KeyboardInterrupt(str(drained)) from None
     except ClusterLost:
         raise
+    except OtherCode as other:
+        raise UsageError(f"{other} What is stored was computed by this code.") from None
     except ClusterError as stop:
         watch.check()  # a store that vanished explains more than what its loss led to
         raise WorkError(str(stop)) from None
@@ -238,8 +240,13 @@ def _execute(
 
 def _failure_text(failures: list[Outcome], total: int) -> str:
     own = [f for f in failures if not (f.error or "").startswith("not run")] or failures
+    by_cause: dict[str, list[str]] = {}
+    for failed in own:
+        cause = (failed.error or "").strip().splitlines()[-1].rstrip(".")
+        by_cause.setdefault(cause, []).append(failed.unit.label)
     listed = "; ".join(
-        f"{f.unit.label}: {(f.error or '').strip().splitlines()[-1].rstrip('.')}" for f in own[:3]
+        f"{labels[0]}{f' and {len(labels) - 1} more' if labels[1:] else ''}: {cause}"
+        for cause, labels in list(by_cause.items())[:3]
     )
     return (
         f"{len(failures)} of {total} units failed ({len(own)} by themselves, the rest wait for them): {listed}. "

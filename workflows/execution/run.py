@@ -16,8 +16,9 @@ from taba_core.models.base import card_with_options
 from taba_core.store import Store
 from taba_core.store.address import is_remote
 from workflows.execution.session import DRAIN_FILE, driving
+from workflows.launch import PACKAGES
 from workflows.planning.budget import over_budget
-from workflows.planning.jobs import Asked, check_all
+from workflows.planning.jobs import Asked, check_all, notes_of
 from workflows.planning.plan import Plan
 from workflows.text import bytes_text, count_text, duration_text
 
@@ -60,6 +61,8 @@ def run_studies(
     observe = _metrics(executor) if metrics else None
     jobs, opened = check_all(parts, write=True)
     assert opened is not None
+    for note in notes_of(jobs):
+        print(note, flush=True)
     with driving(opened.place, observe) as watch:
         plans = [job.plan(opened) for job in jobs]
         if refusal := over_budget(plans, parts[0].store, parts[0].budget):
@@ -69,12 +72,14 @@ def run_studies(
         _run_each(plans, opened, chosen, watch)
         if report and not is_remote(opened.url):
             watch.stage("report")
-            index = write_store_report(opened.path, None, force=False)
+            index, failures = write_store_report(opened.path, None, force=False)
     if is_remote(opened.url):
         print(f"\nreport: taba report --store {opened.url} --output FOLDER")
     elif report:
         print_headline(opened.path, list(dict.fromkeys(study.name for job in jobs for study in job.studies)))
         print(f"\nreport: {index}")
+        for failure in failures:  # the numbers were asked for and are there: no error of the run
+            print(f"report: {failure.line}", file=sys.stderr)
 
 
 def _run_each(plans: list[Plan], store: Store, chosen: Mapping[bool, _Chosen], watch: Watch) -> None:
@@ -104,6 +109,8 @@ def _run_one(plan: Plan, store: Store, chosen: _Chosen, watch: Watch) -> None:
         f"({count_text(plan.evaluations_missing)} network evaluations, {bytes_text(plan.bytes_total)} in all).",
         flush=True,
     )
+    if note := plan.context.prompt_note:
+        print(f"prompts: {note}", flush=True)
     done = run_plan(plan, store, make_executor, resources, workers=workers, watch=watch)
     if done.units or done.analysed:
         watch.check()
@@ -169,7 +176,7 @@ def choose_executor(
         if name == "ray":
             from cluster.ray.executor import RayExecutor
 
-            return RayExecutor(address=address, num_workers=workers, drain_file=drain_file)
+            return RayExecutor(address=address, num_workers=workers, drain_file=drain_file, packages=PACKAGES)
         from cluster.pool.local import LocalExecutor
 
         return LocalExecutor(workers=cores, drain_file=drain_file)
