@@ -1,4 +1,4 @@
-"""Imports run one way: workflows -> cluster, taba_core; torch and the stores meet in workflows/compute only."""
+"""Imports run one way: workflows -> cluster, taba_core; torch and the stores meet in workflows/compute/tasks.py only."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_tensors_become_stored_arrays_in_one_file():
             m.startswith("taba_core.store") for m in modules
         )
 
-    found = [f.name for f in (ROOT / "workflows").rglob("*.py") if uses_torch_and_store(f)]
+    found = [f.name for f in (ROOT / "workflows").glob("*.py") if uses_torch_and_store(f)]
     assert found == ["tasks.py"]
 
 

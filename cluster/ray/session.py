@@ -190,7 +190,7 @@ def _authentication(directory: PrivateDirectory) -> dict[str, str]:
 def _python_path() -> Iterator[None]:
     """Let workers import what this process imports, also from a checkout that is not installed."""
     installed = tuple({sys.prefix, sys.base_prefix, os.path.realpath(sys.prefix)})
-    own = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    own = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     paths = [own, *(os.path.abspath(path) for path in sys.path if not path.startswith(installed))]
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))

@@ -212,9 +212,6 @@ def test_importing_the_data_model_loads_nothing_heavy():
     import subprocess
     import sys
 
-    code = (
-        "import sys, json, workflows.analysis.presentation, workflows.analysis.published\n"
-        "print(json.dumps(sorted(sys.modules)))"
-    )
+    code = "import sys, json, workflows.analysis.presentation, workflows.analysis.published; print(json.dumps(sorted(sys.modules)))"
     modules = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
     assert not {"torch", "ray", "matplotlib", "xarray", "numpy", "jinja2"} & set(modules)

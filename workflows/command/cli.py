@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from taba_core.errors import Stopped
+from workflows import train_command
 from workflows.command import cluster as cluster_commands
 from workflows.configuration.settings import FIELDS, Settings
 
@@ -38,6 +39,7 @@ app = typer.Typer(
 )
 
 app.add_typer(cluster_commands.app, name="cluster")
+app.command("train")(train_command.train)
 
 Studies = Annotated[
     list[str],
