@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from taba_core.errors import Stopped, WorkError
 from workflows.command import cluster as cluster_commands
+from workflows.command import train as train_command
 from workflows.configuration.settings import FIELDS, Settings
 
 _SET_HELP = "Fields for --set (field=value, repeatable): " + "; ".join(
@@ -38,6 +39,7 @@ app = typer.Typer(
 )
 
 app.add_typer(cluster_commands.app, name="cluster")
+app.command("train")(train_command.train)
 
 Studies = Annotated[
     list[str],

@@ -1,0 +1,1 @@
+"""Training of small networks of the paper's families on photographs: data, objectives, the loop, exports."""

@@ -1,0 +1,58 @@
+"""`taba train`: train the networks of the box, one or all, within a time budget or for a number of steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+What = Annotated[
+    str, typer.Argument(help="A network (photo-adm, photo-ldm, photo-dit, photo-if), or `box` for all.")
+]
+Out = Annotated[Path, typer.Option("--out", help="Folder of all files; the same command goes on there.")]
+Minutes = Annotated[
+    float | None,
+    typer.Option("--minutes", help="Time budget of everything together: 10 on a GPU, hours on a CPU."),
+]
+Steps = Annotated[
+    int | None,
+    typer.Option("--steps", help="Steps of each network in place of a budget: the same bits every time."),
+]
+Device = Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")]
+Parallel = Annotated[
+    bool | None,
+    typer.Option(
+        "--parallel/--in-turn", help="Whether the networks train at once. Default: at once on a GPU."
+    ),
+]
+Seed = Annotated[int, typer.Option("--seed", help="Of initial weights and all draws.")]
+Photos = Annotated[
+    str, typer.Option("--photos", help="A folder of photographs. Default: the ten embedded ones.")
+]
+Batch = Annotated[int | None, typer.Option("--batch-size", help="Rows of a step. Default: the recipe's.")]
+Rate = Annotated[float | None, typer.Option("--learning-rate", help="At its peak. Default: the recipe's.")]
+
+
+def train(
+    what: What = "box",
+    out: Out = Path("runs/box"),
+    minutes: Minutes = None,
+    steps: Steps = None,
+    device: Device = "cpu",
+    parallel: Parallel = None,
+    seed: Seed = 0,
+    photos: Photos = "builtin",
+    batch_size: Batch = None,
+    learning_rate: Rate = None,
+) -> None:
+    """Train small networks of the paper's families on photographs; what is written loads as any checkpoint does."""
+    from taba_core.training.box import BoxRun, failed, train_box
+
+    options = ["--seed", str(seed), "--photos", photos]
+    options += [] if batch_size is None else ["--batch-size", str(batch_size)]
+    options += [] if learning_rate is None else ["--learning-rate", str(learning_rate)]
+    names = () if what == "box" else (what,)
+    run = BoxRun(out, minutes, steps, names, device, parallel, tuple(options))
+    if failed(train_box(run)):
+        raise SystemExit(3)
