@@ -28,7 +28,8 @@ class ClusterUnreachable(ClusterError):
 
 
 class RaySession:
-    """An open connection to Ray. `local` says that it is a private cluster of this process.
+    """An open connection to Ray. `local` says that it is a private cluster of this process; `dashboard` is "HOST:PORT"
+    of the cluster's dashboard, "" if it has none or is local.
 
     Args:
       address: None = the value of RAY_ADDRESS (set inside a Ray job), else "local"; "local" = start a cluster
@@ -45,7 +46,7 @@ class RaySession:
     def __init__(
         self, address: str | None = None, num_cpus: int | None = None, num_gpus: int | None = None
     ) -> None:
-        self.local = False
+        self.local, self.dashboard = False, ""
         self.address = address or os.environ.get("RAY_ADDRESS") or "local"
         self._saved: dict[str, str | None] = {}
         self._directory: PrivateDirectory | None = None
@@ -122,11 +123,12 @@ class RaySession:
         self._clean()
 
     def _connect(self) -> None:
-        host, port = _host_and_port(self.address)
+        host, port = host_and_port(self.address)
         try:
             if host:
-                _knock(host, port)
-            _quiet_ray().init(address=self.address, log_to_driver=False, configure_logging=False)
+                knock(host, port)
+            context = _quiet_ray().init(address=self.address, log_to_driver=False, configure_logging=False)
+            self.dashboard = context.dashboard_url or ""
         except Exception as error:
             self._clean()
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -203,7 +205,7 @@ def _python_path() -> Iterator[None]:
             os.environ["PYTHONPATH"] = before
 
 
-def _knock(host: str, port: int) -> None:
+def knock(host: str, port: int) -> None:
     """Raise OSError at once where nothing, or something that is not Ray, listens; Ray would try for minutes.
 
     Ray speaks gRPC, hence HTTP/2, whose server answers the client's preface with a SETTINGS frame (RFC 9113,
@@ -222,7 +224,7 @@ def _knock(host: str, port: int) -> None:
             raise ConnectionError("something listens there, but it is not Ray")
 
 
-def _host_and_port(address: str) -> tuple[str, int]:
+def host_and_port(address: str) -> tuple[str, int]:
     """Split "HOST:PORT" or "ray://HOST:PORT"; the host is empty for a word such as "auto"."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon and port.isdigit():
