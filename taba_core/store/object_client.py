@@ -81,7 +81,6 @@ def _s3_bucket(name: str) -> Any:
     """A bucket with endpoint, region and credentials as the tools of AWS find them: variables, profiles, roles."""
     import boto3
     import obstore.store
-    from obstore.auth.boto3 import Boto3CredentialProvider
 
     session = boto3.Session()
     found = session.client("s3", region_name=session.region_name or "us-east-1").meta
@@ -94,9 +93,21 @@ def _s3_bucket(name: str) -> Any:
             "or AWS_PROFILE; for a public bucket, which can be read only, AWS_SKIP_SIGNATURE=true."
         )
     else:
-        settings["credential_provider"] = Boto3CredentialProvider(session)
+        settings["credential_provider"] = aws_credentials
     options: Any = _CLIENT | {"allow_http": found.endpoint_url.startswith("http://")}
     return obstore.store.S3Store(name, client_options=options, **settings)
+
+
+def aws_credentials() -> Any:
+    """Credentials of the moment. As a function it is sent to other processes by its name, and no secret with it."""
+    return _aws_session()()
+
+
+@functools.cache
+def _aws_session() -> Any:
+    from obstore.auth.boto3 import Boto3CredentialProvider
+
+    return Boto3CredentialProvider()
 
 
 @contextmanager

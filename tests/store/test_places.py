@@ -245,9 +245,9 @@ def no_aws_settings(monkeypatch, tmp_path):
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
         monkeypatch.setenv(name, str(tmp_path / name))
-    object_client._bucket.cache_clear()
+    object_client._bucket.cache_clear(), object_client._aws_session.cache_clear()
     yield tmp_path
-    object_client._bucket.cache_clear()
+    object_client._bucket.cache_clear(), object_client._aws_session.cache_clear()
 
 
 def test_a_bucket_without_credentials_is_refused_before_any_request(no_aws_settings, monkeypatch):
@@ -268,6 +268,8 @@ def test_endpoint_region_and_key_come_from_the_profile(no_aws_settings, monkeypa
     )
     monkeypatch.setenv("AWS_PROFILE", "site")
     client = object_client.bucket_of("s3://bucket/x")
+    sent = pickle.dumps(place_of("s3://bucket/x").zarr_store())  # as Dask sends it to its workers
+    assert b"word" not in sent and pickle.loads(sent).path == "x"
     assert (client.config["endpoint"], client.config["region"]) == ("http://127.0.0.1:9", "eu-north-1")
     assert client.credential_provider()["access_key_id"] == "key"
 
