@@ -203,7 +203,9 @@ class ObjectPlace:
             return False
         with suppress(AlreadyExistsError):  # also when a first attempt succeeded whose answer was lost
             self._put(data, mode="create")
-        return self.read_bytes() == data
+        with suppress(FileNotFoundError):  # the one who was first has removed it already
+            return self.read_bytes() == data
+        return False
 
     def exchange(self, old: bytes, new: bytes) -> bool:
         """A conditional PUT (If-Match) on the version that was read, then read back."""
