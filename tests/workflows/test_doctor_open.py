@@ -61,7 +61,7 @@ class Head:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
 
-    def run(self, command, timeout: float = 60.0) -> Ran:
+    def run(self, command, timeout: float = 200.0) -> Ran:
         done = subprocess.run(
             command, env=self.environ, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False
         )
