@@ -75,12 +75,6 @@ class GaussianLatent:
             return F * self.noise_error_std
         return np.hypot(F - R * self.signal_gain, R * self.injected_std)
 
-    @property
-    def kl_to_noise(self) -> Modes:
-        """KL(latent || noise) = (s^2 - 1 - ln s^2) / 2 with s the latent's std, nats."""
-        variance = self.std**2
-        return (variance - 1 - np.log(variance)) / 2
-
 
 @dataclass(frozen=True, eq=False)
 class GaussianModes:

@@ -10,43 +10,59 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import subprocess
 import sys
 import time
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 from cluster.ray.code import Code, code_of, run_code_of
+from cluster.ray.session import RaySession, host_and_port, knock
 
 NODE_ANSWER_S = 60.0
-_PROBE_S = 5.0
-# A call each service answers at once: its gRPC name, the encoded request, and the metadata it asks for.
-_LIVENESS = ("/ray.rpc.NodeInfoGcsService/CheckAlive", b"", ())
-_PING = b"\x08\x06"  # ClusterInfoRequest with type = PING
-_CLIENT_PING = ("/ray.rpc.RayletDriver/ClusterInfo", _PING, (("client_id", "taba-doctor"),))
+_STATUS_S = 30.0
+_SILENT = (
+    "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_USE_TLS", "RAY_TLS_SERVER_CERT", "RAY_TLS_SERVER_KEY",
+    "RAY_TLS_CA_CERT", "RAY_ADDRESS",
+)  # fmt: skip
+
+StrangerSees = Literal["open", "locked", "nothing", "unclear"]
 
 
-def answers_without_token(address: str) -> tuple[bool | None, str]:
-    """Ask a Ray head for a sign of life, showing no token, as any stranger on the network could.
+def ask_without_token(address: str) -> tuple[StrangerSees, str]:
+    """Ask a Ray head for its status (`ray status`), showing no token, as any stranger on the network could.
 
     Args:
-      address: "HOST:PORT" of the head (its GCS), or "ray://HOST:PORT" of its Ray Client server.
+      address: "HOST:PORT" of the head (its GCS).
     Returns:
-      True and "" if it answers: whoever reaches the port can run code as its owner. False and the refusal if it
-      wants a token. None and the reason if nothing there speaks Ray's protocol, or only through TLS.
+      "open" if it answers: whoever reaches the port can run code as its owner. "locked" if it wants a token.
+      "nothing" if nothing that speaks Ray's protocol listens there, "unclear" if it could not be found out; these two
+      with the reason.
     """
-    import grpc
-
-    method, request, metadata = _CLIENT_PING if address.startswith("ray://") else _LIVENESS
-    # A site's http_proxy is for the web, not for a compute node.
-    options = [("grpc.enable_http_proxy", 0)]
-    with grpc.insecure_channel(address.removeprefix("ray://"), options=options) as channel:
-        # The messages travel as they are: that an answer comes is all that matters.
-        call = channel.unary_unary(method, request_serializer=bytes, response_deserializer=len)
-        try:
-            call(request, timeout=_PROBE_S, metadata=metadata)
-        except grpc.RpcError as error:
-            refused = error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
-            return (False if refused else None), str(error.details() or error.code().name)
-    return True, ""
+    try:
+        knock(*host_and_port(address))
+    except OSError as error:
+        return "nothing", str(error)
+    environment = {name: value for name, value in os.environ.items() if name not in _SILENT}
+    command = [str(Path(sys.executable).with_name("ray")), "status", "--address", address]
+    try:
+        done = subprocess.run(
+            command,
+            env=environment | {"RAY_AUTH_MODE": "disabled"},
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_STATUS_S,
+        )
+    except subprocess.TimeoutExpired:
+        return "unclear", f"`ray status` has no answer in {_STATUS_S:.0f} s"
+    except OSError as error:
+        return "unclear", f"{command[0]}: {error.strerror}"
+    if done.returncode == 0:
+        return "open", ""
+    if "AuthenticationError" in done.stderr:
+        return "locked", ""
+    return "unclear", (done.stderr.strip().splitlines() or [f"`ray status` ended with {done.returncode}"])[-1]
 
 
 def inspect(request: dict[str, Any]) -> dict[str, Any]:
@@ -64,7 +80,6 @@ def inspect(request: dict[str, Any]) -> dict[str, Any]:
     """
     from cluster.pool.executor import ClusterError
     from cluster.ray.same_code import send_by_value
-    from cluster.ray.session import RaySession
 
     if not request["address"].startswith("ray://") and not _is_node():
         return {"error": "this machine runs no Ray node", "outside": True}
@@ -74,7 +89,8 @@ def inspect(request: dict[str, Any]) -> dict[str, Any]:
         return {"error": str(error).splitlines()[0]}
     try:
         send_by_value()
-        return _ask_all(request | {"code": code_of(request["code"])})
+        found = _ask_all(request | {"code": code_of(request["code"])})
+        return found | {"dashboard": session.dashboard}
     finally:
         with contextlib.suppress(Exception):
             session.close()
@@ -88,8 +104,9 @@ def look_around(request: dict[str, Any]) -> dict[str, Any]:
 
     import ray
 
-    scratch = tempfile.gettempdir()
-    with contextlib.suppress(Exception):  # a Ray Client has no directory of Ray's
+    scratch, head = tempfile.gettempdir(), ""
+    with contextlib.suppress(Exception):  # a Ray Client has neither
+        head = ray.get_runtime_context().gcs_address
         scratch = ray.get_runtime_context().get_temp_dir()
     devices = "/proc/driver/nvidia/gpus"  # one directory a device, whatever CUDA_VISIBLE_DEVICES hides
     return {
@@ -100,6 +117,7 @@ def look_around(request: dict[str, Any]) -> dict[str, Any]:
         "code": _code_digest(request["code"]),
         "marker": _read_and_answer(request["marker"]),
         "paths": {path: _size(path) for path in request["paths"]},
+        "gcs": head,
         "scratch": scratch,
         "scratch_free": shutil.disk_usage(scratch).free,
         "devices": len(os.listdir(devices)) if os.path.isdir(devices) else 0,
@@ -141,13 +159,8 @@ def _ask_all(request: dict[str, Any]) -> dict[str, Any]:
         except Exception as error:  # lost node, broken environment, too slow: the page says which
             report["error"] = str(error).strip().splitlines()[-1] or type(error).__name__
         reports.append(report)
-    gcs = dashboard = ""
-    with contextlib.suppress(Exception):  # a Ray Client does not know them
-        gcs = ray.get_runtime_context().gcs_address
-        dashboard = ray._private.worker.global_worker.node.webui_url or ""
     return {
-        "gcs": gcs,
-        "dashboard": dashboard,
+        "gcs": next((report["gcs"] for report in reports if report.get("gcs")), ""),
         "dead": [node["NodeManagerHostname"] for node in listed if not node["Alive"]],
         "driver": look_around(request | {"marker": ""}),
         "nodes": reports,

@@ -30,7 +30,8 @@ class ClusterUnreachable(ClusterError):
 
 
 class RaySession:
-    """An open connection to Ray. `local` says that it is a private cluster of this process.
+    """An open connection to Ray. `local` says that it is a private cluster of this process; `dashboard` is "HOST:PORT"
+    of the cluster's dashboard, "" if it has none or is local.
 
     Args:
       address: None = the value of RAY_ADDRESS (set inside a Ray job), else "local"; "local" = start a cluster
@@ -48,7 +49,7 @@ class RaySession:
     def __init__(
         self, address: str | None = None, num_cpus: int | None = None, num_gpus: int | None = None
     ) -> None:
-        self.local = False
+        self.local, self.dashboard = False, ""
         wanted = ray_address(address)
         self.address = wanted.text
         self._saved: dict[str, str | None] = {}
@@ -131,11 +132,14 @@ class RaySession:
     def _connect(self, wanted: RayAddress) -> None:
         try:
             if wanted.host:
-                _knock(wanted.host, wanted.port)
+                knock(wanted.host, wanted.port)
             ray = _quiet_ray()
             # A Ray Client sends its configuration to the head as it is, and no directory with it.
             job = None if wanted.is_client else _job_without_directory()
-            ray.init(address=wanted.text, job_config=job, log_to_driver=False, configure_logging=False)
+            context = ray.init(
+                address=wanted.text, job_config=job, log_to_driver=False, configure_logging=False
+            )
+            self.dashboard = context.dashboard_url or ""
         except Exception as error:
             self._clean()
             settings = _settings_of_ray(without=(VARIABLE,))
@@ -230,7 +234,7 @@ def _authentication(directory: PrivateDirectory) -> dict[str, str]:
     return settings
 
 
-def _knock(host: str, port: int) -> None:
+def knock(host: str, port: int) -> None:
     """Raise OSError at once where nothing, or something that is not Ray, listens; Ray would try for minutes.
 
     Ray speaks gRPC, hence HTTP/2, whose server answers the client's preface with a SETTINGS frame (RFC 9113,
@@ -247,3 +251,13 @@ def _knock(host: str, port: int) -> None:
             header = b""
         if header[3:4] != b"\x04":
             raise ConnectionError("something listens there, but it is not Ray")
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """Split "HOST:PORT" or "ray://HOST:PORT"; the host is empty for a word such as "auto"."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        return host.strip("[]"), int(port)
+    if address.startswith("ray://"):
+        return port, 10001
+    return "", 0

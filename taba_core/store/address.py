@@ -28,6 +28,6 @@ def place_of(where: str | os.PathLike[str] | Place) -> Place:
 
 
 def is_remote(where: str | os.PathLike[str]) -> bool:
-    """Whether a --store names object storage or a web server, not a directory."""
+    """Whether a --store names object storage, not a directory."""
     text = os.fspath(where)
     return "://" in text and not text.startswith("file://")

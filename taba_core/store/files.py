@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from taba_core.errors import WorkError
-from taba_core.store.place import json_bytes
-from taba_core.store.place import read_json as read_json
 
 LEDGER_DIRECTORY = "_ledger"
 PARTIAL_SUFFIX = ".partial"
@@ -29,11 +27,6 @@ _WAYS_OUT = {
     errno.EACCES: "Fix the permissions or use another --store",
     errno.EPERM: "Fix the permissions or use another --store",
 }
-
-
-def write_atomic(path: Path, data: bytes | memoryview) -> None:
-    """Write a whole file so that it exists complete and on disk, or not at all; see `write_pieces`."""
-    write_pieces(path, (data,))
 
 
 def write_pieces(path: Path, pieces: Iterable[Any]) -> tuple[int, int]:
@@ -131,11 +124,6 @@ def crc32_of_file(path: Path) -> int:
         while block := file.read(_CRC_BLOCK):
             crc = zlib.crc32(block, crc)
     return crc
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write a JSON object atomically."""
-    write_atomic(path, json_bytes(value))
 
 
 @contextlib.contextmanager

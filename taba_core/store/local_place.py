@@ -6,11 +6,13 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from taba_core.errors import StoreError, UsageError
 from taba_core.store import journal
+from taba_core.store.claim import exchange_by_claim
 from taba_core.store.files import (
     PARTIAL_SUFFIX,
     append_line,
@@ -176,6 +178,16 @@ class LocalPlace:
                 raise
             sync_directory(self.path.parent)
         return True
+
+    def exchange(self, old: bytes, new: bytes) -> bool:
+        """By a claim: file systems have no such operation, and locks that not all of them keep."""
+        return exchange_by_claim(self, old, new)
+
+    def touch(self, content: bytes) -> None:
+        """Set the time of modification, which also a full disk allows."""
+        with explained(self.path), suppress(FileNotFoundError, NotADirectoryError):
+            if self.path.read_bytes() == content:
+                os.utime(self.path)
 
     def confirm(self) -> None:
         """Sync the file and its directory."""

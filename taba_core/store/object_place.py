@@ -1,80 +1,41 @@
-"""A store on object storage or a web server, through fsspec: `s3://`, `gs://`, `https://`, `memory://` and others.
+"""A store on object storage: `s3://`, `gs://`, `az://`, and `memory://` within one process; see `object_client`.
 
-A PUT of a whole object is atomic and durable when it is answered. What it put in place is compared with what was
-sent: size, and the MD5 the server reports where it reports one, else the bytes read back. Credentials and
-endpoints come from the storage's usual variables and files (AWS_ACCESS_KEY_ID, AWS_PROFILE, AWS_ENDPOINT_URL, ...),
-never from the URL.
+A PUT of a whole object is atomic and durable when it is answered; an upload in parts, which a killed writer could
+leave behind unfinished, is never used. What the PUT put in place is compared with what was sent: by the MD5 that the
+storage reports where it reports one, else by the bytes read back.
 """
 
 from __future__ import annotations
 
 import hashlib
-import inspect
-import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
-from taba_core.errors import StoreError, TabaError, UsageError, WorkError
-from taba_core.store import journal, uploads
+from taba_core.errors import WorkError
+from taba_core.store import journal
+from taba_core.store.object_client import bucket_of, check_url, explained
 from taba_core.store.place import Data, Place, Written, pieces_of, written
 
 ROOT_MARK = "zarr.json"  # a tree without it does not exist: removed first, written last
-_READ_ONLY = ("http", "https")
-_PART_BYTES = 50 * 2**20  # of a multipart upload by fsspec's S3 and GCS clients
-_OPTIONS = {"use_listings_cache": False}  # others write too: a listing must be of now
+_FETCHES_AT_ONCE = 16
+_MOST_BYTES = 5 * 2**30  # of one PUT to S3
 
 
 def object_place(url: str) -> ObjectPlace:
     """The place of a URL.
 
     Raises:
-      UsageError: credentials or options in it, an unknown kind, or packages that are not installed.
+      UsageError: credentials or options in it, an unknown kind, packages that are not installed, or settings with
+        which the client of the storage cannot be made.
     """
-    parts = urlsplit(url)
-    if "@" in parts.netloc or parts.query:
-        raise UsageError(
-            f"--store {parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}: a store's URL holds no "
-            "credentials or options; set the storage's usual variables (AWS_ACCESS_KEY_ID, AWS_PROFILE, ...)."
-        )
-    if not (parts.netloc or parts.path.strip("/")):
-        raise UsageError(f"--store {url}: the URL names no place; give {parts.scheme}://BUCKET/PREFIX.")
+    check_url(url)
     place = ObjectPlace(url.rstrip("/"))
-    with _installed(url, parts.scheme):
-        _check_needs_no_arguments(url, parts.scheme)
-        place.filesystem()
+    bucket_of(place.url)
     return place
-
-
-@contextmanager
-def _installed(url: str, scheme: str) -> Iterator[None]:
-    try:
-        yield
-    except ImportError as error:
-        raise UsageError(
-            f"--store {url}: {scheme}:// needs packages that are not installed ({error}). "
-            "Install them: pip install 'taba[remote]'."
-        ) from None
-    except UsageError:
-        raise
-    except ValueError as error:
-        raise UsageError(
-            f"--store {url}: {error}. Use a directory, s3://, gs://, https:// or another URL fsspec knows."
-        ) from None
-
-
-def _check_needs_no_arguments(url: str, scheme: str) -> None:
-    """Refuse (UsageError) protocols such as ftp://, whose host is an argument that no URL of a store carries."""
-    import fsspec
-
-    parameters = list(inspect.signature(fsspec.get_filesystem_class(scheme).__init__).parameters.values())[1:]
-    if any(p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty for p in parameters):
-        raise UsageError(
-            f"--store {url}: a store cannot be on {scheme}://. Use a directory, s3://, gs:// or https://."
-        )
 
 
 @dataclass(frozen=True)
@@ -89,11 +50,13 @@ class ObjectPlace:
     def __truediv__(self, name: str) -> ObjectPlace:
         return ObjectPlace(f"{self.url}/{name}")
 
-    def filesystem(self) -> Any:
-        """The fsspec file system; fsspec keeps one per process."""
-        import fsspec
+    @property
+    def _client(self) -> Any:
+        return bucket_of(self.url)
 
-        return fsspec.filesystem(self.url.partition("://")[0], **_OPTIONS)
+    @property
+    def _key(self) -> str:
+        return "/".join(self.url.split("/", 3)[3:])
 
     @property
     def name(self) -> str:
@@ -111,55 +74,70 @@ class ObjectPlace:
 
     def size(self) -> int | None:
         """Bytes of the object; None if there is none."""
-        with self._explained("read"), suppress(FileNotFoundError):
-            info = self.filesystem().info(self.url)
-            return None if info["type"] == "directory" else int(info["size"] or 0)
-        return None
+        found = self._head()
+        return None if found is None else int(found["size"])
 
     def modified(self) -> float | None:
-        """Seconds, by the storage's clock, at which the object was written; None without an object or a kept time."""
-        # fsspec's way of saying that a protocol (http, for one) keeps no time of writing.
-        without_time = NotImplementedError
-        with self._explained("read"), suppress(FileNotFoundError, without_time):
-            return float(self.filesystem().modified(self.url).timestamp())
+        """Seconds, by the storage's clock, at which the object was written; None if there is none."""
+        found = self._head()
+        return None if found is None else float(found["last_modified"].timestamp())
+
+    def _head(self) -> Any:
+        import obstore
+
+        with explained("read", self.url), suppress(FileNotFoundError):
+            return obstore.head(self._client, self._key)
         return None
 
     def read_bytes(self) -> bytes:
         """The whole object."""
-        with self._explained("read"):
-            return bytes(self.filesystem().cat_file(self.url))
+        return self._read()[0]
+
+    def _read(self) -> tuple[bytes, dict[str, Any]]:
+        """The whole object, and the version that a conditional PUT names."""
+        import obstore
+
+        with explained("read", self.url):
+            found = obstore.get(self._client, self._key)
+            version = {name: found.meta[name] for name in ("e_tag", "version") if found.meta[name]}
+            return bytes(found.bytes()), version
 
     def crc32(self) -> int:
         """CRC-32 of the whole object, which is read once."""
         return zlib.crc32(self.read_bytes())
 
     def read_existing(self, names: Iterable[str]) -> dict[str, bytes]:
-        """Content of those objects that are there, fetched at once."""
-        fs = self.filesystem()
-        wanted = {fs._strip_protocol((self / name).url): name for name in names}
-        if not wanted:
-            return {}
-        with self._explained("read"):
-            found = fs.cat(list(wanted), on_error="return")
-            for value in found.values():
-                if isinstance(value, Exception) and not isinstance(value, FileNotFoundError):
-                    raise value
-        return {wanted[p]: bytes(v) for p, v in found.items() if not isinstance(v, Exception)}
+        """Content of those objects that are there, fetched several at once."""
+
+        def fetch(name: str) -> tuple[str, bytes | None]:
+            with suppress(FileNotFoundError):
+                return name, (self / name).read_bytes()
+            return name, None
+
+        with ThreadPoolExecutor(_FETCHES_AT_ONCE) as pool:
+            return {name: data for name, data in pool.map(fetch, names) if data is not None}
 
     def sizes(self) -> dict[str, int]:
         """Bytes of every object directly below this prefix."""
-        return self._sized({e["name"]: e["size"] for e in self._entries() if e["type"] == "file"})
+        return {_last(entry["path"]): int(entry["size"]) for entry in self._entries()["objects"]}
 
     def children(self) -> list[str]:
         """Names of the prefixes directly below this one."""
-        return sorted({_last(e["name"]) for e in self._entries() if e["type"] == "directory"})
+        return sorted(_last(path) for path in self._entries()["common_prefixes"])
+
+    def _entries(self) -> Any:
+        import obstore
+
+        with explained("list", self.url):
+            return obstore.list_with_delimiter(self._client, self._key)
 
     def walk(self) -> dict[str, int]:
         """Bytes of every object below."""
-        with self._explained("list"), suppress(FileNotFoundError):
-            found = self.filesystem().find(self.url, detail=True)
-            return self._sized({path: info["size"] for path, info in found.items()})
-        return {}
+        import obstore
+
+        with explained("list", self.url):
+            found = [entry for page in obstore.list(self._client, self._key) for entry in page]
+        return {entry["path"].removeprefix(f"{self._key}/"): int(entry["size"]) for entry in found}
 
     def make(self) -> None:
         """Nothing to do: prefixes exist with their objects."""
@@ -167,11 +145,21 @@ class ObjectPlace:
     def write_atomic(self, data: Data) -> Written:
         """PUT the whole object, then compare what the storage holds."""
         whole = data if isinstance(data, bytes) else b"".join(bytes(piece) for piece in pieces_of(data))
+        if len(whole) > _MOST_BYTES:
+            raise WorkError(
+                f"{self.url} would be {len(whole)} bytes, and object storage takes at most {_MOST_BYTES} in one piece: "
+                "use fewer samples_per_shard."
+            )
         sent = written(whole)
-        with self._explained("write"):
-            self.filesystem().pipe_file(self.url, whole)
-            self._compare(whole, sent)
+        self._compare(whole, sent, self._put(whole))
         return sent
+
+    def _put(self, data: bytes, **condition: Any) -> Any:
+        """One PUT; what the storage says of it."""
+        import obstore
+
+        with explained("write", self.url):
+            return obstore.put(self._client, self._key, data, use_multipart=False, **condition)
 
     def replace_tree(self, files: Mapping[str, bytes], aside: Place) -> None:
         """Between the old tree and the new one there is none: its mark is removed first and written last."""
@@ -209,22 +197,43 @@ class ObjectPlace:
 
     def create_exclusive(self, data: bytes) -> bool:
         """A conditional PUT (If-None-Match), then read back: storage that ignores the condition keeps the last."""
-        with self._explained("write"):
-            try:
-                if self.exists():
-                    return False
-                self.filesystem().pipe_file(self.url, data, mode="create")
-            except FileExistsError:
+        from obstore.exceptions import AlreadyExistsError
+
+        if self.exists():
+            return False
+        with suppress(AlreadyExistsError):  # also when a first attempt succeeded whose answer was lost
+            self._put(data, mode="create")
+        with suppress(FileNotFoundError):  # the one who was first has removed it already
+            return self.read_bytes() == data
+        return False
+
+    def exchange(self, old: bytes, new: bytes) -> bool:
+        """A conditional PUT (If-Match) on the version that was read, then read back."""
+        from obstore.exceptions import PreconditionError
+
+        try:
+            held, version = self._read()
+            if held != old:
                 return False
-        return self.read_bytes() == data
+            with suppress(PreconditionError):
+                self._put(new, mode=version)
+            return self.read_bytes() == new
+        except FileNotFoundError:
+            return False
+
+    def touch(self, content: bytes) -> None:
+        """Write the same bytes again, on the condition that nobody has replaced them."""
+        self.exchange(content, content)
 
     def confirm(self) -> None:
         """Nothing to do: an object that is there is durable."""
 
     def remove(self) -> None:
         """Remove the object, if it is there."""
-        with self._explained("remove"), suppress(FileNotFoundError):
-            self.filesystem().rm_file(self.url)
+        import obstore
+
+        with explained("remove", self.url), suppress(FileNotFoundError):
+            obstore.delete(self._client, self._key)
 
     def remove_tree(self) -> None:
         """Remove every object below, the mark first."""
@@ -233,94 +242,32 @@ class ObjectPlace:
             (self / name).remove()
 
     def interrupted(self) -> dict[str, int]:
-        """Multipart uploads directly below this prefix that were never completed (S3; invisible, but billed)."""
-        with self._explained("list"):
-            return uploads.unfinished(self.filesystem(), self.url)
+        """Nothing: a PUT that was killed leaves no trace."""
+        return {}
 
     def remove_interrupted(self, name: str) -> None:
-        """Abort an upload."""
-        with self._explained("remove"):
-            uploads.abort(self.filesystem(), self.url, name)
+        """Nothing to remove."""
 
     def check_kind(self, *, writing: bool) -> None:
-        """Refuse to write to web servers."""
-        if writing and self.url.partition("://")[0] in _READ_ONLY:
-            raise UsageError(
-                f"--store {self.url}: a store on a web server can be read, not written. Write to a directory or "
-                "to s3://BUCKET/PREFIX."
-            )
+        """Every kind can be read and written."""
 
     def check_writable(self) -> None:
         """Nothing is known before the first write, which says what is wrong."""
 
     def zarr_store(self) -> Any:
-        """A zarr store that reads through fsspec."""
-        from zarr.storage import FsspecStore
+        """A read-only zarr store, at this prefix."""
+        from zarr.storage import ObjectStore, StorePath
 
-        return FsspecStore.from_url(self.url, storage_options=_OPTIONS, read_only=True)
+        return StorePath(ObjectStore(self._client, read_only=True), self._key)
 
-    def _compare(self, whole: bytes, sent: Written) -> None:
-        info = self.filesystem().info(self.url)
-        if info["size"] != sent.bytes:
-            raise WorkError(f"{self.url} holds {info['size']} bytes, not {sent.bytes}; run again.")
-        if str(info.get("ETag", "")).strip('"') in _etags(whole):
+    def _compare(self, whole: bytes, sent: Written, answer: Any) -> None:
+        if str(answer["e_tag"] or "").strip('"') == hashlib.md5(whole, usedforsecurity=False).hexdigest():
             return
+        if (size := self.size()) != sent.bytes:
+            raise WorkError(f"{self.url} holds {size} bytes, not {sent.bytes}; run again.")
         if (found := self.crc32()) != sent.crc:
             raise WorkError(f"{self.url} holds other bytes than were sent ({found:08x}, {sent.crc:08x}).")
-
-    def _entries(self) -> list[dict[str, Any]]:
-        with self._explained("list"), suppress(FileNotFoundError, NotADirectoryError):
-            fs = self.filesystem()
-            here = fs._strip_protocol(self.url).rstrip("/")
-            found = fs.ls(self.url, detail=True)
-            return [e for e in found if e["name"].rstrip("/") != here]
-        return []
-
-    def _sized(self, sizes: Mapping[str, int | None]) -> dict[str, int]:
-        """Sizes by path relative to here; web servers list names only, so they are asked for each."""
-        unknown = [path for path, size in sizes.items() if size is None]
-        with self._explained("read"):
-            asked = dict(zip(unknown, self.filesystem().sizes(unknown), strict=True)) if unknown else {}
-        here = self.filesystem()._strip_protocol(self.url).rstrip("/") + "/"
-        return {path.removeprefix(here): int(asked.get(path, size) or 0) for path, size in sizes.items()}
-
-    @contextmanager
-    def _explained(self, doing: str) -> Iterator[None]:
-        """Errors of the storage as one message; whether a file exists stays the caller's to handle."""
-        try:
-            yield
-        except (TabaError, FileExistsError):
-            raise
-        except FileNotFoundError as error:
-            if doing in ("read", "list", "remove"):
-                raise
-            raise WorkError(
-                f"cannot {doing} {self.url}: there is no such bucket ({error}). Make it, or check --store."
-            ) from error
-        except Exception as error:  # clients of object storage share no base class
-            kind = WorkError if doing == "write" else StoreError
-            raise kind(
-                f"cannot {doing} {self.url}: {type(error).__name__}: {_one_line(error)}. Check the address, the "
-                "credentials and the endpoint in the environment, then run the same command again: it continues."
-            ) from error
-
-
-def _etags(data: bytes) -> set[str]:
-    """MD5 as S3 reports it for one PUT, and for a multipart upload in parts of 50 MiB."""
-    parts = [_md5(data[i : i + _PART_BYTES]) for i in range(0, len(data), _PART_BYTES)] or [_md5(b"")]
-    whole = parts[0] if len(parts) == 1 else _md5(data)
-    return {whole.hex(), f"{_md5(b''.join(parts)).hex()}-{len(parts)}"}
-
-
-def _md5(data: bytes) -> bytes:
-    return hashlib.md5(data, usedforsecurity=False).digest()
 
 
 def _last(path: str) -> str:
     return path.rstrip("/").rpartition("/")[2]
-
-
-def _one_line(error: Exception) -> str:
-    """First line of an error's text without a signed query."""
-    text = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
-    return re.sub(r"\?\S*", "", text).rstrip(".")

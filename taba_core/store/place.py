@@ -94,6 +94,15 @@ class Place(Protocol):
     def create_exclusive(self, data: bytes) -> bool:
         """Write the file unless there is one; False if there is. Of several who try, one succeeds."""
 
+    def exchange(self, old: bytes, new: bytes) -> bool:
+        """Replace the file if it holds exactly `old`; False if not. Of several who try, one succeeds.
+
+        `new` is what no other writer would write: it may be compared to tell who won.
+        """
+
+    def touch(self, content: bytes) -> None:
+        """Let the file count as written now, if it holds exactly this; nothing happens if not."""
+
     def confirm(self) -> None:
         """Make a file durable that somebody else wrote and may not have synced."""
 

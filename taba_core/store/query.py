@@ -22,7 +22,7 @@ def open_store(path: str | os.PathLike[str], chunks: Mapping[str, int] | None = 
     Values that were never written are NaN (`region`: 255, `class_id`: the smallest int32).
 
     Args:
-      path: a directory, or a URL fsspec knows (s3://, gs://, https://, ...).
+      path: a directory, or a URL: s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX.
       chunks: Dask block sizes by dimension; default a shard's samples by 10 steps. (One block per stored
         chunk, what xarray does alone, is several times slower.)
     Raises:

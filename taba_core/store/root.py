@@ -55,7 +55,7 @@ class Store:
         """Open a store; mode "a" makes it if there is none.
 
         Args:
-          path: a directory, or a URL fsspec knows: s3://BUCKET/PREFIX, gs://, https:// (reading only), ...
+          path: a directory, or a URL: s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX.
         Raises:
           UsageError: a file, no store there ("r"), a directory that belongs to something else, a URL that cannot
           be used. StoreError: a store of another schema version. WorkError: not writable ("a").

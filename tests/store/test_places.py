@@ -1,13 +1,16 @@
 import os
 import pickle
+import sys
+import time
 import uuid
 from pathlib import Path
 
-import fsspec
+import obstore
+import obstore.store
 import pytest
 
 from taba_core.errors import StoreError, UsageError, WorkError
-from taba_core.store import journal
+from taba_core.store import journal, object_client, object_place
 from taba_core.store.address import place_of
 from taba_core.store.local_place import LocalPlace
 from taba_core.store.place import Written
@@ -109,14 +112,14 @@ def test_a_tree_is_replaced_as_a_whole(place):
 def test_an_object_tree_whose_replacement_was_killed_does_not_exist(bucket, monkeypatch):
     tree = bucket / "tree"
     tree.replace_tree({"zarr.json": b"{}", "a": b"1"}, bucket)
-    memory, put = type(tree.filesystem()), type(tree.filesystem()).pipe_file
+    put = obstore.put
 
-    def dies_at_b(self, path, value, **options):
-        if path.endswith("/b"):
+    def dies_at_b(client, key, value, **options):
+        if key.endswith("/b"):
             raise KeyboardInterrupt
-        put(self, path, value, **options)
+        return put(client, key, value, **options)
 
-    monkeypatch.setattr(memory, "pipe_file", dies_at_b)
+    monkeypatch.setattr(obstore, "put", dies_at_b)
     with pytest.raises(KeyboardInterrupt):
         tree.replace_tree({"a": b"2", "b": b"2", "zarr.json": b"{2}"}, bucket)
     assert not (tree / "zarr.json").exists()  # never the old mark over new values
@@ -127,17 +130,16 @@ def test_a_compaction_that_was_killed_loses_and_repeats_nothing(bucket, monkeypa
     for number in range(4):
         book.append_line(str(number))
     removed = []
-    memory = type(book.filesystem())
-    remove = memory.rm_file
+    delete = obstore.delete
 
-    def dies_at_the_second(self, path):
+    def dies_at_the_second(client, key):
         if removed:
             raise KeyboardInterrupt
-        removed.append(path)
-        remove(self, path)
+        removed.append(key)
+        delete(client, key)
 
     with monkeypatch.context() as patch:
-        patch.setattr(memory, "rm_file", dies_at_the_second)
+        patch.setattr(obstore, "delete", dies_at_the_second)
         with pytest.raises(KeyboardInterrupt):
             book.compact()
     assert list(book.lines()) == list("0123")
@@ -182,18 +184,27 @@ def test_a_journal_copied_from_a_directory_to_objects_goes_on(bucket):
 
 @pytest.mark.parametrize("kept", [b"", b"12", b"13"], ids=["empty", "short", "changed"])
 def test_storage_that_keeps_something_else_is_found_out(bucket, monkeypatch, kept):
-    memory, put = type(bucket.filesystem()), type(bucket.filesystem()).pipe_file
-    monkeypatch.setattr(memory, "pipe_file", lambda self, path, value, **o: put(self, path, kept, **o))
+    put = obstore.put
+    monkeypatch.setattr(obstore, "put", lambda client, key, value, **o: put(client, key, kept, **o))
     with pytest.raises(WorkError, match=r"holds \d bytes, not 3|holds other bytes than were sent"):
         (bucket / "a").write_atomic(b"123" if len(kept) != 2 or kept == b"12" else b"12")
         (bucket / "b").write_atomic(b"12")
 
 
+def test_an_object_larger_than_one_put_takes_is_refused_with_the_way_out(bucket, monkeypatch):
+    monkeypatch.setattr(object_place, "_MOST_BYTES", 3)
+    with pytest.raises(
+        WorkError, match=r"/a would be 4 bytes, .* at most 3 in one piece: use fewer samples_per"
+    ):
+        (bucket / "a").write_atomic(b"1234")
+    assert not (bucket / "a").exists()
+
+
 def test_errors_of_the_storage_name_the_place_and_the_way_out(bucket, monkeypatch):
-    def refuse(self, path, value, **options):
+    def refuse(client, key, value, **options):
         raise PermissionError(13, "Access Denied for https://host/key?X-Amz-Signature=secret")
 
-    monkeypatch.setattr(type(bucket.filesystem()), "pipe_file", refuse)
+    monkeypatch.setattr(obstore, "put", refuse)
     with pytest.raises(
         WorkError, match=r"cannot write memory://\S+/a: PermissionError: .*Check the address"
     ) as e:
@@ -209,25 +220,129 @@ def test_urls_that_cannot_be_stores_are_refused():
         place_of("https://host/x?X-Amz-Signature=1")
     with pytest.raises(UsageError, match="the URL names no place; give memory://BUCKET/PREFIX"):
         place_of("memory://")
-    with pytest.raises(UsageError, match=r"--store nothing://x/y: .*Use a directory, s3://"):
-        place_of("nothing://x/y")
-    with pytest.raises(
-        UsageError, match=r"^--store ftp://host/x: a store cannot be on ftp://\. Use a directory"
-    ):
-        place_of("ftp://host/x")
-    with pytest.raises(UsageError, match="on a web server can be read, not written"):
-        place_of("https://host/x").check_kind(writing=True)
+    for url in ("nothing://x/y", "ftp://host/x", "https://host/x"):
+        kind = url.partition("://")[0]
+        with pytest.raises(
+            UsageError,
+            match=rf"^--store {url}: a store cannot be on {kind}://\. Use a directory, s3://BUCKET",
+        ):
+            place_of(url)
 
 
 def test_a_missing_package_names_the_extra(monkeypatch):
-    def missing(protocol, **options):
-        raise ImportError("Install s3fs to access S3")
-
-    monkeypatch.setattr(fsspec, "filesystem", missing)
+    monkeypatch.setitem(sys.modules, "boto3", None)  # importing it raises ImportError
+    object_client._bucket.cache_clear()
     with pytest.raises(
-        UsageError, match=r"Install s3fs to access S3\). Install them: pip install 'taba\[remote\]'"
+        UsageError, match=r"s3:// needs packages .*boto3.*\. Install them: pip install 'taba\[remote\]'"
     ):
         place_of("s3://bucket/x")
+
+
+@pytest.fixture
+def no_aws_settings(monkeypatch, tmp_path):
+    """Neither variables nor files of AWS, and no machine role to ask for."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    object_client._bucket.cache_clear(), object_client._aws_session.cache_clear()
+    yield tmp_path
+    object_client._bucket.cache_clear(), object_client._aws_session.cache_clear()
+
+
+def test_a_bucket_without_credentials_is_refused_before_any_request(no_aws_settings, monkeypatch):
+    with pytest.raises(
+        UsageError, match=r"^--store s3://bucket: there are no credentials for it\. Set AWS_AC"
+    ):
+        place_of("s3://bucket/x")
+    monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
+    assert place_of("s3://bucket/x").name == "x"
+
+
+def test_endpoint_region_and_key_come_from_the_profile(no_aws_settings, monkeypatch):
+    (no_aws_settings / "AWS_CONFIG_FILE").write_text(
+        "[profile site]\nregion = eu-north-1\nendpoint_url = http://127.0.0.1:9\n"
+    )
+    (no_aws_settings / "AWS_SHARED_CREDENTIALS_FILE").write_text(
+        "[site]\naws_access_key_id = key\naws_secret_access_key = word\n"
+    )
+    monkeypatch.setenv("AWS_PROFILE", "site")
+    client = object_client.bucket_of("s3://bucket/x")
+    sent = pickle.dumps(place_of("s3://bucket/x").zarr_store())  # as Dask sends it to its workers
+    assert b"word" not in sent and pickle.loads(sent).path == "x"
+    assert (client.config["endpoint"], client.config["region"]) == ("http://127.0.0.1:9", "eu-north-1")
+    assert client.credential_provider()["access_key_id"] == "key"
+
+
+def test_a_bucket_on_azure_without_its_account_says_which_variable(monkeypatch):
+    monkeypatch.delenv("AZURE_STORAGE_ACCOUNT_NAME", raising=False)
+    with pytest.raises(UsageError, match=r"--store az://box/x: .*ccount.*AZURE_STORAGE_ACCOUNT_NAME"):
+        place_of("az://box/x")
+
+
+def test_content_is_exchanged_only_for_what_was_expected(place):
+    file = place / "lease.json"
+    assert not file.exchange(b"old", b"new") and not file.exists()
+    file.write_atomic(b"old")
+    assert not file.exchange(b"other", b"new") and file.read_bytes() == b"old"
+    assert file.exchange(b"old", b"new") and file.read_bytes() == b"new"
+    assert not file.exchange(b"old", b"late") and file.read_bytes() == b"new"
+    assert list(place.sizes()) == ["lease.json"]  # no claim is left
+
+
+def test_a_touch_makes_only_the_expected_content_younger(place):
+    file = place / "lease.json"
+    file.write_atomic(b"mine")
+    before = file.modified()
+    time.sleep(0.02)
+    file.touch(b"other")
+    assert file.modified() == before
+    file.touch(b"mine")
+    assert file.modified() > before and file.read_bytes() == b"mine"
+    (place / "absent").touch(b"mine")
+    assert not (place / "absent").exists()
+
+
+def test_a_writer_who_stalls_between_looking_and_writing_replaces_nothing(bucket, monkeypatch):
+    """The condition is the storage's, so nothing that happens after the look is overwritten."""
+    file, put = bucket / "lease.json", obstore.put
+    file.write_atomic(b"dead")
+
+    def stalls(client, key, value, **options):
+        monkeypatch.setattr(obstore, "put", put)
+        file.write_atomic(b"another driver")
+        return put(client, key, value, **options)
+
+    for late in (lambda: file.exchange(b"dead", b"late"), lambda: file.touch(b"dead")):
+        file.write_atomic(b"dead")
+        monkeypatch.setattr(obstore, "put", stalls)
+        late()
+        assert file.read_bytes() == b"another driver"
+
+
+def test_an_answer_lost_on_the_way_does_not_lose_the_file(bucket, monkeypatch):
+    """The client repeats a PUT whose answer did not arrive; the storage then refuses its own first attempt."""
+    file, put = bucket / "lease.json", obstore.put
+
+    def twice(client, key, value, **options):
+        put(client, key, value, **options)
+        return put(client, key, value, **options)
+
+    monkeypatch.setattr(obstore, "put", twice)
+    assert file.create_exclusive(b"mine") and file.exchange(b"mine", b"mine again")
+
+
+def test_storage_that_ignores_conditions_does_not_make_two_winners(bucket, monkeypatch):
+    """Another one writes between our look and our write, and the storage takes the last: reading back shows it."""
+    file, put = bucket / "lease.json", obstore.put
+
+    def takes_the_last(client, key, value, mode=None, **options):
+        put(client, key, value, **options)
+        return put(client, key, b"the other one", **options)
+
+    monkeypatch.setattr(obstore, "put", takes_the_last)
+    assert not file.create_exclusive(b"mine")
 
 
 def test_a_file_url_is_a_directory(tmp_path):

@@ -6,9 +6,11 @@ import http.server
 import json
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import grpc
 import pytest
 from doctor_cases import (
     SCONTROL_CONFIG,
@@ -95,35 +97,53 @@ def test_a_dashboard_that_lists_jobs_without_a_token_fails(code, body, status, t
     assert (found.status, place in found.found) == (status, True)
 
 
-@pytest.mark.parametrize(("wanted", "status"), [(None, "FAIL"), ("Bearer x", "ok")])
-def test_a_head_that_answers_strangers_fails(wanted, status, tmp_path):
-    """A server that speaks as much of Ray's language as the question needs."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    import grpc
-
-    class Head(grpc.GenericRpcHandler):
-        def service(self, details):
-            assert details.method == "/ray.rpc.NodeInfoGcsService/CheckAlive"
-            return grpc.unary_unary_rpc_method_handler(self.answer)
-
-        def answer(self, request, context):
-            if wanted and dict(context.invocation_metadata()).get("authorization") != wanted:
-                context.abort(grpc.StatusCode.UNAUTHENTICATED, "InvalidAuthToken")
-            return b"\x12\x06" + b"2.60.0"
-
-    server = grpc.server(ThreadPoolExecutor(1), handlers=[Head()])
+@pytest.fixture
+def head(tmp_path, monkeypatch):
+    """A port where a gRPC server listens, and a `ray` of which a test says what it prints and how it ends."""
+    server = grpc.server(ThreadPoolExecutor(1))
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()
-    try:
-        found = access.cluster_locked(machine(tmp_path, address=address, environ={"USER": "ada"}))
-    finally:
-        server.stop(None).wait()
-    assert found.status == status
-    if status == "FAIL":
-        assert found.found == (
-            f"{address} answers without a token: anybody who reaches the port can run code as ada"
-        )
+
+    def make(script):
+        program = tmp_path / "ray"
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+        return address
+
+    yield make
+    server.stop(None).wait()
+
+
+def test_a_head_that_answers_strangers_fails(head, tmp_path):
+    address = head("echo 1 node")
+    found = access.cluster_locked(machine(tmp_path, address=address, environ={"USER": "ada"}))
+    said = f"{address} answers without a token: anybody who reaches the port can run code as ada"
+    assert (found.status, found.found) == ("FAIL", said)
+
+
+def test_a_head_that_wants_a_token_is_in_order(head, tmp_path):
+    address = head("echo 'ray.exceptions.AuthenticationError: RPC error: InvalidAuthToken' >&2; exit 1")
+    found = access.cluster_locked(machine(tmp_path, address=address))
+    assert found == ok(f"{address} refuses who shows no token")
+
+
+def test_the_question_is_a_strangers_whatever_token_this_shell_has(head, tmp_path, monkeypatch):
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.setenv(name, "x")
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    wants_none = 'test -z "$RAY_AUTH_TOKEN$RAY_AUTH_TOKEN_PATH" && test "$RAY_AUTH_MODE" = disabled'
+    address = head(f'{wants_none} && test "$*" = "status --address $ADDRESS"')
+    monkeypatch.setenv("ADDRESS", address)
+    assert access.cluster_locked(machine(tmp_path, address=address)).status == "FAIL"
+
+
+def test_a_head_whose_answer_is_not_understood_is_neither_called_open_nor_locked(head, tmp_path):
+    address = head("echo 'RuntimeError: Version mismatch' >&2; exit 1")
+    found = access.cluster_locked(machine(tmp_path, address=address))
+    assert found.status == "warn"
+    assert found.found == f"it is not known whether {address} wants a token: RuntimeError: Version mismatch"
+    assert f"RAY_AUTH_MODE=disabled ray status --address {address}" in found.remedy
 
 
 def test_nothing_listening_is_neither_open_nor_locked(tmp_path):
@@ -187,10 +207,11 @@ def test_an_inspection_that_hangs_is_ended_and_fails(tmp_path):
     assert nodes.clocks(subject) == skipped("no node answered")
 
 
-def test_the_cluster_ray_finds_by_itself_is_asked_too(tmp_path):
+@pytest.mark.parametrize("address", ["auto", "ray://127.0.0.1:10001"])
+def test_the_head_is_asked_that_the_nodes_name(address, tmp_path):
     answers = {Path(sys.executable).name: Ran(0, json.dumps(said_by(report("n1"), gcs="127.0.0.1:1")))}
-    found = access.cluster_locked(machine(tmp_path, answers=answers, address="auto"))
-    assert found == skipped("nothing answers at 127.0.0.1:1")
+    found = access.cluster_locked(machine(tmp_path, answers=answers, address=address))
+    assert found.status == "skipped" and found.found.startswith("nothing answers at 127.0.0.1:1")
 
 
 def test_a_login_node_is_sent_inside(tmp_path):
@@ -214,29 +235,47 @@ def test_without_a_cluster_the_nodes_are_skipped_for_one_reason(tmp_path):
         ({"code": "ffffffff"}, "taba's code ffffffff instead of 0a1b2c3d on n2"),
     ],
 )
-def test_software_that_differs_on_a_node_fails(different, said):
-    there = said_by(report("n1"), report("n2", **different))
-    assert nodes.judge_software(there, there["nodes"]).found == said
-    alike = said_by(report("n1"), report("n2"))
-    assert nodes.judge_software(alike, alike["nodes"]).status == "ok"
+def test_software_that_differs_on_a_node_fails(different, said, tmp_path):
+    there = cluster_of(tmp_path, said_by(report("n1"), report("n2", **different)))
+    assert nodes.same_software(there).found == said
+    assert nodes.same_software(cluster_of(tmp_path, said_by(report("n1"), report("n2")))).status == "ok"
 
 
 @pytest.mark.parametrize(
     ("skew", "error", "status"),
     [(0.5, 0.001, "ok"), (3.0, 0.1, "warn"), (-3.0, 0.1, "warn"), (3.0, 2.9, "ok"), (-40.0, 0.1, "FAIL")],
 )
-def test_a_clock_is_wrong_only_beyond_what_the_round_trip_leaves_open(skew, error, status):
+def test_a_clock_is_wrong_only_beyond_what_the_round_trip_leaves_open(skew, error, status, tmp_path):
     there = said_by(report("n1"), report("n2", skew=skew, skew_error=error))
-    found = nodes.judge_clocks(there, there["nodes"])
+    found = nodes.clocks(cluster_of(tmp_path, there))
     assert found.status == status
     assert "(n2)" in found.found
 
 
-def test_a_store_one_node_cannot_see_fails():
-    there = said_by(report("n1"), report("n2"), saw=["n1"], answers=1)
-    assert nodes.judge_store(there, there["nodes"]).found == "not to be read and written on n2"
-    unseen = there | {"saw": ["n1", "n2"], "answers": 1}  # both see it, one's answer does not arrive
-    assert nodes.judge_store(unseen, unseen["nodes"]).found == "only 1 of 2 nodes wrote what can be seen here"
+@pytest.mark.parametrize(
+    ("seeing", "answering", "said"),
+    [
+        (["n1"], ["n1"], "not to be read and written on n2"),
+        (
+            ["n1", "n2"],
+            ["n1"],
+            "only 1 of 2 nodes wrote what can be seen here",
+        ),  # n2's answer does not arrive
+    ],
+)
+def test_a_store_one_node_cannot_use_fails(seeing, answering, said, tmp_path, monkeypatch):
+    monkeypatch.setattr(nodes, "_ANSWERS_S", 0.2)
+
+    def cluster(command, timeout):
+        marker = Path(json.loads(command[-1])["marker"])
+        for name in answering:
+            (marker.parent / f"marker.{name}").write_text(marker.read_text())
+        reports = [report(n, marker=marker.read_text() if n in seeing else None) for n in ("n1", "n2")]
+        return Ran(0, json.dumps(said_by(*reports)))
+
+    subject = machine(tmp_path, address="10.0.0.1:6379", store=str(tmp_path / "run"), run=cluster)
+    found = nodes.shared_store(subject)
+    assert (found.status, found.found) == ("FAIL", said)
 
 
 def test_the_marker_is_written_answered_and_removed(tmp_path):
@@ -254,14 +293,15 @@ def test_the_marker_is_written_answered_and_removed(tmp_path):
 
 
 @pytest.mark.parametrize(("size", "said"), [(None, "missing on n2"), (40, "40 B instead of 100 B on n2")])
-def test_weights_a_node_lacks_or_has_half_of_fail(size, said):
-    there = said_by(report("n1"), report("n2", paths={"/w/adm.pt": size}))
-    assert nodes.judge_weights(there, there["nodes"]).found == f"/w/adm.pt is {said}"
+def test_weights_a_node_lacks_or_has_half_of_fail(size, said, tmp_path, monkeypatch):
+    monkeypatch.setattr(nodes, "weight_files", lambda subject: [Path("/w/adm.pt")])
+    there = cluster_of(tmp_path, said_by(report("n1"), report("n2", paths={"/w/adm.pt": size})))
+    assert nodes.weights_there(there).found == f"/w/adm.pt is {said}"
 
 
-def test_the_node_with_the_least_scratch_is_named():
+def test_the_node_with_the_least_scratch_is_named(tmp_path):
     there = said_by(report("n1"), report("n2", scratch_free=10**9))
-    found = nodes.judge_scratch(there, there["nodes"])
+    found = nodes.scratch_there(cluster_of(tmp_path, there))
     assert (found.status, found.found) == ("warn", "at least 1.0 GB free (n2: /tmp/taba-x/r)")
 
 

@@ -14,13 +14,13 @@ from cluster.pool.local import LocalExecutor
 from cluster.pool.units import Units
 from taba_core.errors import WorkError
 from taba_core.store import Store
+from taba_core.store.holder import Holder
+from taba_core.store.lease import StoreHeldError, hold
 from workflows.analysis.study import find_studies
 from workflows.configuration.context import Context
 from workflows.configuration.settings import parse_settings
 from workflows.execution.engine import MAX_SETBACKS, run_plan
 from workflows.execution.watch import Watcher
-from workflows.ownership.holder import Holder
-from workflows.ownership.lease import StoreHeldError, hold
 from workflows.planning.plan import make_plan
 from workflows.planning.units import PlanUnits, parse_unit_id
 
@@ -124,7 +124,7 @@ def test_a_driver_whose_store_is_taken_over_appends_nothing_more(tmp_path):
             for number, outcome in enumerate(super().execute(*arguments)):
                 if number == 2:
                     other = {**Holder.this_process("other").to_json(), "boot": "another machine"}
-                    lease.path.write_text(json.dumps(other))
+                    lease.file.write_atomic(json.dumps(other).encode())
                 yield outcome
 
     store = Store.open(tmp_path, mode="a").path
@@ -135,7 +135,7 @@ def test_a_driver_whose_store_is_taken_over_appends_nothing_more(tmp_path):
     ):
         carry_out(store, lambda: TakenOver(1), watch=watch)
     receipts = sum(f.read_text().count('"receipt"') for f in (store / "_ledger").glob("gaussian-*.jsonl"))
-    assert receipts == 2 and lease.path.exists()
+    assert receipts == 2 and lease.file.exists()
     assert (
         json.loads((store / "_ledger" / "status.json").read_text())["state"] == "running"
     )  # the last of ours

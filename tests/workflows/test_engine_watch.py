@@ -18,14 +18,14 @@ from cluster.pool.events import Event
 from cluster.pool.executor import Outcome, Unit
 from taba_core.errors import WorkError
 from taba_core.store import Store
+from taba_core.store.holder import Holder
+from taba_core.store.lease import acquire, hold
 from workflows.execution import run as runs
 from workflows.execution.engine import FailedUnitsError
 from workflows.execution.watch import Watcher, live
 from workflows.execution.watch.runlog import RunLog
 from workflows.execution.watch.status_file import progress_text, read_status, status_lines, write_status
 from workflows.execution.watch.tally import Tally
-from workflows.ownership.holder import Holder
-from workflows.ownership.lease import acquire, hold
 
 
 @pytest.fixture
@@ -252,7 +252,7 @@ def test_the_last_status_and_log_line_say_how_a_run_ended(tmp_path, error, state
 def test_a_driver_that_lost_its_store_leaves_the_others_status_alone(tmp_path):
     lease = acquire(tmp_path, "r1")
     with Watcher(tmp_path, lease, "taba run x"):
-        lease.path.unlink()
+        lease.file.remove()
         acquire(tmp_path, "r2")
         write_status(tmp_path, {"state": "running", "run": "r2"})
     assert read_status(tmp_path)["run"] == "r2"

@@ -3,11 +3,11 @@
 import re
 
 import pytest
-
-from taba_core.errors import UsageError
-from workflows.configuration.environment import count_in_environment
-from workflows.execution.run import choose_executor
 from workflows.ownership.holder import Holder
+
+from taba_core.environment import count_in_environment
+from taba_core.errors import UsageError
+from workflows.execution.run import choose_executor
 
 
 @pytest.mark.parametrize(("text", "count"), [("", 7), (" 3 ", 3), ("0", 0)])

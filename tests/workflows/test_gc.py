@@ -10,8 +10,8 @@ import time
 import pytest
 
 from taba_core.store import Store
+from taba_core.store.lease import hold
 from workflows.__main__ import main
-from workflows.ownership.lease import hold
 
 RUN = [
     "run", "correlation", "--model", "gaussian", "--executor", "local", "--workers", "1", "--no-report",

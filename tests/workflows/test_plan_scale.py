@@ -39,7 +39,6 @@ def test_stages_of_table_2_by_hand():
         assert stage.longest == pytest.approx(4.65)
         assert stage.waves == 10  # 160 units on 16 workers
         assert stage.seconds == pytest.approx(46.5)
-    assert table.device_hours == pytest.approx(2 * 160 * 4.65 / 3600)
     # Twice the longest unit and a minute is below the five minutes every job gets.
     assert table.signal_seconds == 300
 

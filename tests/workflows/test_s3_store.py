@@ -5,6 +5,7 @@ Needs the packages of the extra `remote` and a server: pip install 'taba[remote]
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import socket
@@ -12,12 +13,20 @@ import subprocess
 import sys
 import time
 import urllib.request
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
+import obstore
 import pytest
+from obstore.exceptions import AlreadyExistsError, PreconditionError
 
 from taba_core.store.address import place_of
+from taba_core.store.holder import Holder
+from taba_core.store.lease import StoreHeldError, acquire, holder_of
+from taba_core.store.place import json_bytes
 
-s3fs = pytest.importorskip("s3fs", reason="the extra `remote` is not installed")
+boto3 = pytest.importorskip("boto3", reason="the extra `remote` is not installed")
 pytest.importorskip("moto", reason="no S3 server: pip install 'moto[s3]' flask flask-cors")
 pytestmark = pytest.mark.slow
 
@@ -62,7 +71,7 @@ def server():
                 break
             except OSError:
                 time.sleep(0.1)
-        s3fs.S3FileSystem(use_listings_cache=False).call_s3("create_bucket", Bucket="bucket")
+        boto3.client("s3").create_bucket(Bucket="bucket")
         yield url
     finally:
         os.environ.clear()
@@ -115,27 +124,44 @@ def test_damaged_objects_are_found_and_computed_again(local):
     assert contents(place) == contents(local)
 
 
-def test_an_upload_in_parts_is_whole_and_an_unfinished_one_is_found_and_aborted():
+def test_a_large_object_goes_up_in_one_piece_of_which_a_kill_leaves_nothing():
     place = place_of("s3://bucket/parts/array")
-    large = os.urandom(1 << 20) * 101  # more than two parts of 50 MiB
+    large = os.urandom(1 << 20) * 101
     assert (place / "c.0").write_atomic(large).bytes == 101 << 20
-    assert place.interrupted() == {}
-    client = place.filesystem()
-    began = client.call_s3("create_multipart_upload", Bucket="bucket", Key="parts/array/c.1")
-    part = {"Key": "parts/array/c.1", "UploadId": began["UploadId"], "PartNumber": 1, "Body": b"x" * 10}
-    client.call_s3("upload_part", Bucket="bucket", **part)
-    (name,) = place.interrupted()
-    assert place.interrupted()[name] == 10 and name.startswith("c.1?")
-    place.remove_interrupted(name)
-    assert place.interrupted() == {} and place.sizes() == {"c.0": 101 << 20}
+    assert place.sizes() == {"c.0": 101 << 20} and (place / "c.0").crc32() == zlib.crc32(large)
+    client = boto3.client("s3")
+    etag = client.head_object(Bucket="bucket", Key="parts/array/c.0")["ETag"]
+    assert etag.strip('"') == hashlib.md5(large).hexdigest()  # an upload in parts would have another kind
+    assert "Uploads" not in client.list_multipart_uploads(Bucket="bucket")
 
 
-def test_of_two_who_create_an_object_one_succeeds():
-    place = place_of("s3://bucket/lease.json")
-    assert [place.create_exclusive(name) for name in (b"one", b"two")] == [True, False]
-    with pytest.raises(FileExistsError):  # the server itself refuses, not only our own look before
-        place.filesystem().pipe_file(place.url, b"three", mode="create")
-    assert place.read_bytes() == b"one"
+def test_the_server_itself_refuses_the_second_of_two_who_create_or_replace_an_object():
+    place, file = place_of("s3://bucket"), place_of("s3://bucket/lease.json")
+    assert [file.create_exclusive(name) for name in (b"one", b"two")] == [True, False]
+    with pytest.raises(AlreadyExistsError):  # not only our own look before
+        obstore.put(place._client, "lease.json", b"three", mode="create", use_multipart=False)
+    _, version = file._read()
+    assert file.exchange(b"one", b"two")
+    with pytest.raises(PreconditionError):
+        obstore.put(place._client, "lease.json", b"three", mode=version, use_multipart=False)
+    assert file.read_bytes() == b"two"
+
+
+def test_of_twenty_who_take_over_the_store_of_a_dead_driver_one_wins():
+    store, dead = place_of("s3://bucket/raced"), replace(Holder.this_process("dead"), pid=2**22 + 1)
+    (store / "_ledger" / "lease.json").write_atomic(json_bytes(dead.to_json()))
+
+    def race(number):
+        try:
+            return acquire(store, f"racer {number}").holder.run
+        except StoreHeldError as error:
+            return error.exit_code
+
+    began = time.monotonic()
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(race, range(20)))
+    assert answers.count(75) == 19 and holder_of(store).run in answers
+    assert time.monotonic() - began < 20  # a dead driver is replaced at once
 
 
 def test_a_bucket_that_is_not_there_says_so():

@@ -22,7 +22,6 @@ from workflows.text import bytes_text
 if TYPE_CHECKING:
     from taba_core.stats import Statistic
 
-LIMIT = 2 * 2**30
 NUM_STEPS = 10
 NUM_POINTS = 2048
 _POOL = 1 << 20

@@ -7,16 +7,17 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 
+from cluster.slurm.queue import job_ended
 from taba_core.errors import unknown_name
 from taba_core.store import Store
 from taba_core.store.files import LEDGER_DIRECTORY
 from taba_core.store.integrity import orphans
 from taba_core.store.journal import FOLDER
+from taba_core.store.lease import hold, is_held
 from taba_core.store.place import Place
 from workflows.analysis.study import studies
 from workflows.execution.engine import RUN_LOG
 from workflows.execution.watch.runlog import LOGS
-from workflows.ownership.object_lease import hold_place, is_held
 from workflows.text import bytes_text, print_table
 
 _DAY_S = 86400.0
@@ -51,8 +52,8 @@ def collect_garbage(
     store.place.check_kind(writing=delete)
     if name is not None:
         named(store, name)  # refuses an unknown name before the lease is taken
-    with hold_place(store.place) if delete else nullcontext():
-        busy = not delete and is_held(store.place)
+    with hold(store.place, job_ended=job_ended) if delete else nullcontext():
+        busy = not delete and is_held(store.place, job_ended)
         found = [named(store, name)] if name else list(_all(store, log_days, busy))
         kept = [w for w in found if w.kind == UNREFERENCED and not unreferenced and name is None]
         going = [w for w in found if w not in kept]

@@ -51,7 +51,7 @@ StorePath = Annotated[
     str,
     typer.Option(
         "--store",
-        help="Store: a directory or s3://BUCKET/PREFIX; to read also https:// and others.",
+        help="Store: a directory, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX.",
     ),
 ]
 Models = Annotated[

@@ -66,10 +66,10 @@ def status(
     ] = False,
 ) -> None:
     """Nodes, attempt and driver of a cluster, from its files; needs no Ray."""
-    from workflows.ownership.holder import squeue_state
+    from cluster.slurm.queue import job_state
 
     found = _find(job_id, run_dir)
-    state = squeue_state(job_id)
+    state = job_state(job_id)
     asked = {None: "Slurm cannot be asked here", "": "not in the queue any more"}.get(state, state)
     up = [node for node in found.nodes() if node.state == "up"]
     print(f"job {job_id}: {asked}; attempt {found.attempt}, started {found.started}")

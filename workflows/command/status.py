@@ -6,11 +6,12 @@ import time
 from contextlib import nullcontext
 from pathlib import Path
 
+from cluster.slurm.queue import job_ended
 from taba_core.errors import UsageError
 from taba_core.store import Store
 from taba_core.store.address import is_remote
+from taba_core.store.lease import hold
 from workflows.execution.watch.status_file import read_status, status_lines
-from workflows.ownership.object_lease import hold_place
 from workflows.text import bytes_text, print_table
 
 
@@ -52,7 +53,7 @@ def print_verification(path: str, *, deep: bool, forget: bool) -> None:
     store.place.check_kind(writing=forget)
     started = time.perf_counter()
     with (
-        hold_place(store.place) if forget else nullcontext()
+        hold(store.place, job_ended=job_ended) if forget else nullcontext()
     ):  # forgetting writes, which only one process may
         found = audit(store, deep=deep, forget=forget)
     seconds = time.perf_counter() - started

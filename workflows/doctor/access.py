@@ -15,7 +15,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from cluster.ray.inspection import answers_without_token
+from cluster.ray.inspection import ask_without_token
 from workflows.doctor.finding import Finding, Subject, check, fail, ok, skipped, warn
 from workflows.doctor.nodes import inspection
 
@@ -95,17 +95,23 @@ def _exposed(path: Path) -> str:
 
 @check(SECTION, "cluster locked")
 def cluster_locked(subject: Subject) -> Finding:
-    """Ask the cluster for a sign of life without a token, as a stranger would."""
+    """Ask the cluster for its status without a token, as a stranger would."""
     address = _head(subject)
     if address is None:
-        return skipped("no Ray cluster is named (--address, RAY_ADDRESS) or found here")
-    answers, reason = answers_without_token(address)
-    if answers:
+        return skipped("no Ray cluster is named (--address HOST:PORT, RAY_ADDRESS) or found here")
+    answer, reason = ask_without_token(address)
+    if answer == "open":
         return fail(
             f"{address} answers without a token: anybody who reaches the port can run code as {_user(subject)}",
             _LOCK,
         )
-    if answers is None:
+    if answer == "unclear":
+        return warn(
+            f"it is not known whether {address} wants a token: {reason}",
+            f"look at what `RAY_AUTH_MODE=disabled ray status --address {address}` prints: it must be an "
+            "AuthenticationError",
+        )
+    if answer == "nothing":
         named = subject.cluster not in (None, "auto")
         return skipped(f"nothing answers at {address}" + (f": {reason}" if named else ""))
     return ok(f"{address} refuses who shows no token")
@@ -116,9 +122,10 @@ def _user(subject: Subject) -> str:
 
 
 def _head(subject: Subject) -> str | None:
-    """The head to ask: the named one, the one Ray finds for "auto", else the one last started on this machine."""
+    """The head to ask: the named one, the one its nodes name, else the one last started on this machine."""
     if subject.cluster is not None:
-        return subject.cluster if subject.cluster != "auto" else inspection(subject).get("gcs")
+        named = subject.cluster != "auto" and not subject.cluster.startswith("ray://")
+        return subject.cluster if named else inspection(subject).get("gcs") or None
     base = subject.environ.get("RAY_TMPDIR") or subject.environ.get("TMPDIR") or tempfile.gettempdir()
     try:
         return (Path(base) / "ray" / "ray_current_cluster").read_text().strip() or None

@@ -31,24 +31,9 @@ class Finding:
             raise ValueError(f"'{self.found}' needs a remedy: a {self.status} says what to do about it.")
 
 
-def ok(found: str) -> Finding:
-    """In order."""
-    return Finding("ok", found)
-
-
-def warn(found: str, remedy: str) -> Finding:
-    """Runs, but slower, less safely or not for long."""
-    return Finding("warn", found, remedy)
-
-
-def fail(found: str, remedy: str) -> Finding:
-    """A run would break, or somebody else could read or run what is the user's."""
-    return Finding("FAIL", found, remedy)
-
-
-def skipped(reason: str) -> Finding:
-    """Nothing to look at here."""
-    return Finding("skipped", reason)
+# ok(found): in order. warn(found, remedy): it runs, but slower, less safely or not for long. fail(found, remedy): a run
+# would break, or somebody else could read or run what is the user's. skipped(reason): there is nothing to look at here.
+ok, warn, fail, skipped = (functools.partial(Finding, status) for status in ("ok", "warn", "FAIL", "skipped"))
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from taba_core.cache import cache_folder
 from taba_core.models.catalog import load_card
 from taba_core.models.prompts import RECAP_COCO, recap_coco_path
 from taba_core.models.weights import locate, status, stored_at, why_unusable
-from workflows.doctor.finding import Finding, Subject, check, fail, ok, skipped, warn
-from workflows.doctor.mounts import RAM, existing, file_system
+from workflows.doctor.finding import Finding, Subject, check, fail, ok, skipped
 
 SECTION = "models"
 _ASK = "no --model given"
@@ -60,17 +58,3 @@ def prompts(subject: Subject) -> Finding:
         f"{RECAP_COCO} is not at {recap_coco_path()}; {', '.join(told)} will be refused",
         f"taba fetch {RECAP_COCO} on a machine with internet, or run with --set prompts=builtin",
     )
-
-
-@check(SECTION, "cache")
-def cache(subject: Subject) -> Finding:
-    """Where weights and fits are kept."""
-    if not subject.models:
-        return skipped(_ASK)
-    folder = cache_folder()
-    kind = file_system(existing(folder), subject.mounts)
-    if kind in RAM:
-        return warn(
-            f"{folder} is {kind}: memory, gone with the node", "export TABA_CACHE to a directory that stays"
-        )
-    return ok(f"{folder} is {kind}")

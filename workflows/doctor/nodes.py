@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from workflows.doctor.finding import Finding, Subject, check, fail, ok, skipped, warn
+from workflows.doctor.finding import Check, Finding, Subject, check, fail, ok, skipped, warn
 from workflows.doctor.models import weight_files
 from workflows.doctor.storage import store_folder
 from workflows.launch import PACKAGES, program
@@ -107,17 +107,24 @@ def alive(subject: Subject) -> Finding:
     return ok(found)
 
 
-def _check_nodes(subject: Subject, judge: Callable[[Report, list[Report]], Finding]) -> Finding:
-    """Judge the nodes that answered; skipped if there are none."""
-    if subject.cluster is None:
-        return skipped(_NONE)
-    said = inspection(subject)
-    nodes = [node for node in said.get("nodes", []) if "error" not in node]
-    return (
-        judge(said, nodes)
-        if nodes
-        else skipped("this machine is no node" if said.get("outside") else "no node answered")
-    )
+def node_check(name: str) -> Callable[[Callable[[Subject, Report, list[Report]], Finding]], Check]:
+    """Decorator: a check that judges what the nodes that answered have reported, skipped if there are none."""
+
+    def register(judge: Callable[[Subject, Report, list[Report]], Finding]) -> Check:
+        @check(SECTION, name)
+        @functools.wraps(judge)
+        def of_nodes(subject: Subject) -> Finding:
+            if subject.cluster is None:
+                return skipped(_NONE)
+            said = inspection(subject)
+            nodes = [node for node in said.get("nodes", []) if "error" not in node]
+            if nodes:
+                return judge(subject, said, nodes)
+            return skipped("this machine is no node" if said.get("outside") else "no node answered")
+
+        return of_nodes
+
+    return register
 
 
 def _named(nodes: list[Report]) -> str:
@@ -126,14 +133,9 @@ def _named(nodes: list[Report]) -> str:
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
-@check(SECTION, "same software")
-def same_software(subject: Subject) -> Finding:
+@node_check("same software")
+def same_software(subject: Subject, said: Report, nodes: list[Report]) -> Finding:
     """Python, packages and taba's own sources as on this machine."""
-    return _check_nodes(subject, judge_software)
-
-
-def judge_software(said: Report, nodes: list[Report]) -> Finding:
-    """The driver's versions against every node's; `code` is a digest of taba's sources."""
     own = _software(said["driver"])
     differing: dict[str, list[Report]] = {}
     for node in nodes:
@@ -153,14 +155,9 @@ def _software(report: Report) -> dict[str, str]:
     return {"python": report["python"], **report["versions"], "taba's code": report["code"]}
 
 
-@check(SECTION, "clocks")
-def clocks(subject: Subject) -> Finding:
-    """Every node's clock against this machine's; leases and logs compare times of different machines."""
-    return _check_nodes(subject, judge_clocks)
-
-
-def judge_clocks(said: Report, nodes: list[Report]) -> Finding:
-    """The largest skew, less what the round trip leaves open."""
+@node_check("clocks")
+def clocks(subject: Subject, said: Report, nodes: list[Report]) -> Finding:
+    """Every node's clock against this machine's, less what the round trip leaves open; logs compare their times."""
     worst = max(nodes, key=lambda node: abs(node["skew"]))
     sure = max(abs(worst["skew"]) - worst["skew_error"], 0.0)
     found = (
@@ -172,16 +169,11 @@ def judge_clocks(said: Report, nodes: list[Report]) -> Finding:
     return warn(found, remedy) if sure > _LATE_S else ok(found)
 
 
-@check(SECTION, "shared store")
-def shared_store(subject: Subject) -> Finding:
+@node_check("shared store")
+def shared_store(subject: Subject, said: Report, nodes: list[Report]) -> Finding:
     """Every node reads a file this machine has just written, and this machine the answers."""
-    if subject.cluster is not None and isinstance(folder := store_folder(subject), Finding):
+    if isinstance(folder := store_folder(subject), Finding):
         return folder
-    return _check_nodes(subject, judge_store)
-
-
-def judge_store(said: Report, nodes: list[Report]) -> Finding:
-    """Who saw the marker, and whose answers came back."""
     if "saw" not in said:
         return skipped("nothing can be written to the store's directory from here")
     blind = [node for node in nodes if node["host"] not in said["saw"]]
@@ -193,16 +185,11 @@ def judge_store(said: Report, nodes: list[Report]) -> Finding:
     return ok(f"all {len(nodes)} nodes read and write the store's directory")
 
 
-@check(SECTION, "weights there")
-def weights_there(subject: Subject) -> Finding:
+@node_check("weights there")
+def weights_there(subject: Subject, said: Report, nodes: list[Report]) -> Finding:
     """The models' weights as large on every node as here."""
-    if not weight_files(subject) and subject.cluster is not None:
+    if not weight_files(subject):
         return skipped("no --model with weights that are here")
-    return _check_nodes(subject, judge_weights)
-
-
-def judge_weights(said: Report, nodes: list[Report]) -> Finding:
-    """Sizes of the weights on the nodes against the driver's."""
     own = said["driver"]["paths"]
     for path, size in own.items():
         if lacking := [node for node in nodes if node["paths"].get(path) != size]:
@@ -215,14 +202,9 @@ def judge_weights(said: Report, nodes: list[Report]) -> Finding:
     return ok(f"{len(own)} of {len(own)} on all {len(nodes)} nodes")
 
 
-@check(SECTION, "scratch there")
-def scratch_there(subject: Subject) -> Finding:
+@node_check("scratch there")
+def scratch_there(subject: Subject, said: Report, nodes: list[Report]) -> Finding:
     """Space where Ray writes on every node."""
-    return _check_nodes(subject, judge_scratch)
-
-
-def judge_scratch(said: Report, nodes: list[Report]) -> Finding:
-    """The node with the least space."""
     least = min(nodes, key=lambda node: node["scratch_free"])
     found = f"at least {bytes_text(least['scratch_free'])} free ({least['host']}: {least['scratch']})"
     if least["scratch_free"] < _LOW_SCRATCH:

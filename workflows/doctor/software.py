@@ -14,7 +14,7 @@ from typing import Any
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from workflows.configuration.environment import count_in_environment
+from taba_core.environment import count_in_environment
 from workflows.doctor.finding import Finding, Subject, check, fail, ok, skipped, warn
 from workflows.doctor.mounts import SHARED, file_system
 
@@ -44,8 +44,9 @@ for name in sys.argv[1:]:
 
 @check(SECTION, "python")
 def python(subject: Subject) -> Finding:
-    """The interpreter against `requires-python`."""
-    found = f"{platform.python_version()}, {platform.machine()}, {sys.prefix}"
+    """The interpreter against `requires-python`, and the memory pages of the kernel: Grace kernels may use 64 KiB."""
+    pages = f"pages of {os.sysconf('SC_PAGE_SIZE') // 1024} KiB"
+    found = f"{platform.python_version()}, {platform.machine()}, {pages}, {sys.prefix}"
     try:
         wanted = metadata("taba")["Requires-Python"] or ""
     except PackageNotFoundError:
@@ -135,15 +136,6 @@ def _ending(code: int) -> str:
     if code < 0:
         return signal.Signals(-code).name
     return "no answer in time" if code == 124 else f"status {code}"
-
-
-@check(SECTION, "page size")
-def page_size(subject: Subject) -> Finding:
-    """Memory pages of the kernel; Grace kernels may use 64 KiB."""
-    ran = subject.run(["getconf", "PAGESIZE"], 10.0)
-    size = int(ran.output) if ran.output.strip().isdigit() else os.sysconf("SC_PAGE_SIZE")
-    note = "; old wheels with jemalloc abort on it, the native imports above tell" if size > 4096 else ""
-    return ok(f"{size // 1024} KiB{note}")
 
 
 @check(SECTION, "environment")

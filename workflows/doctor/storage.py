@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-from workflows.configuration.environment import count_in_environment
-from workflows.doctor.finding import Finding, Subject, check, fail, ok, skipped, warn
+from taba_core.environment import count_in_environment
+from workflows.doctor.finding import Check, Finding, Subject, check, fail, ok, skipped, warn
 from workflows.doctor.mounts import RAM, SHARED, existing, file_system
 from workflows.text import bytes_text, count_text
 
@@ -32,12 +34,24 @@ def store_folder(subject: Subject) -> Path | Finding:
     return place if place.is_dir() else place.parent
 
 
-@check(SECTION, "file system")
-def kind_of(subject: Subject) -> Finding:
+def store_check(name: str) -> Callable[[Callable[[Subject, Path], Finding]], Check]:
+    """Decorator: a check of the directory in which the store lies, skipped where there is none to examine."""
+
+    def register(examine: Callable[[Subject, Path], Finding]) -> Check:
+        @check(SECTION, name)
+        @functools.wraps(examine)
+        def on_folder(subject: Subject) -> Finding:
+            folder = store_folder(subject)
+            return folder if isinstance(folder, Finding) else examine(subject, folder)
+
+        return on_folder
+
+    return register
+
+
+@store_check("file system")
+def kind_of(subject: Subject, folder: Path) -> Finding:
     """Kind of file system, and whether other nodes and the next day will see it."""
-    folder = store_folder(subject)
-    if isinstance(folder, Finding):
-        return folder
     kind = file_system(folder, subject.mounts)
     found = f"{folder} is {kind}"
     move = "give --store a path on the site's shared scratch file system"
@@ -50,12 +64,9 @@ def kind_of(subject: Subject) -> Finding:
     return ok(found)
 
 
-@check(SECTION, "space")
-def space(subject: Subject) -> Finding:
+@store_check("space")
+def space(subject: Subject, folder: Path) -> Finding:
     """Free bytes and inodes; quotas are the site's own command."""
-    folder = store_folder(subject)
-    if isinstance(folder, Finding):
-        return folder
     held = os.statvfs(folder)
     free = held.f_bavail * held.f_frsize
     found = f"{bytes_text(free)} free" + (
@@ -69,12 +80,9 @@ def space(subject: Subject) -> Finding:
     return ok(found)
 
 
-@check(SECTION, "commit")
-def commit(subject: Subject) -> Finding:
+@store_check("commit")
+def commit(subject: Subject, folder: Path) -> Finding:
     """What every shard goes through: write, fsync, rename, fsync of the directory, read back, remove."""
-    folder = store_folder(subject)
-    if isinstance(folder, Finding):
-        return folder
     text = os.urandom(4096)
     try:
         with tempfile.TemporaryDirectory(prefix=".taba-doctor-", dir=folder) as made:
@@ -97,12 +105,9 @@ def commit(subject: Subject) -> Finding:
     return ok("write, fsync, rename, read back")
 
 
-@check(SECTION, "write speed")
-def speed(subject: Subject) -> Finding:
+@store_check("write speed")
+def speed(subject: Subject, folder: Path) -> Finding:
     """Sequential write with fsync, one process."""
-    folder = store_folder(subject)
-    if isinstance(folder, Finding):
-        return folder
     if os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize < 10 * _SPEED_BYTES:
         return skipped("too little space to measure")
     block = os.urandom(1_000_000)
@@ -127,12 +132,9 @@ def judge_speed(rate: float) -> Finding:
     return ok(found)
 
 
-@check(SECTION, "striping")
-def striping(subject: Subject) -> Finding:
+@store_check("striping")
+def striping(subject: Subject, folder: Path) -> Finding:
     """Lustre: over how many targets a file of the store is spread."""
-    folder = store_folder(subject)
-    if isinstance(folder, Finding):
-        return folder
     if file_system(folder, subject.mounts) != "lustre":
         return skipped("not Lustre")
     if subject.which("lfs") is None:

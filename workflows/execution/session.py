@@ -15,15 +15,15 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from cluster.slurm.queue import job_ended
 from taba_core.errors import WorkError
 from taba_core.store.address import place_of
 from taba_core.store.files import LEDGER_DIRECTORY, PARTIAL_SUFFIX
+from taba_core.store.lease import acquire, new_run_id
 from taba_core.store.local_place import LocalPlace
 from taba_core.store.place import Place
 from workflows.execution.watch import Watcher
 from workflows.execution.watch.runlog import LOGS
-from workflows.ownership.lease import new_run_id
-from workflows.ownership.object_lease import acquire_place
 
 if TYPE_CHECKING:
     from cluster.pool.executor import Outcome
@@ -47,7 +47,7 @@ def driving(
     """
     logging.getLogger("cluster").addHandler(logging.NullHandler())  # the watcher says the same, and more
     place = place_of(store)
-    lease = acquire_place(place, run or new_run_id())
+    lease = acquire(place, run or new_run_id(), job_ended=job_ended)
     command = "taba " + " ".join(sys.argv[1:])
     try:
         with _logs_directory(place) as logs:

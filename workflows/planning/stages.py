@@ -77,11 +77,6 @@ class Timetable:
     reduce_seconds: float
 
     @property
-    def device_hours(self) -> float:
-        """Hours of all units together."""
-        return sum(stage.device_seconds for stage in self.stages) / 3600
-
-    @property
     def longest(self) -> float:
         """Seconds of the longest unit of the plan."""
         return max((stage.longest for stage in self.stages), default=0.0)

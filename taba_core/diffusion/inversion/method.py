@@ -88,7 +88,6 @@ class Method:
         `torch.enable_grad()`. All other methods run where no graph can be built.
       needs_text: works on a text condition only.
       own_sampler: images come back through `reconstruct`, not through the DDIM sampler.
-      owns_trajectory: is a `WholeMethod`.
       own_grid: moves between other levels than those of the sampler's grid.
     """
 
@@ -98,7 +97,6 @@ class Method:
     needs_gradient: bool = False
     needs_text: bool = False
     own_sampler: bool = False
-    owns_trajectory: bool = False
     own_grid: bool = False
 
     def evaluations(self, grid: TimestepGrid, forward_steps: int = 0) -> int | Between:
@@ -166,8 +164,6 @@ class StepMethod(Method, ABC):
 
 class WholeMethod(Method, ABC):
     """A method that owns the trajectory."""
-
-    owns_trajectory = True
 
     @abstractmethod
     def invert_whole(self, problem: Problem, record: Record) -> Whole:

@@ -7,11 +7,12 @@ import os
 import time
 from typing import Any
 
+from cluster.slurm.queue import job_ended
 from taba_core.errors import StoreError, WorkError
 from taba_core.store.address import place_of
 from taba_core.store.files import LEDGER_DIRECTORY
+from taba_core.store.holder import Holder, why_gone
 from taba_core.store.place import Place, json_bytes, read_json
-from workflows.ownership.holder import Holder, why_gone
 from workflows.text import duration_text
 
 STATUS = "status.json"
@@ -39,7 +40,8 @@ def read_status(store: str | os.PathLike[str] | Place) -> dict[str, Any] | None:
     except (OSError, StoreError):
         return None
     if status.get("state") == "running":
-        gone = why_gone(Holder.from_json(status.get("driver", {"run": ""})), Holder.this_process("reader"))
+        driver = Holder.from_json(status.get("driver", {"run": ""}))
+        gone = why_gone(driver, Holder.this_process("reader"), job_ended)
         if gone is not None:
             status["stale"] = f"{gone} without a last word"
         elif status["age_s"] > STALE_S:

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING
 
 from taba_core.errors import WorkError
 from taba_core.store.address import place_of
+from taba_core.store.lease import HEARTBEAT_S, Lease
 from taba_core.store.local_place import local_path
 from taba_core.store.place import Place
 from workflows.execution.watch.live import display
 from workflows.execution.watch.runlog import RunLog
 from workflows.execution.watch.status_file import WRITE_S, write_status
 from workflows.execution.watch.tally import Tally
-from workflows.ownership.lease import HEARTBEAT_S, Lease
-from workflows.ownership.object_lease import ObjectLease
 
 if TYPE_CHECKING:
     from cluster.pool.events import Event
@@ -76,7 +75,7 @@ class Watcher(Watch):
     def __init__(
         self,
         store: Path | Place,
-        lease: Lease | ObjectLease,
+        lease: Lease,
         command: str,
         observe: Callable[[Outcome, int], None] | None = None,
         logs: Path | None = None,

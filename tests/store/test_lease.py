@@ -8,20 +8,25 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
+import uuid
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from taba_core.errors import WorkError
-from workflows.ownership import lease as leases
-from workflows.ownership.holder import Holder, squeue_state, why_gone
-from workflows.ownership.lease import StoreHeldError, acquire, hold, holder_of, new_run_id
+from taba_core.store.address import place_of
+from taba_core.store.claim import seconds_since_written
+from taba_core.store.holder import Holder, why_gone
+from taba_core.store.lease import StoreHeldError, acquire, hold, holder_of, new_run_id
+from taba_core.store.local_place import LocalPlace
+from taba_core.store.place import json_bytes
 
 HOLDER = """
 import sys, time
-from workflows.ownership.lease import acquire
+from taba_core.store.lease import acquire
 lease = acquire(sys.argv[1], sys.argv[2])
 print("held", flush=True)
 while True:
@@ -31,7 +36,7 @@ while True:
 # Twenty processes wait for the same moment and try once; the exit status says who won.
 RACE = """
 import os, sys, time
-from workflows.ownership.lease import StoreHeldError, acquire
+from taba_core.store.lease import StoreHeldError, acquire
 at, children = time.time() + 0.5, []
 for i in range(20):
     child = os.fork()
@@ -139,6 +144,67 @@ def test_a_driver_whose_store_was_taken_over_is_stopped_before_it_writes(tmp_pat
         mine.check()
 
 
+@pytest.fixture(params=["directory", "objects"])
+def place(request, tmp_path):
+    """What a lease promises does not depend on where the store lies."""
+    return place_of(tmp_path if request.param == "directory" else f"memory://{uuid.uuid4().hex}/store")
+
+
+def test_a_store_has_one_driver_and_who_lost_it_touches_nothing_more(place):
+    first = acquire(place, "first")
+    (place / "zarr.json").write_atomic(b"{}")
+    with pytest.raises(StoreHeldError, match=r"belongs to run first .*last heartbeat 0 s ago"):
+        acquire(place, "second")
+    first.file.remove()
+    with pytest.raises(WorkError, match="of this run was removed"):
+        first.check()
+    second = acquire(place, "second")
+    with pytest.raises(StoreHeldError, match="was taken over by run second"):
+        first.check()
+    written = first.file.modified()
+    time.sleep(0.02)
+    first.beat(), first.release()
+    assert first.file.modified() == written and holder_of(place).run == "second"
+    second.beat(), second.check()
+    assert first.file.modified() > written
+    second.release()
+    assert holder_of(place) is None
+
+
+@pytest.mark.parametrize("beats", [False, True], ids=["dead", "alive"])
+def test_a_far_driver_that_looks_old_is_watched_before_it_is_replaced(place, beats):
+    file = place / "_ledger" / "lease.json"
+    file.parent.make()
+    content = json_bytes(foreign().to_json())
+    file.write_atomic(content)
+    ended = threading.Event()
+    thread = threading.Thread(
+        target=lambda: [file.touch(content) for _ in iter(lambda: ended.wait(0.05), True)]
+    )
+    if beats:
+        thread.start()
+    try:
+        if beats:
+            with pytest.raises(StoreHeldError):
+                acquire(place, "mine", stale_s=0.0, heartbeat_s=0.5)
+        else:
+            assert acquire(place, "mine", stale_s=0.0, heartbeat_s=0.2).holder.run == "mine"
+    finally:
+        ended.set()
+        if beats:
+            thread.join()
+
+
+def test_storage_that_cannot_keep_a_lease_alive_is_refused_at_the_start(place, monkeypatch):
+    def refuse(self, content):
+        raise WorkError("cannot write: 501 Not Implemented")
+
+    monkeypatch.setattr(type(place), "touch", refuse)
+    with pytest.raises(WorkError, match="501 Not Implemented"):
+        acquire(place, "mine")
+    assert holder_of(place) is None
+
+
 def test_the_lease_is_released_at_the_end_also_of_a_block_that_raised(tmp_path):
     with pytest.raises(KeyboardInterrupt), hold(tmp_path):
         raise KeyboardInterrupt
@@ -172,7 +238,7 @@ while True:
 def test_the_age_of_a_heartbeat_is_told_by_the_file_system_not_by_our_clock(tmp_path, monkeypatch):
     path = put(tmp_path, foreign(), age_s=100)
     monkeypatch.setattr(time, "time", lambda: 0.0)
-    assert leases.seconds_since_beat(path) == pytest.approx(100, abs=5)
+    assert seconds_since_written(LocalPlace(path)) == pytest.approx(100, abs=5)
     assert [file.name for file in path.parent.iterdir()] == ["lease.json"]
 
 
@@ -186,48 +252,28 @@ def test_a_requeued_slurm_job_takes_over_its_own_earlier_attempt(tmp_path, monke
     assert acquire(tmp_path, "mine").holder.slurm_restart == 1
 
 
-@pytest.mark.parametrize(
-    "state, gone",
-    [
-        ("", True),
-        ("TIMEOUT", True),
-        ("PENDING", True),
-        ("RUNNING", False),
-        ("COMPLETING", False),
-        (None, False),
-    ],
-)
-def test_another_slurm_job_is_dead_when_slurm_says_so(state, gone):
+@pytest.mark.parametrize("state, gone", [("timeout", True), (None, False)])
+def test_a_driver_in_another_job_is_dead_when_the_scheduler_says_so(state, gone):
     me = Holder.this_process("mine")
-    reason = why_gone(foreign(slurm_job="9"), me, slurm_state=lambda job: state)
+    reason = why_gone(foreign(slurm_job="9"), me, lambda job: state)
     assert (reason is not None) == gone
-    assert not gone or reason.startswith("Slurm job 9 is not running")
+    assert not gone or reason == "Slurm job 9 is not running (timeout)"
+
+
+def test_without_a_scheduler_to_ask_a_driver_in_another_job_may_live(tmp_path):
+    put(tmp_path, foreign(slurm_job="9"))
+    with pytest.raises(StoreHeldError, match="Slurm job 9 attempt 0"):
+        acquire(tmp_path, "mine")
+    assert acquire(tmp_path, "mine", job_ended=lambda job: "timeout").holder.run == "mine"
 
 
 def test_a_job_of_another_slurm_is_not_asked_for_here():
     me = replace(Holder.this_process("mine"), slurm_job="9", slurm_restart=3, slurm_cluster="small")
     there = foreign(slurm_job="9", slurm_cluster="large")
     # Job 9 of this Slurm has ended, and was restarted as well; both say nothing of job 9 of the other one.
-    assert why_gone(there, me, slurm_state=lambda job: "COMPLETED") is None
+    assert why_gone(there, me, lambda job: "completed") is None
     same = replace(there, slurm_cluster="small")
-    assert "started job 9 again" in why_gone(same, me, slurm_state=lambda job: "COMPLETED")
-
-
-@pytest.mark.parametrize(
-    "script, state",
-    [
-        ("echo RUNNING", "RUNNING"),
-        ("true", ""),
-        ("echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1", ""),
-        ("echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1", None),
-    ],
-)
-def test_what_squeue_answers(tmp_path, monkeypatch, script, state):
-    shim = tmp_path / "squeue"
-    shim.write_text(f"#!/bin/sh\n{script}\n")
-    shim.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    assert squeue_state("7") == state
+    assert "started job 9 again" in why_gone(same, me, lambda job: "completed")
 
 
 def test_a_number_given_to_another_process_is_not_the_driver():
@@ -259,7 +305,7 @@ def test_a_vanished_store_and_a_removed_lease_are_named(tmp_path):
     store = tmp_path / "store"
     store.mkdir()
     mine = acquire(store, "mine")
-    mine.path.unlink()
+    mine.file.remove()
     with pytest.raises(WorkError, match=r"lease .* was removed"):
         mine.check()
     store.rename(tmp_path / "elsewhere")

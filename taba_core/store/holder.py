@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
-import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from workflows.configuration.environment import count_in_environment
+from taba_core.environment import count_in_environment
 
-# In these states a job has no process on any node; in all others (also COMPLETING) it may have.
-_ENDED = {
-    "", "PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT", "COMPLETED", "FAILED", "CANCELLED", "TIMEOUT",
-    "PREEMPTED", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE", "REVOKED",
-}  # fmt: skip
-_SQUEUE_S = 20.0
+JobEnded = Callable[[str], str | None]
+"""Asks a scheduler about a job by its id: its state if it has no process any more, None if it may have."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +68,10 @@ class Holder:
         """As plain JSON values."""
         return asdict(self)
 
+    def shares_kernel(self, other: Holder) -> bool:
+        """Whether a process number means the same to both."""
+        return bool(self.boot) and (self.boot, self.namespace) == (other.boot, other.namespace)
+
     def __str__(self) -> str:
         slurm = f", Slurm job {self.slurm_job} attempt {self.slurm_restart}" if self.slurm_job else ""
         ray = f", Ray job {self.ray_job}" if self.ray_job else ""
@@ -87,9 +85,7 @@ class Holder:
         return f"{'' if self.host == socket.gethostname() else f'ssh {self.host} '}kill {self.pid}"
 
 
-def why_gone(
-    holder: Holder, me: Holder, slurm_state: Callable[[str], str | None] | None = None
-) -> str | None:
+def why_gone(holder: Holder, me: Holder, job_ended: JobEnded | None = None) -> str | None:
     """Why a driver cannot be running any more, or None where that cannot be told from here.
 
     Three proofs: the same Slurm job was started again since; Slurm says that its job has no processes; it ran
@@ -97,38 +93,26 @@ def why_gone(
 
     Args:
       me: the process that asks.
-      slurm_state: state of a Slurm job, None if unknown; `squeue` by default.
+      job_ended: asks Slurm; without it, Slurm is not asked.
     """
     other_slurm = bool(holder.slurm_cluster and me.slurm_cluster and holder.slurm_cluster != me.slurm_cluster)
     same_job = holder.slurm_job == me.slurm_job and not other_slurm
     if holder.slurm_job and same_job and holder.slurm_restart < me.slurm_restart:
         return f"Slurm started job {holder.slurm_job} again (attempt {me.slurm_restart})"
-    if holder.boot and (holder.boot, holder.namespace) == (me.boot, me.namespace):
+    if holder.shares_kernel(me):
         started = _start_time(holder.pid)
         if started is None:
             return f"its process {holder.pid} has ended"
         if holder.process_started and started != holder.process_started:
             return f"its process {holder.pid} has ended (another one has its number)"
         return None
-    if holder.slurm_job and not same_job and not other_slurm:  # another Slurm knows nothing of the job
-        state = (slurm_state or squeue_state)(holder.slurm_job)
-        if state is not None and state in _ENDED:
-            return f"Slurm job {holder.slurm_job} is not running ({state.lower() or 'ended'})"
+    if (
+        job_ended and holder.slurm_job and not same_job and not other_slurm
+    ):  # another Slurm knows nothing of the job
+        state = job_ended(holder.slurm_job)
+        if state is not None:
+            return f"Slurm job {holder.slurm_job} is not running ({state})"
     return None
-
-
-def squeue_state(job: str) -> str | None:
-    """State of a Slurm job ("" = Slurm knows it no more), or None where Slurm does not answer."""
-    if shutil.which("squeue") is None:
-        return None
-    command = ["squeue", "--noheader", "--jobs", job, "--format", "%T"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_SQUEUE_S)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    if done.returncode == 0:
-        return done.stdout.strip().split("\n")[0].strip().upper()
-    return "" if "invalid job id" in done.stderr.lower() else None
 
 
 def _boot() -> str:

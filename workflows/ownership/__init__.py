@@ -1,1 +1,0 @@
-"""One driver per store: the lease that names it, and how another process can tell that it is gone."""
