@@ -19,8 +19,8 @@ from workflows.analysis.inputs import Inputs
 from workflows.configuration.context import Context
 from workflows.execution.session import stop_if_asked
 from workflows.execution.watch import Watch
-from workflows.planning.plan import Plan
-from workflows.planning.planned import PlannedArtifact, has_result, still_missing
+from workflows.planning.plan import Plan, has_result, still_missing
+from workflows.planning.planned import PlannedArtifact
 from workflows.planning.units import PlanUnits, parse_unit_id
 
 RUN_LOG = "runs.jsonl"
