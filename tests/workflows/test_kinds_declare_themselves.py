@@ -35,6 +35,7 @@ NOT_MADE = {"images"}
 def forgotten():
     """What a test declares is gone after it."""
     yield
+    batches.function_of.cache_clear()
     gc.collect()  # a class is in a circle with itself, so it goes when the collector says
     kinds.cache_clear()
     assert "path-length" not in kinds()
