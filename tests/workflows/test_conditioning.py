@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -71,14 +73,18 @@ def test_prompts_follow_the_same_two_ways():
     assert texts == chosen
 
 
-def test_fields_added_later_do_not_move_keys_at_their_first_meaning():
-    plain = generation()
-    assert "draws" not in plain.canonical() and "noises_per_condition" not in plain.canonical()
-    reference = generation(conditioning="class", draws="reference", drawn_samples=4)
-    assert "draws" in reference.canonical() and "drawn_samples" not in plain.canonical()
+def test_every_field_of_a_spec_is_in_its_key_but_those_that_only_say_where_things_lie():
+    plain = generation(conditioning="class")
     inversion = Inversion(source=plain, num_inference_steps=2)
-    assert "round_trip" not in inversion.canonical()
+    for artifact in (plain, inversion):
+        fields = set(type(artifact).model_fields) - artifact.outside_key
+        assert set(json.loads(artifact.canonical())) == fields
+    others = {"seed": 1, "class_seed": 11, "batch_size": 2, "noises_per_condition": 2, "x0_rule": "clip"}
+    changed = [generation(conditioning="class", **{name: value}).key for name, value in others.items()]
+    assert len({plain.key, *changed}) == 6
     assert Inversion(source=plain, num_inference_steps=2, round_trip="mean").key != inversion.key
+    moved = inversion.model_copy(update={"method_location": "/elsewhere", "sampling_evaluations": 7})
+    assert moved.key == inversion.key
 
 
 class HalvingCodec:

@@ -15,7 +15,7 @@ from cluster.pool.units import Units
 from taba_core.errors import WorkError
 from taba_core.store import Store
 from workflows.analysis.study import find_studies
-from workflows.compute import workbench
+from workflows.compute.workbench import Workbench
 from workflows.configuration.context import Context
 from workflows.configuration.settings import parse_settings
 from workflows.execution.engine import MAX_SETBACKS, run_plan
@@ -191,8 +191,8 @@ class Counting:
 @pytest.fixture
 def counted(monkeypatch):
     """Carries out studies, and returns the evaluations that the plan, the report and the denoiser counted."""
-    load = workbench.load_spec
-    monkeypatch.setattr(workbench, "load_spec", lambda spec, device: Counting(load(spec, device=device)))
+    model = Workbench.model
+    monkeypatch.setattr(Workbench, "model", lambda worker, spec: Counting(model(worker, spec)))
 
     def run(path, studies, settings=SETTINGS):
         plan, store = planned(path, settings, studies)
