@@ -118,7 +118,8 @@ class ArtifactGroup:
 
         Args:
           variables: those that are wanted; all that the store holds, as far as they were asked, if None.
-          first_shards: how many shards are wanted of variables of which not all are.
+          first_shards: how many shards are wanted of variables of which not all are, or more than there is room for
+            yet.
         Raises:
           UsageError: the kind has no such variable.
         """
@@ -127,11 +128,12 @@ class ArtifactGroup:
             self.artifact.variable(name)
         if variables is None:
             first_shards = {name: self.array(name).num_asked for name in names}
-        done = self._complete(names)
         end = {name: first_shards.get(name, self.num_shards) for name in names}
+        shards = max(self.num_shards, *end.values()) if end else 0
+        done = self._complete(names, shards)
         return MissingShards(
             (shard, tuple(n for n in names if shard < end[n] and not done[n][shard]))
-            for shard in range(self.num_shards)
+            for shard in range(shards)
         )
 
     def write_shard(
@@ -201,11 +203,11 @@ class ArtifactGroup:
         """Delete files that interrupted writes left behind. Driver only, while no worker writes."""
         return integrity.remove_orphans(self)
 
-    def _complete(self, names: Sequence[str]) -> dict[str, bytearray]:
-        """By variable one byte a shard: 1 where file and receipt agree."""
+    def _complete(self, names: Sequence[str], shards: int) -> dict[str, bytearray]:
+        """By variable one byte for each of so many shards: 1 where file and receipt agree."""
         held = [name for name in names if name in set(self.variables)]
-        receipted = self.ledger.sizes(held, self.num_shards)
-        done = {name: bytearray(self.num_shards) for name in names}
+        receipted = self.ledger.sizes(held, shards)
+        done = {name: bytearray(shards) for name in names}
         for name in held:
             array = self.array(name)
             expected = array.layout.shard_bytes

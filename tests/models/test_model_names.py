@@ -99,7 +99,7 @@ def test_where_the_photographs_lie_is_not_in_the_key(tmp_path):
         Image.fromarray(np.full((80, 90, 3), 7, np.uint8)).save(folder / "a.png")
         model = model_spec("photo-mixture", {"photos": str(folder)})
         assert model.location == str(folder)
-        return Generation(model=model, num_samples=2, samples_per_shard=2, num_inference_steps=2, seed=0).key
+        return Generation(model=model, batch_size=2, num_inference_steps=2, seed=0).key
 
     assert key(tmp_path / "here") == key(tmp_path / "there")
 

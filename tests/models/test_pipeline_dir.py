@@ -151,7 +151,7 @@ def test_a_card_says_what_the_directory_says(tmp_path):
         "inversion_x0_rule": "none", "forward_level": "matched",
     }  # fmt: skip
     # A shard: 4 * 8 * 8 values of 4 bytes, states and predictions of 100 steps: 0.2 MB a sample, at most 128.
-    assert card.defaults.samples_per_shard == 128 and card.cost.image_seconds > 0
+    assert card.defaults.batch_size == 128 and card.cost.image_seconds > 0
 
 
 def test_clipping_not_mentioned_holds_for_pixels_only(tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from workflows.__main__ import main
 
-# Two shards of four artifacts: eight units, 1.8 MB.
+# Two shards of five artifacts, in four units (an inversion alone, the rest with the path it needs): 1.8 MB.
 ARGUMENTS = [
     "run", "correlation", "step-error", "--model", "gaussian", "--executor", "local", "--no-report",
     "--set", "num_samples=8", "--set", "samples_per_shard=4", "--set", "num_inference_steps=5",

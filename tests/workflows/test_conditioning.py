@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -17,7 +19,7 @@ from workflows.compute.decoding import round_trip
 
 
 def generation(**fields):
-    common = dict(samples_per_shard=4, num_inference_steps=2, seed=0, class_seed=10)
+    common = dict(batch_size=4, num_inference_steps=2, seed=0, class_seed=10)
     return Generation(model=ModelSpec(name="m"), **(common | fields))
 
 
@@ -27,48 +29,62 @@ def class_ids(ids, num_classes=1000, **fields):
 
 def test_reference_draws_are_the_reference_codes_sequence(data_dir):
     golden = np.load(data_dir / "seeds.npz")["dit_class_ids_cond10"]  # 1280 draws, before repetition
-    ids = class_ids(range(16), num_samples=10240, draws="reference", noises_per_condition=8)
+    ids = class_ids(range(16), drawn_samples=10240, draws="reference", noises_per_condition=8)
     assert ids.tolist() == [golden[0]] * 8 + [golden[1]] * 8
 
 
 def test_a_sample_gets_its_condition_alone_or_in_any_batch():
-    for draws in ("counter", "reference"):
-        whole = class_ids(range(12), num_samples=12, draws=draws, noises_per_condition=3)
-        assert whole[7] == class_ids([7], num_samples=12, draws=draws, noises_per_condition=3)[0]
+    for way in ({"draws": "counter"}, {"draws": "reference", "drawn_samples": 12}):
+        whole = class_ids(range(12), noises_per_condition=3, **way)
+        assert whole[7] == class_ids([7], noises_per_condition=3, **way)[0]
         assert (whole[0:3] == whole[0]).all() and (whole[3:6] == whole[3]).all()
+
+
+def test_the_reference_codes_draws_belong_to_a_number_of_samples_and_the_counters_to_none():
+    def artifact(**fields):
+        return generation(conditioning="class", **fields)
+
+    few, many = (artifact(draws="reference", drawn_samples=n) for n in (8, 12))
+    assert few.key != many.key and (few.limit, many.limit, artifact().limit) == (8, 12, None)
+    for fields in ({"draws": "reference"}, {"drawn_samples": 8}):
+        with pytest.raises(ValueError, match="drawn_samples is given for draws=reference only"):
+            artifact(**fields)
 
 
 def test_a_number_of_samples_that_is_no_multiple_is_completed():
     # 10 samples, 4 a class: three classes are drawn, the third serves two samples
-    ids = class_ids(range(10), num_samples=10, draws="reference", noises_per_condition=4)
+    ids = class_ids(range(10), drawn_samples=10, draws="reference", noises_per_condition=4)
     assert ids.tolist() == reference_class_ids(12, seed=10, noises_per_class=4)[:10].tolist()
 
 
 def test_reference_draws_need_imagenets_classes():
     with pytest.raises(UsageError, match="draws ImageNet's 1000 class names, m has 10"):
-        class_ids([0], num_classes=10, num_samples=4, draws="reference")
+        class_ids([0], num_classes=10, drawn_samples=4, draws="reference")
 
 
 def test_prompts_follow_the_same_two_ways():
     prompts = load_prompts("builtin")
     spec = PromptSpec(fingerprint=prompts.fingerprint)
-    for draws in ("counter", "reference"):
-        artifact = generation(
-            conditioning="prompt", prompts=spec, num_samples=8, draws=draws, noises_per_condition=2
-        )
+    for way in ({"draws": "counter"}, {"draws": "reference", "drawn_samples": 8}):
+        artifact = generation(conditioning="prompt", prompts=spec, noises_per_condition=2, **way)
         texts = prompts_from_bytes(draw(artifact, np.arange(8), 0)["prompt"])
         assert texts[0] == texts[1] and texts[6] == texts[7] and len(set(texts)) > 1
     chosen = prompts.reference_selection(4, seed=10, num_noises=2)
     assert texts == chosen
 
 
-def test_fields_added_later_do_not_move_keys_at_their_first_meaning():
-    plain = generation(num_samples=4)
-    assert "draws" not in plain.canonical() and "noises_per_condition" not in plain.canonical()
-    assert "draws" in generation(num_samples=4, conditioning="class", draws="reference").canonical()
+def test_every_field_of_a_spec_is_in_its_key_but_those_that_only_say_where_things_lie():
+    plain = generation(conditioning="class")
     inversion = Inversion(source=plain, num_inference_steps=2)
-    assert "round_trip" not in inversion.canonical()
+    for artifact in (plain, inversion):
+        fields = set(type(artifact).model_fields) - artifact.outside_key
+        assert set(json.loads(artifact.canonical())) == fields
+    others = {"seed": 1, "class_seed": 11, "batch_size": 2, "noises_per_condition": 2, "x0_rule": "clip"}
+    changed = [generation(conditioning="class", **{name: value}).key for name, value in others.items()]
+    assert len({plain.key, *changed}) == 6
     assert Inversion(source=plain, num_inference_steps=2, round_trip="mean").key != inversion.key
+    moved = inversion.model_copy(update={"method_location": "/elsewhere", "sampling_evaluations": 7})
+    assert moved.key == inversion.key
 
 
 class HalvingCodec:

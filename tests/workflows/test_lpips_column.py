@@ -12,7 +12,8 @@ from taba_core.models import perceptual
 from taba_core.store import Store
 from workflows.analysis.presentation import DASH
 from workflows.analysis.study import find_studies
-from workflows.compute import pictures as picture_tasks
+from workflows.compute.batch import Batch
+from workflows.compute.kinds.pictures import perceptual_distances
 from workflows.configuration.context import Context
 from workflows.configuration.settings import parse_settings
 from workflows.planning.plan import make_plan
@@ -85,16 +86,13 @@ def lpips_cell(table, row):
 
 
 class Held:
-    """A store, a group and a worker in one: arrays by name, and a codec that doubles."""
+    """A worker and its model in one: arrays by name, and a codec that doubles."""
 
     def __init__(self, **arrays):
         self.arrays, self.codec = arrays, self
 
-    def open_artifact(self, artifact):
-        return self
-
-    def read_shard(self, shard, names):
-        return {name: self.arrays[name] for name in names}
+    def read(self, source, start, stop, names):
+        return {name: self.arrays[name][start:stop] for name in names}
 
     def model(self, spec):
         return self
@@ -113,7 +111,7 @@ def test_of_a_latent_model_it_is_the_distance_of_decoded_pictures(measurable):
     latent = np.full((2, 4, 32, 32), 0.25, dtype=np.float32)
     latent[1] = 7
     held = Held(decoded=np.full((2, 3, 32, 32), 204, dtype=np.uint8), reconstruction=latent)
-    found = picture_tasks.perceptual_distances(held, held, artifact, 0, ("lpips",))["lpips"]
+    found = perceptual_distances(Batch(held, artifact, 0, 2, ("lpips",)))["lpips"]
     np.testing.assert_allclose(found, [0.6 - (191 / 127.5 - 1), 0.4], rtol=1e-5)
     read = {p.artifact.kind: p.variables for p in make_plan(context, find_studies(["methods"])).artifacts}
     assert "decoded" in read["generation"]
@@ -136,7 +134,7 @@ def test_the_key_of_a_result_depends_on_what_was_asked_and_not_on_what_is_instal
     planned = {p.artifact.kind: p for p in make_plan(contexts["on"], [study]).artifacts}[
         "perceptual-distance"
     ]
-    assert planned.evaluations == 0 and planned.variables == ["lpips"]
+    assert planned.sample_evaluations == 0 and planned.variables == ["lpips"]
     assert {
         name: request.artifact.key for name, request in asked.items() if not name.startswith("lpips/")
     } == {name: request.artifact.key for name, request in without.items()}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from method_runs import context, report_of, run
 
-from taba_core import schema
+from taba_core.artifacts import variable
 from taba_core.diffusion.inversion import Fallback
 from taba_core.errors import UsageError
 from workflows.analysis.study import find_studies, in_group
@@ -146,10 +146,10 @@ def test_the_plan_counts_what_the_run_counted(store):
         for p in plan.artifacts
         if inversion_text(p.artifact) == "ddim K=2 exact" and "latent" in p.variables
     ]
-    assert two.image_evaluations == 48 + 48 and two.evaluations == 8 * 96
+    assert two.sample_evaluations == 48 + 48 and plan.missing_evaluations_of(two) == 8 * 96
     arcs = [p for p in plan.artifacts if p.artifact.kind == "self-interpolation"]
     # Of the first four samples, the first of two shards.
-    assert {(p.image_evaluations, len(p.missing)) for p in arcs} == {(11 * 50, 1)} and not plan.fused
+    assert {(p.sample_evaluations, len(p.missing)) for p in arcs} == {(11 * 50, 1)}
     # Rex samples with two evaluations a step, ReNoise in its own 25.
     told = {inversion_text(a.source): a.num_evaluations() for a in (p.artifact for p in plan.artifacts)
             if a.kind == "reconstruction"}  # fmt: skip
@@ -186,7 +186,7 @@ def test_one_worker_and_two_store_the_same_bits_and_only_times_differ(store, tmp
 
 
 def test_what_a_store_says_of_guards_is_what_the_driver_means():
-    assert tuple(code.name.lower() for code in Fallback) == schema.FALLBACKS
+    assert tuple(code.name.lower() for code in Fallback) == variable.FALLBACKS
 
 
 def test_images_of_an_own_sampler_come_back_through_the_store(result):
@@ -206,7 +206,7 @@ def test_a_residual_is_there_where_a_step_was_taken(store, result):
         if inversion_text(g.artifact) == "ddim K=2 exact" and "latent" in g.variables
     ]
     stored = group.read_samples(0, 8, ("residual", "fallback"))
-    assert (stored["residual"][:, :2] == schema.RESIDUAL_NOT_DEFINED).all() and (
+    assert (stored["residual"][:, :2] == variable.RESIDUAL_NOT_DEFINED).all() and (
         stored["residual"][:, 2:] >= 0
     ).all()
     assert (stored["fallback"] == 0).all()

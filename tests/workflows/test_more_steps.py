@@ -10,7 +10,6 @@ import pytest
 
 from cluster.pool.executor import Resources
 from cluster.pool.local import LocalExecutor
-from taba_core import schema
 from taba_core.artifacts.reconstruction import Reconstruction
 from taba_core.errors import UsageError
 from taba_core.stats.estimate import Estimate
@@ -141,7 +140,7 @@ def test_arrays_and_coordinates_follow_the_inversions_own_steps():
     inversion = c.inversion(c.generation(20), 2, "exact", num_inference_steps=50)
     assert (inversion.num_inference_steps, inversion.source.num_inference_steps) == (50, 20)
     for artifact in (inversion, Reconstruction(source=inversion)):
-        assert schema.num_steps(artifact) == 50
+        assert artifact.num_steps == 50
         grid = coordinates(c, artifact)
         # 50 of 1000 leading: stride 20, the last timestep 980; 20 of 1000 would end at 950.
         assert len(grid["timestep"]) == 50 and grid["timestep"][-1] == 980
@@ -152,10 +151,10 @@ def test_arrays_and_coordinates_follow_the_inversions_own_steps():
 
 def test_a_costly_study_prefers_its_own_n_unless_the_user_chose_one():
     (study,) = find_studies(["table9"])
-    assert study.requests(context())["generation"].artifact.num_samples == 512
-    assert study.requests(context("num_samples=32"))["generation"].artifact.num_samples == 32
+    assert study.requests(context())["generation"].samples == 512
+    assert study.requests(context("num_samples=32"))["generation"].samples == 32
     # 10,240 images are a network's default; Table 9 has 4096.
-    assert study.requests(context(model="adm-64"))["generation"].artifact.num_samples == 4096
+    assert study.requests(context(model="adm-64"))["generation"].samples == 4096
     # The sweep is cut for models that run everywhere, and a K that is no whole step at the user's T is left out.
     counts = {
         r.artifact.forward_steps for name, r in study.requests(context()).items() if name[:6] == "latent"

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 View = TypeVar("View")
 _MANY = 1e7  # images that nobody makes to decide one claim
 # Settings that tell no two results apart: n and T are told anyway, how paths are stored changes no number.
-_UNSHOWN = ("num_samples", "num_inference_steps", "trajectories", "trajectory_samples")
+_UNSHOWN = ("num_samples", "num_inference_steps", "trajectories")
 
 
 class Findings:

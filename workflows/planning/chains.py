@@ -58,9 +58,17 @@ class Chains:
         return self.parts(planned, shard)[0] is planned
 
     def made_with(self, planned: PlannedArtifact, shard: int) -> list[Artifact]:
-        """The artifacts whose shard is made before this one's in the same unit."""
+        """What the unit that makes this shard has made before it."""
         parts = self.parts(planned, shard) if self._chains else [planned]
-        return [part.artifact for part in parts[: parts.index(planned)]]
+        return self.made_before(parts, planned)
+
+    def made_before(self, parts: Sequence[PlannedArtifact], part: PlannedArtifact) -> list[Artifact]:
+        """What a unit of these parts has in memory when it comes to one of them.
+
+        Where the generation is stored already, the first part that needs its path walks it, for all that follow.
+        """
+        made = [earlier.artifact for earlier in parts[: parts.index(part)]]
+        return [*made, *(artifact.samples for artifact in made if artifact in self._walkers)]
 
     def walks_for(self, parts: Iterable[PlannedArtifact]) -> bool:
         """Whether one of these needs the whole path."""

@@ -254,4 +254,4 @@ def _missing(entry: PlannedArtifact, store: Store | None) -> MissingShards:
 
 def still_missing(group: ArtifactGroup, entry: PlannedArtifact) -> MissingShards:
     """Asked shards not complete, each with its variables that are not."""
-    return group.missing(entry.asked)
+    return group.missing(entry.asked, entry.asked)

@@ -76,17 +76,13 @@ class Outcome:
 
 def simulate_plan(plan: Plan, machines: Machines, failures: Failures, seed: int, store: str = "") -> Outcome:
     """The missing units of a plan on machines."""
-    units = PlanUnits(plan, store)
+    units, chains = PlanUnits(plan, store), plan.chains
     by_key = {planned.artifact.key: planned for planned in plan.artifacts}
 
     def seconds(which: int) -> Callable[[Unit], float]:
         def of(unit: Unit) -> float:
             _, shard = parse_unit_id(unit.id)
-            parts = units.parts(unit.id)
-            made = [part.artifact for part in parts]
-            return max(
-                _SHORT, sum(unit_seconds(plan, part, shard, made[:i])[which] for i, part in enumerate(parts))
-            )
+            return max(_SHORT, unit_seconds(plan, chains, units.parts(unit.id), shard)[which])
 
         return of
 

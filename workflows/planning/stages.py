@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from taba_core.artifacts.base import Artifact
+from workflows.planning.chains import Chains
 from workflows.planning.plan import Plan
 from workflows.planning.planned import PlannedArtifact
 
@@ -22,6 +22,9 @@ WRITE_BYTES_PER_SECOND = 2e8  # one worker: encode, checksum, write, sync
 REDUCE_BYTES_PER_SECOND = 5e8  # one node: the reduction of a study reads what it needs once
 MARGIN = 1.25  # of the time limit over the estimate
 DRAIN_SECONDS = 60  # schedulers may signal a minute early
+
+# The parts of a unit, and the shard it makes of each.
+_Unit = tuple[list[PlannedArtifact], int]
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,11 @@ class Machines:
 
 @dataclass(frozen=True)
 class Stage:
-    """The units of one depth of the dependency graph; they need nothing of each other.
+    """The units whose first part has one depth in the dependency graph; they need nothing of each other.
 
     Attributes:
-      kinds: kinds of the artifacts.
-      units: missing shards.
+      kinds: kinds of the artifacts that the units make.
+      units: units of work.
       longest: seconds of the longest unit.
       device_seconds: seconds of all units together.
       waves: ceil(units / workers).
@@ -100,12 +103,12 @@ class Timetable:
 
 
 def unit_seconds(
-    plan: Plan, planned: PlannedArtifact, shard: int, made: Sequence[Artifact] = ()
+    plan: Plan, chains: Chains, parts: Sequence[PlannedArtifact], shard: int
 ) -> tuple[float, float]:
-    """Seconds one worker computes and writes a shard, in a unit that has made the shards of `made` before."""
-    computing = planned.evaluations_in(shard, made) * plan.context.card.cost.image_seconds
-    share = planned.samples_in(shard) / planned.num_samples
-    return computing, plan.bytes_of(planned) * share / WRITE_BYTES_PER_SECOND
+    """Seconds one worker computes and writes a unit: the same shard of these parts, one after another."""
+    evaluations = sum(part.evaluations_in(shard, chains.made_before(parts, part)) for part in parts)
+    stored = sum(plan.bytes_of(part) * part.samples_in(shard) / part.num_samples for part in parts)
+    return evaluations * plan.context.card.cost.image_seconds, stored / WRITE_BYTES_PER_SECOND
 
 
 def load_seconds(plan: Plan) -> float:
@@ -117,24 +120,22 @@ def load_seconds(plan: Plan) -> float:
 
 def timetable(plan: Plan, machines: Machines) -> Timetable:
     """Stages of the missing units on the machines."""
-    depths: dict[int, list[PlannedArtifact]] = {}
+    chains = plan.chains
+    depths: dict[int, list[_Unit]] = {}
     for planned in plan.artifacts:
-        if planned.missing:
-            depths.setdefault(planned.artifact.depth, []).append(planned)
-    stages = tuple(_stage(plan, depths[depth], machines.workers) for depth in sorted(depths))
+        for shard in planned.missing:
+            parts = chains.parts(planned, shard)
+            if parts[0] is planned:
+                depths.setdefault(planned.artifact.depth, []).append((parts, shard))
+    stages = tuple(_stage(plan, chains, depths[depth], machines.workers) for depth in sorted(depths))
     return Timetable(machines, stages, load_seconds(plan), plan.bytes_total / REDUCE_BYTES_PER_SECOND)
 
 
-def _stage(plan: Plan, artifacts: list[PlannedArtifact], workers: int) -> Stage:
-    # A worker writes one shard while it computes the next, so a unit takes the longer of the two.
-    chains = plan.chains
-    seconds = [
-        max(unit_seconds(plan, planned, shard, chains.made_with(planned, shard)))
-        for planned in artifacts
-        for shard in planned.missing
-    ]
+def _stage(plan: Plan, chains: Chains, units: list[_Unit], workers: int) -> Stage:
+    # A worker writes one unit while it computes the next, so a unit takes the longer of the two.
+    seconds = [max(unit_seconds(plan, chains, parts, shard)) for parts, shard in units]
     return Stage(
-        kinds=", ".join(sorted({planned.artifact.kind for planned in artifacts})),
+        kinds=", ".join(sorted({part.artifact.kind for parts, _ in units for part in parts})),
         units=len(seconds),
         longest=max(seconds),
         device_seconds=math.fsum(seconds),
