@@ -23,8 +23,8 @@ def ddim_step(x_from: Tensor, eps: Tensor, start: Level, stop: Level) -> Tensor:
 
     x_to = alpha_to (x_from - sigma_from eps) / alpha_from + sigma_to eps                     (paper, Eq. 1-3)
 
-    evaluated as P x_from + Q eps with P = alpha_to / alpha_from, Q = sigma_to - P sigma_from, so that no digits of x_from
-    are lost when the two levels are close.
+    evaluated as P x_from + Q eps with P = alpha_to / alpha_from, Q = sigma_to - P sigma_from, so that no digits of
+    x_from are lost when the two levels are close.
 
     Args:
       x_from: state at the first level, (B, C, H, W), model units (dimensionless).
@@ -58,8 +58,8 @@ def apply_x0_rule(ends: Ends, rule: X0Rule) -> Ends:
     - clip: x_0 clamped to [-1, 1], eps kept (diffusers `clip_sample`).
     - clip-rederive: x_0 clamped and eps = (x - alpha x_0) / sigma from it (guided-diffusion `clip_denoised`); at
       sigma = 0 the state holds no noise and eps is kept.
-    - dynamic: s = 95 % quantile of |x_0| per sample, limited to [1, 1.5]; x_0 clamped to [-s, s], then divided by s; eps
-      kept (Imagen, Sec. 2.3; DeepFloyd IF).
+    - dynamic: s = 95 % quantile of |x_0| per sample, limited to [1, 1.5]; x_0 clamped to [-s, s], then divided by s;
+      eps kept (Imagen, Sec. 2.3; DeepFloyd IF).
 
     Raises:
       UsageError: no such rule. ValueError: alpha of the level is 0, and only the noise was predicted.
@@ -80,16 +80,17 @@ def apply_x0_rule(ends: Ends, rule: X0Rule) -> Ends:
     raise unknown_name("x0_rule", rule, get_args(X0Rule))
 
 
-def move(ends: Ends, stop: Level, rule: X0Rule) -> tuple[Tensor, Tensor]:
-    """DDIM step under an x_0 rule: (x_to, the eps that moved the state), each (B, C, H, W).
+def move(ends: Ends, stop: Level) -> tuple[Tensor, Tensor]:
+    """DDIM step: (x_to, the eps that moved the state), each (B, C, H, W).
 
-    x_to = alpha_to x_0 + sigma_to eps, with (x_0, eps) after the rule. Where the network predicts the noise alone and
-    there is no rule, this is `ddim_step`.
+    x_to = alpha_to x_0 + sigma_to eps; where the noise alone was predicted, `ddim_step`.
+
+    Args:
+      ends: the prediction, after the x_0 rule if there is one (`apply_x0_rule`).
 
     Raises:
-      UsageError and ValueError as `apply_x0_rule`.
+      ValueError: alpha of the first level is 0, and only the noise was predicted.
     """
-    if rule == "none" and ends.clean is None:
+    if ends.clean is None:
         return ddim_step(ends.x, ends.eps, ends.level, stop), ends.eps
-    ends = apply_x0_rule(ends, rule)
     return stop.alpha * ends.x_0 + stop.sigma * ends.eps, ends.eps

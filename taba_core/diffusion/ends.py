@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class Ends:
     """The clean image and the noise of which a state is made: x = alpha x_0 + sigma eps.
 
-    `x_0, eps = ends` unpacks them. A network that predicts the noise gives eps alone, and x_0 follows where alpha > 0; a
-    network that predicts v, x_0 or a velocity gives both without a division.
+    `x_0, eps = ends` unpacks them. A network that predicts the noise gives eps alone, and x_0 follows where alpha >
+    0; a network that predicts v, x_0 or a velocity gives both without a division.
 
     Attributes:
       x: the state, (B, C, H, W).
@@ -68,12 +68,13 @@ def check_holds_image(level: Level) -> None:
 class Held(Enum):
     """What stays the same on the line between two levels when a prediction made at one of them is used at the other.
 
-    Both quantities are constant along x(level) = alpha x_0 + sigma eps, so x_b = P x_a + Q f between any two levels a and
-    b. In the scaled state y = x / scale the line is dy = f d(clock), and moves are Euler steps.
+    Both quantities are constant along x(level) = alpha x_0 + sigma eps, so x_b = P x_a + Q f between any two levels a
+    and b. In the scaled state y = x / scale the line is dy = f d(clock), and moves are Euler steps.
 
-    - NOISE: f = eps, scale = alpha, clock = sigma / alpha. For networks that predict the noise. Not defined at alpha = 0.
-    - VELOCITY: f = eps - x_0, scale = alpha + sigma, clock = sigma / (alpha + sigma). For networks that give both ends; a
-      flow-matching network predicts f itself. Defined at every level.
+    - NOISE: f = eps, scale = alpha, clock = sigma / alpha. For networks that predict the noise. Not defined at alpha
+      = 0.
+    - VELOCITY: f = eps - x_0, scale = alpha + sigma, clock = sigma / (alpha + sigma). For networks that give both
+      ends; a flow-matching network predicts f itself. Defined at every level.
     """
 
     NOISE = "noise"

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 class Level:
     """The level of a state x = alpha x_0 + sigma eps, eps standard normal.
 
-    Variance-preserving models (VP) have alpha^2 + sigma^2 = 1; flow-matching models have alpha + sigma = 1. What is stored
-    are the squares, because schedules are tables of alpha_bar = alpha^2; the root of a square is the number itself to the
-    last bit.
+    Variance-preserving models (VP) have alpha^2 + sigma^2 = 1; flow-matching models have alpha + sigma = 1. What is
+    stored are the squares, because schedules are tables of alpha_bar = alpha^2; the root of a square is the number
+    itself to the last bit.
 
     Attributes:
       signal_power: alpha^2, at least 0; 0 is pure noise.
@@ -28,10 +28,12 @@ class Level:
     time: float | None = None
 
     def __post_init__(self) -> None:
-        if not (self.signal_power >= 0 and self.noise_power >= 0 and self.signal_power + self.noise_power > 0):
+        if not (
+            self.signal_power >= 0 and self.noise_power >= 0 and self.signal_power + self.noise_power > 0
+        ):
             raise ValueError(
-                f"a level of alpha^2={self.signal_power} and sigma^2={self.noise_power}: both must be at least 0, and one "
-                "of them above it."
+                f"a level of alpha^2={self.signal_power} and sigma^2={self.noise_power}: both must be at least 0, and "
+                "one of them above it."
             )
 
     @classmethod

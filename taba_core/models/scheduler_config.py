@@ -88,9 +88,17 @@ def read_scheduler(path: Path, *, latent: bool) -> SchedulerConfig:
     config = read_json(path)
     _refuse_other_processes(path, config)
     sampling, inversion = _x0_rules(path, config, latent)
+    schedule = _schedule(path, config)
+    prediction = _choice(path, config, "prediction_type", _PREDICTIONS, "epsilon")
+    if prediction == "epsilon" and schedule.ends_in_noise:
+        raise UsageError(
+            f"{path}: rescale_betas_zero_snr=True ends the noise schedule at alpha=0, where a network that predicts "
+            "epsilon says nothing of the image; set rescale_betas_zero_snr to false, or prediction_type to "
+            "v_prediction or sample if the network was trained to predict that."
+        )
     return SchedulerConfig(
-        schedule=_schedule(path, config),
-        prediction=_choice(path, config, "prediction_type", _PREDICTIONS, "epsilon"),
+        schedule=schedule,
+        prediction=prediction,
         grid=_grid(path, config),
         sampling_x0_rule=sampling,
         inversion_x0_rule=inversion,
@@ -113,7 +121,7 @@ def check_scheduler(card: Card, directory: Path) -> None:
     pairs = {"prediction": (found.prediction, card.prediction)}
     pairs |= {
         name: (getattr(found.schedule, name), getattr(card.schedule, name))
-        for name in ("kind", "N", "beta_start", "beta_end", "max_beta")
+        for name in ("kind", "N", "beta_start", "beta_end", "max_beta", "zero_terminal_snr")
     }
     for name, (in_file, in_card) in pairs.items():
         if not _same(in_file, in_card):
@@ -134,10 +142,11 @@ def _same(a: Any, b: Any) -> bool:
 def _schedule(path: Path, config: Mapping[str, Any]) -> ScheduleCard:
     kind = _choice(path, config, "beta_schedule", _KINDS, "linear")
     steps = int(config.get("num_train_timesteps", 1000))
+    zero = bool(config.get("rescale_betas_zero_snr", False))
     if kind == "cosine":
-        return ScheduleCard(kind=kind, N=steps, max_beta=_COSINE_MAX_BETA)
+        return ScheduleCard(kind=kind, N=steps, max_beta=_COSINE_MAX_BETA, zero_terminal_snr=zero)
     start, end = float(config.get("beta_start", 1e-4)), float(config.get("beta_end", 0.02))
-    return ScheduleCard(kind=kind, N=steps, beta_start=start, beta_end=end)
+    return ScheduleCard(kind=kind, N=steps, beta_start=start, beta_end=end, zero_terminal_snr=zero)
 
 
 def _grid(path: Path, config: Mapping[str, Any]) -> GridCard:
@@ -172,10 +181,6 @@ def _refuse_other_processes(path: Path, config: Mapping[str, Any]) -> None:
         raise _unsupported(path, "_class_name", name, f"one of {', '.join(known)}")
     if config.get("trained_betas") is not None:
         raise _unsupported(path, "trained_betas", "a table", "a named beta_schedule")
-    if config.get("rescale_betas_zero_snr", False):
-        raise _unsupported(
-            path, "rescale_betas_zero_snr", True, "false: at zero signal no x_0 can be recovered"
-        )
 
 
 def _choice(path: Path, config: Mapping[str, Any], key: str, known: Mapping[str, Any], default: str) -> Any:

@@ -1,8 +1,8 @@
 """What generation and every inversion method return on small fixed problems, as numbers that must not move.
 
-`tests/data/frozen_runs.npz` holds for each run a hash of all its bits, its mean magnitude and 16 of its values. The bits
-belong to the processor and the libraries that made them, so the test compares values. Whether a change of the code moves a
-single bit is asked on one machine, before and after the change:
+`tests/data/frozen_runs.npz` holds for each run a hash of all its bits, its mean magnitude and 16 of its values. The
+bits belong to the processor and the libraries that made them, so the test compares values. Whether a change of the
+code moves a single bit is asked on one machine, before and after the change:
 
     python tests/inversion/frozen_runs.py --write     # with the code as it was
     python tests/inversion/frozen_runs.py --bits      # with the changed code
@@ -70,9 +70,7 @@ def problems():
     """Name, model, grid, condition and dtype of every fixed problem; two samples and six steps each."""
     leading = TimestepGrid.build(LINEAR, 6)
     trailing = TimestepGrid.build(NoiseSchedule.cosine(), 6, "diffusers-trailing")
-    first = TimestepGrid.build(
-        NoiseSchedule.scaled_linear(), 6, steps_offset=1, final_alpha_bar="first"
-    )
+    first = TimestepGrid.build(NoiseSchedule.scaled_linear(), 6, steps_offset=1, final_alpha_bar="first")
     gaussian = load_model("gaussian", options={"size": 8})
     photos = load_model("photo-mixture")
     classes = {"class_id": torch.tensor([1, -1])}
@@ -117,7 +115,9 @@ def _of_problem(name, model, grid, cond, dtype):
         yield f"{name}/step_predictions/{rule}", hat
     given = dict(forward_noise=forward, sample_ids=[3, 8])
     for key, options in CONVENTIONS.items():
-        report = invert_with_report(model, image, grid, "ddim", cond, measure_residual=True, **given, **options)
+        report = invert_with_report(
+            model, image, grid, "ddim", cond, measure_residual=True, **given, **options
+        )
         yield from _of_report(f"{name}/ddim/{key}", report)
     chosen = [(m, replace(quick(m), **WEAKER.get(m, {}))) for m in list_methods()]
     if name == "gaussian64":
@@ -174,7 +174,9 @@ def frozen():
 
 def main():
     """Write the file, or compare bits with it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     chosen = parser.add_mutually_exclusive_group(required=True)
     chosen.add_argument("--write", action="store_true")
     chosen.add_argument("--bits", action="store_true")
@@ -184,7 +186,9 @@ def main():
         np.savez_compressed(FILE, names=list(found), hashes=list(hashes), values=np.array(values))
         return
     before = frozen()
-    changed = [name for name in before.keys() | found.keys() if before.get(name, "")[0] != found.get(name, "")[0]]
+    changed = [
+        name for name in before.keys() | found.keys() if before.get(name, "")[0] != found.get(name, "")[0]
+    ]
     print(f"{len(found)} runs, {len(changed)} with other bits", *sorted(changed), sep="\n  ")
     sys.exit(bool(changed))
 
