@@ -174,8 +174,9 @@ class Network:
     def predict(self, x: Tensor, level: Level, cond: Mapping[str, Tensor]) -> Ends:
         """The two ends of the line each state lies on, in the dtype and on the device of x.
 
-        The output is read at alpha and sigma of the state, whatever the time is that the network is asked at: an
-        inversion step at target times keeps v itself, as diffusers' DDIMInverseScheduler does.
+        An output v is read at alpha and sigma of the state, whatever the time is that the network is asked at: an
+        inversion step at target times keeps v itself, as diffusers' DDIMInverseScheduler does. Of an output x_0 such a
+        step keeps the noise, which at a time of alpha = 0 is the state itself.
 
         Args:
           x: states, (B, C, H, W).
@@ -220,15 +221,14 @@ class Network:
 
         - epsilon: eps as it is; x_0 = (x - sigma eps) / alpha where it is asked for.
         - v = alpha eps - sigma x_0 (Salimans & Ho 2022, App. D): x_0 = alpha x - sigma v, eps = sigma x + alpha v.
-        - sample: x_0 as it is, eps = (x - alpha x_0) / sigma. A state without noise says nothing of its noise: at
-          sigma = 0 the noise is read at the level of the network's time.
+        - sample: eps = (x - alpha x_0) / sigma at the level of the network's time, as a clean state (sigma = 0) says
+          nothing of its noise; x_0 as it is where that is the level of the state, else what follows from eps.
         """
         if self.prediction == "epsilon":
             return Ends(x, level, raw)
         if self.prediction == "v":
             return Ends(x, level, level.sigma * x + level.alpha * raw, level.alpha * x - level.sigma * raw)
-        if level.noise_power:
-            return Ends(x, level, (x - level.alpha * raw) / level.sigma, raw)
         assert level.time is not None
         trained = self.schedule.level_at(level.time)
-        return Ends(x, level, (x - trained.alpha * raw) / trained.sigma)
+        eps = (x - trained.alpha * raw) / trained.sigma
+        return Ends(x, level, eps, raw if trained.same_mix(level) else None)

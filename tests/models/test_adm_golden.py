@@ -135,7 +135,7 @@ def test_one_evaluation_at_fractional_times(name, profile):
 def test_raw_output_with_its_variance_channels(name):
     golden = np.load(DATA / f"{name}.npz")
     x, t = torch.from_numpy(golden["raw_x"]), torch.from_numpy(golden["raw_t"])
-    raw = network(name).predict(x, t, {})
+    raw = network(name).output(x, t, {})
     close(raw.detach(), golden["raw_out"], TOLERANCE["raw"])
 
 

@@ -11,7 +11,7 @@ from tiny_checkpoints import ddim_scheduler, edit_json, tiny_unet
 from tiny_text_checkpoints import SDXL_BETAS, save_scheduler, save_tiny_sd
 from torch.testing import assert_close
 
-from taba_core.diffusion import generate, invert
+from taba_core.diffusion import ddim_step, generate, invert
 from taba_core.errors import UsageError
 from taba_core.models.base import load_model, model_spec
 from taba_core.models.cards import ScheduleCard
@@ -95,13 +95,16 @@ def test_inversion_is_that_of_diffusers_inverse_scheduler(case):
     close(steps, case.walk(case.inverse, image))
 
 
-def test_the_sampling_of_a_network_that_predicts_x_0_is_that_of_diffusers(tmp_path):
+def test_a_network_that_predicts_x_0_samples_as_diffusers_and_its_inversion_keeps_the_noise(tmp_path):
     case, steps = Case(unet_directory(tmp_path / "model", prediction_type="sample")), []
     image = generate(case.model, case.noise, case.grid, on_step=lambda r: steps.append(r.x_to))
     close(steps, case.walk(case.sampler, case.noise))
-    # the clean image says nothing of its noise, so the first step differs from theirs, which divides by 0
-    assert torch.isfinite(invert(case.model, image, case.grid)).all()
+    # theirs keeps x_0 and divides by the noise of the clean image, which is 0; ours keeps eps
     assert not torch.isfinite(case.walk(case.inverse, image)[0]).all()
+    x = image
+    for move in case.grid.upward():
+        x = ddim_step(x, case.model.eps(x, move.network_time, {}), move.start, move.stop)
+    assert_close(invert(case.model, image, case.grid), x, rtol=1e-5, atol=1e-5 * float(x.abs().max()))
 
 
 @pytest.mark.parametrize("clean", ["one", "first"])
