@@ -1,9 +1,9 @@
 """Closed forms for Gaussian data: what DDIM sampling, inversion and forward replacement do to one mode.
 
-For data whose modes are independent, x_0 ~ N(0, lam), the optimal prediction at level a is linear,
-eps(x) = k x with k = sqrt(1 - a) / (a lam + 1 - a), so every step multiplies by a number and a latent is
+For data whose modes are independent, x_0 ~ N(0, lam), the optimal prediction at a level (alpha, sigma) is linear,
+eps(x) = k x with k = sigma / (alpha^2 lam + sigma^2), so every step multiplies by a number and a latent is
 Gaussian with a known standard deviation. Symbols: F sampling gain (noise to image), G inversion gain (image
-to latent), a_K the level to which forward replacement noises. All float64, no network, no samples.
+to latent). All float64, no network, no samples.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from taba_core.conventions import ForwardLevel, Levels, NetworkTime
-from taba_core.diffusion.grid import TimestepGrid, Transition
+from taba_core.diffusion.ends import Held
+from taba_core.diffusion.grid import CLEAN, TimestepGrid, Transition
+from taba_core.diffusion.level import Level
 from taba_core.errors import UsageError
 
 Modes = NDArray[np.float64]
@@ -24,30 +26,30 @@ Modes = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class GaussianLatent:
-    """The latent of one image mode: sqrt(a) G F noise + sqrt(1 - a) G z, with z independent of the noise.
+    """The latent of one image mode: alpha G F noise + sigma G z, with z independent of the noise.
 
     Attributes:
       sampling_gain: F, per mode.
       inversion_gain: G of the steps after the start, per mode.
-      alpha_bar_start: a, level the clean image was noised to; 1 without forward replacement.
+      start: level (alpha, sigma) the clean image was noised to; that of the clean image without forward replacement.
       reconstruction_gain: sampling gain on the inversion's own grid where that is not the grid the image was
         sampled on; None = F.
     """
 
     sampling_gain: Modes
     inversion_gain: Modes
-    alpha_bar_start: float = 1.0
+    start: Level = CLEAN
     reconstruction_gain: Modes | None = None
 
     @property
     def signal_gain(self) -> Modes:
-        """Latent per unit of the original noise, sqrt(a) G F; 1 for an exact inversion."""
-        return math.sqrt(self.alpha_bar_start) * self.inversion_gain * self.sampling_gain
+        """Latent per unit of the original noise, alpha G F; 1 for an exact inversion."""
+        return self.start.alpha * self.inversion_gain * self.sampling_gain
 
     @property
     def injected_std(self) -> Modes:
-        """Standard deviation of the part of the latent that forward replacement drew, sqrt(1 - a) G."""
-        return math.sqrt(1 - self.alpha_bar_start) * self.inversion_gain
+        """Standard deviation of the part of the latent that forward replacement drew, sigma G."""
+        return self.start.sigma * self.inversion_gain
 
     @property
     def std(self) -> Modes:
@@ -68,7 +70,7 @@ class GaussianLatent:
     def reconstruction_rmse(self) -> Modes:
         """Root mean squared difference of the image and the image sampled back from the latent.
 
-        F noise - R latent, R the reconstruction gain: hypot(F - R sqrt(a) G F, R sqrt(1 - a) G).
+        F noise - R latent, R the reconstruction gain: hypot(F - R alpha G F, R sigma G).
         """
         F, R = self.sampling_gain, self.reconstruction_gain
         if R is None:
@@ -100,15 +102,15 @@ class GaussianModes:
         variance.setflags(write=False)
         object.__setattr__(self, "variance", variance)
 
-    def eps_gain(self, alpha_bar: float) -> Modes:
-        """k = sqrt(1 - a) / (a lam + 1 - a): optimal prediction per unit of the state at level a."""
-        return math.sqrt(1 - alpha_bar) / (alpha_bar * self.variance + 1 - alpha_bar)
+    def eps_gain(self, level: Level) -> Modes:
+        """k = sigma / (alpha^2 lam + sigma^2): optimal prediction of the noise per unit of the state at a level."""
+        return level.sigma / self._power(level)
 
     def step_gains(self, moves: list[Transition]) -> Modes:
         """Factor P + Q k(network) of each move, (len(moves), *shape of variance)."""
         if not moves:
             return np.ones((0, *self.variance.shape))
-        return np.stack([p + q * self.eps_gain(a) for p, q, a in map(_coefficients, moves)])
+        return np.stack([p + q * self.eps_gain(move.network) for p, q, move in map(_coefficients, moves)])
 
     def sampling_gain(self) -> Modes:
         """F: image per unit of noise, prod of the T sampling steps."""
@@ -133,10 +135,10 @@ class GaussianModes:
         0 refinements is DDIM inversion at target times; the limit is the exact inverse.
         """
         total = np.ones(self.variance.shape)
-        for p, q, a in map(_coefficients, self.grid.upward(first_step)):
+        for p, q, move in map(_coefficients, self.grid.upward(first_step)):
             z = np.ones(self.variance.shape)
             for _ in range(num_refinements + 1):
-                z = p + q * self.eps_gain(a) * z
+                z = p + q * self.eps_gain(move.network) * z
             total = total * z
         return total
 
@@ -154,28 +156,25 @@ class GaussianModes:
         `image_grid` is the grid the image was sampled on, where that is not the inversion's own.
         """
         gain = self.inversion_gain(forward_steps, network_time=network_time, levels=levels)
-        start = self.grid.forward_alpha_bar(forward_steps, forward_level, levels)
+        start = self.grid.replacement_level(forward_steps, forward_level, levels)
         return self.latent_with(gain, start, image_grid=image_grid)
 
     def latent_with(
-        self, inversion_gain: Modes, alpha_bar_start: float = 1.0, *, image_grid: TimestepGrid | None = None
+        self, inversion_gain: Modes, start: Level = CLEAN, *, image_grid: TimestepGrid | None = None
     ) -> GaussianLatent:
-        """Latent of a method with the given G, started from level `alpha_bar_start`."""
+        """Latent of a method with the given G, started from the level `start`."""
         if image_grid is None:
-            return GaussianLatent(self.sampling_gain(), inversion_gain, alpha_bar_start)
+            return GaussianLatent(self.sampling_gain(), inversion_gain, start)
         sampled = GaussianModes(self.variance, image_grid).sampling_gain()
-        return GaussianLatent(sampled, inversion_gain, alpha_bar_start, self.sampling_gain())
+        return GaussianLatent(sampled, inversion_gain, start, self.sampling_gain())
 
     def marginal_step_ratio(self) -> Modes:
         """rho(l) = std(eps_hat_l) / std(eps_l) of steps l = 1..T on exact marginals, (T, *shape).
 
-        sqrt((a_{l-1} lam + 1 - a_{l-1}) / (a_l lam + 1 - a_l)), the law of
+        sqrt((alpha_{l-1}^2 lam + sigma_{l-1}^2) / (alpha_l^2 lam + sigma_l^2)), the law of
         infinitely fine sampling; target time.
         """
-        ratios = [
-            np.sqrt(self._power(m.alpha_bar_to) / self._power(m.alpha_bar_from)) for m in self._ascending()
-        ]
-        return np.stack(ratios)
+        return np.stack([np.sqrt(self._power(m.stop) / self._power(m.start)) for m in self._ascending()])
 
     def sampled_step_ratio(self) -> Modes:
         """std(eps_hat_l) / std(eps_l) of steps l = 1..T on the states that DDIM itself visits, (T, *shape).
@@ -193,13 +192,16 @@ class GaussianModes:
         """
         ratio = self.sampled_step_ratio()
         state = np.cumprod(np.concatenate([np.ones((1, *ratio.shape[1:])), ratio[:0:-1]]), axis=0)[::-1]
-        return cast(Modes, state * np.stack([self.eps_gain(a) for a in self.grid.alpha_bar[1:]]))
+        return cast(Modes, state * np.stack([self.eps_gain(level) for level in self.grid.upper_levels]))
 
     def _ascending(self) -> list[Transition]:
         return self.grid.downward()[::-1]
 
-    def _power(self, alpha_bar: float) -> Modes:
-        return alpha_bar * self.variance + 1 - alpha_bar
+    def _power(self, level: Level) -> Modes:
+        """Variance of the state at a level."""
+        # Added in this order the sum of a VP level is a lam + 1 - a to the bit.
+        total = level.signal_power + level.noise_power
+        return level.signal_power * self.variance + total - level.signal_power
 
 
 def power_law_spectrum(size: int, beta: float, total_variance: float) -> Modes:
@@ -257,11 +259,9 @@ def _real_numbers(function: str, argument: str, values: object) -> Modes:
     return array.astype(np.float64)
 
 
-def _coefficients(move: Transition) -> tuple[float, float, float]:
-    """(P, Q, alpha_bar of the network's time) of x_to = P x_from + Q eps."""
-    p = math.sqrt(move.alpha_bar_to / move.alpha_bar_from)
-    q = math.sqrt(1 - move.alpha_bar_to) - p * math.sqrt(1 - move.alpha_bar_from)
-    return p, q, move.alpha_bar_network
+def _coefficients(move: Transition) -> tuple[float, float, Transition]:
+    """(P, Q) of x_to = P x_from + Q eps, and the move."""
+    return *Held.NOISE.coefficients(move.start, move.stop), move
 
 
 def _product(gains: Modes) -> Modes:

@@ -8,6 +8,7 @@ import torch
 from numpy.testing import assert_allclose
 
 from taba_core.diffusion import NoiseSchedule, TimestepGrid, generate, invert
+from taba_core.diffusion.level import Level
 from taba_core.errors import UsageError
 from taba_core.theory import GaussianModes, lag_correlation, power_law_spectrum
 
@@ -75,7 +76,7 @@ def latent(modes, method):
     if method == "matched 1":
         return modes.latent(1, "matched")
     if method == "forward 2, exact":
-        return modes.latent_with(modes.exact_inversion_gain(2), modes.grid.forward_alpha_bar(2))
+        return modes.latent_with(modes.exact_inversion_gain(2), modes.grid.replacement_level(2))
     return modes.latent_with(gain(modes, method))
 
 
@@ -203,7 +204,7 @@ def test_step_law_on_exact_marginals():
 def test_expected_absolute_error_by_hand():
     # a = .64, F = .5, G = 2: signal .8, injected .6 * 2 = 1.2; error std sqrt(.2^2 + 1.2^2) = sqrt(1.48)
     modes = GaussianModes(np.array([1.0]), GRIDS["dit"])
-    result = type(modes.latent())(np.array([0.5]), np.array([2.0]), 0.64)
+    result = type(modes.latent())(np.array([0.5]), np.array([2.0]), Level.vp(0.64))
     assert_allclose(result.std**2, 0.64 + 1.44)
     assert_allclose(result.expected_absolute_error, math.sqrt(2 / math.pi * 1.48))
     assert_allclose(result.reconstruction_rmse, 0.5 * math.sqrt(1.48))

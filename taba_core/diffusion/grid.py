@@ -7,18 +7,21 @@ here, on the timesteps that `spacing` places, and nowhere else.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from taba_core.conventions import ForwardLevel, Levels, NetworkTime
+from taba_core.diffusion.level import Level
 from taba_core.diffusion.schedule import NoiseSchedule
 from taba_core.diffusion.spacing import GridStyle, place_timesteps
 from taba_core.errors import UsageError, unknown_name
 
 FinalAlphaBar = Literal["one", "first"]
+CLEAN, PURE_NOISE = Level(1.0, 0.0), Level(0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -27,16 +30,34 @@ class Transition:
 
     Attributes:
       step: l, 1..T, whatever the direction.
-      alpha_bar_from, alpha_bar_to: level the state is taken to have, and level it is moved to.
-      network_time: what the network is given.
-      alpha_bar_network: level that belongs to network_time.
+      start, stop: level the state is taken to have, and level it is moved to.
+      network: level whose time the network is given.
     """
 
     step: int
-    alpha_bar_from: float
-    alpha_bar_to: float
-    network_time: float
-    alpha_bar_network: float
+    start: Level
+    stop: Level
+    network: Level
+
+    @property
+    def network_time(self) -> float:
+        """What the network is given."""
+        assert self.network.time is not None
+        return self.network.time
+
+    @property
+    def asked(self) -> Level:
+        """Alpha and sigma of the state the move starts from, and the time the network is given."""
+        return self.start.at(self.network.time)
+
+    @property
+    def asked_beyond(self) -> Level:
+        """Alpha and sigma of the level the move ends at, and that time, to ask about a guess of the next state."""
+        return self.stop.at(self.network.time)
+
+    def reversed(self) -> Transition:
+        """The move back, the network at the same time."""
+        return replace(self, start=self.stop, stop=self.start)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,13 +68,13 @@ class TimestepGrid:
       schedule: the training schedule.
       timesteps: (T,), int64, ascending training timesteps tau_1..tau_T.
       source_timesteps: (T,), int64, training timestep of the lower level of each step; negative = level 0.
-      level_zero: alpha_bar of level 0 (1, or alpha_bar of training timestep 0).
+      level_zero: level 0, the clean image or that of training timestep 0; it has no time of its own.
     """
 
     schedule: NoiseSchedule
     timesteps: NDArray[np.int64]
     source_timesteps: NDArray[np.int64]
-    level_zero: float
+    level_zero: Level
 
     @classmethod
     def build(
@@ -83,7 +104,7 @@ class TimestepGrid:
             raise unknown_name("final_alpha_bar", final_alpha_bar, get_args(FinalAlphaBar))
         N = schedule.num_train_timesteps
         timesteps, sources = place_timesteps(N, num_inference_steps, style, steps_offset)
-        level_zero = 1.0 if final_alpha_bar == "one" else float(schedule.alpha_bar[0])
+        level_zero = CLEAN if final_alpha_bar == "one" else schedule.level(0).at(None)
         return cls(schedule, timesteps, sources, level_zero)
 
     @property
@@ -93,33 +114,44 @@ class TimestepGrid:
 
     @property
     def network_times(self) -> NDArray[np.float64]:
-        """What the network is given at levels 1..T, (T,): tau_l times the schedule's timestep_scale."""
-        return self.timesteps.astype(np.float64) * self.schedule.timestep_scale
+        """What the network is given at levels 1..T, (T,)."""
+        assert self.schedule.times is not None
+        return self.schedule.times[self.timesteps]
+
+    @cached_property
+    def lower_levels(self) -> tuple[Level, ...]:
+        """The cleaner end of steps 1..T."""
+        return tuple(self.schedule.level(t) if t >= 0 else self.level_zero for t in self.source_timesteps)
+
+    @cached_property
+    def upper_levels(self) -> tuple[Level, ...]:
+        """The noisier end of steps 1..T."""
+        return tuple(self.schedule.level(t) for t in self.timesteps)
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """Levels 0..T."""
+        return (self.lower_levels[0], *self.upper_levels)
 
     @property
     def lower_alpha_bar(self) -> NDArray[np.float64]:
         """alpha_bar of the cleaner end of steps 1..T, (T,)."""
-        lower = self.schedule.alpha_bar[np.maximum(self.source_timesteps, 0)]
-        lower[self.source_timesteps < 0] = self.level_zero
-        return lower
+        return np.array([level.alpha_bar for level in self.lower_levels])
 
     @property
     def upper_alpha_bar(self) -> NDArray[np.float64]:
         """alpha_bar of the noisier end of steps 1..T, (T,)."""
-        return self.schedule.alpha_bar[self.timesteps]
+        return np.array([level.alpha_bar for level in self.upper_levels])
 
     @property
     def alpha_bar(self) -> NDArray[np.float64]:
         """a_0..a_T, (T+1,): alpha_bar of every level."""
-        return np.concatenate([self.lower_alpha_bar[:1], self.upper_alpha_bar])
+        return np.array([level.alpha_bar for level in self.levels])
 
     def downward(self) -> list[Transition]:
         """Sampling: l = T..1 from level l to level l-1, the network at the time of level l."""
-        lower, upper, times = self.lower_alpha_bar, self.upper_alpha_bar, self.network_times
-        return [
-            Transition(i + 1, float(upper[i]), float(lower[i]), float(times[i]), float(upper[i]))
-            for i in reversed(range(self.num_inference_steps))
-        ]
+        steps = enumerate(zip(self.lower_levels, self.upper_levels, strict=True), start=1)
+        return [Transition(step, upper, lower, upper) for step, (lower, upper) in steps][::-1]
 
     def upward(
         self, first_step: int = 0, *, network_time: NetworkTime = "target", levels: Levels = "exact"
@@ -129,7 +161,7 @@ class TimestepGrid:
         - levels=exact, network_time=target: level l-1 to l, network at the time of level l (paper, Eq. 3).
         - levels=exact, network_time=source: the same levels, network at the time of level l-1; step 1 has no
           source time below the grid and uses that of level 1.
-        - levels=shifted, network_time=source: level l to l+1 with alpha_bar_{T+1} = 0, network at the time of
+        - levels=shifted, network_time=source: level l to l+1 with alpha = 0 at level T+1, network at the time of
           level l (the reverse process of guided-diffusion; the clean image is taken to be at level 1).
 
         Raises:
@@ -140,18 +172,18 @@ class TimestepGrid:
         _check_convention(network_time, levels)
         return [self._up(i, network_time, levels) for i in range(first_step, T)]
 
-    def forward_alpha_bar(
+    def replacement_level(
         self, forward_steps: int, forward_level: ForwardLevel = "exact", levels: Levels = "exact"
-    ) -> float:
+    ) -> Level:
         """Level to which the clean image is noised when K = `forward_steps` inversion steps are replaced.
 
         - exact: the level step K+1 takes its state to have, level K (paper, Eq. 5; the SDXL path).
         - matched: the level of the network time of step K+1, level K+1; for K = T the last training timestep
           (the DiT, LDM and IF paths). One level noisier than step K+1 assumes.
         - levels=shifted: both are level K+1, which is what the shifted step K+1 assumes; for K = T pure
-          noise, alpha_bar 0 (guided-diffusion itself indexes out of range there).
+          noise, alpha 0 (guided-diffusion itself indexes out of range there).
 
-        K = 0 replaces nothing and adds no noise: 1.
+        K = 0 replaces nothing and adds no noise: alpha 1.
 
         Raises:
           UsageError: forward_steps is not in 0..T.
@@ -161,12 +193,12 @@ class TimestepGrid:
         if forward_level not in get_args(ForwardLevel):
             raise unknown_name("forward_level", forward_level, get_args(ForwardLevel))
         if K == 0:
-            return 1.0
+            return CLEAN
         if levels == "shifted":
-            return float(self.upper_alpha_bar[K]) if K < T else 0.0
+            return self.upper_levels[K] if K < T else PURE_NOISE
         if forward_level == "matched":
-            return float(self.upper_alpha_bar[K]) if K < T else float(self.schedule.alpha_bar[-1])
-        return float(self.lower_alpha_bar[K]) if K < T else float(self.upper_alpha_bar[-1])
+            return self.upper_levels[K] if K < T else self.schedule.level(-1)
+        return self.lower_levels[K] if K < T else self.upper_levels[-1]
 
     def steps_of(self, text_or_number: str | int | float) -> int:
         """Number of steps K from a count (2, "2") or a fraction of T (0.04, "0.04", "4%").
@@ -195,17 +227,12 @@ class TimestepGrid:
         return round(steps)
 
     def _up(self, i: int, network_time: NetworkTime, levels: Levels) -> Transition:
-        upper, scale = self.upper_alpha_bar, self.schedule.timestep_scale
+        lower, upper = self.lower_levels[i], self.upper_levels[i]
         if levels == "shifted":
-            beyond = float(upper[i + 1]) if i + 1 < self.num_inference_steps else 0.0
-            return Transition(i + 1, float(upper[i]), beyond, float(self.network_times[i]), float(upper[i]))
-        timestep = int(self.timesteps[i])
-        if network_time == "source" and self.source_timesteps[i] >= 0:
-            timestep = int(self.source_timesteps[i])
-        at_network = float(self.schedule.alpha_bar[timestep])
-        return Transition(
-            i + 1, float(self.lower_alpha_bar[i]), float(upper[i]), timestep * scale, at_network
-        )
+            beyond = self.upper_levels[i + 1] if i + 1 < self.num_inference_steps else PURE_NOISE
+            return Transition(i + 1, upper, beyond, upper)
+        by_source = network_time == "source" and lower.time is not None
+        return Transition(i + 1, lower, upper, lower if by_source else upper)
 
     def _check_steps(self, field: str, value: int) -> None:
         T = self.num_inference_steps

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from taba_core.conventions import X0Rule
-from taba_core.diffusion.ddim import move
-from taba_core.diffusion.denoiser import Denoiser
+from taba_core.diffusion.ddim import apply_x0_rule, move
+from taba_core.diffusion.denoiser import Denoiser, held_by, predict_ends
+from taba_core.diffusion.ends import Held
 from taba_core.diffusion.grid import TimestepGrid, Transition
+from taba_core.errors import UsageError
 
 # Axes: B samples in a batch, C channels, H rows, W columns.
 
@@ -39,17 +41,25 @@ Step = Callable[[Denoiser, Tensor, Transition, Conditioning, X0Rule], tuple[Tens
 OnStep = Callable[[StepRecord], None]
 
 
-def predict_eps(denoiser: Denoiser, x: Tensor, t: float, cond: Conditioning) -> Tensor:
-    """The network's prediction in the state's own precision, (B, C, H, W)."""
-    return denoiser.eps(x, t, cond).to(x.dtype)
-
-
 def ddim_transition(
     denoiser: Denoiser, x: Tensor, transition: Transition, cond: Conditioning, rule: X0Rule
 ) -> tuple[Tensor, Tensor]:
     """One evaluation and one DDIM move: (x_next, eps after the x_0 rule)."""
-    eps = predict_eps(denoiser, x, transition.network_time, cond)
-    return move(x, eps, transition.alpha_bar_from, transition.alpha_bar_to, rule)
+    ends = predict_ends(denoiser, x, transition.asked, cond)
+    return move(apply_x0_rule(ends, rule), transition.stop)
+
+
+def check_levels(denoiser: Denoiser, grid: TimestepGrid) -> None:
+    """Refuse a grid with a level of pure noise for a denoiser that predicts the noise alone.
+
+    Raises:
+      UsageError: such a grid; the message says what can be used.
+    """
+    if held_by(denoiser) is Held.NOISE and not all(level.signal_power for level in grid.levels):
+        raise UsageError(
+            "the noise schedule ends at alpha=0 (zero terminal SNR), where a network that predicts epsilon says "
+            "nothing of the image; use a network that predicts v or x_0, or a schedule that ends above 0."
+        )
 
 
 @torch.no_grad()
@@ -65,7 +75,7 @@ def walk(
     """Take the moves one after another, yielding a record of each.
 
     The direction is the order of the moves. The state keeps its dtype, float32 or float64; half precision is
-    raised to float32, because 1 - alpha_bar of the first levels rounds to 0 in it.
+    raised to float32, because sigma^2 of the first levels rounds to 0 in it.
 
     Args:
       x: starting state, (B, C, H, W).
@@ -116,6 +126,10 @@ def generate(
 
     Returns:
       x_0, (B, C, H, W), model units.
+
+    Raises:
+      UsageError: the grid has a level of pure noise, and the denoiser predicts the noise alone.
     """
+    check_levels(model, grid)
     noise = working_precision(noise)
     return last_state(noise, walk(model, noise, grid.downward(), x0_rule=x0_rule, cond=cond), on_step)

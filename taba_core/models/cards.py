@@ -10,7 +10,14 @@ from importlib.resources import files
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from taba_core.conventions import Conventions
 
@@ -20,13 +27,16 @@ class _CardPart(BaseModel):
 
 
 class ScheduleCard(_CardPart):
-    """Noise schedule of the training process; `arguments()` feeds `NoiseSchedule.named(kind, ...)`."""
+    """Noise schedule of the training process; `betas()` feeds `NoiseSchedule.named(kind, ...)`."""
 
     kind: Literal["linear", "scaled-linear", "cosine"]
     N: int = Field(ge=1, description="training steps")
     beta_start: float | None = Field(default=None, gt=0, lt=1)
     beta_end: float | None = Field(default=None, gt=0, lt=1)
     max_beta: float | None = Field(default=None, gt=0, le=1)
+    zero_terminal_snr: bool = Field(
+        default=False, description="rescaled so that alpha of the last level is 0 (rescale_betas_zero_snr)"
+    )
 
     @model_validator(mode="after")
     def _betas_fit_the_kind(self) -> ScheduleCard:
@@ -37,9 +47,22 @@ class ScheduleCard(_CardPart):
             raise ValueError(f"a {self.kind} schedule takes beta_start and beta_end, not max_beta.")
         return self
 
-    def arguments(self) -> dict[str, float | int]:
+    def betas(self) -> dict[str, Any]:
         """Keyword arguments of the schedule's constructor (N and the betas that apply)."""
-        return self.model_dump(exclude={"kind"}, exclude_none=True)
+        return self.model_dump(exclude={"kind", "zero_terminal_snr"}, exclude_none=True)
+
+    @property
+    def ends_in_noise(self) -> bool:
+        """Whether the last level has alpha = 0."""
+        return self.zero_terminal_snr or self.max_beta == 1
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_off(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Keys of stores are hashes of cards, so a field that came later is written only where it says something.
+        fields: dict[str, Any] = serialize(self)
+        if not self.zero_terminal_snr:
+            fields.pop("zero_terminal_snr", None)
+        return fields
 
 
 class GridCard(_CardPart):
@@ -122,6 +145,12 @@ class Card(_CardPart):
     def _parts_agree(self) -> Card:
         if self.embedded != (self.weights.source == "embedded"):
             raise ValueError(f"card '{self.name}': embedded and weights.source must agree.")
+        if self.prediction == "epsilon" and self.schedule.ends_in_noise:
+            raise ValueError(
+                f"card '{self.name}': its noise schedule ends at alpha=0 (zero_terminal_snr, or max_beta=1), where a "
+                "network that predicts epsilon says nothing of the image; state prediction: v or sample if it "
+                "predicts that, or end the schedule above 0."
+            )
         if self.domain == "pixel" and self.sample_shape[1:] != (self.image_size, self.image_size):
             raise ValueError(f"card '{self.name}': a pixel model's sample_shape is its image size.")
         return self

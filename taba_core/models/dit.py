@@ -24,7 +24,7 @@ from taba_core.models.unet import check_conditioning, class_labels, load_codec, 
 def load(card: Card, source: Path | None, *, device: str, profile: Profile) -> Network:
     """Load a DiTTransformer2DModel and its autoencoder.
 
-    The null class of guidance is the last embedding and no class: at guidance 1 it is unused. Second norm and
+    The null class of guidance is the embedding after those of the classes, and is never drawn. Second norm and
     time sinusoid are diffusers' (eps 1e-5, frequency shift 1), which differ from the original's in the last
     digits; the paper's numbers were made with them.
 
@@ -46,20 +46,22 @@ def load(card: Card, source: Path | None, *, device: str, profile: Profile) -> N
     transformer = load_component(DiTTransformer2DModel, folder, profile.weights_dtype(card.precision))
     check_shape(card, folder, transformer.config)
     _check_size(card, folder, transformer.config)
-    names = class_names_of(directory, int(transformer.config["num_embeds_ada_norm"]), fallback=class_names())
+    capacity = int(transformer.config["num_embeds_ada_norm"])
+    names = class_names_of(directory, capacity, fallback=class_names())
     return Network.of_card(
         card,
-        _predict(profile.prepare(transformer, card.precision, device), len(names)),
+        _predict(profile.prepare(transformer, card.precision, device), len(names), capacity),
         device=device,
         profile=profile,
         class_names=names,
         codec=load_codec(card, directory, device=device, profile=profile),
+        null_class=capacity,
     )
 
 
-def _predict(transformer: Callable[..., Any], num_classes: int) -> Predict:
+def _predict(transformer: Callable[..., Any], num_classes: int, null_class: int) -> Predict:
     def predict(x: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-        labels = class_labels(cond, num_classes)
+        labels = class_labels(cond, num_classes, null_class)
         output: Tensor = transformer(x, timestep=t, class_labels=labels, return_dict=False)[0]
         return output
 

@@ -102,7 +102,7 @@ class GaussianField:
     def _gain(self, t: float) -> NDArray[np.float64]:
         """sqrt(1-a) / (a lam + 1-a) of every mode, (S, S), float64."""
         timestep = round(t / self.schedule.timestep_scale)
-        last = len(self.schedule.alpha_bar) - 1
+        last = self.schedule.num_train_timesteps - 1
         if not (
             math.isclose(timestep * self.schedule.timestep_scale, t, abs_tol=1e-9) and 0 <= timestep <= last
         ):

@@ -10,7 +10,10 @@ from taba_core.models.cards import Card
 def noise_schedule(card: Card) -> NoiseSchedule:
     """The training schedule of a card."""
     return NoiseSchedule.named(
-        card.schedule.kind, **card.schedule.arguments(), timestep_scale=card.timestep_scale
+        card.schedule.kind,
+        zero_terminal_snr=card.schedule.zero_terminal_snr,
+        timestep_scale=card.timestep_scale,
+        **card.schedule.betas(),
     )
 
 

@@ -1,12 +1,12 @@
 """What every network family returns: a Denoiser over a callable, with its codec and text encoder beside it.
 
-The state outside stays float32 (or float64); the network inside has the precision of its profile. Epsilon is
-what the rest of taba works with, so v- and x_0-predictions are converted here, by formula.
+The state outside stays float32 (or float64); the network inside has the precision of its profile. What it returns
+(epsilon, v or x_0) becomes the two ends of the line a state lies on here, by formulas without a division where there
+are such.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
@@ -14,6 +14,9 @@ from typing import Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from taba_core.diffusion.ends import Ends, Held
+from taba_core.diffusion.guidance import no_null_condition
+from taba_core.diffusion.level import Level
 from taba_core.diffusion.schedule import NoiseSchedule
 from taba_core.errors import UsageError, WorkError
 from taba_core.models.cards import Card
@@ -72,7 +75,7 @@ class Network:
 
     Attributes:
       name: the card's name, for messages.
-      predict: raw network call, see `Predict`.
+      output: raw network call, see `Predict`.
       schedule, sample_shape, value_range: as `Denoiser`.
       prediction: what the raw output means.
       profile, precision: profile and the card's precision, see `Profile`.
@@ -80,10 +83,11 @@ class Network:
       class_names: names of the classes, () if there are none.
       codec: None for pixel models.
       text: None unless prompts condition the network.
+      null_class: class id that stands for no class (classifier-free guidance); None if the network has none.
     """
 
     name: str
-    predict: Predict
+    output: Predict
     schedule: NoiseSchedule
     sample_shape: tuple[int, int, int]
     value_range: tuple[float, float]
@@ -95,6 +99,7 @@ class Network:
     class_names: tuple[str, ...] = ()
     codec: Codec | None = None
     text: TextEncoder | None = None
+    null_class: int | None = None
 
     @classmethod
     def of_card(
@@ -107,12 +112,13 @@ class Network:
         class_names: Sequence[str] = (),
         codec: Codec | None = None,
         text: TextEncoder | None = None,
+        null_class: int | None = None,
     ) -> Network:
         """A network with the schedule, shape, prediction and precision of its card; profile `exact` if None."""
         profile = profile or profile_named("exact")
         return cls(
             name=card.name,
-            predict=predict,
+            output=predict,
             schedule=noise_schedule(card),
             sample_shape=card.sample_shape,
             value_range=card.value_range,
@@ -124,36 +130,83 @@ class Network:
             class_names=tuple(class_names),
             codec=codec,
             text=text,
+            null_class=null_class,
         )
 
+    @property
+    def held(self) -> Held:
+        """What moves between levels carry: the noise, or eps - x_0 of networks that predict v or x_0."""
+        return Held.NOISE if self.prediction == "epsilon" else Held.VELOCITY
+
+    def null_condition(self, batch: int) -> dict[str, Tensor]:
+        """The condition that says nothing, `batch` rows: the empty prompt, or the null class.
+
+        Raises:
+          UsageError: an unconditional network, or one with classes that was trained without a null class.
+        """
+        if self.text is not None:
+            return self.text.encode([""] * batch)
+        if self.null_class is None:
+            what = (
+                f"{self.name} has classes but no null class"
+                if self.class_names
+                else f"{self.name} has no condition"
+            )
+            raise UsageError(no_null_condition(what))
+        return {"class_id": torch.full((batch,), self.null_class, dtype=torch.int64, device=self.device)}
+
     def eps(self, x_t: Tensor, t: float, cond: Mapping[str, Tensor]) -> Tensor:
-        """Predict the noise in x_t, (B, C, H, W), in the dtype and on the device of x_t.
+        """Predict the noise in x_t, (B, C, H, W), in the dtype and on the device of x_t, at the level of the time t.
 
         Channels after the C-th (learned variance) are dropped. The weights take no gradients, so a graph is built only
         where x_t or cond asks for one.
 
         Raises:
-          UsageError: conditioning of another batch size.
+          UsageError: conditioning of another batch size, or of a v- or x_0-predicting network a time outside its
+            schedule.
           WorkError: the network returned NaN or infinity.
         """
-        batch = x_t.shape[0]
+        raw = self._raw(x_t, t, cond)
+        if self.prediction == "epsilon":
+            return raw
+        return self._ends(x_t, self.schedule.level_at(t), raw).eps
+
+    def predict(self, x: Tensor, level: Level, cond: Mapping[str, Tensor]) -> Ends:
+        """The two ends of the line each state lies on, in the dtype and on the device of x.
+
+        An output v is read at alpha and sigma of the state, whatever the time is that the network is asked at: an
+        inversion step at target times keeps v itself, as diffusers' DDIMInverseScheduler does. Of an output x_0 such a
+        step keeps the noise, which at a time of alpha = 0 is the state itself.
+
+        Args:
+          x: states, (B, C, H, W).
+          level: their alpha and sigma, and the time the network is given.
+
+        Raises:
+          UsageError, WorkError: as `eps`.
+        """
+        assert level.time is not None, "a network is asked at a time"
+        return self._ends(x, level, self._raw(x, level.time, cond))
+
+    def _raw(self, x: Tensor, t: float, cond: Mapping[str, Tensor]) -> Tensor:
+        """The network's output, (B, C, H, W), in the dtype and on the device of x."""
+        batch = x.shape[0]
         for key, value in cond.items():
             if value.shape[0] != batch:
                 raise UsageError(f"{self.name}: cond['{key}'] has {value.shape[0]} rows for {batch} states.")
         with self.profile.precision_of(self.device, self.precision):
-            raw = self.predict(
-                self._entering(x_t),
+            raw = self.output(
+                self._entering(x),
                 torch.full((batch,), float(t), dtype=torch.float32, device=self.device),
                 {key: self._condition(value) for key, value in cond.items()},
             )
-        raw = raw[:, : self.sample_shape[0]].to(device=x_t.device, dtype=x_t.dtype)
-        eps = self._epsilon(x_t, raw, t).contiguous()
-        if not torch.isfinite(eps).all():
+        raw = raw[:, : self.sample_shape[0]].to(device=x.device, dtype=x.dtype).contiguous()
+        if not torch.isfinite(raw).all():
             raise WorkError(
                 f"{self.name}: the network returned NaN or infinity at t={t:g} (profile {self.profile.name}). "
                 "Check the weights; in half precision use profile=exact."
             )
-        return eps
+        return raw
 
     def _entering(self, x: Tensor) -> Tensor:
         layout = torch.channels_last if self.profile.channels_last else torch.contiguous_format
@@ -163,17 +216,19 @@ class Network:
         dtype = self.dtype if value.is_floating_point() else value.dtype
         return value.to(device=self.device, dtype=dtype)
 
-    def _epsilon(self, x_t: Tensor, raw: Tensor, t: float) -> Tensor:
-        """Epsilon from the raw output, at alpha_bar a of the network time (the level the network assumes).
+    def _ends(self, x: Tensor, level: Level, raw: Tensor) -> Ends:
+        """The ends of the line through x from the raw output.
 
-        - epsilon: as it is.
-        - v = sqrt(a) eps - sqrt(1 - a) x_0 (Salimans & Ho 2022, App. D): eps = sqrt(a) v + sqrt(1 - a) x_t.
-        - sample: eps = (x_t - sqrt(a) x_0) / sqrt(1 - a).
+        - epsilon: eps as it is; x_0 = (x - sigma eps) / alpha where it is asked for.
+        - v = alpha eps - sigma x_0 (Salimans & Ho 2022, App. D): x_0 = alpha x - sigma v, eps = sigma x + alpha v.
+        - sample: eps = (x - alpha x_0) / sigma at the level of the network's time, as a clean state (sigma = 0) says
+          nothing of its noise; x_0 as it is where that is the level of the state, else what follows from eps.
         """
         if self.prediction == "epsilon":
-            return raw
-        index = round(t / self.schedule.timestep_scale)
-        alpha_bar = float(self.schedule.alpha_bar[index])
+            return Ends(x, level, raw)
         if self.prediction == "v":
-            return math.sqrt(alpha_bar) * raw + math.sqrt(1 - alpha_bar) * x_t
-        return (x_t - math.sqrt(alpha_bar) * raw) / math.sqrt(1 - alpha_bar)
+            return Ends(x, level, level.sigma * x + level.alpha * raw, level.alpha * x - level.sigma * raw)
+        assert level.time is not None
+        trained = self.schedule.level_at(level.time)
+        eps = (x - trained.alpha * raw) / trained.sigma
+        return Ends(x, level, eps, raw if trained.same_mix(level) else None)

@@ -34,6 +34,7 @@ from taba_core.models.photos import load_photos
 # Axes: B samples, K components, d = 3 * 32 * 32 coefficients, L low-frequency coefficients, r rank.
 
 MAX_LEVELS = 64  # prepared levels kept, about 5 MB each: all of a run of 50 steps
+ANY_CLASS = -1  # class_id of a row that may be of any photograph
 NEGLIGIBLE = 1e-9  # a smaller responsibility is 0: its share of eps is below float32 rounding
 
 
@@ -101,6 +102,10 @@ class PhotoMixture:
     def real_crops(self, sample_ids: Sequence[int] | NDArray[np.integer], seed: int) -> NDArray[np.float32]:
         """Real crops to hold beside samples, (n, 3, 32, 32) in [-1, 1]; row i is of (seed, sample_ids[i])."""
         return real_crops(load_photos(self.options.photos), sample_ids, seed=seed)
+
+    def null_condition(self, batch: int) -> dict[str, Tensor]:
+        """The condition that says nothing, `batch` rows: any photograph."""
+        return {"class_id": torch.full((batch,), ANY_CLASS, dtype=torch.int64, device=self.device)}
 
     def eps(self, x_t: Tensor, t: float, cond: Mapping[str, Tensor]) -> Tensor:
         """Posterior mean of the noise in x_t, exact for the mixture.
@@ -206,8 +211,8 @@ class PhotoMixture:
     def _level(self, t: float) -> _Level:
         """The prepared level of a timestep; the most recently used are kept."""
         timestep = int(t)
-        if timestep != t or not 0 <= timestep < len(self.schedule.alpha_bar):
-            last = len(self.schedule.alpha_bar) - 1
+        if timestep != t or not 0 <= timestep < self.schedule.num_train_timesteps:
+            last = self.schedule.num_train_timesteps - 1
             raise UsageError(
                 f"t={t:g} is no training timestep of the photo mixture; use a whole number 0 to {last}."
             )

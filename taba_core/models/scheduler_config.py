@@ -92,7 +92,15 @@ def read_process(path: Path) -> Process:
     """
     config = read_json(path)
     _refuse_other_processes(path, config)
-    return Process(_schedule(path, config), _fact(path, config, "prediction_type", _PREDICTIONS, "epsilon"))
+    schedule = _schedule(path, config)
+    prediction = _fact(path, config, "prediction_type", _PREDICTIONS, "epsilon")
+    if prediction == "epsilon" and schedule.ends_in_noise:
+        raise UsageError(
+            f"{path}: rescale_betas_zero_snr=True ends the noise schedule at alpha=0, where a network that predicts "
+            "epsilon says nothing of the image; set rescale_betas_zero_snr to false, or prediction_type to "
+            "v_prediction or sample if the network was trained to predict that."
+        )
+    return Process(schedule, prediction)
 
 
 def read_sampler(path: Path, *, latent: bool, chosen: Mapping[str, Any] | None = None) -> Sampler:
@@ -135,7 +143,7 @@ def check_scheduler(card: Card, directory: Path) -> None:
     if found.prediction != card.prediction:
         raise _contradiction(card, path, "prediction", found.prediction, card.prediction, found.prediction)
     stated = found.schedule.model_dump(exclude_none=True)
-    for name in ("kind", "N", "beta_start", "beta_end", "max_beta"):
+    for name in ("kind", "N", "beta_start", "beta_end", "max_beta", "zero_terminal_snr"):
         in_file, in_card = getattr(found.schedule, name), getattr(card.schedule, name)
         if not _same(in_file, in_card):
             whole = "{" + ", ".join(f"{key}: {value}" for key, value in stated.items()) + "}"
@@ -158,6 +166,7 @@ def _same(a: Any, b: Any) -> bool:
 
 def _schedule(path: Path, config: Mapping[str, Any]) -> ScheduleCard:
     steps = int(config.get("num_train_timesteps", 1000))
+    zero = bool(config.get("rescale_betas_zero_snr", False))
     table = config.get("trained_betas")
     if table is not None:
         named = _named(table)
@@ -165,13 +174,13 @@ def _schedule(path: Path, config: Mapping[str, Any]) -> ScheduleCard:
             raise _unsupported(
                 path, "trained_betas", "a table", f"null, or the {steps} betas of one of {', '.join(_KINDS)}"
             )
-        return named
+        return named.model_copy(update={"zero_terminal_snr": zero})
     kind = _fact(path, config, "beta_schedule", _KINDS, "linear")
     if kind == "cosine":
-        return ScheduleCard(kind=kind, N=steps, max_beta=_COSINE_MAX_BETA)
+        return ScheduleCard(kind=kind, N=steps, max_beta=_COSINE_MAX_BETA, zero_terminal_snr=zero)
     start, end = _OTHER_BETAS.get(str(config.get("_class_name")), _BETAS)
     start, end = float(config.get("beta_start", start)), float(config.get("beta_end", end))
-    return ScheduleCard(kind=kind, N=steps, beta_start=start, beta_end=end)
+    return ScheduleCard(kind=kind, N=steps, beta_start=start, beta_end=end, zero_terminal_snr=zero)
 
 
 def _named(table: Any) -> ScheduleCard | None:
@@ -186,7 +195,7 @@ def _named(table: Any) -> ScheduleCard | None:
         # ValueError: no schedule of this kind has these ends (UsageError and pydantic's errors are ValueErrors).
         with suppress(ValueError):
             card = ScheduleCard.model_validate({"kind": kind, "N": len(betas), **arguments})
-            alpha_bar = NoiseSchedule.named(kind, **card.arguments()).alpha_bar
+            alpha_bar = NoiseSchedule.named(kind, **card.betas()).alpha_bar
             # Tables are written from single precision.
             if np.allclose(1 - alpha_bar[1:] / alpha_bar[:-1], betas[1:], rtol=1e-5, atol=0):
                 return card
@@ -227,10 +236,6 @@ def _refuse_other_processes(path: Path, config: Mapping[str, Any]) -> None:
     known = [f"{s}Scheduler" for s in _SCHEDULERS]
     if name not in known:
         raise _unsupported(path, "_class_name", name, f"one of {', '.join(known)}")
-    if config.get("rescale_betas_zero_snr", False):
-        raise _unsupported(
-            path, "rescale_betas_zero_snr", True, "false: at zero signal no x_0 can be recovered"
-        )
 
 
 def _part(chosen: Mapping[str, Any], name: str) -> dict[str, Any]:

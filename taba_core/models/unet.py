@@ -92,8 +92,8 @@ def check_conditioning(card: Card, directory: Path, found: str) -> None:
         )
 
 
-def class_labels(cond: Mapping[str, Tensor], num_classes: int) -> Tensor:
-    """Class ids of a batch, int64 (B,), from its conditioning.
+def class_labels(cond: Mapping[str, Tensor], num_classes: int, null_class: int | None = None) -> Tensor:
+    """Class ids of a batch, int64 (B,), from its conditioning; the null class is allowed beside the others.
 
     Raises:
       UsageError: there are none, or one names no class of the network.
@@ -104,7 +104,8 @@ def class_labels(cond: Mapping[str, Tensor], num_classes: int) -> Tensor:
         )
     labels = cond["class_id"].long()
     # A kernel that reads beyond its table ends the process on a GPU, so look before.
-    if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
+    named = labels if null_class is None else labels[labels != null_class]
+    if named.numel() and not 0 <= int(named.min()) <= int(named.max()) < num_classes:
         raise UsageError(
             f"cond['class_id'] spans {int(labels.min())} to {int(labels.max())}; "
             f"the network has classes 0 to {num_classes - 1}."

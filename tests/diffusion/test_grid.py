@@ -45,7 +45,7 @@ FORWARD_LEVELS = [
 def test_forward_replacement_noises_to_the_published_levels(grid, rule, sigmas):
     grid = TimestepGrid.build(*grid)
     level, levels = ("exact", "shifted") if rule == "shifted" else (rule, "exact")
-    alpha_bar = [grid.forward_alpha_bar(K, level, levels) for K in (1, 2, 3, 4)]
+    alpha_bar = [grid.replacement_level(K, level, levels).alpha_bar for K in (1, 2, 3, 4)]
     assert_allclose(np.sqrt(1 - np.array(alpha_bar)), sigmas, rtol=0, atol=5e-5)
 
 
@@ -72,8 +72,8 @@ def test_trailing_steps_that_join_no_two_grid_points():
     off_grid = grid.source_timesteps[1:] != grid.timesteps[:-1]
     assert off_grid.sum() == 10
     # ... and the inverse uses the sampler's own pairs all the same
-    down = {m.step: (m.alpha_bar_from, m.alpha_bar_to) for m in grid.downward()}
-    assert all(down[m.step] == (m.alpha_bar_to, m.alpha_bar_from) for m in grid.upward())
+    down = {m.step: (m.start.alpha_bar, m.stop.alpha_bar) for m in grid.downward()}
+    assert all(down[m.step] == (m.stop.alpha_bar, m.start.alpha_bar) for m in grid.upward())
 
 
 @settings(deadline=None)
@@ -82,9 +82,9 @@ def test_inversion_retraces_the_samplers_levels_on_every_grid(T, offset, style):
     offset = offset if style == "leading" else 0
     grid = TimestepGrid.build(LINEAR, T, f"diffusers-{style}", offset)
     assert len(grid.alpha_bar) == T + 1 and np.all(np.diff(grid.alpha_bar) < 0)
-    pairs = [(m.step, m.alpha_bar_from, m.alpha_bar_to, m.network_time) for m in grid.upward()]
+    pairs = [(m.step, m.start.alpha_bar, m.stop.alpha_bar, m.network_time) for m in grid.upward()]
     assert pairs == [
-        (m.step, m.alpha_bar_to, m.alpha_bar_from, m.network_time) for m in grid.downward()[::-1]
+        (m.step, m.stop.alpha_bar, m.start.alpha_bar, m.network_time) for m in grid.downward()[::-1]
     ]
 
 
@@ -93,15 +93,19 @@ def test_transitions_of_the_conventions():
     a = grid.alpha_bar
     target, source = grid.upward()[4], grid.upward(network_time="source")[4]
     shifted = grid.upward(network_time="source", levels="shifted")
-    assert (target.step, target.network_time, target.alpha_bar_network) == (5, 80, a[5])
-    assert (source.step, source.network_time, source.alpha_bar_network) == (5, 60, a[4])
+    assert (target.step, target.network_time, target.network.alpha_bar) == (5, 80, a[5])
+    assert (source.step, source.network_time, source.network.alpha_bar) == (5, 60, a[4])
     assert (
-        (target.alpha_bar_from, target.alpha_bar_to)
-        == (source.alpha_bar_from, source.alpha_bar_to)
+        (target.start.alpha_bar, target.stop.alpha_bar)
+        == (source.start.alpha_bar, source.stop.alpha_bar)
         == (a[4], a[5])
     )
-    assert (shifted[4].alpha_bar_from, shifted[4].alpha_bar_to, shifted[4].network_time) == (a[5], a[6], 80)
-    assert shifted[-1].alpha_bar_to == 0
+    assert (shifted[4].start.alpha_bar, shifted[4].stop.alpha_bar, shifted[4].network_time) == (
+        a[5],
+        a[6],
+        80,
+    )
+    assert shifted[-1].stop.alpha_bar == 0
 
 
 def test_first_step_at_source_time_has_no_time_below_the_grid():
@@ -117,16 +121,16 @@ def test_level_zero():
 
 def test_all_steps_replaced():
     grid = TimestepGrid.build(LINEAR, 50)
-    assert grid.forward_alpha_bar(50, "exact") == grid.alpha_bar[50] == LINEAR.alpha_bar[980]
-    assert grid.forward_alpha_bar(50, "matched") == LINEAR.alpha_bar[999]
+    assert grid.replacement_level(50, "exact").alpha_bar == grid.alpha_bar[50] == LINEAR.alpha_bar[980]
+    assert grid.replacement_level(50, "matched").alpha_bar == LINEAR.alpha_bar[999]
     assert math.isclose(math.sqrt(LINEAR.alpha_bar[999]), 0.0064, abs_tol=5e-5)
-    assert grid.forward_alpha_bar(50, "exact", "shifted") == 0
+    assert grid.replacement_level(50, "exact", "shifted").alpha_bar == 0
     assert grid.upward(50) == []
 
 
 @pytest.mark.parametrize("level", ["exact", "matched"])
 def test_no_step_replaced_adds_no_noise(level):
-    assert TimestepGrid.build(LINEAR, 50).forward_alpha_bar(0, level) == 1
+    assert TimestepGrid.build(LINEAR, 50).replacement_level(0, level).alpha_bar == 1
 
 
 @pytest.mark.parametrize("given", [2, "2", 0.04, "0.04", "4%", " 4.0% "])
@@ -208,7 +212,7 @@ ERRORS = [
         "forward_steps=60 of num_inference_steps=50; use 0 to 50.",
     ),
     (
-        lambda: TimestepGrid.build(LINEAR, 50).forward_alpha_bar(-1),
+        lambda: TimestepGrid.build(LINEAR, 50).replacement_level(-1),
         "forward_steps=-1 of num_inference_steps=50; use 0 to 50.",
     ),
     (
@@ -223,7 +227,7 @@ ERRORS = [
     (
         lambda: NoiseSchedule.from_betas([0.1, 0.0]),
         "alpha_bar of shape (2,) is no noise schedule: it must be one-dimensional, strictly falling, "
-        "and lie in (0, 1). Check the betas; each must lie in (0, 1).",
+        "and lie in [0, 1). Check the betas; each must lie in (0, 1), the last may be 1.",
     ),
 ]
 

@@ -99,7 +99,7 @@ def test_a_recorded_prediction_is_not_rederived_again():
     model, image = waves(GUIDED.schedule), 1.5 * normal(SHAPE, 1)
     options = dict(x0_rule="clip-rederive", reference={1: normal(SHAPE, 2)}, **GUIDED_REVERSE)
     _, up = record(invert, model, image, GUIDED, OraclePrediction(DDIMInversion(), 1), **options)
-    expected = ddim_step(image, options["reference"][1], GUIDED.alpha_bar[1], GUIDED.alpha_bar[2])
+    expected = ddim_step(image, options["reference"][1], GUIDED.levels[1], GUIDED.levels[2])
     assert_close(up[1].x_to, expected, rtol=0, atol=1e-14)
 
 
@@ -181,7 +181,7 @@ def test_forward_replacement_wraps_any_method():
     assert list(up) == list(range(5, 51)) and counted.num_calls == 0
     # ... each move is the DDIM move with the recorded prediction
     r = up[5]
-    assert_close(r.x_to, ddim_step(r.x_from, reference[5], LEADING.alpha_bar[4], LEADING.alpha_bar[5]))
+    assert_close(r.x_to, ddim_step(r.x_from, reference[5], LEADING.levels[4], LEADING.levels[5]))
 
 
 def test_generation_and_inversion_cost_one_evaluation_per_step_and_image():  # T6
@@ -199,9 +199,9 @@ def test_residual_of_ddim_is_its_error_of_approximation():  # T7
     for move in LEADING.upward():
         r = up[move.step]
         ahead = model.eps(r.x_to, move.network_time, {})
-        residual = ddim_step(r.x_from, ahead, move.alpha_bar_from, move.alpha_bar_to) - r.x_to
-        Q = (1 - move.alpha_bar_to) ** 0.5 - (move.alpha_bar_to / move.alpha_bar_from) ** 0.5 * (
-            1 - move.alpha_bar_from
+        residual = ddim_step(r.x_from, ahead, move.start, move.stop) - r.x_to
+        Q = (1 - move.stop.alpha_bar) ** 0.5 - (move.stop.alpha_bar / move.start.alpha_bar) ** 0.5 * (
+            1 - move.start.alpha_bar
         ) ** 0.5
         assert_close(residual, Q * (ahead - r.eps_t), rtol=0, atol=1e-12)
 

@@ -68,7 +68,7 @@ def test_schedule_and_timesteps(golden):
     assert_allclose(golden.denoiser.schedule.alpha_bar, golden["alphas_cumprod"], rtol=0, atol=1e-6)
     assert_array_equal(golden.grid.timesteps, golden["inv_timesteps"])
     assert_array_equal(golden.grid.timesteps[::-1], golden["timesteps"])
-    assert_allclose(golden.grid.level_zero, golden["final_alpha_cumprod"][0], rtol=0, atol=1e-6)
+    assert_allclose(golden.grid.level_zero.alpha_bar, golden["final_alpha_cumprod"][0], rtol=0, atol=1e-6)
 
 
 def test_sampling_visits_the_recorded_states(golden):
@@ -107,7 +107,7 @@ RECORDED = {"exact": "fwdexact", "matched": "fwdnext"}
 def test_forward_replacement(model, T, K, level):
     golden, name, records = Golden(model, T), f"{RECORDED[level]}{K}", []
     noise = golden.tensor("fwd_noise")
-    start = forward_diffuse(golden.tensor("sample"), noise, golden.grid.forward_alpha_bar(K, level))
+    start = forward_diffuse(golden.tensor("sample"), noise, golden.grid.replacement_level(K, level))
     close(start, golden[f"{name}_start"])
     options = dict(forward_steps=K, forward_level=level, forward_noise=noise)
     close(golden.invert(on_step=records.append, **options), golden[f"{name}_latent"])

@@ -143,7 +143,7 @@ def test_a_noise_level_between_those_of_the_grid(sigma, entered):
     to, a = float(grid.alpha_bar[entered + 1]), 1 - sigma**2
     P = math.sqrt(to / a)
     Q = math.sqrt(1 - to) - P * sigma
-    G = (P + Q * modes.eps_gain(to)) * modes.inversion_gain(entered + 1)
+    G = (P + Q * modes.eps_gain(grid.levels[entered + 1])) * modes.inversion_gain(entered + 1)
     _, A, B = gains("dit", inversion_method_named("noise-level", sigma=sigma))
     assert pytest.approx(math.sqrt(a) * G, rel=1e-12) == A
     assert pytest.approx(sigma * G, rel=1e-12) == B

@@ -10,6 +10,7 @@ from torch.testing import assert_close
 
 from taba_core.diffusion import CountedDenoiser, NoiseSchedule, TimestepGrid, ddim_step, generate
 from taba_core.diffusion.inversion import inversion_method_named, invert_with_report, reconstruct
+from taba_core.diffusion.level import Level
 from taba_core.errors import UsageError, WorkError
 
 SHAPE = (4, 3, 4, 4)
@@ -210,10 +211,13 @@ class TestBDIA:
     def test_gains_are_those_of_its_definition(self):
         # x_{l+1} = U(x_l) + (x_{l-1} - S(x_l)) / gamma, S and U the DDIM moves with eps = k_l x_l
         k, gamma = eps_gain(1e-4), 0.9
-        x = [ONE, ddim_step(ONE, k[1] * ONE, A[0], A[1])]
+        x = [ONE, ddim_step(ONE, k[1] * ONE, Level.vp(A[0]), Level.vp(A[1]))]
         for l in range(1, 50):
             eps = k[l] * x[l]
-            S, U = ddim_step(x[l], eps, A[l], A[l - 1]), ddim_step(x[l], eps, A[l], A[l + 1])
+            S, U = (
+                ddim_step(x[l], eps, Level.vp(A[l]), Level.vp(A[l - 1])),
+                ddim_step(x[l], eps, Level.vp(A[l]), Level.vp(A[l + 1])),
+            )
             x.append(U + (x[l - 1] - S) / gamma)
         latent, partner = gains("bdia", 1e-4, gamma=gamma)
         assert (latent, partner) == (
@@ -268,7 +272,7 @@ class TestOBELM:
         k = eps_gain(variance)
         y = [
             1 / math.sqrt(A[0]),
-            (ddim_step(ONE, k[1] * ONE, A[0], A[1]) / math.sqrt(A[1]))[0, 0, 0, 0].item(),
+            (ddim_step(ONE, k[1] * ONE, Level.vp(A[0]), Level.vp(A[1])) / math.sqrt(A[1]))[0, 0, 0, 0].item(),
         ]
         for l in range(1, 50):
             d1, d2 = S[l] - S[l + 1], S[l - 1] - S[l]

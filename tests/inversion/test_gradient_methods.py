@@ -166,8 +166,8 @@ class TestHybridGradient:
         states = {}
         invert(model, image, SDXL, method, on_step=lambda r: states.update({r.step: r.x_to}))
         move = SDXL.upward()[0]
-        p = (move.alpha_bar_to / move.alpha_bar_from) ** 0.5
-        q = (1 - move.alpha_bar_to) ** 0.5 - p * (1 - move.alpha_bar_from) ** 0.5
+        p = (move.stop.alpha_bar / move.start.alpha_bar) ** 0.5
+        q = (1 - move.stop.alpha_bar) ** 0.5 - p * (1 - move.start.alpha_bar) ** 0.5
         equation = p * image + q * model.eps(states[1], move.network_time, {}) - states[1]
         assert_close(known, per_image_rms(equation), rtol=1e-9, atol=0)
 

@@ -11,6 +11,7 @@ from torch.testing import assert_close
 from taba_core import rng
 from taba_core.diffusion import CountedDenoiser, NoiseSchedule, TimestepGrid, ddim_step, invert
 from taba_core.diffusion.inversion import inversion_method_named, invert_with_report, reconstruct
+from taba_core.diffusion.level import Level
 from taba_core.errors import UsageError
 
 SHAPE = (4, 3, 4, 4)
@@ -185,7 +186,7 @@ class TestEasyInv:
         method = inversion_method_named("easyinv", **options)
         invert(model, normal(SHAPE, 1), GRID, method, on_step=records.append)
         for r in records:
-            plain = ddim_step(r.x_from, r.eps_t, A[r.step - 1], A[r.step])
+            plain = ddim_step(r.x_from, r.eps_t, Level.vp(A[r.step - 1]), Level.vp(A[r.step]))
             eta = method.eta if r.step in window else 1
             assert_close(r.x_to, eta * plain + (1 - eta) * r.x_from, rtol=0, atol=1e-14)
 

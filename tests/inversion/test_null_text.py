@@ -71,7 +71,9 @@ class TestGuidance:
         assert eps[:, 0, 0, 0].tolist() == [3.0, 9.0]
 
     def test_impossible_guidance_is_refused(self, model, cond):
-        with pytest.raises(UsageError, match="this model reads no text; use a text-conditional model"):
+        with pytest.raises(
+            UsageError, match="and this model has no condition; use a conditional model that has one"
+        ):
             Guided(waves(), 7.5)
         with pytest.raises(UsageError) as error:
             Guided(model, 7.5).eps(IMAGES, 1.0, {})

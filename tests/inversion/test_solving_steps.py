@@ -16,11 +16,19 @@ from taba_core.diffusion import (
     invert_with_report,
     reconstruct,
 )
+from taba_core.diffusion.ends import Held
 from taba_core.diffusion.inversion import Fallback, inversion_method_named
-from taba_core.diffusion.inversion.guarded import Iterate, coefficients
+from taba_core.diffusion.inversion.guarded import Iterate
 from taba_core.diffusion.inversion.methods.anderson import anderson_weights
 
 named = inversion_method_named
+
+
+def coefficients(move):
+    """(P, Q) of a move that holds the noise."""
+    return Held.NOISE.coefficients(move.start, move.stop)
+
+
 GRID = TimestepGrid.build(LINEAR, 10)
 FIFTY = TimestepGrid.build(LINEAR, 50)
 SHAPE = (3, 2, 4, 4)

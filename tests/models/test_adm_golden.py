@@ -24,6 +24,8 @@ from taba_core.diffusion import (
     generate,
     invert,
 )
+from taba_core.diffusion.ends import Ends
+from taba_core.diffusion.level import Level
 from taba_core.models.adm import load
 from taba_core.models.grids import timestep_grid
 from taba_core.models.profile import profile_named
@@ -56,7 +58,7 @@ class Float32Targets(TimestepGrid):
 
 
 def _rounded(move):
-    return replace(move, alpha_bar_to=float(np.float32(move.alpha_bar_to)))
+    return replace(move, stop=Level.vp(float(np.float32(move.stop.alpha_bar))))
 
 
 class Run:
@@ -98,7 +100,7 @@ class Run:
     def x_0(self, record, transition):
         """The clipped prediction of the clean image in one step."""
         eps = self.model.eps(record.x_from, transition.network_time, {})
-        return apply_x0_rule(record.x_from, eps, transition.alpha_bar_from, "clip-rederive")[0]
+        return apply_x0_rule(Ends(record.x_from, transition.start, eps), "clip-rederive").x_0
 
 
 cached_run = functools.cache(Run)
@@ -133,7 +135,7 @@ def test_one_evaluation_at_fractional_times(name, profile):
 def test_raw_output_with_its_variance_channels(name):
     golden = np.load(DATA / f"{name}.npz")
     x, t = torch.from_numpy(golden["raw_x"]), torch.from_numpy(golden["raw_t"])
-    raw = network(name).predict(x, t, {})
+    raw = network(name).output(x, t, {})
     close(raw.detach(), golden["raw_out"], TOLERANCE["raw"])
 
 
@@ -180,7 +182,7 @@ def test_clean_images_predicted_on_the_way(name):
         tolerance = TOLERANCE["sampling" if direction == "sample" else "inversion"]
         for index, recorded in zip(run["x0_steps"], run[f"{direction}_x0"], strict=True):
             # what one evaluation may differ by is divided by sqrt(alpha_bar), 0.016 at adm256's noisiest level
-            own = TOLERANCE["raw"] / moves[index].alpha_bar_from ** 0.5
+            own = TOLERANCE["raw"] / moves[index].start.alpha_bar ** 0.5
             close(run.x_0(records[index], moves[index]), recorded, max(tolerance, own))
 
 
@@ -191,10 +193,10 @@ def test_reconstruction_from_the_recorded_latent(run):
 @pytest.mark.parametrize("K", [1, 2])
 def test_forward_replacement(run, K):
     noise, records = run.recorded("fwd_noise"), []
-    alpha_bar = run.grid.forward_alpha_bar(K, "matched", "shifted")
-    close(forward_diffuse(run.recorded("sample"), noise, alpha_bar), run[f"fwd{K}_xK"], 1e-6)
+    level = run.grid.replacement_level(K, "matched", "shifted")
+    close(forward_diffuse(run.recorded("sample"), noise, level), run[f"fwd{K}_xK"], 1e-6)
     # noised to the very level that the next step takes its state to have
-    assert alpha_bar == run.grid.upward(K, network_time="source", levels="shifted")[0].alpha_bar_from
+    assert level == run.grid.upward(K, network_time="source", levels="shifted")[0].start
     latent = run.invert(forward_steps=K, forward_noise=noise, on_step=records.append)
     close(latent, run[f"fwd{K}_latent"], TOLERANCE["latent"])
     assert [record.step for record in records] == list(range(K + 1, run.T + 1))

@@ -162,7 +162,7 @@ def test_half_precision_survives_a_thousand_steps(network):
     first = list(walk(half, NOISE[:1], grid.downward()[:2], x0_rule="dynamic", cond=cond))
     assert all(torch.isfinite(record.x_to).all() for record in first)
     # The same in a half state: the unclipped x_0 overflows.
-    assert not torch.isfinite(predict_x0(NOISE, first[0].eps_t + 4, grid.alpha_bar[-1]).half()).all()
+    assert not torch.isfinite(predict_x0(NOISE, first[0].eps_t + 4, grid.levels[-1]).half()).all()
 
 
 def test_fast_is_close_to_exact(network):

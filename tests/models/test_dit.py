@@ -80,8 +80,8 @@ def test_labels_are_not_dropped_as_in_training(model):
 
 def test_classes_are_named_by_the_directory_and_the_null_class_is_none_of_them(model):
     assert model.class_names == tuple(name.split(",")[0] for name in DIT_LABELS)
-    with pytest.raises(UsageError, match="spans 10 to 10; the network has classes 0 to 9"):
-        model.eps(normal(1, 4, 8, 8), 400, of_classes(10))
+    with pytest.raises(UsageError, match="spans 11 to 11; the network has classes 0 to 9"):
+        model.eps(normal(1, 4, 8, 8), 400, of_classes(11))
 
 
 def test_a_thousand_unnamed_classes_are_imagenets(tmp_path):

@@ -8,6 +8,7 @@ import torch
 
 from taba_core import rng
 from taba_core.diffusion.ddim import ddim_step
+from taba_core.diffusion.level import Level
 from taba_core.errors import UsageError
 from taba_core.models.basis import cosine_matrix
 from taba_core.models.gaussian import GaussianField, mode_variance
@@ -76,7 +77,9 @@ def test_one_sampling_step_keeps_the_norm_ratio_of_the_worked_number():
     model = GaussianField(GaussianOptions(size=4, variance=1.0, beta=0.0))
     x = torch.ones(1, 3, 4, 4, dtype=torch.float64)
     a = float(model.schedule.alpha_bar[500])
-    torch.testing.assert_close(ddim_step(x, model.eps(x, 500, {}), a, 1.0), np.sqrt(a) * x)
+    torch.testing.assert_close(
+        ddim_step(x, model.eps(x, 500, {}), Level.vp(a), Level.vp(1.0)), np.sqrt(a) * x
+    )
 
 
 def test_wrong_shapes_and_times_are_refused():

@@ -173,7 +173,6 @@ def test_a_state_of_other_channels_or_sides_is_corrected_in_a_card(tmp_path):
 def test_what_no_card_can_change_is_corrected_in_the_file(tmp_path):
     directory = tiny_unet(tmp_path / "mine")
     for field, wrong, right in [
-        ("rescale_betas_zero_snr", True, False),
         ("trained_betas", [0.1, 0.2], None),
         ("beta_schedule", "sigmoid", "linear"),
         ("prediction_type", "flow_prediction", "epsilon"),

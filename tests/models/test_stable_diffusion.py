@@ -196,7 +196,7 @@ def test_sdxl_samples_end_at_the_level_of_the_first_training_step():
     # abar_0 = 1 - beta_0 = 1 - 0.00085, so 2.9 % of the noise stays in a sample.
     grid = timestep_grid(CARDS["sdxl"], 50)
     assert grid.timesteps[[0, 1, -1]].tolist() == [1, 21, 981]
-    assert grid.downward()[-1].alpha_bar_to == pytest.approx(0.99915)
+    assert grid.downward()[-1].stop.alpha_bar == pytest.approx(0.99915)
     assert (1 - grid.alpha_bar[0]) ** 0.5 == pytest.approx(0.029, abs=2e-4)
 
 

@@ -288,7 +288,7 @@ def test_damaged_or_foreign_weights_are_refused(tmp_path, capsys):
 def test_a_network_that_returns_nan_is_named_with_its_time(tmp_path):
     directory = tiny_unet(tmp_path / "model")
     _, model = load_directory(directory)
-    broken = replace(model, predict=lambda x, t, cond: x * float("nan"))
+    broken = replace(model, output=lambda x, t, cond: x * float("nan"))
     with pytest.raises(WorkError, match=r"model: the network returned NaN or infinity at t=400"):
         broken.eps(normal(1, 3, 16, 16), 400, {})
 

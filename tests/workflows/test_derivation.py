@@ -103,7 +103,7 @@ def test_pooled_ratios_weigh_modes_by_the_spread_of_their_predictions(grid):
     modes = GaussianModes(spectrum(context("model.variance=0.25")).variance, grid)
     eps = modes.sampled_eps_std()
     # The prediction at the noisiest level is k_T times a state of unit variance.
-    assert eps[-1] == pytest.approx(modes.eps_gain(float(grid.alpha_bar[-1])), rel=1e-12)
+    assert eps[-1] == pytest.approx(modes.eps_gain(grid.levels[-1]), rel=1e-12)
     pooled = np.sqrt(_pooled(modes, eps))
     assert laws[0].values == pytest.approx(pooled, rel=1e-12)
 

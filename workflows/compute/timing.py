@@ -11,8 +11,12 @@ from typing import Any
 
 from torch import Tensor
 
+from taba_core.diffusion.denoiser import WrappedDenoiser, predict_ends
+from taba_core.diffusion.ends import Ends
+from taba_core.diffusion.level import Level
 
-class TimedDenoiser:
+
+class TimedDenoiser(WrappedDenoiser):
     """A denoiser that counts its evaluations and leaves the preparation of a level out of the time.
 
     A closed-form model prepares each level at its first use, which is no cost of the method that comes first.
@@ -22,23 +26,28 @@ class TimedDenoiser:
     """
 
     def __init__(self, denoiser: Any, finish: Callable[[], None]) -> None:
-        self._denoiser, self._finish = denoiser, finish
+        super().__init__(denoiser)
+        self._finish = finish
         self._prepare = getattr(denoiser, "prepare", None)
         self._preparing, self._evaluations = 0.0, 0
         self._started = time.perf_counter()
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._denoiser, name)
-
     def eps(self, x_t: Tensor, t: float, cond: Mapping[str, Tensor]) -> Tensor:
-        """The denoiser's prediction."""
+        """The denoiser's prediction of the noise."""
+        self._note(len(x_t), t)
+        return super().eps(x_t, t, cond)
+
+    def predict(self, x: Tensor, level: Level, cond: Mapping[str, Tensor]) -> Ends:
+        """The denoiser's prediction of both ends."""
+        self._note(len(x), level.time)
+        return predict_ends(self.denoiser, x, level, cond)
+
+    def _note(self, batch: int, t: float | None) -> None:
         if self._prepare is not None:
             begun = time.perf_counter()
             self._prepare(t)
             self._preparing += time.perf_counter() - begun
-        self._evaluations += len(x_t) * int(getattr(self._denoiser, "evaluations_per_image", 1))
-        eps: Tensor = self._denoiser.eps(x_t, t, cond)
-        return eps
+        self._evaluations += batch * int(getattr(self.denoiser, "evaluations_per_image", 1))
 
     def seconds(self, evaluations: int) -> float:
         """Seconds since this was made, without preparation and without evaluations beyond the given number.

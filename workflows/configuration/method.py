@@ -49,7 +49,7 @@ class ChosenMethod:
     def check_wraps(self, forward_steps: int) -> None:
         """Refuse (UsageError) to replace the first steps of a method that has none to replace."""
         if forward_steps:
-            from taba_core.diffusion.inversion.forward import check_steps_can_be_replaced
+            from taba_core.diffusion.inversion.wrapping import check_steps_can_be_replaced
 
             check_steps_can_be_replaced(self.method, f"forward_steps={forward_steps}")
 

@@ -1,11 +1,11 @@
 """Inversion: from a clean image back to the noise it might have come from.
 
 A method is a small class (`method`), found by name (`registry`) and run by one loop (`driver`). The methods are in the
-room `methods`; what several of them share, and what goes around any of them (`forward`, `oracle`), is here.
+room `methods`; what several of them share, and what goes around any of them (`forward_replacement`, `oracle`), is here.
 """
 
 from taba_core.diffusion.inversion.driver import InversionReport, invert, invert_with_report, reconstruct
-from taba_core.diffusion.inversion.forward import ForwardReplaced
+from taba_core.diffusion.inversion.forward_replacement import ForwardReplaced
 from taba_core.diffusion.inversion.method import (
     Between,
     Carried,

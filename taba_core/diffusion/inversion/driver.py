@@ -13,9 +13,9 @@ from torch import Tensor
 
 from taba_core.conventions import ForwardLevel, Levels, NetworkTime, X0Rule
 from taba_core.diffusion.denoiser import Denoiser
-from taba_core.diffusion.grid import TimestepGrid, Transition
-from taba_core.diffusion.inversion.forward import ForwardReplaced
-from taba_core.diffusion.inversion.journal import Journal
+from taba_core.diffusion.grid import PURE_NOISE, TimestepGrid, Transition
+from taba_core.diffusion.inversion.forward_replacement import ForwardReplaced
+from taba_core.diffusion.inversion.measurements import Measurements
 from taba_core.diffusion.inversion.method import Carried, Method, Step, StepMethod, WholeMethod
 from taba_core.diffusion.inversion.problem import Dynamics, Problem
 from taba_core.diffusion.inversion.registry import inversion_method_named
@@ -24,6 +24,7 @@ from taba_core.diffusion.sampling import (
     Conditioning,
     OnStep,
     StepRecord,
+    check_levels,
     generate,
     last_state,
     walk,
@@ -42,7 +43,7 @@ class InversionReport:
       latent: x̂_T, (B, C, H, W).
       carried: what the method's own sampler needs beside the latent, by name; {} for most.
       evaluations: (B,) int64, network evaluations (NFE) of each image; measuring residuals is not in it.
-      residual: (B, T) float64, rms of P x_{l-1} + Q eps(x_l) - x_l after step l (column l-1); NaN where the step
+      residual: (B, T) float64, rms of P x_{l-1} + Q f(x_l) - x_l after step l (column l-1); NaN where the step
         was replaced or its level has no network time. None if nobody knows it.
       fallback: (B, T) int8 `Fallback` codes.
     """
@@ -54,43 +55,47 @@ class InversionReport:
     fallback: Tensor
 
 
+@dataclass(frozen=True, eq=False)
+class InversionOptions:
+    """How an inversion goes; the keywords of `invert` and `invert_with_report`.
+
+    Attributes:
+      network_time, levels: see `TimestepGrid.upward`.
+      x0_rule: what is done to the predicted x_0 at each step.
+      forward_steps: K, the number of first steps replaced by forward diffusion; see `ForwardReplaced`.
+      forward_level: level to which they are replaced, see `TimestepGrid.replacement_level`.
+      forward_noise: standard normal numbers, shape of x_0; needed if K > 0 and by methods that start from noise.
+      reference: eps_t of the generation by step l, for `OraclePrediction`.
+      on_step: called with the record of each step, l = K+1..T.
+      sample_ids: (B,) ids for the random numbers of methods that draw their own; None is 0..B-1.
+      measure_residual: where the method does not know its residual, spend one more evaluation a step on it.
+    """
+
+    network_time: NetworkTime = "target"
+    levels: Levels = "exact"
+    x0_rule: X0Rule = "none"
+    forward_steps: int = 0
+    forward_level: ForwardLevel = "exact"
+    forward_noise: Tensor | None = None
+    reference: Mapping[int, Tensor] | None = None
+    on_step: OnStep | None = None
+    sample_ids: Sequence[int] | None = None
+    measure_residual: bool = False
+
+
 def invert(
     model: Denoiser,
     x_0: Tensor,
     grid: TimestepGrid,
     method: Method | str = "ddim",
     cond: Conditioning | None = None,
-    *,
-    network_time: NetworkTime = "target",
-    levels: Levels = "exact",
-    x0_rule: X0Rule = "none",
-    forward_steps: int = 0,
-    forward_level: ForwardLevel = "exact",
-    forward_noise: Tensor | None = None,
-    reference: Mapping[int, Tensor] | None = None,
-    on_step: OnStep | None = None,
-    sample_ids: Sequence[int] | None = None,
+    **conventions: Any,
 ) -> Tensor:
     """Invert clean images to latents, x_0 to x̂_T    (paper, Eq. 3; with forward_steps > 0 Eq. 5).
 
     Arguments and errors as `invert_with_report`, whose latent, (B, C, H, W), this is.
     """
-    return invert_with_report(
-        model,
-        x_0,
-        grid,
-        method,
-        cond,
-        network_time=network_time,
-        levels=levels,
-        x0_rule=x0_rule,
-        forward_steps=forward_steps,
-        forward_level=forward_level,
-        forward_noise=forward_noise,
-        reference=reference,
-        on_step=on_step,
-        sample_ids=sample_ids,
-    ).latent
+    return invert_with_report(model, x_0, grid, method, cond, **conventions).latent
 
 
 def invert_with_report(
@@ -99,17 +104,7 @@ def invert_with_report(
     grid: TimestepGrid,
     method: Method | str = "ddim",
     cond: Conditioning | None = None,
-    *,
-    network_time: NetworkTime = "target",
-    levels: Levels = "exact",
-    x0_rule: X0Rule = "none",
-    forward_steps: int = 0,
-    forward_level: ForwardLevel = "exact",
-    forward_noise: Tensor | None = None,
-    reference: Mapping[int, Tensor] | None = None,
-    on_step: OnStep | None = None,
-    sample_ids: Sequence[int] | None = None,
-    measure_residual: bool = False,
+    **conventions: Any,
 ) -> InversionReport:
     """Invert clean images to latents, x_0 to x̂_T, and report cost, residuals and fallbacks.
 
@@ -117,51 +112,59 @@ def invert_with_report(
       x_0: clean states in the model's own space, (B, C, H, W).
       grid: levels, normally those of the sampler.
       method: a method, or the name of a registered one.
-      network_time, levels: see `TimestepGrid.upward`.
-      x0_rule: what is done to the predicted x_0 at each step.
-      forward_steps: K, the number of first steps replaced by forward diffusion; see `ForwardReplaced`.
-      forward_noise: standard normal numbers, shape of x_0; needed if K > 0 and by methods that start from noise.
-      reference: eps_t of the generation by step l, for `OraclePrediction`.
-      on_step: called with the record of each step, l = K+1..T.
-      sample_ids: (B,) ids for the random numbers of methods that draw their own; None is 0..B-1.
-      measure_residual: where the method does not know its residual, spend one more evaluation a step on it.
+      cond: batch-first conditioning; None is {}.
+      conventions: the fields of `InversionOptions`, by name.
 
     Raises:
       UsageError: unknown method, impossible conventions or K, or noise, text or single steps that the method or K
-        needs and does not have.
+        needs and does not have; a grid with a level of pure noise and a model that predicts the noise alone.
       WorkError: the network or the inversion returned NaN or infinity.
+      TypeError: a keyword that `InversionOptions` does not have.
     """
-    chosen = inversion_method_named(method) if isinstance(method, str) else method
-    if forward_steps:
-        check_steps_can_be_replaced(chosen, f"forward_steps={forward_steps}", "forward_steps=0 or ")
-        assert isinstance(chosen, StepMethod)
-        chosen = ForwardReplaced(chosen, forward_steps, forward_level)
-    x_0 = working_precision(x_0)
-    ids = range(len(x_0)) if sample_ids is None else sample_ids
+    options = InversionOptions(**conventions)
+    check_levels(model, grid)
+    chosen = _chosen(method, options)
     with _graph_allowed(chosen.needs_gradient):
-        problem = Problem(
-            model,
-            grid,
-            {key: _usable(value) for key, value in ({} if cond is None else cond).items()},
-            x0_rule,
-            ids,
-            torch.zeros(len(x_0), dtype=torch.int64),
-            _usable(x_0),
-            None if forward_noise is None else _usable(forward_noise.to(x_0)),
-            {} if reference is None else reference,
-            network_time,
-            levels,
-        )
+        problem = _problem(model, working_precision(x_0), grid, {} if cond is None else cond, options)
         _check_needs(chosen, problem)
-        journal = Journal(problem, on_step, measure_residual)
+        measured = Measurements(problem, options.on_step, options.measure_residual)
         if isinstance(chosen, WholeMethod):
-            latent, carried = _run_whole(chosen, problem, journal)
+            latent, carried = _run_whole(chosen, problem, measured)
         else:
             assert isinstance(chosen, StepMethod), chosen
-            latent, carried = _run_steps(chosen, problem, journal)
+            latent, carried = _run_steps(chosen, problem, measured)
     if not torch.isfinite(latent).all():
         raise WorkError(f"inversion method '{chosen.name}' returned NaN or infinity: it has diverged.")
-    return InversionReport(latent, carried, problem.spent, journal.residual_or_none(), journal.fallback)
+    return InversionReport(latent, carried, problem.spent, measured.residual_or_none(), measured.fallback)
+
+
+def _chosen(method: Method | str, options: InversionOptions) -> Method:
+    """The method, with forward replacement around it where steps are replaced."""
+    chosen = inversion_method_named(method) if isinstance(method, str) else method
+    if not options.forward_steps:
+        return chosen
+    check_steps_can_be_replaced(chosen, f"forward_steps={options.forward_steps}", "forward_steps=0 or ")
+    assert isinstance(chosen, StepMethod)
+    return ForwardReplaced(chosen, options.forward_steps, options.forward_level)
+
+
+def _problem(
+    model: Denoiser, x_0: Tensor, grid: TimestepGrid, cond: Conditioning, options: InversionOptions
+) -> Problem:
+    noise = options.forward_noise
+    return Problem(
+        denoiser=model,
+        grid=grid,
+        cond={key: _usable(value) for key, value in cond.items()},
+        x0_rule=options.x0_rule,
+        sample_ids=range(len(x_0)) if options.sample_ids is None else options.sample_ids,
+        spent=torch.zeros(len(x_0), dtype=torch.int64),
+        x_0=_usable(x_0),
+        noise=None if noise is None else _usable(noise.to(x_0)),
+        reference={} if options.reference is None else options.reference,
+        network_time=options.network_time,
+        levels=options.levels,
+    )
 
 
 @torch.no_grad()
@@ -173,22 +176,25 @@ def reconstruct(
     cond: Conditioning | None = None,
     *,
     carried: Carried | None = None,
-    x0_rule: X0Rule = "none",
-    on_step: OnStep | None = None,
-    sample_ids: Sequence[int] | None = None,
+    **conventions: Any,
 ) -> Tensor:
     """Images of latents by the sampler that belongs to the method, (B, C, H, W); DDIM unless it has its own.
 
     Args:
       latent, carried: what `invert_with_report` returned.
+      conventions: x0_rule, on_step and sample_ids of `InversionOptions`; its other fields say nothing here.
       Others as there.
 
     Raises:
-      UsageError: a carried tensor that the method's sampler needs is missing.
+      UsageError: a carried tensor that the method's sampler needs is missing; a grid with a level of pure noise and a
+        model that predicts the noise alone.
+      TypeError: a keyword that `InversionOptions` does not have.
     """
+    options = InversionOptions(**conventions)
     chosen = inversion_method_named(method) if isinstance(method, str) else method
     if not chosen.own_sampler:
-        return generate(model, latent, grid, cond, x0_rule=x0_rule, on_step=on_step)
+        return generate(model, latent, grid, cond, x0_rule=options.x0_rule, on_step=options.on_step)
+    check_levels(model, grid)
     latent, cond = working_precision(latent), {} if cond is None else cond
     given = {} if carried is None else {key: working_precision(value) for key, value in carried.items()}
     needed = chosen.carried_shapes(
@@ -199,13 +205,13 @@ def reconstruct(
             f"the sampler of inversion method '{chosen.name}' needs {', '.join(missing)} beside the latent; pass "
             "carried= of its inversion."
         )
-    ids = range(len(latent)) if sample_ids is None else sample_ids
+    ids = range(len(latent)) if options.sample_ids is None else options.sample_ids
     spent = torch.zeros(len(latent), dtype=torch.int64)
-    dynamics = Dynamics(model, grid, cond, x0_rule, ids, spent)
-    return chosen.reconstruct(dynamics, latent, given, on_step or (lambda record: None))
+    dynamics = Dynamics(model, grid, cond, options.x0_rule, ids, spent)
+    return chosen.reconstruct(dynamics, latent, given, options.on_step or (lambda record: None))
 
 
-def _run_steps(method: StepMethod, problem: Problem, journal: Journal) -> tuple[Tensor, Carried]:
+def _run_steps(method: StepMethod, problem: Problem, measured: Measurements) -> tuple[Tensor, Carried]:
     x, first_step = method.start(problem)
     moves = method.moves(problem, first_step)
     if not (method.own_grid or _on_grid(moves, problem.grid)):
@@ -221,34 +227,37 @@ def _run_steps(method: StepMethod, problem: Problem, journal: Journal) -> tuple[
         nonlocal state
         taken = method.step(problem, x, move, state)
         state = taken.state
-        journal.note(move, x, taken)
+        measured.note(move, x, taken)
         return taken.x, taken.eps
 
     records = walk(problem.denoiser, x, moves, x0_rule=problem.x0_rule, cond=problem.cond, step=step)
-    return last_state(x, records, journal.record), {}
+    return last_state(x, records, measured.record), {}
 
 
 @torch.no_grad()
-def _run_whole(method: WholeMethod, problem: Problem, journal: Journal) -> tuple[Tensor, Carried]:
+def _run_whole(method: WholeMethod, problem: Problem, measured: Measurements) -> tuple[Tensor, Carried]:
     moves = problem.grid.upward()
 
     def record(record: StepRecord) -> None:
-        journal.note(moves[record.step - 1], record.x_from, Step(record.x_to, record.eps_t))
-        journal.record(record)
+        measured.note(moves[record.step - 1], record.x_from, Step(record.x_to, record.eps_t))
+        measured.record(record)
 
     whole = method.invert_whole(problem, record)
     if whole.residual is not None:
         for column in range(whole.residual.shape[1]):
-            journal.set_residual(column, whole.residual[:, column])
+            measured.set_residual(column, whole.residual[:, column])
     if whole.fallback is not None:
-        journal.fallback[:] = whole.fallback.to(torch.int8).cpu()
+        measured.fallback[:] = whole.fallback.to(torch.int8).cpu()
     return whole.latent, whole.carried
 
 
 def _on_grid(moves: Sequence[Transition], grid: TimestepGrid) -> bool:
-    levels = np.append(grid.upper_alpha_bar, 0.0)
+    levels = np.array([(level.signal_power, level.noise_power) for level in (*grid.upper_levels, PURE_NOISE)])
     # A grid may round its moves to float32, as recorded reference runs did.
-    return all(np.isclose(levels, move.alpha_bar_to, rtol=1e-6, atol=0).any() for move in moves)
+    return all(
+        np.isclose(levels, (move.stop.signal_power, move.stop.noise_power), rtol=1e-6, atol=1e-7).all(1).any()
+        for move in moves
+    )
 
 
 def _check_needs(method: Method, problem: Problem) -> None:

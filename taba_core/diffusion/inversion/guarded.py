@@ -1,8 +1,9 @@
 """Solving one sampling step for its input by iteration, with a guard for each image.
 
-The step x_{l-1} = S(x_l) is solved for x_l as the fixed point of g(z) = P_l x_{l-1} + Q_l eps(z, t_l). Its
-Jacobian (Q_l / sigma_l) (I - (a_l / sigma_l^2) Cov[x_0 | z]) has eigenvalues close to 1 where the image is plain
-(slow) and below -1 where the posterior has several modes (divergence by oscillation, which damping cures).
+The step x_{l-1} = S(x_l) is solved for x_l as the fixed point of g(z) = P_l x_{l-1} + Q_l f(z, t_l), f what moves
+between levels carry (`ends.Held`): the noise, or eps - x_0 of networks that give both ends. Held noise gives the
+Jacobian (Q_l / sigma_l) (I - (alpha_l / sigma_l)^2 Cov[x_0 | z]), whose eigenvalues are close to 1 where the image is
+plain (slow) and below -1 where the posterior has several modes (divergence by oscillation, which damping cures).
 """
 
 from __future__ import annotations
@@ -81,19 +82,7 @@ def solve(
         if not guard.active.any():
             break
     plain = (guard.code == Fallback.NONE) if mix is newest else torch.zeros_like(guard.active)
-    return Step(z, _where(plain, history[-1].eps, implied_eps(x, z, move)), fallback=guard.code)
-
-
-def implied_eps(x: Tensor, z: Tensor, move: Transition) -> Tensor:
-    """The prediction that would have moved x to z: (z - P x) / Q, shape of x."""
-    p, q = coefficients(move)
-    return (z - p * x) / q
-
-
-def coefficients(move: Transition) -> tuple[float, float]:
-    """P = sqrt(a_to / a_from) and Q = sqrt(1 - a_to) - P sqrt(1 - a_from)."""
-    p = math.sqrt(move.alpha_bar_to / move.alpha_bar_from)
-    return p, math.sqrt(1 - move.alpha_bar_to) - p * math.sqrt(1 - move.alpha_bar_from)
+    return Step(z, _where(plain, history[-1].eps, problem.implied(x, z, move).eps), fallback=guard.code)
 
 
 class _Guard:
@@ -149,9 +138,9 @@ def _evaluate(
 ) -> Iterate:
     """z and g(z) of the active images; of the others what they were."""
     if last is None or bool(active.all()):
-        return Iterate(z, *problem.move(x, problem.eps(z, move.network_time), move))
+        return Iterate(z, *problem.move(x, problem.predict(z, move.asked_beyond), move))
     rows = active.nonzero()[:, 0]
-    g, eps = problem.move(x[rows], problem.eps(z[rows], move.network_time, rows=rows), move)
+    g, eps = problem.move(x[rows], problem.predict(z[rows], move.asked_beyond, rows=rows), move)
     old = (last.z, last.g, last.eps)
     return Iterate(*(a.index_copy(0, rows, b) for a, b in zip(old, (z[rows], g, eps), strict=True)))
 

@@ -49,7 +49,7 @@ class Step:
       x: state after it, (B, C, H, W).
       eps: prediction that moved the state, same shape.
       state: anything the next step needs; handed to it.
-      residual: (B,) rms of P x_{l-1} + Q eps(x_l) - x_l (of the step of its own sampler, if it has one) where the
+      residual: (B,) rms of P x_{l-1} + Q f(x_l) - x_l (of the step of its own sampler, if it has one) where the
         method knows it for the x it returns, else None.
       fallback: (B,) `Fallback` codes, or None where nothing happened.
     """

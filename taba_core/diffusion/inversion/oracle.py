@@ -7,7 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
+from taba_core.diffusion.ddim import apply_x0_rule
 from taba_core.diffusion.ddim import move as ddim_move
+from taba_core.diffusion.ends import Ends
 from taba_core.diffusion.grid import TimestepGrid, Transition
 from taba_core.diffusion.inversion.method import Between, Step, StepMethod
 from taba_core.diffusion.inversion.problem import Problem
@@ -55,6 +57,7 @@ class OraclePrediction(Wrapper):
                 "pass reference={step: eps_t} of the generation to invert()."
             )
         if self.evaluate_swapped:
-            problem.eps(x, move.network_time)
+            problem.predict(x, move.asked)
         rule = "none" if problem.x0_rule == "clip-rederive" else problem.x0_rule
-        return Step(*ddim_move(x, recorded.to(x.dtype), move.alpha_bar_from, move.alpha_bar_to, rule))
+        ends = apply_x0_rule(Ends(x, move.start, recorded.to(x.dtype)), rule)
+        return Step(*ddim_move(ends, move.stop))

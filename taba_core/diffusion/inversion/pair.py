@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from taba_core.diffusion.ddim import apply_x0_rule
+from taba_core.diffusion.ends import Ends
 from taba_core.diffusion.grid import TimestepGrid
 from taba_core.diffusion.inversion.method import Carried, Record, Shape, Whole, WholeMethod
 from taba_core.diffusion.inversion.problem import Dynamics, Problem
+from taba_core.diffusion.level import Level
 from taba_core.diffusion.sampling import StepRecord
 from taba_core.errors import UsageError, WorkError
 
 # Axes: B samples in a batch, C channels, H rows, W columns. Levels l = 0 (clean) .. T. States are float64.
 
 Note = Callable[[int, Tensor, Tensor, Tensor], None]
+
+
+class Prediction(NamedTuple):
+    """What a network says at a level: f, the quantity that is held between levels, and the noise."""
+
+    f: Tensor
+    eps: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,36 +65,35 @@ class LevelChain:
         return self.dynamics.grid.num_inference_steps
 
     @cached_property
-    def alpha_bar(self) -> list[float]:
-        """a_0..a_T."""
-        return [float(a) for a in self.dynamics.grid.alpha_bar]
+    def levels(self) -> tuple[Level, ...]:
+        """Levels 0..T."""
+        return self.dynamics.grid.levels
 
     @cached_property
     def scale(self) -> list[float]:
-        """sqrt(a_l): state x per scaled state y = x / sqrt(a)."""
-        return [math.sqrt(a) for a in self.alpha_bar]
+        """State x_l per scaled state y_l, see `ends.Held`: alpha_l where the noise is held."""
+        return [self.dynamics.held.scale(level) for level in self.levels]
 
     @cached_property
-    def noise_to_signal(self) -> list[float]:
-        """s_l = sqrt(1 - a_l) / sqrt(a_l): dy = eps ds."""
-        return [math.sqrt(1 - a) / math.sqrt(a) for a in self.alpha_bar]
+    def clock(self) -> list[float]:
+        """s_l = sigma_l / scale_l: dy = f ds."""
+        return [level.sigma / scale for level, scale in zip(self.levels, self.scale, strict=True)]
 
     def coefficients(self, level: int) -> tuple[float, float]:
-        """(P, Q) of step `level`: x_l = P x_{l-1} + Q eps, x_{l-1} = (x_l - Q eps) / P."""
-        lower, upper = self.alpha_bar[level - 1], self.alpha_bar[level]
-        P = math.sqrt(upper / lower)
-        return P, math.sqrt(1 - upper) - P * math.sqrt(1 - lower)
+        """(P, Q) of step `level`: x_l = P x_{l-1} + Q f, x_{l-1} = (x_l - Q f) / P."""
+        return self.dynamics.held.coefficients(self.levels[level - 1], self.levels[level])
 
-    def eps(self, x: Tensor, level: int) -> Tensor:
-        """The network at a level, in the precision of x, after the x_0 rule; level 0 has the time of level 1.
+    def predict(self, x: Tensor, level: int) -> Prediction:
+        """The network at a level, in the precision of x, after the x_0 rule; level 0 is asked as level 1.
 
         Raises:
           WorkError: a state that the network's precision cannot hold, or a network that returned NaN.
         """
-        level = max(level, 1)
-        time = float(self.dynamics.grid.network_times[level - 1])
-        eps = self.dynamics.eps(self.in_network_precision(x), time).to(x.dtype)
-        return apply_x0_rule(x, eps, self.alpha_bar[level], self.dynamics.x0_rule)[1]
+        asked = self.levels[max(level, 1)]
+        ends = self.dynamics.predict(self.in_network_precision(x), asked)
+        clean = None if ends.clean is None else ends.clean.to(x.dtype)
+        ends = apply_x0_rule(Ends(x, asked, ends.eps.to(x.dtype), clean), self.dynamics.x0_rule)
+        return Prediction(self.dynamics.held.of(ends), ends.eps)
 
     def in_network_precision(self, x: Tensor) -> Tensor:
         """x, rounded.

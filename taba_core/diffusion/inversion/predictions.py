@@ -9,9 +9,10 @@ from torch import Tensor
 
 from taba_core.conventions import Levels, NetworkTime, X0Rule
 from taba_core.diffusion.ddim import apply_x0_rule
-from taba_core.diffusion.denoiser import Denoiser
+from taba_core.diffusion.denoiser import Denoiser, predict_ends
+from taba_core.diffusion.ends import Ends
 from taba_core.diffusion.grid import TimestepGrid
-from taba_core.diffusion.sampling import Conditioning, predict_eps, working_precision
+from taba_core.diffusion.sampling import Conditioning, working_precision
 from taba_core.errors import UsageError
 
 # Axes: B samples in a batch, S steps, C channels, H rows, W columns.
@@ -56,6 +57,6 @@ def step_predictions(
     predictions = []
     for index, step in enumerate(steps):
         x, transition = working_precision(states[:, index]), transitions[step - 1]
-        eps = predict_eps(model, x, transition.network_time, {} if cond is None else cond)
-        predictions.append(apply_x0_rule(x, eps, transition.alpha_bar_network, x0_rule)[1])
+        eps = predict_ends(model, x, transition.asked, {} if cond is None else cond).eps
+        predictions.append(apply_x0_rule(Ends(x, transition.network, eps), x0_rule).eps)
     return torch.stack(predictions, dim=1)

@@ -10,9 +10,12 @@ from torch import Tensor
 
 from taba_core import rng
 from taba_core.conventions import Levels, NetworkTime, X0Rule
+from taba_core.diffusion.ddim import apply_x0_rule
 from taba_core.diffusion.ddim import move as ddim_move
-from taba_core.diffusion.denoiser import Denoiser
+from taba_core.diffusion.denoiser import Denoiser, held_by, predict_ends
+from taba_core.diffusion.ends import Ends, Held
 from taba_core.diffusion.grid import TimestepGrid, Transition
+from taba_core.diffusion.level import Level
 from taba_core.diffusion.sampling import Conditioning
 from taba_core.errors import WorkError
 
@@ -24,12 +27,12 @@ class Dynamics:
     """A network on a grid of levels, and what it has cost so far.
 
     Attributes:
-      denoiser: the network; ask it through `eps`, which counts.
+      denoiser: the network; ask it through `predict` or `eps`, which count.
       grid: levels of the sampler.
       cond: batch-first conditioning, {} if unconditional.
       x0_rule: what is done to the predicted x_0 at each step.
       sample_ids: (B,) ids, what a method's own random numbers belong to.
-      spent: (B,) int64, network evaluations of each sample; `eps` adds to it.
+      spent: (B,) int64, network evaluations of each sample; `predict` and `eps` add to it.
     """
 
     denoiser: Denoiser
@@ -39,38 +42,77 @@ class Dynamics:
     sample_ids: Sequence[int]
     spent: Tensor
 
-    def eps(
-        self, x: Tensor, t: float, *, rows: Tensor | None = None, cond: Conditioning | None = None
-    ) -> Tensor:
-        """The network's prediction in the state's own precision, counted.
+    @property
+    def held(self) -> Held:
+        """What moves between levels carry: the noise, or for networks that give both ends eps - x_0."""
+        return held_by(self.denoiser)
+
+    def predict(
+        self, x: Tensor, level: Level, *, rows: Tensor | None = None, cond: Conditioning | None = None
+    ) -> Ends:
+        """The two ends of the line each state lies on, in the state's own precision, counted.
 
         Args:
           x: states, (B, C, H, W), or (R, C, H, W) with `rows`.
-          t: the network's time, as `Transition.network_time`.
+          level: alpha and sigma that x is taken to have, and the network's time: `Transition.asked` for the state a
+            move starts from, `Transition.asked_beyond` for a guess of the state it ends at.
           rows: (R,) int64, the sample each state belongs to; may repeat. None is all, once.
           cond: in place of the problem's own, batch-first over all B samples.
-
-        Returns:
-          eps, shape of x.
 
         Raises:
           WorkError: the network returned NaN or infinity, or was handed a state that is not finite.
         """
-        given = self.cond if cond is None else cond
-        if rows is not None:
-            given = {key: value[rows] for key, value in given.items()}
-        eps = self.denoiser.eps(x, t, given).to(x.dtype)
-        each = getattr(self.denoiser, "evaluations_per_image", 1)
-        index = torch.arange(len(self.spent)) if rows is None else rows.cpu()
-        self.spent.index_add_(0, index, torch.full_like(index, each))
-        # A sum is finite only if all its terms are, and costs far less than asking each.
-        if not torch.isfinite(eps.detach().sum()) and not torch.isfinite(eps).all():
-            raise WorkError(_not_finite(x, t))
+        assert level.time is not None, "a network is asked at a time"
+        ends = predict_ends(self.denoiser, x, level, self._given(rows, cond))
+        self._count(rows)
+        for part in (ends.eps, ends.clean):
+            _check_finite(part, x, level.time)
+        return ends
+
+    def eps(
+        self, x: Tensor, t: float, *, rows: Tensor | None = None, cond: Conditioning | None = None
+    ) -> Tensor:
+        """The network's prediction of the noise at its time's own level, counted; shape and precision of x.
+
+        Args:
+          t: the network's time, as `Transition.network_time`.
+          Others and errors as `predict`.
+        """
+        eps = self.denoiser.eps(x, t, self._given(rows, cond)).to(x.dtype)
+        self._count(rows)
+        _check_finite(eps, x, t)
         return eps
 
-    def move(self, x: Tensor, eps: Tensor, move: Transition) -> tuple[Tensor, Tensor]:
-        """DDIM step under the x_0 rule: (x_to, the eps that moved the state), each the shape of x."""
-        return ddim_move(x, eps, move.alpha_bar_from, move.alpha_bar_to, self.x0_rule)
+    def move(self, x: Tensor, prediction: Tensor | Ends, move: Transition) -> tuple[Tensor, Tensor]:
+        """DDIM step under the x_0 rule: (x_to, the eps that moved the state), each the shape of x.
+
+        Args:
+          x: state at the move's first level.
+          prediction: the noise in x; or what `predict` returned, of x or of another state, whose `held` quantity is
+            then carried over.
+        """
+        return ddim_move(self.line(x, prediction, move), move.stop)
+
+    def line(self, x: Tensor, prediction: Tensor | Ends, move: Transition) -> Ends:
+        """The ends of x after the x_0 rule: the line along which `move` goes; arguments as there."""
+        if isinstance(prediction, Ends):
+            ends = self.held.carried(prediction, x, move.start)
+        else:
+            ends = Ends(x, move.start, prediction)
+        return apply_x0_rule(ends, self.x0_rule)
+
+    def implied(self, x: Tensor, z: Tensor, move: Transition) -> Ends:
+        """The ends of x whose DDIM move without a rule leads to z."""
+        return self.held.ends(self.held.implied(x, z, move.start, move.stop), x, move.start)
+
+    def _given(self, rows: Tensor | None, cond: Conditioning | None) -> Conditioning:
+        given = self.cond if cond is None else cond
+        return given if rows is None else {key: value[rows] for key, value in given.items()}
+
+    def _count(self, rows: Tensor | None) -> None:
+        index = torch.arange(len(self.spent)) if rows is None else rows.cpu()
+        each = int(getattr(self.denoiser, "evaluations_per_image", 1))
+        self.spent.index_add_(0, index, torch.full_like(index, each))
 
     def normal(self, like: Tensor, *, seed: int, stream: str) -> Tensor:
         """Standard normal numbers, (B, ...) as `like`; row i depends on (seed, stream, sample id i) only."""
@@ -100,6 +142,14 @@ class Problem(Dynamics):
 def per_image_rms(x: Tensor) -> Tensor:
     """Root mean square of each sample, (B,) float64."""
     return x.double().flatten(1).square().mean(1).sqrt()
+
+
+def _check_finite(prediction: Tensor | None, x: Tensor, t: float) -> None:
+    # A sum is finite only if all its terms are, and costs far less than asking each.
+    if prediction is None or torch.isfinite(prediction.detach().sum()):
+        return
+    if not torch.isfinite(prediction).all():
+        raise WorkError(_not_finite(x, t))
 
 
 def _not_finite(x: Tensor, t: float) -> str:

@@ -47,7 +47,7 @@ def step_terms(variance: ArrayLike, grid: TimestepGrid) -> StepTerms:
     shape = (-1, *(1,) * modes.variance.ndim)
     P = np.sqrt(upper / lower).reshape(shape)
     Q = np.sqrt(1 - upper).reshape(shape) - P * np.sqrt(1 - lower).reshape(shape)
-    k = np.stack([modes.eps_gain(float(a)) for a in upper])
+    k = np.stack([modes.eps_gain(level) for level in grid.upper_levels])
     ratio, inverse = (1 - Q * k) / P, P + Q * k
     return StepTerms(P, Q, k, ratio, inverse, inverse * ratio)
 

@@ -44,7 +44,7 @@ class DirectInversion(WholeMethod):
         states = x.new_empty((len(x), T, *x.shape[1:]))
         for move in problem.grid.upward(network_time=problem.network_time, levels=problem.levels):
             states[:, move.step - 1] = x
-            x_to, eps = problem.move(x, problem.eps(x, move.network_time), move)
+            x_to, eps = problem.move(x, problem.predict(x, move.asked), move)
             record(StepRecord(move.step, x, eps, x_to))
             x = x_to
         return Whole(x, {"states": states})
@@ -53,7 +53,7 @@ class DirectInversion(WholeMethod):
         """DDIM sampling, every step corrected to the stored state."""
         x, states = latent, carried["states"]
         for move in dynamics.grid.downward():
-            S, eps = dynamics.move(x, dynamics.eps(x, move.network_time), move)
+            S, eps = dynamics.move(x, dynamics.predict(x, move.asked), move)
             d = (
                 states[:, move.step - 1].double() - S.double()
             )  # float64, so that S + d rounds to the state itself

@@ -18,9 +18,10 @@ from taba_core.diffusion.inversion.registry import inversion_method
 class EDICT(PairMethod):
     """Coupled transforms: each state is moved by the prediction at the other, so every move can be undone.
 
-    Sampling step l, with (P, Q) of the DDIM step and the roles of x and y exchanged in every other step:
+    Sampling step l, with (P, Q) of the DDIM step, f the noise or eps - x_0 (`ends.Held`), and the roles of x and y
+    exchanged in every other step:
 
-        x <- (x - Q eps(y, t_l)) / P,    y <- (y - Q eps(x, t_l)) / P,
+        x <- (x - Q f(y, t_l)) / P,      y <- (y - Q f(x, t_l)) / P,
         x <- p x + (1 - p) y,            y <- (1 - p) x + p y.
 
     Inversion undoes these in reverse order, from x = y = x_0; 2 T evaluations each way. The latent is x_T, its
@@ -50,14 +51,14 @@ class EDICT(PairMethod):
             y = (y - (1 - p) * x) / p
             x = (x - (1 - p) * y) / p
             if _x_moves_first(chain, level):
-                y = P * y + Q * chain.eps(x, level)
-                eps = chain.eps(y, level)
-                x = P * x + Q * eps
+                y = P * y + Q * chain.predict(x, level).f
+                moved_by = chain.predict(y, level)
+                x = P * x + Q * moved_by.f
             else:
-                eps = chain.eps(y, level)
-                x = P * x + Q * eps
-                y = P * y + Q * chain.eps(x, level)
-            note(level, before, eps, x)
+                moved_by = chain.predict(y, level)
+                x = P * x + Q * moved_by.f
+                y = P * y + Q * chain.predict(x, level).f
+            note(level, before, moved_by.eps, x)
         return x, y
 
     def down(self, x: Tensor, y: Tensor, chain: LevelChain, note: Note) -> Tensor:
@@ -67,16 +68,16 @@ class EDICT(PairMethod):
             P, Q = chain.coefficients(level)
             before = x
             if _x_moves_first(chain, level):
-                eps = chain.eps(y, level)
-                x = (x - Q * eps) / P
-                y = (y - Q * chain.eps(x, level)) / P
+                moved_by = chain.predict(y, level)
+                x = (x - Q * moved_by.f) / P
+                y = (y - Q * chain.predict(x, level).f) / P
             else:
-                y = (y - Q * chain.eps(x, level)) / P
-                eps = chain.eps(y, level)
-                x = (x - Q * eps) / P
+                y = (y - Q * chain.predict(x, level).f) / P
+                moved_by = chain.predict(y, level)
+                x = (x - Q * moved_by.f) / P
             x = p * x + (1 - p) * y
             y = (1 - p) * x + p * y
-            note(level, before, eps, x)
+            note(level, before, moved_by.eps, x)
         return x
 
 

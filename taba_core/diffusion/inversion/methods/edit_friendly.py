@@ -38,19 +38,20 @@ class _Ancestral(NamedTuple):
 class EditFriendlyDDPM(WholeMethod):
     """The noise maps with which ancestral sampling (DDPM, eta = 1) makes this image.
 
-    Each level is noised by itself, x_l = sqrt(a_l) x_0 + sqrt(1 - a_l) n_l with independent n_l, and the noise of
+    Each level is noised by itself, x_l = alpha_l x_0 + sigma_l n_l with independent n_l, and the noise of
     each sampling step is what is missing between two of them, l = T..1:
 
-        mu_l = sqrt(a_{l-1}) x̂_0(x_l) + sqrt(1 - a_{l-1} - V_l) eps(x_l, t_l),
-        V_l = (1 - a_{l-1}) / (1 - a_l) (1 - a_l / a_{l-1}),    z_l = (x_{l-1} - mu_l) / sqrt(V_l),
+        mu_l = alpha_{l-1} x̂_0(x_l) + sqrt(sigma_{l-1}^2 - V_l) eps(x_l, t_l),
+        V_l = sigma_{l-1}^2 (1 - (alpha_l sigma_{l-1} / (alpha_{l-1} sigma_l))^2),    z_l = (x_{l-1} - mu_l) /
+        sqrt(V_l),
 
     after which x_{l-1} <- mu_l + sqrt(V_l) z_l takes up the rounding. The latent x_T is forward diffusion, exactly
-    Gaussian and without information on the image beyond sqrt(a_T) x_0; the image is in `steps`, z_1..z_T,
+    Gaussian and without information on the image beyond alpha_T x_0; the image is in `steps`, z_1..z_T,
     (B, T, C, H, W), whose variance is above 1 and which are correlated. It is no noise-to-image latent.
     T evaluations each way.
 
     Where V_1 = 0 (level 0 is clean, or the same as level 1) the last step can add no noise and leaves a residual of
-    about sqrt(1 - a_1); with num_zeroed = 0 that residual itself is stored in place of z_1.
+    about sigma_1; with num_zeroed = 0 that residual itself is stored in place of z_1.
 
     Attributes:
       num_zeroed: how many of the last sampling steps (l = 1, 2, ..) have their noise set to 0: 1 as published, 3 in
@@ -97,19 +98,23 @@ class EditFriendlyDDPM(WholeMethod):
 
     def _noised_levels(self, problem: Problem) -> Tensor:
         """x_1..x_T, each with noise of its own, (B, T, C, H, W)."""
-        x_0, levels = problem.x_0, problem.grid.upper_alpha_bar
+        x_0, levels = problem.x_0, problem.grid.upper_levels
         states = x_0.new_empty((len(x_0), len(levels), *x_0.shape[1:]))
-        for i, a in enumerate(levels):
+        for i, level in enumerate(levels):
             n = problem.normal(x_0, seed=self.seed, stream=f"{STREAM}/{i + 1}")
-            states[:, i] = forward_diffuse(x_0, n, float(a))
+            states[:, i] = forward_diffuse(x_0, n, level)
         return states
 
 
 def _ancestral_step(dynamics: Dynamics, x: Tensor, move: Transition) -> _Ancestral:
     """mean of x_{l-1} given x_l, and the scale of its noise: sqrt(V_l), or 1 where that is 0."""
-    a_from, a_to = move.alpha_bar_from, move.alpha_bar_to
-    V = (1 - a_to) / (1 - a_from) * (1 - a_from / a_to)
-    eps = dynamics.eps(x, move.network_time)
-    x_0, eps = apply_x0_rule(x, eps, a_from, dynamics.x0_rule)
-    mu = math.sqrt(a_to) * x_0 + math.sqrt(max(1 - a_to - V, 0.0)) * eps
+    upper, lower = move.start, move.stop
+    power = upper.signal_power + upper.noise_power, lower.signal_power + lower.noise_power
+    V = (
+        lower.noise_power
+        / upper.noise_power
+        * (power[0] - upper.signal_power / lower.signal_power * power[1])
+    )
+    x_0, eps = apply_x0_rule(dynamics.predict(x, move.asked), dynamics.x0_rule)
+    mu = lower.alpha * x_0 + math.sqrt(max(lower.noise_power - V, 0.0)) * eps
     return _Ancestral(mu, math.sqrt(V) if V > 0 else 1.0, eps)

@@ -10,15 +10,14 @@ from pydantic import Field
 from torch import Tensor
 
 from taba_core.diffusion.ddim import apply_x0_rule
-from taba_core.diffusion.ddim import move as ddim_move
+from taba_core.diffusion.ends import Ends
 from taba_core.diffusion.grid import TimestepGrid, Transition
 from taba_core.diffusion.inversion.forward_step import ForwardStep
-from taba_core.diffusion.inversion.guarded import coefficients
 from taba_core.diffusion.inversion.method import Between, Carried, Record, Step, StepMethod
 from taba_core.diffusion.inversion.methods.fixed_point import AtLeastOne, NotNegative
-from taba_core.diffusion.inversion.methods.reverse_dpm import log_snr
 from taba_core.diffusion.inversion.problem import Dynamics, Problem
 from taba_core.diffusion.inversion.registry import inversion_method
+from taba_core.diffusion.level import Level
 from taba_core.diffusion.sampling import StepRecord
 
 # Axes: B samples in a batch, C channels, H rows, W columns.
@@ -56,7 +55,7 @@ class ExactDPM1Inversion(StepMethod):
 
     def step(self, problem: Problem, x: Tensor, move: Transition, state: Any) -> Step:
         """Solve one DDIM step."""
-        guess, _ = problem.move(x, problem.eps(x, move.network_time), move)
+        guess, _ = problem.move(x, problem.predict(x, move.asked), move)
         return solved(problem, x, guess, move, ForwardStep(self.rho, self.tolerance, self.max_iterations))
 
 
@@ -68,7 +67,8 @@ class ExactDPM2Inversion(StepMethod):
     The sampler is the method's own (`reconstruct`): second order but for its first and last step. Inner step
     t < s < r (r noisiest): DDIM inversion in sub-steps of 10 training steps gives y_s and y_r,
     D = (m(y_s, s) - m(y_r, r)) (lambda_t - lambda_s) / (lambda_s - lambda_r), and
-    S(x) = order-1 step of x - sqrt(a_t) (exp(-h) - 1) D / 2 is solved from y_s. Exact up to the error of D.
+    S(x) = order-1 step of x - alpha_t (exp(-h) - 1) D / 2 is solved from y_s. Exact up to the error of D. From a
+    level r of pure noise (lambda_r infinite) D is 0, in both directions.
 
     Attributes:
       tolerance, max_iterations: as `exact-dpm-1`.
@@ -96,7 +96,7 @@ class ExactDPM2Inversion(StepMethod):
         if move.step in (1, T):
             if move.step == 1:
                 solver = ForwardStep(1.0, self.tolerance, self.max_iterations)
-            guess, _ = problem.move(x, problem.eps(x, move.network_time), move)
+            guess, _ = problem.move(x, problem.predict(x, move.asked), move)
             return solved(problem, x, guess, move, solver)
         y_s = _coarse(problem, x, grid, move.step)
         y_r = _coarse(problem, y_s, grid, move.step + 1)
@@ -109,11 +109,11 @@ class ExactDPM2Inversion(StepMethod):
         x, before = latent, None
         T = dynamics.grid.num_inference_steps
         for move in dynamics.grid.downward():
-            eps = dynamics.eps(x, move.network_time)
-            x_next, moved_by = dynamics.move(x, eps, move)
-            now = (log_snr(move.alpha_bar_from), _clean(dynamics, x, eps, move.alpha_bar_from))
+            ends = dynamics.predict(x, move.asked)
+            x_next, moved_by = dynamics.move(x, ends, move)
+            now = (move.start.log_snr, _clean(dynamics, ends))
             if before is not None and 1 < move.step < T:
-                x_next = x_next + _correction(now, before, move.alpha_bar_to)
+                x_next = x_next + _correction(now, before, move.stop)
             record(StepRecord(move.step, x, moved_by, x_next))
             x, before = x_next, now
         return x
@@ -136,44 +136,43 @@ def solved(
     """x_l with S(x_l) = x, S the DDIM step (plus a constant correction), from a first guess."""
 
     def step_back(z: Tensor, rows: Tensor) -> Tensor:
-        eps = problem.eps(z, move.network_time, rows=rows)
-        back, _ = ddim_move(z, eps, move.alpha_bar_to, move.alpha_bar_from, problem.x0_rule)
+        back, _ = problem.move(z, problem.predict(z, move.asked_beyond, rows=rows), move.reversed())
         return back if correction is None else back + correction[rows]
 
     found, gap, code = solver.solve(step_back, x, guess)
-    p, q = coefficients(move)
-    return Step(found, (found - p * x) / q, residual=p * gap, fallback=code)
+    p, _ = problem.held.coefficients(move.start, move.stop)
+    return Step(found, problem.implied(x, found, move).eps, residual=p * gap, fallback=code)
 
 
 def _second_order(problem: Problem, y_s: Tensor, y_r: Tensor, move: Transition) -> Tensor:
     """The second-order term of the sampling step from level s = l to t = l-1, from y_s and y_r."""
     above = problem.grid.upward(move.step)[0]
-    clean_s = _clean(problem, y_s, problem.eps(y_s, move.network_time), move.alpha_bar_to)
-    clean_r = _clean(problem, y_r, problem.eps(y_r, above.network_time), above.alpha_bar_to)
-    s, r = (log_snr(move.alpha_bar_to), clean_s), (log_snr(above.alpha_bar_to), clean_r)
-    return _correction(s, r, move.alpha_bar_from)
+    clean_s, clean_r = (
+        _clean(problem, problem.predict(y, level)) for y, level in ((y_s, move.stop), (y_r, above.stop))
+    )
+    return _correction((move.stop.log_snr, clean_s), (above.stop.log_snr, clean_r), move.start)
 
 
-def _correction(now: tuple[float, Tensor], before: tuple[float, Tensor], alpha_bar_to: float) -> Tensor:
-    """-sqrt(a_t) (exp(-h) - 1) D / 2 with D = (m_s - m_r) h / (lambda_s - lambda_r), h = lambda_t - lambda_s."""
+def _correction(now: tuple[float, Tensor], before: tuple[float, Tensor], t: Level) -> Tensor:
+    """-alpha_t (exp(-h) - 1) D / 2 with D = (m_s - m_r) h / (lambda_s - lambda_r), h = lambda_t - lambda_s."""
     (lambda_s, clean_s), (lambda_r, clean_r) = now, before
-    h = log_snr(alpha_bar_to) - lambda_s
+    h = t.log_snr - lambda_s
     slope = (clean_s - clean_r) * (h / (lambda_s - lambda_r))
-    return -0.5 * math.sqrt(alpha_bar_to) * math.expm1(-h) * slope
+    return -0.5 * t.alpha * math.expm1(-h) * slope
 
 
-def _clean(dynamics: Dynamics, x: Tensor, eps: Tensor, alpha_bar: float) -> Tensor:
-    return apply_x0_rule(x, eps, alpha_bar, dynamics.x0_rule)[0]
+def _clean(dynamics: Dynamics, ends: Ends) -> Tensor:
+    return apply_x0_rule(ends, dynamics.x0_rule).x_0
 
 
 def _coarse(problem: Problem, x: Tensor, grid: TimestepGrid, step: int) -> Tensor:
     """DDIM inversion of step `step` at target times, in sub-steps of 10 training steps."""
-    schedule = grid.schedule
-    level = grid.upward(step - 1)[0].alpha_bar_from
+    level = grid.lower_levels[step - 1]
     for timestep in _fine(grid, step):
-        target = float(schedule.alpha_bar[timestep])
-        eps = problem.eps(x, timestep * schedule.timestep_scale)
-        x, _ = ddim_move(x, eps, level, target, problem.x0_rule)
+        target = grid.schedule.level(timestep)
+        x, _ = problem.move(
+            x, problem.predict(x, level.at(target.time)), Transition(step, level, target, target)
+        )
         level = target
     return x
 

@@ -23,8 +23,9 @@ NotNegative = Annotated[float, Field(ge=0)]
 class FixedPointInversion(StepMethod):
     """Each sampling step solved for its input by plain iteration (Meiri et al., arXiv 2312.12540).
 
-    z <- P_l x_{l-1} + Q_l eps(z, t_l) from z = x_{l-1}; one evaluation is DDIM inversion at target times. A guard
-    damps images that diverge; see `guarded.solve`.
+    z <- P_l x_{l-1} + Q_l f(z, t_l) from z = x_{l-1}, with f the noise, or eps - x_0 of networks that give both ends
+    (`ends.Held`). One evaluation is DDIM inversion at target times where f is what the network predicts. A guard damps
+    images that diverge; see `guarded.solve`.
 
     Attributes:
       num_evaluations: iterations a step.

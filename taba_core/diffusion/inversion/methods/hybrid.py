@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from taba_core.diffusion.descent import descend
 from taba_core.diffusion.grid import TimestepGrid, Transition
-from taba_core.diffusion.inversion.guarded import implied_eps, solve
+from taba_core.diffusion.inversion.guarded import solve
 from taba_core.diffusion.inversion.method import Between, Step, StepMethod
 from taba_core.diffusion.inversion.methods.noise_initialised import noise_start
 from taba_core.diffusion.inversion.problem import Problem
@@ -29,7 +29,7 @@ class HybridGradient(StepMethod):
     Only the abstract of the source was readable; this is a derived realisation. Step l of the descent minimises
     mean (S_l(x) - x_{l-1})^2 over x, S_l the sampler's step, by Adam through the network: from a clean level 0 the
     fixed point's contraction factor tends to 1 in plain areas, so there it hardly moves. The other steps iterate
-    z <- P_l x_{l-1} + Q_l eps(z, tau_l).
+    z <- P_l x_{l-1} + Q_l f(z, tau_l), as `fixed-point`.
 
     Attributes:
       descent_steps: so many first steps go by descent; 1 as published. 2 is better on the photo mixture.
@@ -75,24 +75,24 @@ class HybridGradient(StepMethod):
         return solve(problem, x, move, x, self.num_evaluations, tolerance=self.later_tolerance)
 
     def _descend(self, problem: Problem, x: Tensor, move: Transition) -> Step:
-        back = replace(move, alpha_bar_from=move.alpha_bar_to, alpha_bar_to=move.alpha_bar_from)
+        back = move.reversed()
 
         def loss(z: Tensor, rows: Tensor) -> Tensor:
-            lower, _ = problem.move(z, problem.eps(z, move.network_time, rows=rows), back)
+            lower, _ = problem.move(z, problem.predict(z, move.asked_beyond, rows=rows), back)
             return (lower - x[rows]).flatten(1).square().mean(1)
 
         found = descend(
             self._start(problem, x, move),
             loss,
-            learning_rate=self.learning_rate * (1 - move.alpha_bar_to) ** 0.5,
+            learning_rate=self.learning_rate * move.stop.noise_power**0.5,
             num_steps=self.num_gradient_steps,
             enough=self.tolerance**2,
         )
-        # x = S(z) + d means z = P x + Q eps(z) - P d.
-        residual = (move.alpha_bar_to / move.alpha_bar_from * found.loss).sqrt()
-        return Step(found.best, implied_eps(x, found.best, move), residual=residual)
+        # x = S(z) + d means z = P x + Q f(z) - P d.
+        residual = (problem.held.squared_ratio(move.start, move.stop) * found.loss).sqrt()
+        return Step(found.best, problem.implied(x, found.best, move).eps, residual=residual)
 
     def _start(self, problem: Problem, x: Tensor, move: Transition) -> Tensor:
         if self.start_from == "noise":
             return noise_start(problem, x, move)
-        return problem.move(x, problem.eps(x, move.network_time), move)[0]
+        return problem.move(x, problem.predict(x, move.asked), move)[0]

@@ -16,7 +16,7 @@ from taba_core.errors import UsageError
 
 
 class Weights(NamedTuple):
-    """x_{l-1} = older x_{l+1} + current x_l + network eps(x_l, t_l)."""
+    """x_{l-1} = older x_{l+1} + current x_l + network f(x_l, t_l), f the noise or eps - x_0 (`ends.Held`)."""
 
     older: float
     current: float
@@ -26,8 +26,8 @@ class Weights(NamedTuple):
 class TwoStepMethod(PairMethod):
     """A sampler that is linear in its last two states and one prediction, so that it runs backwards as it stands.
 
-    Sampling from x_T and x_{T-1}, l = T-1..1: x_{l-1} = A x_{l+1} + B x_l + C eps(x_l, t_l).
-    Inversion: x_1 by one DDIM inversion step from x_0, then x_{l+1} = (x_{l-1} - B x_l - C eps(x_l, t_l)) / A.
+    Sampling from x_T and x_{T-1}, l = T-1..1: x_{l-1} = A x_{l+1} + B x_l + C f(x_l, t_l).
+    Inversion: x_1 by one DDIM inversion step from x_0, then x_{l+1} = (x_{l-1} - B x_l - C f(x_l, t_l)) / A.
 
     T evaluations up, T - 1 down. The latent is x_T, its partner x_{T-1}: from x_T alone (a DDIM step first) the
     image does not come back.
@@ -44,26 +44,29 @@ class TwoStepMethod(PairMethod):
     def up(self, x_0: Tensor, chain: LevelChain, note: Note) -> tuple[Tensor, Tensor]:
         """One DDIM step, then the recurrence upwards; (x_T, x_{T-1})."""
         P, Q = chain.coefficients(1)
-        eps = chain.eps(x_0, 1)
-        lower, x = x_0, P * x_0 + Q * eps
-        note(1, lower, eps, x)
+        moved_by = chain.predict(x_0, 1)
+        lower, x = x_0, P * x_0 + Q * moved_by.f
+        note(1, lower, moved_by.eps, x)
         for level in range(1, chain.num_steps):
             w = self.weights(chain, level)
-            eps = chain.eps(x, level)
-            lower, x = x, (lower - w.current * x - w.network * eps) / w.older
-            note(level + 1, lower, eps, x)
+            moved_by = chain.predict(x, level)
+            lower, x = x, (lower - w.current * x - w.network * moved_by.f) / w.older
+            note(level + 1, lower, moved_by.eps, x)
         return x, lower
 
     def down(self, x: Tensor, y: Tensor, chain: LevelChain, note: Note) -> Tensor:
         """The recurrence downwards from (x_T, x_{T-1})."""
-        P, Q = chain.coefficients(chain.num_steps)
-        note(chain.num_steps, x, (x - P * y) / Q, y)  # no prediction made this step: the one that would have
+        # No prediction made this step; what is noted is the noise that would have.
+        lower, upper_level = chain.levels[-2:]
+        held = chain.dynamics.held
+        noise = held.ends(held.implied(y, x, lower, upper_level), y, lower).eps
+        note(chain.num_steps, x, noise, y)
         upper, x = x, y
         for level in range(chain.num_steps - 1, 0, -1):
             w = self.weights(chain, level)
-            eps = chain.eps(x, level)
-            upper, x = x, w.older * upper + w.current * x + w.network * eps
-            note(level, upper, eps, x)
+            moved_by = chain.predict(x, level)
+            upper, x = x, w.older * upper + w.current * x + w.network * moved_by.f
+            note(level, upper, moved_by.eps, x)
         return x
 
 
@@ -73,7 +76,7 @@ class BDIA(TwoStepMethod):
     """Bi-directional integration (Zhang et al., ECCV 2024).
 
     x_{l-1} = S(x_l) + gamma (x_{l+1} - U(x_l)), S and U the DDIM moves from level l down to l-1 and up to l+1 with
-    the same prediction eps(x_l, t_l).
+    the same prediction f(x_l, t_l).
 
     Inverting divides by gamma in every step, so that below 1 every error grows by gamma^-T: with gamma = 0.5 and
     50 steps the latent of an image has a standard deviation of 1e9 to 1e12. It is returned as it is.
@@ -96,9 +99,10 @@ class BDIA(TwoStepMethod):
 class OBELM(TwoStepMethod):
     """Optimal bidirectional explicit linear multistep sampler (Wang et al., NeurIPS 2024).
 
-    In y = x / sqrt(a) against s, with d1 = s_l - s_{l+1}, d2 = s_{l-1} - s_l, r = d2 / d1:
+    In y = x / scale against the clock s of what is held (`ends.Held`), with d1 = s_l - s_{l+1}, d2 = s_{l-1} - s_l, r
+    = d2 / d1:
 
-        y_{l-1} = r^2 y_{l+1} + (1 - r^2) y_l + r (d1 + d2) eps(x_l, t_l).
+        y_{l-1} = r^2 y_{l+1} + (1 - r^2) y_l + r (d1 + d2) f(x_l, t_l).
 
     Its spurious solution grows by 1 / r^2 a step in the inverse direction, (last d / first d)^2 in total.
     """
@@ -110,14 +114,14 @@ class OBELM(TwoStepMethod):
           UsageError: two levels are the same (level 0 and 1 of a grid whose first timestep is 0 and whose
             level 0 is that timestep too).
         """
-        s, root_a = chain.noise_to_signal, chain.scale
+        s, scale = chain.clock, chain.scale
         d1, d2 = s[level] - s[level + 1], s[level - 1] - s[level]
         if d2 == 0:
             raise UsageError(
                 f"inversion method '{self.name}' needs distinct levels, and levels {level - 1} and {level} are both "
-                f"at alpha_bar={chain.alpha_bar[level]:g}; use final_alpha_bar=one, or a grid that starts later."
+                f"at alpha_bar={chain.levels[level].alpha_bar:g}; use final_alpha_bar=one, or a grid that starts later."
             )
         r = d2 / d1
-        older = r * r * root_a[level - 1] / root_a[level + 1]
-        current = (1 - r * r) * root_a[level - 1] / root_a[level]
-        return Weights(older, current, r * (d1 + d2) * root_a[level - 1])
+        older = r * r * scale[level - 1] / scale[level + 1]
+        current = (1 - r * r) * scale[level - 1] / scale[level]
+        return Weights(older, current, r * (d1 + d2) * scale[level - 1])

@@ -22,11 +22,13 @@ from taba_core.diffusion.inversion.registry import inversion_method
 class GuidedNewton(StepMethod):
     """Newton steps on a guided residual    (Samuel et al., ICLR 2025, Eq. 6-8; the authors' code).
 
-    With g(z) = P_l x_{l-1} + Q_l eps(z, tau_l), from z = x_{l-1}, `num_iterations` times per image:
-    F(z) = sum_i |g(z)_i - z_i| + (alpha/2) ((g(z)_i - mu_i) / sigma_l)^2, mu = sqrt(a_l) x_0,
+    With g(z) = P_l x_{l-1} + Q_l f(z, tau_l), f the noise or eps - x_0 (`ends.Held`), from z = x_{l-1},
+    `num_iterations` times per image:
+    F(z) = sum_i |g(z)_i - z_i| + (alpha/2) ((g(z)_i - mu_i) / sigma_l)^2, mu = alpha_l x_0 (the level's),
     z_i <- z_i - (F / D) / (dF/dz_i).
-    The g(z) of the smallest F is the next state, so one iteration is DDIM inversion. alpha pulls towards what forward
-    diffusion of x_0 would have made. Each iteration but the last costs one backward pass with gradient=network.
+    The g(z) of the smallest F is the next state, so one iteration is
+    DDIM inversion. alpha pulls towards what forward diffusion of x_0 would have made. Each iteration but the last
+    costs one backward pass with gradient=network.
 
     Attributes:
       num_iterations, alpha: as published.
@@ -79,10 +81,10 @@ class GuidedNewton(StepMethod):
         through_network = with_slope and self.gradient == "network"
         with torch.set_grad_enabled(through_network):
             z = z.detach().requires_grad_(through_network)
-            candidate, eps = problem.move(x, problem.eps(z, move.network_time), move)
+            candidate, eps = problem.move(x, problem.predict(z, move.asked_beyond), move)
             terms = (candidate - z).abs()
             if self.alpha:
-                mean, sigma = move.alpha_bar_to**0.5 * problem.x_0, (1 - move.alpha_bar_to) ** 0.5
+                mean, sigma = move.stop.signal_power**0.5 * problem.x_0, move.stop.noise_power**0.5
                 terms = terms + self.alpha / 2 * ((candidate - mean) / sigma).square()
             slope = None
             if through_network:

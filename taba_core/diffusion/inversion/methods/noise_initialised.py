@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +21,8 @@ from taba_core.diffusion.inversion.registry import inversion_method
 class NoiseInitialisedInversion(StepMethod):
     """Fixed point whose first steps start from forward diffusion in place of the state before.
 
-    Iterate l starts at z = sqrt(a_l) x_0 + sigma_l n, with n the forward noise in the first step and afterwards
-    n = (x_{l-1} - sqrt(a_{l-1}) x_0) / sigma_{l-1}, the noise found so far; then z <- P_l x_{l-1} + Q_l eps(z, t_l).
+    Iterate l starts at z = alpha_l x_0 + sigma_l n, with n the forward noise in the first step and afterwards
+    n = (x_{l-1} - alpha_{l-1} x_0) / sigma_{l-1}, the noise found so far; then z <- P_l x_{l-1} + Q_l f(z, t_l).
     Iterates are x* + rho^m (z - x*): plain directions, where rho ~ 1 and iteration solves nothing, keep their
     Gaussian start, at a cost for the reconstruction of about 1 / (e (m + 1)) of it; all others converge to the
     exact inverse.
@@ -60,9 +59,8 @@ class NoiseInitialisedInversion(StepMethod):
 
 def noise_start(problem: Problem, x: Tensor, move: Transition) -> Tensor:
     """x_0 with the noise that x holds at the level of the move's target; forward noise where x is x_0 itself."""
-    a = move.alpha_bar_from
-    if move.step == 1 and a == problem.grid.level_zero:
+    if move.step == 1 and move.start.same_mix(problem.grid.level_zero):
         assert problem.noise is not None
-        return forward_diffuse(problem.x_0, problem.noise, move.alpha_bar_to)
-    found = (x - math.sqrt(a) * problem.x_0) / math.sqrt(1 - a)
-    return forward_diffuse(problem.x_0, found, move.alpha_bar_to)
+        return forward_diffuse(problem.x_0, problem.noise, move.stop)
+    found = (x - move.start.alpha * problem.x_0) / move.start.sigma
+    return forward_diffuse(problem.x_0, found, move.stop)

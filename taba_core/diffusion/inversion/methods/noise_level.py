@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Annotated
@@ -16,6 +15,7 @@ from taba_core.diffusion.inversion.method import Between, StepMethod
 from taba_core.diffusion.inversion.problem import Problem
 from taba_core.diffusion.inversion.registry import inversion_method
 from taba_core.diffusion.inversion.wrapping import Wrapper, step_method_named
+from taba_core.diffusion.level import Level
 from taba_core.errors import UsageError
 
 
@@ -24,8 +24,9 @@ from taba_core.errors import UsageError
 class NoiseLevelInversion(Wrapper):
     """Forward replacement to a continuous noise level (singularity skipping, Min et al., arXiv 2602.02193).
 
-    x = sqrt(1 - sigma^2) x_0 + sigma n; the next level of the grid is entered from a = 1 - sigma^2, and the inner
-    method goes on. The same sigma is the same treatment on every grid, which a number of steps K is not.
+    x = alpha x_0 + sigma n at the level of the schedule's path that holds noise of this sigma, alpha = sqrt(1 -
+    sigma^2) of a VP schedule; the next level of the grid is entered from there, and the inner method goes on. The
+    same sigma is the same treatment on every grid, which a number of steps K is not.
 
     Attributes:
       sigma: standard deviation of the noise put in.
@@ -47,26 +48,27 @@ class NoiseLevelInversion(Wrapper):
     def start(self, problem: Problem) -> tuple[Tensor, int]:
         """x_0 noised to sigma, past the levels below it."""
         assert problem.noise is not None
-        return forward_diffuse(problem.x_0, problem.noise, self._alpha_bar), self._passed(problem.grid)
+        noised = forward_diffuse(problem.x_0, problem.noise, self._level(problem.grid))
+        return noised, self._passed(problem.grid)
 
     def moves(self, problem: Problem, first_step: int) -> list[Transition]:
-        """The inner method's on exact levels, the first from a = 1 - sigma^2."""
+        """The inner method's on exact levels, the first from the level of sigma."""
         exact = replace(problem, network_time="target", levels="exact")
         first, *others = self.wrapped.moves(exact, first_step)
-        return [replace(first, alpha_bar_from=self._alpha_bar), *others]
+        return [replace(first, start=self._level(problem.grid)), *others]
 
     def evaluations(self, grid: TimestepGrid, forward_steps: int = 0) -> int | Between:
         """The inner method's from the first level above sigma."""
         return self.wrapped.evaluations(grid, self._passed(grid))
 
-    @property
-    def _alpha_bar(self) -> float:
-        return 1 - self.sigma**2
+    def _level(self, grid: TimestepGrid) -> Level:
+        return grid.schedule.level_of_noise(self.sigma)
 
     def _passed(self, grid: TimestepGrid) -> int:
-        passed = int((grid.upper_alpha_bar >= self._alpha_bar).sum())
+        entered = self._level(grid).signal_power
+        passed = sum(level.signal_power >= entered for level in grid.upper_levels)
         if passed == grid.num_inference_steps:
-            highest = math.sqrt(1 - grid.upper_alpha_bar[-1])
+            highest = grid.upper_levels[-1].sigma
             raise UsageError(
                 f"inversion method 'noise-level', option sigma={self.sigma:g}: the grid's last level is {highest:g}; "
                 "use less."

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from taba_core.diffusion.descent import descend
 from taba_core.diffusion.grid import TimestepGrid, Transition
-from taba_core.diffusion.guidance import guided, null_condition
+from taba_core.diffusion.guidance import guided_ends, null_condition
 from taba_core.diffusion.inversion.method import (
     Between,
     Carried,
@@ -89,7 +89,7 @@ class NullText(WholeMethod):
         _check_text(self.name, problem)
         null, states = null_condition(problem.denoiser, len(problem.x_0)), [problem.x_0]
         for move in problem.grid.upward():
-            x, eps = problem.move(states[-1], problem.eps(states[-1], move.network_time), move)
+            x, eps = problem.move(states[-1], problem.predict(states[-1], move.asked), move)
             record(StepRecord(move.step, states[-1], eps, x))
             states.append(x)
         x, embeds, found = states[-1], null[EMBEDS].to(problem.x_0), {}
@@ -109,13 +109,14 @@ class NullText(WholeMethod):
         embeds: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """One step downwards from x towards `wanted`: (the state it reaches, its null embedding)."""
-        eps_cond = problem.eps(x, move.network_time)
+        ends_cond = problem.predict(x, move.asked)
 
         def take(embeds: Tensor, rows: Tensor) -> Tensor:
             # Entries of the null condition are read at `rows`; the embeddings are given for these rows already.
             whole = torch.zeros(len(x), *embeds.shape[1:]).to(embeds).index_copy(0, rows, embeds)
-            eps_null = problem.eps(x[rows], move.network_time, rows=rows, cond={**null, EMBEDS: whole})
-            return problem.move(x[rows], guided(eps_cond[rows], eps_null, self.guidance_scale), move)[0]
+            ends_null = problem.predict(x[rows], move.asked, rows=rows, cond={**null, EMBEDS: whole})
+            ends = guided_ends(ends_cond.rows(rows), ends_null, self.guidance_scale)
+            return problem.move(ends.x, ends, move)[0]
 
         def loss(embeds: Tensor, rows: Tensor) -> Tensor:
             return (take(embeds, rows) - wanted[rows]).flatten(1).square().mean(1)
@@ -175,7 +176,7 @@ class NegativePrompt(StepMethod):
           UsageError: the model reads no text, or the condition is no prompt.
         """
         _check_text(self.name, problem)
-        return Step(*problem.move(x, problem.eps(x, move.network_time), move))
+        return Step(*problem.move(x, problem.predict(x, move.asked), move))
 
     def reconstruct(self, dynamics: Dynamics, latent: Tensor, carried: Carried, record: Record) -> Tensor:
         """Guided DDIM sampling away from the prompt itself."""
@@ -193,9 +194,9 @@ def _guided_sampling(
 ) -> Tensor:
     """DDIM sampling under guidance, with the null condition of each step."""
     for move in dynamics.grid.downward():
-        eps_cond = dynamics.eps(x, move.network_time)
-        eps_null = dynamics.eps(x, move.network_time, cond=null_of(move.step))
-        lower, eps = dynamics.move(x, guided(eps_cond, eps_null, scale), move)
+        ends_cond = dynamics.predict(x, move.asked)
+        ends_null = dynamics.predict(x, move.asked, cond=null_of(move.step))
+        lower, eps = dynamics.move(x, guided_ends(ends_cond, ends_null, scale), move)
         record(StepRecord(move.step, x, eps, lower))
         x = lower
     return x

@@ -69,7 +69,8 @@ class Pix2PixZero(StepMethod):
 
     def step(self, problem: Problem, x: Tensor, move: Transition, state: Any) -> Step:
         """One DDIM move upwards with the regularised prediction."""
-        eps = problem.eps(x, move.network_time)
+        ends = problem.predict(x, move.asked)
+        eps = ends.eps
         scale = effective_strength(1.0, eps.shape[1:]) if self.effective_lambda else 1.0
         shifts = draw_shifts(
             problem.sample_ids,
@@ -83,14 +84,14 @@ class Pix2PixZero(StepMethod):
         def reduce_divergence(eps: Tensor) -> Tensor:
             return eps - (self.lambda_kl * scale * gaussian_divergence(eps)[1]).to(eps.dtype)
 
-        eps = regularized(
+        white = regularized(
             eps,
             shifts,
             lambda_ac=self.lambda_ac * scale,
             reduce_divergence=reduce_divergence if self.lambda_kl else None,
             divergence_first=False,
         )
-        return Step(*problem.move(x, eps, move))
+        return Step(*problem.move(x, ends if white is eps else white, move))
 
 
 def _official_moves(grid: TimestepGrid) -> list[Transition]:
@@ -102,7 +103,7 @@ def _official_moves(grid: TimestepGrid) -> list[Transition]:
     Raises:
       UsageError: fewer than three steps.
     """
-    T, alpha_bar = grid.num_inference_steps, grid.schedule.alpha_bar
+    T, level = grid.num_inference_steps, grid.schedule.level
     if T < 3:
         raise UsageError(
             f"pix2pix-zero, reading=official drops the first and last of T={T} steps; use 3 or more."
@@ -110,12 +111,6 @@ def _official_moves(grid: TimestepGrid) -> list[Transition]:
     stride = grid.schedule.num_train_timesteps // T
     inner = [int(grid.timesteps[step - 1]) for step in range(2, T)]
     return [
-        Transition(
-            step,
-            float(alpha_bar[tau - 1]),
-            float(alpha_bar[tau + stride - 1]),
-            tau * grid.schedule.timestep_scale,
-            float(alpha_bar[tau]),
-        )
+        Transition(step, level(tau - 1), level(tau + stride - 1), level(tau))
         for step, tau in enumerate(inner, start=2)
     ]

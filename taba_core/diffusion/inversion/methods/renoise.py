@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from torch import Tensor
 
+from taba_core.diffusion.ends import Ends
 from taba_core.diffusion.forward import forward_diffuse
 from taba_core.diffusion.grid import TimestepGrid, Transition
 from taba_core.diffusion.inversion.method import Step, StepMethod
@@ -29,14 +30,15 @@ EARLY_AVERAGE, AVERAGE = (0, 5), (8, 10)  # evaluations i in [b, c) whose predic
 class ReNoise(StepMethod):
     """Averaged and regularised fixed-point inversion    (Garibi et al., ECCV 2024; the authors' code).
 
-    From z^0 = x_{l-1}, for i = 0..K: e_i = eps(z^i, tau_l), z^{i+1} = P_l x_{l-1} + Q_l e_i. The mean of the e_i
+    From z^0 = x_{l-1}, for i = 0..K: e_i = f(z^i, tau_l), z^{i+1} = P_l x_{l-1} + Q_l e_i, f the noise
+    or eps - x_0 (`ends.Held`). The mean of the e_i
     over i in [b, c), regularised, makes one last z without a further evaluation; [b, c) is [0, 5) at network times
     below 250 of 1000, where K is at most 5, else [8, 10). Single e_i are regularised from i = b on (without
     averaging from i = 1 on). With K < 8 there is neither average nor regularisation at the later times.
 
     Regularising is `num_reg_steps` times one step of length lambda_kl down `noise_loss.patch_divergence` from a
     reference prediction (gradient clipped to +-100), then `num_ac_rolls` steps down `noise_loss.autocorrelation`,
-    rolls from 0. The reference eps(sqrt(a_l) x_0 + sigma_l n, tau_l) has one noise n an image and costs one
+    rolls from 0. The reference eps(alpha_l x_0 + sigma_l n, tau_l) has one noise n an image and costs one
     evaluation in every step, as published also where nothing is regularised.
 
     Attributes:
@@ -66,25 +68,25 @@ class ReNoise(StepMethod):
 
     def step(self, problem: Problem, x: Tensor, move: Transition, state: Any) -> Step:
         """One step, repeated on its own result. `state` is the noise n of the reference."""
-        noise, reference = state, None
+        noise, reference, held = state, None, problem.held
         if self.num_reg_steps:
             noise = problem.normal(x, seed=self.seed, stream="renoise") if state is None else state
             reference = self._reference(problem, noise, move)
         first, stop = EARLY_AVERAGE if _is_early(problem.grid, move) else AVERAGE
         z, mean, last = x, None, self._repetitions(problem.grid, move)
         for i in range(last + 1):
-            eps = problem.eps(z, move.network_time)
+            ends = problem.predict(z, move.asked_beyond)
             if self.average and first <= i < stop:
-                j = i - first
-                mean = eps if mean is None else j / (j + 1) * mean + eps / (j + 1)
+                j, f = i - first, held.of(ends)
+                mean = f if mean is None else j / (j + 1) * mean + f / (j + 1)
             if i == last and mean is not None:
                 break  # the mean moves the state instead
             if i >= first or (not self.average and i > 0):
-                eps = self._regularized(problem, eps, reference, move, draw=i)
-            z, eps = problem.move(x, eps, move)
+                ends = self._regularized(problem, ends, reference, move, draw=i)
+            z, eps = problem.move(x, ends, move)
         if mean is not None:
-            mean = self._regularized(problem, mean, reference, move, draw="mean")
-            z, eps = problem.move(x, mean, move)
+            ends = self._regularized(problem, held.ends(mean, z, move.stop), reference, move, draw="mean")
+            z, eps = problem.move(x, ends, move)
         return Step(z, eps, state=noise)
 
     def _repetitions(self, grid: TimestepGrid, move: Transition) -> int:
@@ -93,15 +95,16 @@ class ReNoise(StepMethod):
     def _reference(self, problem: Problem, noise: Tensor, move: Transition) -> Tensor:
         x = problem.x_0
         if self.reference == "noised":
-            x = forward_diffuse(x, noise, move.alpha_bar_to)
-        return problem.eps(x, move.network_time)
+            x = forward_diffuse(x, noise, move.stop)
+        return problem.predict(x, move.asked_beyond).eps
 
     def _regularized(
-        self, problem: Problem, eps: Tensor, reference: Tensor | None, move: Transition, draw: int | str
-    ) -> Tensor:
-        if reference is None:
-            return eps
-        wanted = reference
+        self, problem: Problem, ends: Ends, reference: Tensor | None, move: Transition, draw: int | str
+    ) -> Ends:
+        """The prediction with regularised noise; at alpha = 0 the noise is the state itself, and nothing is done."""
+        if reference is None or not move.stop.signal_power:
+            return ends
+        wanted, eps = reference, ends.eps
         shifts = draw_shifts(
             problem.sample_ids,
             tuple(eps.shape[1:]),
@@ -115,15 +118,16 @@ class ReNoise(StepMethod):
             gradient = patch_divergence(eps, wanted)[1].clamp(-GRADIENT_LIMIT, GRADIENT_LIMIT)
             return eps - (self.lambda_kl * gradient).to(eps.dtype)
 
-        return regularized(
+        white = regularized(
             eps,
             shifts,
             lambda_ac=self.lambda_ac,
             reduce_divergence=reduce_divergence if self.lambda_kl else None,
             divergence_first=True,
         )
+        return Ends(ends.x, move.stop, white)
 
 
 def _is_early(grid: TimestepGrid, move: Transition) -> bool:
     """Whether a network time lies in the first quarter of the schedule."""
-    return move.network_time < EARLY * grid.schedule.num_train_timesteps * grid.schedule.timestep_scale
+    return move.network_time < EARLY * grid.schedule.duration

@@ -23,10 +23,10 @@ LOWER_ORDER_BELOW = 15  # diffusers lower_order_final: the last of fewer steps i
 class ReverseDPMInversion(StepMethod):
     """DPM-Solver++ of order 1 or 2 (midpoint, multistep) upwards, the network at source times.
 
-    With lambda = log(sqrt(a) / sigma), h = lambda_l - lambda_{l-1}, m the predicted x_0 at level l-1:
-    x_l = (sigma_l / sigma_{l-1}) x_{l-1} - sqrt(a_l) (exp(-h) - 1) (m_{l-1} + D / 2),
-    D = (m_{l-1} - m_{l-2}) h / (lambda_{l-1} - lambda_{l-2}), D = 0 at order 1, in the first step and from level
-    a_0 = 1 (lambda = infinity). Order 1 is `ddim-source` on the same levels.
+    With lambda = log(alpha / sigma), h = lambda_l - lambda_{l-1}, m the predicted x_0 at level l-1:
+    x_l = (sigma_l / sigma_{l-1}) x_{l-1} - alpha_l (exp(-h) - 1) (m_{l-1} + D / 2),
+    D = (m_{l-1} - m_{l-2}) h / (lambda_{l-1} - lambda_{l-2}), D = 0 at order 1, in the first step, after a clean
+    level 0 and up to pure noise (lambda infinite). Order 1 is `ddim-source` on the same levels.
 
     Attributes:
       order: 1 or 2.
@@ -49,30 +49,22 @@ class ReverseDPMInversion(StepMethod):
         if self.grid == "sampler":
             return problem.grid.upward(first_step, network_time="source")
         times, schedule = own_timesteps(problem.grid, self.grid), problem.grid.schedule
-        levels = schedule.alpha_bar[times]
-        return [
-            Transition(
-                l,
-                float(levels[l - 1]),
-                float(levels[l]),
-                float(times[l - 1]) * schedule.timestep_scale,
-                float(levels[l - 1]),
-            )
-            for l in range(1, len(times))
-        ]
+        levels = [schedule.level(int(timestep)) for timestep in times]
+        return [Transition(l, levels[l - 1], levels[l], levels[l - 1]) for l in range(1, len(times))]
 
     def step(self, problem: Problem, x: Tensor, move: Transition, state: Any) -> Step:
         """One step; `state` is (lambda, m) of the level before."""
-        eps = problem.eps(x, move.network_time)
-        x_next, moved_by = problem.move(x, eps, move)
-        clean, _ = apply_x0_rule(x, eps, move.alpha_bar_from, problem.x0_rule)
-        now, ahead = log_snr(move.alpha_bar_from), log_snr(move.alpha_bar_to)
+        ends = problem.predict(x, move.asked)
+        x_next, moved_by = problem.move(x, ends, move)
+        clean = apply_x0_rule(ends, problem.x0_rule).x_0
+        now, ahead = move.start.log_snr, move.stop.log_snr
         T = problem.grid.num_inference_steps
         lowered = T < LOWER_ORDER_BELOW and move.step == T
-        if self.order == 2 and state is not None and not lowered and math.isfinite(state[0]):
+        second = self.order == 2 and state is not None and not lowered
+        if second and math.isfinite(state[0]) and math.isfinite(ahead):
             h = ahead - now
             slope = (clean - state[1]) * (h / (now - state[0]))
-            x_next = x_next - 0.5 * math.sqrt(move.alpha_bar_to) * math.expm1(-h) * slope
+            x_next = x_next - 0.5 * move.stop.alpha * math.expm1(-h) * slope
         return Step(x_next, moved_by, (now, clean))
 
 
@@ -85,8 +77,3 @@ def own_timesteps(grid: TimestepGrid, spacing: str) -> np.ndarray[Any, np.dtype[
         points = np.arange(T + 1) * (N // (T + 1)) + int(grid.timesteps[0])
     points[-1] = N - 1
     return points
-
-
-def log_snr(alpha_bar: float) -> float:
-    """lambda = log(sqrt(a) / sqrt(1 - a)); infinity at a = 1."""
-    return math.inf if alpha_bar == 1 else 0.5 * math.log(alpha_bar / (1 - alpha_bar))

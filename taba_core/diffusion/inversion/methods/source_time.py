@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any
@@ -41,7 +40,7 @@ class SourceFirstInversion(Wrapper):
     """Source times while the noise-to-signal ratio is small, another method after.
 
     Attributes:
-      switch: steps to levels with sqrt((1 - a_l) / a_l) < switch use source times.
+      switch: steps to levels with sigma_l / alpha_l < switch use source times.
       inner: name of the method of the other steps, with its default options.
     """
 
@@ -70,8 +69,8 @@ class SourceFirstInversion(Wrapper):
     def step(self, problem: Problem, x: Tensor, move: Transition, state: Any) -> Step:
         """A DDIM move at the source time, or the inner method's step."""
         if self._by_source(move):
-            return Step(*problem.move(x, problem.eps(x, move.network_time), move))
+            return Step(*problem.move(x, problem.predict(x, move.asked), move))
         return self.wrapped.step(problem, x, move, state)
 
     def _by_source(self, move: Transition) -> bool:
-        return math.sqrt((1 - move.alpha_bar_to) / move.alpha_bar_to) < self.switch
+        return move.stop.noise_to_signal < self.switch

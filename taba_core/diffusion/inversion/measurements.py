@@ -1,11 +1,11 @@
-"""What an inversion writes down step by step."""
+"""What an inversion measures and notes step by step: residuals, fallbacks, and the caller's own records."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from taba_core.diffusion.ddim import move as ddim_move
+from taba_core.diffusion.denoiser import predict_ends
 from taba_core.diffusion.grid import Transition
 from taba_core.diffusion.inversion.method import Step
 from taba_core.diffusion.inversion.problem import Problem, per_image_rms
@@ -14,7 +14,7 @@ from taba_core.diffusion.sampling import OnStep, StepRecord
 # Axes: B samples in a batch; T steps.
 
 
-class Journal:
+class Measurements:
     """Residuals and fallbacks of the steps so far, and the caller's `on_step`."""
 
     def __init__(self, problem: Problem, on_step: OnStep | None, measure: bool) -> None:
@@ -51,10 +51,8 @@ class Journal:
 
 def _residual(problem: Problem, move: Transition, x: Tensor, x_next: Tensor) -> Tensor:
     """(B,) rms of P (x - S(x_next)), S the sampler's step back; NaN where the upper level has no network time."""
-    schedule = problem.grid.schedule
-    timestep = (schedule.alpha_bar == move.alpha_bar_to).nonzero()[0]
-    if not len(timestep):
+    if move.stop.time is None:
         return torch.full((len(x),), torch.nan, dtype=torch.float64)
-    eps = problem.denoiser.eps(x_next, float(timestep[0]) * schedule.timestep_scale, problem.cond).to(x.dtype)
-    back, _ = ddim_move(x_next, eps, move.alpha_bar_to, move.alpha_bar_from, problem.x0_rule)
-    return (move.alpha_bar_to / move.alpha_bar_from) ** 0.5 * per_image_rms(x - back)
+    ends = predict_ends(problem.denoiser, x_next, move.stop, problem.cond)
+    back, _ = problem.move(x_next, ends, move.reversed())
+    return problem.held.squared_ratio(move.start, move.stop) ** 0.5 * per_image_rms(x - back)

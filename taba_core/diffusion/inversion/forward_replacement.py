@@ -19,7 +19,7 @@ from taba_core.errors import UsageError
 class ForwardReplaced(Wrapper):
     """Any step method with its first K steps replaced by forward diffusion    (paper, Eq. 5, Sec. 4).
 
-    Only `start` differs: x_0 is noised to `grid.forward_alpha_bar(K, forward_level, levels)` and the inner
+    Only `start` differs: x_0 is noised to `grid.replacement_level(K, forward_level, levels)` and the inner
     method continues with step K+1. K = 0 is the inner method itself; K = T needs no evaluation.
 
     Raises:
@@ -47,7 +47,7 @@ class ForwardReplaced(Wrapper):
           UsageError: no noise was given, or K is not in 0..T.
         """
         levels = "exact" if self.implicit else problem.levels
-        alpha_bar = problem.grid.forward_alpha_bar(self.forward_steps, self.forward_level, levels)
+        level = problem.grid.replacement_level(self.forward_steps, self.forward_level, levels)
         if self.forward_steps == 0:
             return self.inner.start(problem)
         if problem.noise is None:
@@ -55,7 +55,7 @@ class ForwardReplaced(Wrapper):
                 f"forward_steps={self.forward_steps} needs forward_noise; give standard normal numbers of "
                 f"shape {tuple(problem.x_0.shape)}, or forward_steps=0."
             )
-        return forward_diffuse(problem.x_0, problem.noise, alpha_bar), self.forward_steps
+        return forward_diffuse(problem.x_0, problem.noise, level), self.forward_steps
 
     def evaluations(self, grid: TimestepGrid, forward_steps: int = 0) -> int | Between:
         """Those of the steps that are not replaced."""
