@@ -58,7 +58,7 @@ class Recipe(BaseModel):
         """The schedule of the training process."""
         assert self.schedule is not None, self.name
         return NoiseSchedule.named(
-            self.schedule.kind, **self.schedule.arguments(), timestep_scale=self.timestep_scale
+            self.schedule.kind, **self.schedule.betas(), timestep_scale=self.timestep_scale
         )
 
 
