@@ -43,6 +43,15 @@ def test_stages_of_table_2_by_hand():
     assert table.signal_seconds == 300
 
 
+def test_what_one_unit_makes_together_is_timed_as_one_unit():
+    table = timetable(plan_of("step-error", settings=["num_samples=640"]), Machines(1, 4))
+    # T = 50: path, masks, predictions and rows of 64 images: 64 * (50 + 50) * 0.093 / 128 s = 4.65 s, ten times.
+    (stage,) = table.stages
+    assert stage.kinds == "generation, regions, step-errors, step-predictions"
+    assert stage.units == 10 and stage.longest == pytest.approx(4.65)
+    assert stage.waves == 3 and stage.seconds == pytest.approx(3 * 4.65)
+
+
 def test_the_signal_leaves_time_for_two_of_the_longest_units():
     table = timetable(plan_of("fix-long", model="if"), Machines(1, 4))
     longest = 64 * 1000 * 0.609 / 64  # one shard of IF at T = 1000: 609 s
