@@ -181,7 +181,8 @@ class ShardedArray:
             if size is None and shard >= self.num_asked:
                 raise StoreError(
                     f"{file} is missing: only the first {self.samples_asked} samples of '{self.variable.name}' were "
-                    "asked for so far. Run the study that needs more of them: they are added."
+                    "asked for so far. Run a study of more samples (of whole paths: --set trajectories=all): they are "
+                    "added."
                 )
             found = "is missing" if size is None else f"has {size} bytes, not {self.layout.shard_bytes}"
             raise StoreError(f"{file} {found}. Run the same command again: it computes what is not complete.")
