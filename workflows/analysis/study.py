@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -112,21 +113,6 @@ class Study(ABC):
         return f"{context.name}-{self.name}-{self.result_key(context)}"
 
 
-# In the paper's order; `taba list` and the report follow it.
-_MODULES = (
-    "model_card",
-    "correlation",
-    "regions",
-    "location",
-    "step_error",
-    "fix",
-    "derivation",
-    "more_steps",
-    "fix.long",
-    "triangles",
-    "mapping",
-    "methods",
-)
 PAPER = "paper"
 # Names of requests that no number of a result depends on: whole paths, kept for whoever queries the store.
 KEPT_TO_LOOK_AT = ("paths", "predictions")
@@ -146,13 +132,17 @@ def register(cls: type[Study]) -> type[Study]:
 
 
 def studies() -> dict[str, Study]:
-    """All studies by name, in the paper's order."""
-    for module in _MODULES:
-        importlib.import_module(f"workflows.studies.{module}")
-    # Whoever imported one study first registered it first: the order is that of the list, not of imports.
-    place = {f"workflows.studies.{module}": index for index, module in enumerate(_MODULES)}
-    ordered = sorted(_REGISTRY.values(), key=lambda study: place.get(type(study).__module__, len(place)))
-    return {study.name: study for study in ordered}
+    """All studies by name, in the paper's order: those of the modules and packages of `workflows.studies`."""
+    package = importlib.import_module("workflows.studies")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"workflows.studies.{module.name}")
+    return {study.name: study for study in sorted(_REGISTRY.values(), key=_place)}
+
+
+def _place(study: Study) -> tuple[bool, bool, str, str]:
+    """Costly ones last; then by section, appendices (letters) after numbers; then by the first table or figure."""
+    section = study.paper_section
+    return study.costly, section[0].isalpha(), section, study.aliases[0] if study.aliases else study.name
 
 
 def find_studies(names: list[str]) -> list[Study]:

@@ -36,7 +36,9 @@ class Settings(BaseModel):
         None, ge=1, description="T, DDIM transitions (default: the card's)"
     )
     batch_size: int | None = Field(
-        None, ge=1, description="samples the network sees at once, in every key (default: the card's, at most a shard and n)"
+        None,
+        ge=1,
+        description="samples the network sees at once, in every key (default: the card's, at most a shard and n)",
     )
     samples_per_shard: int | None = Field(
         None, ge=1, description="samples stored together, whole batches (default: one batch); in no key"

@@ -11,9 +11,9 @@ from taba_core.artifacts.request import Request
 from workflows.analysis.findings import Findings, for_each, row_labels
 from workflows.analysis.presentation import Section
 from workflows.analysis.study import Study, register
+from workflows.analysis.sweep import find_rows, find_theory, find_worst_images, sweep_requests
 from workflows.configuration.context import Context
 from workflows.studies.fix.claims import find_claims
-from workflows.studies.fix.measures import find_rows, find_theory, find_worst_images, sweep_requests
 from workflows.studies.fix.views import figures_of, tables_of
 
 if TYPE_CHECKING:

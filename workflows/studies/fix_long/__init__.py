@@ -15,9 +15,9 @@ from workflows.analysis.closed_form import latent_theory
 from workflows.analysis.findings import Findings, for_each, interval_numbers, row_labels
 from workflows.analysis.presentation import Section
 from workflows.analysis.study import Study, register
+from workflows.analysis.sweep import Rows, find_rows, find_theory, sweep_requests
 from workflows.configuration.context import Context
-from workflows.studies.fix.long_views import figures_of, tables_of
-from workflows.studies.fix.measures import Rows, find_rows, find_theory, sweep_requests
+from workflows.studies.fix_long.views import figures_of, tables_of
 
 if TYPE_CHECKING:
     from workflows.analysis.inputs import Inputs

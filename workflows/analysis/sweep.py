@@ -1,4 +1,4 @@
-"""What the fix study measures: one row for noise, one for the latents of every K and rule."""
+"""What a sweep of replaced steps measures: one row for noise, one for the latents of every K and rule."""
 
 from __future__ import annotations
 
