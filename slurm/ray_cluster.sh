@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A Ray cluster inside a Slurm allocation, the batch side. Sourced by the scripts beside it, which then call
 #
-#   run_on_cluster MODULE ARGUMENT...   Ray on every node; `python -P -m MODULE ARGUMENT... --address HOST:PORT` on the
+#   run_on_cluster MODULE ARGUMENT...   Ray on every node; `python -m MODULE ARGUMENT... --address HOST:PORT` on the
 #                                       first; the status of that driver is the status of the job
 #
 # One `srun` starts ray_node.sh once a node. A stop before the time limit (USR1) or at preemption (TERM) becomes a
@@ -30,7 +30,9 @@ load_site() {
   export TABA_HOME=${TABA_HOME:-$(dirname "$TABA_SLURM_DIR")}
   local own=$TABA_HOME/.venv/bin/python
   if [ -z "${TABA_PYTHON:-}" ]; then if [ -x "$own" ]; then TABA_PYTHON=$own; else TABA_PYTHON=python3; fi; fi
-  export TABA_PYTHON PYTHONPATH="$TABA_HOME${PYTHONPATH:+:$PYTHONPATH}"
+  # PYTHONSAFEPATH: the directory a job was submitted from may hold anything, and no process, least of all those that Ray
+  # starts for itself (dashboard, client server), is to find modules there.
+  export TABA_PYTHON PYTHONPATH="$TABA_HOME${PYTHONPATH:+:$PYTHONPATH}" PYTHONSAFEPATH=1
 }
 
 # Started by hand and not by Slurm, a script hands itself to sbatch with the site's account, partition and size.

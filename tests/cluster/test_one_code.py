@@ -13,6 +13,8 @@ from pathlib import Path
 
 import cluster_workers
 import pytest
+import shadow_modules
+from other_python_run import make_folders
 
 import cluster
 from cluster import OtherCode, RayExecutor, Resources, Unit
@@ -20,23 +22,6 @@ from cluster.ray.code import OWN, code_of, describe, digest_of, look_up, run_cod
 
 HERE = Path(__file__).parent
 ROOT = Path(cluster.__file__).parents[1]
-# Packages of ours, the standard library, what a worker imports before and after it takes the driver's code over.
-NAMES = (
-    "cluster", "workflows", "taba_core", "torch", "numpy", "ray", "random", "types", "pickle", "dataclasses", "socket",
-    "hashlib", "importlib", "yaml", "zarr", "scipy", "queue", "typing", "logging", "json",
-)  # fmt: skip
-SHADOW = 'raise SystemExit("a file of the current directory was imported")\n'
-
-
-def shadows(folder: Path) -> None:
-    """Fill a folder with things that have the names of modules: every second one a file, the others packages."""
-    for number, name in enumerate(NAMES):
-        if number % 2:
-            (folder / f"{name}.py").write_text(SHADOW)
-        else:
-            (folder / name).mkdir()
-            (folder / name / "__init__.py").write_text(SHADOW)
-
 
 DRIVER = f"""
 import json, os, sys
@@ -44,7 +29,7 @@ sys.path.append({str(HERE)!r})
 from probe_workers import Probe
 from cluster import RayExecutor, Unit
 import importlib.util
-names = {NAMES!r}
+names = {shadow_modules.NAMES!r}
 own = {{name: importlib.util.find_spec(name).origin for name in names}}
 with RayExecutor("local", num_workers=1) as executor:
     (outcome,) = executor.execute([Unit("a", names)], Probe)
@@ -54,7 +39,7 @@ print(json.dumps([outcome.error, outcome.result, own]))
 
 @pytest.mark.cluster
 def test_a_worker_finds_every_module_where_the_driver_does_whatever_the_current_directory_holds(tmp_path):
-    shadows(tmp_path)
+    shadow_modules.fill(tmp_path)
     # Like the console script: its own folder is first on the path, and not the current directory.
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
@@ -271,6 +256,36 @@ def test_every_node_of_a_joined_cluster_is_compared_before_the_first_unit(ray_se
     ):
         list(executor.execute([Unit("a", (str(tmp_path), "a", 0.0))], cluster_workers.Journal, Resources()))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+@pytest.mark.timeout(600)
+def test_a_node_whose_python_has_other_code_runs_the_drivers_or_is_refused(tmp_path):
+    """A virtual environment of its own on the node, with another copy of the packages that it would import."""
+    make_folders(tmp_path)
+    digests = {
+        (where, name): digest_of(str(tmp_path / where / name))
+        for where in ("driver", "node")
+        for name in (OWN, "mine")
+    }
+    assert len(set(digests.values())) == 4
+    done = subprocess.run(
+        [sys.executable, "-P", str(HERE / "other_python_run.py"), str(tmp_path)],
+        env=os.environ | {"PYTHONPATH": str(tmp_path / "driver")},
+        cwd=tmp_path, capture_output=True, text=True, timeout=500,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    file = str(tmp_path / "driver" / "mine" / "__init__.py")
+    assert found["seen"] == {"error": None, "result": [0, file, str(tmp_path / "venv")]}
+    refused = found["gone"]["refused"]
+    assert refused.startswith("the workers on node ")
+    for name in (OWN, "mine"):
+        there, here = (
+            f"{tmp_path / where / name} (content {digests[where, name]})" for where in ("node", "driver")
+        )
+        assert f"package '{name}': there {there}, here {here}" in refused
 
 
 def test_reading_all_code_takes_a_moment():

@@ -1,6 +1,7 @@
 """`ray job submit` to a real cluster of two nodes on this machine, started by slurm/cluster.sh on doubles of Slurm.
 
-Whatever uses the token is a process of its own: one that has read a token once keeps it.
+Whatever uses the token is a process of its own: one that has read a token once keeps it. The directory that everything
+is started in, the batch job too, holds files and packages with the names of modules: none of them may be imported.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import shadow_modules
 
-pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(900)]
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-RAY = [sys.executable, "-m", "ray.scripts.scripts"]
+# As console scripts do, Python is told not to look for modules in the current directory.
+RAY = [sys.executable, "-P", "-m", "ray.scripts.scripts"]
 SIZE = (
     "--model gaussian --no-report --set num_samples=16 --set num_inference_steps=4 --set samples_per_shard=4"
 )
@@ -36,6 +39,7 @@ class Cluster:
         self.directory, self.local = directory, local
         (directory / "shim").mkdir()
         (directory / "home").mkdir()  # without a token of the user's own
+        shadow_modules.fill(directory)
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "SLURM_", "TABA_RUN"))}
         self.login = kept | {
             "PATH": f"{HERE / 'shims'}:{os.environ['PATH']}",
@@ -67,10 +71,10 @@ class Cluster:
             )
 
     def taba(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return self.call([sys.executable, "-m", "workflows", *arguments])
+        return self.call([sys.executable, "-P", "-m", "workflows", *arguments])
 
     def submit(self, command: str, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        # `python` there is the launcher's, whatever the path of the login node says.
+        # `python` there is the launcher's, whatever the path of the login node says, and safe from the directory.
         entry = ["python", "-m", "workflows", *shlex.split(command)]
         return self.call([*RAY, "job", "submit", *options, "--", *entry], **environment)
 
@@ -80,7 +84,7 @@ class Cluster:
             env=self.login | environment,
             capture_output=True,
             text=True,
-            timeout=200,
+            timeout=500,
             cwd=self.directory,
         )
         done.stdout = re.sub(r"\x1b\[\d+m", "", done.stdout + done.stderr)
@@ -112,7 +116,7 @@ def cluster(tmp_path_factory):
 @pytest.fixture(scope="module")
 def inside(cluster):
     """The variables of `taba cluster env`, as a shell takes them."""
-    script = f'set -e; eval "$({sys.executable} -m workflows cluster env {cluster.job})"; env'
+    script = f'set -e; eval "$({sys.executable} -P -m workflows cluster env {cluster.job})"; env'
     found = cluster.call(["bash", "-c", script])
     assert found.returncode == 0, found.stdout
     return {
@@ -168,6 +172,7 @@ def test_a_study_runs_as_a_job_streams_its_log_and_a_second_submission_finds_it_
     assert "8 of 8 units to compute" in first.stdout and "computed 8 units" in first.stdout
     assert "Job 'first' succeeded" in first.stdout
     assert job_status(inside, "first") == "SUCCEEDED"
+    assert shadow_modules.SAID not in cluster.log.read_text() + first.stdout
     again = cluster.submit(run, **inside)
     assert again.returncode == 0, again.stdout
     assert "0 of 8 units to compute" in again.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -14,8 +15,11 @@ import numpy as np
 import pytest
 
 import workflows
+from cluster.ray.code import digest_of
 from taba_core.store import Store
 from workflows.__main__ import main
+
+pytestmark = pytest.mark.timeout(600)  # every test starts processes, and busy machines start them slowly
 
 ROOT = Path(workflows.__file__).parents[1]
 SMALL = ("samples_per_shard=4", "num_inference_steps=4")
@@ -48,7 +52,7 @@ def latents(store: Path) -> np.ndarray:
 
 def call(command: list[str], folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command, cwd=folder, env=os.environ | environment, capture_output=True, text=True, timeout=280
+        command, cwd=folder, env=os.environ | environment, capture_output=True, text=True, timeout=500
     )
 
 
@@ -66,13 +70,39 @@ def other_checkout(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def own_number(tmp_path_factory):
-    """The latents that this code gives in this process."""
+def own_store(tmp_path_factory):
+    """What this code computes in this process."""
     store = tmp_path_factory.mktemp("own") / "store"
     with pytest.raises(SystemExit) as end:
         main(run(store, "--executor", "inline"))
     assert not end.value.code
-    return latents(store)
+    return store
+
+
+@pytest.fixture(scope="module")
+def own_number(own_store):
+    """The latents that this code gives in this process."""
+    return latents(own_store)
+
+
+def logged_code(store: Path) -> dict[str, str]:
+    """The digests of the packages that the run which made the store wrote into its log."""
+    (line,) = (store / "_ledger" / "runs.jsonl").read_text().splitlines()
+    return json.loads(line)["code"]
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {name: digest_of(str(folder / name)) for name in ("taba_core", "cluster", "workflows")}
+
+
+def test_the_log_of_runs_says_which_code_computed_and_the_report_shows_it(own_store):
+    code = digests(ROOT)
+    assert logged_code(own_store) == code
+    with pytest.raises(SystemExit) as end:
+        main(["report", "--store", str(own_store)])
+    assert not end.value.code
+    page = (own_store / "report" / "index.html").read_text()
+    assert "code · taba_core" in page and code["taba_core"] in page
 
 
 @pytest.mark.cluster
@@ -88,18 +118,21 @@ def test_another_checkout_in_the_current_directory_does_not_change_a_bit(
 
 @pytest.mark.cluster
 def test_workers_run_the_checkout_that_python_m_runs(other_checkout, own_number, tmp_path):
-    here, there = tmp_path / "inline", tmp_path / "ray"
-    for store, options in ((here, ("--executor", "inline")), (there, ("--workers", "1"))):
-        command = [sys.executable, "-m", "workflows", *run(store, *options)]
-        done = call(command, other_checkout, PYTHONPATH=str(ROOT))
-        assert done.returncode == 0, done.stderr
-    np.testing.assert_array_equal(latents(there), latents(here))
-    assert np.abs(latents(here) - own_number).max() > 0.01
+    store = tmp_path / "store"
+    command = [sys.executable, "-m", "workflows", *run(store, "--workers", "1")]
+    done = call(command, other_checkout, PYTHONPATH=str(ROOT))
+    assert done.returncode == 0, done.stderr
+    # The driver says what it ran; a worker that had run this code instead would have given its numbers.
+    assert logged_code(store) == digests(other_checkout)
+    assert logged_code(store)["taba_core"] != digests(ROOT)["taba_core"]
+    assert np.abs(latents(store) - own_number).max() > 0.01
 
 
-@pytest.mark.parametrize("name", ("cluster", "taba_core", "random", "torch", "typer"))
-def test_python_m_in_a_folder_without_taba_runs_no_file_of_that_folder(name, tmp_path):
-    (tmp_path / f"{name}.py").write_text("raise SystemExit('a file of the current directory was imported')\n")
+def test_python_m_in_a_folder_without_taba_runs_no_file_of_that_folder(tmp_path):
+    for name in ("cluster", "taba_core", "random", "torch", "typer", "numpy"):
+        (tmp_path / f"{name}.py").write_text(
+            "raise SystemExit('a file of the current directory was imported')\n"
+        )
     done = call([sys.executable, "-m", "workflows", "list"], tmp_path, PYTHONPATH=str(ROOT))
     assert done.returncode == 0 and "photo-mixture" in done.stdout, done.stderr
 

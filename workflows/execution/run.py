@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cluster.ray.code import code_of
 from taba_core.errors import UsageError, WorkError
 from taba_core.models.base import card_with_options
 from taba_core.store import Store
@@ -45,6 +46,7 @@ def run_studies(
     """Carry out `taba run`, one model after another, and print the headline table."""
     from workflows.report.from_store import print_headline, write_store_report
 
+    code = code_digests()  # read now: files that are edited during the run are not what it runs
     # Refused before the store is touched; a cluster is asked once for what it has.
     on_cpu = {card_with_options(part.model, None).embedded for part in parts}
     chosen = {
@@ -69,7 +71,7 @@ def run_studies(
             raise UsageError(f"{refusal} Nothing was computed.")
         if not is_remote(opened.url):
             check_room(plans, opened.path)
-        _run_each(plans, opened, chosen, watch)
+        _run_each(plans, opened, chosen, watch, code)
         if report and not is_remote(opened.url):
             watch.stage("report")
             index, failures = write_store_report(opened.path, None, force=False)
@@ -82,14 +84,16 @@ def run_studies(
             print(f"report: {failure.line}", file=sys.stderr)
 
 
-def _run_each(plans: list[Plan], store: Store, chosen: Mapping[bool, _Chosen], watch: Watch) -> None:
+def _run_each(
+    plans: list[Plan], store: Store, chosen: Mapping[bool, _Chosen], watch: Watch, code: dict[str, str]
+) -> None:
     """One model after another; units of one that failed for good do not keep the others from running."""
     from workflows.execution.engine import FailedUnitsError
 
     failed: dict[str, FailedUnitsError] = {}
     for plan in plans:
         try:
-            _run_one(plan, store, chosen[plan.context.card.embedded], watch)
+            _run_one(plan, store, chosen[plan.context.card.embedded], watch, code)
         except FailedUnitsError as error:
             if len(plans) == 1:
                 raise
@@ -98,7 +102,7 @@ def _run_each(plans: list[Plan], store: Store, chosen: Mapping[bool, _Chosen], w
         raise FailedUnitsError(" ".join(f"{title}: {error}" for title, error in failed.items()))
 
 
-def _run_one(plan: Plan, store: Store, chosen: _Chosen, watch: Watch) -> None:
+def _run_one(plan: Plan, store: Store, chosen: _Chosen, watch: Watch, code: dict[str, str]) -> None:
     from workflows.execution.engine import log_run, run_plan
 
     started, clock = datetime.now(UTC), time.monotonic()
@@ -114,7 +118,7 @@ def _run_one(plan: Plan, store: Store, chosen: _Chosen, watch: Watch) -> None:
     done = run_plan(plan, store, make_executor, resources, workers=workers, watch=watch)
     if done.units or done.analysed:
         watch.check()
-        log_run(store, provenance(plan, done, started))
+        log_run(store, provenance(plan, done, started, code))
     print(
         f"computed {done.units} units, analysed {len(done.analysed)} studies, reused {len(done.reused)}: "
         f"{duration_text(time.monotonic() - clock)}.",
@@ -188,8 +192,13 @@ def _usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def provenance(plan: Plan, done: Any, started: datetime) -> dict[str, Any]:
-    """One line of the store's log: command, versions, machine, times, counts, settings."""
+def code_digests() -> dict[str, str]:
+    """Package -> 12 hexadecimal digits of its contents, of the code that this process and its workers run."""
+    return {package["name"]: package["digest"] for package in code_of(PACKAGES)["packages"]}
+
+
+def provenance(plan: Plan, done: Any, started: datetime, code: dict[str, str]) -> dict[str, Any]:
+    """One line of the store's log: command, code, versions, machine, times, counts, settings."""
     from importlib.metadata import version
 
     packages = ("taba", "torch", "numpy", "zarr", "xarray", "dask", "ray", "scipy")
@@ -206,6 +215,7 @@ def provenance(plan: Plan, done: Any, started: datetime) -> dict[str, Any]:
         "settings": plan.context.settings.model_dump(mode="json"),
         "conventions": plan.context.convention_line(),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
+        "code": code,
         "device": "gpu" if done.on_gpu else "cpu",
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
     }
