@@ -68,7 +68,7 @@ def conditions(model: Denoiser, card: Card, photos: Sequence[Photo], crops: Crop
     if card.conditional == "class":
         return {"class_id": crops.photo}
     if card.conditional == "text":
-        grammar = CaptionGrammar([name for name, _ in photos])
+        grammar = CaptionGrammar([photo.name for photo in photos])
         return dict(model.text.encode(grammar.texts(facts_of(crops))))  # type: ignore[attr-defined]
     return {}
 
