@@ -124,8 +124,8 @@ def _region(photo: Photo, region: Region) -> NDArray[np.uint8]:
     part = {"training": pixels[:, :cut], "held-out": pixels[:, cut:], "whole": pixels}[region]
     if min(part.shape[:2]) < SMALLEST_SIDE:
         raise UsageError(
-            f"photo '{photo.name}' is {pixels.shape[1]} pixels wide, and the {HELD_OUT_SHARE:.0%} held out for measuring are "
-            f"fewer than {SMALLEST_SIDE}. Remove it or use a larger version."
+            f"photo '{photo.name}' is {pixels.shape[1]} pixels wide, and the {HELD_OUT_SHARE:.0%} held out for "
+            f"measuring are fewer than {SMALLEST_SIDE}. Remove it or use a larger version."
         )
     return part
 

@@ -40,7 +40,9 @@ def autoencoder(tmp_path_factory):
 def test_the_ordinary_loader_predicts_what_the_file_holds(name, tmp_path, autoencoder):
     file = saved(name, tmp_path)
     recipe = recipe_named(name)
-    place = unpack(file, tmp_path / f"trained-{name}", autoencoder=autoencoder if recipe.autoencoder else None)
+    place = unpack(
+        file, tmp_path / f"trained-{name}", autoencoder=autoencoder if recipe.autoencoder else None
+    )
     model, card, module = load_model(str(place)), load_card(str(place)), load_module(file)[0]
     assert card.family == recipe.family
     assert card.prediction == ("epsilon" if name == "photo-adm" else "v")
@@ -57,9 +59,9 @@ def test_the_ordinary_loader_predicts_what_the_file_holds(name, tmp_path, autoen
         pixels = (
             (torch.rand((3, 100, 200, 3), generator=torch.Generator().manual_seed(3)) * 255).byte().numpy()
         )
-        crops = CropSource([Photo(*pair) for pair in zip(FACTS["photos"], pixels, strict=False)], "whole").counted(
-            range(3), 32, seed=0, stream="x"
-        )
+        crops = CropSource(
+            [Photo(*pair) for pair in zip(FACTS["photos"], pixels, strict=False)], "whole"
+        ).counted(range(3), 32, seed=0, stream="x")
         facts = facts_of(crops)
         ids, mask = grammar.ids(facts)
         text = module.text_encoder(input_ids=ids, attention_mask=mask).last_hidden_state
