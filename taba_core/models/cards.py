@@ -87,16 +87,25 @@ class CostCard(_CardPart):
 
 
 class WeightsCard(_CardPart):
-    """Where the weights come from: embedded (nothing to fetch), a plain URL, a hub repository id, or a path."""
+    """Where the weights come from.
 
-    source: Literal["embedded", "url", "hub", "path"]
-    location: str = ""
+    embedded: there are none, the denoiser is a closed form; package: files that are installed with taba; url, hub:
+    to fetch from a plain URL or a hub repository; path: a file or directory of the user's.
+    """
+
+    source: Literal["embedded", "package", "url", "hub", "path"]
+    location: str = Field(default="", description="package: below taba_core/models/box")
     revision: str = Field(default="main", description="hub: branch, tag or commit")
     files: tuple[str, ...] = Field(default=(), description="hub: patterns of the files needed; () is all")
     bytes: int = Field(default=0, ge=0, description="about what is downloaded")
     sha256: str = Field(default="", description="url: known hash of the file")
     gated: bool = Field(default=False, description="a licence must be accepted first")
     licence_page: str = ""
+
+    @property
+    def fetched(self) -> bool:
+        """Whether `taba fetch` brings them."""
+        return self.source in ("url", "hub")
 
 
 class DefaultsCard(_CardPart):
@@ -105,6 +114,7 @@ class DefaultsCard(_CardPart):
     num_samples: int = Field(ge=2)
     batch_size: int = Field(ge=1)
     num_inference_steps: int = Field(ge=1)
+    prompts: str = Field(default="recap-coco", description="text models: prompt list by name")
 
 
 class Card(_CardPart):
@@ -113,7 +123,9 @@ class Card(_CardPart):
     name: str
     title: str
     family: str
-    embedded: bool = Field(default=False, description="runs without weights")
+    embedded: bool = Field(
+        default=False, description="a closed form: no weights, the same bits everywhere, computed on CPUs"
+    )
     domain: Literal["pixel", "latent"]
     image_size: int = Field(ge=1, description="pixels of a side of the image")
     sample_shape: tuple[int, int, int] = Field(description="(C, H, W) of the diffusion state")
@@ -140,6 +152,12 @@ class Card(_CardPart):
     cost: CostCard
     weights: WeightsCard
     defaults: DefaultsCard
+
+    @property
+    def runs_anywhere(self) -> bool:
+        """Whether it runs on any machine, in minutes on a CPU, with nothing to fetch: a closed form or a small network
+        whose weights come with taba."""
+        return self.embedded or self.weights.source == "package"
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Card:

@@ -87,7 +87,7 @@ def check_model_files(card: Card, source: Path) -> None:
       UsageError: the message names the file, says what it is, and what to do.
     """
     if card.family not in _WEIGHTS:
-        check_weight_file(source, "torch")
+        check_weight_file(source)
         return
     if not source.is_dir():
         read_head(source)  # a broken link, a file that may not be read

@@ -23,6 +23,8 @@ from taba_core.models.prompt_files import read_prompts
 
 BUILTIN = "builtin"
 RECAP_COCO = "recap-coco"
+PHOTO_CAPTIONS = "photo-captions"
+NAMED_LISTS = (BUILTIN, RECAP_COCO, PHOTO_CAPTIONS)
 RECAP_COCO_SOURCE = "UCSC-VLAA/Recap-COCO-30K"  # a hub dataset, split train
 PROMPT_STREAM = "prompt"  # of taba_core.rng
 
@@ -32,7 +34,7 @@ class PromptList:
     """Captions in a fixed order.
 
     Attributes:
-      name: builtin, recap-coco, or the file's path.
+      name: builtin, recap-coco, photo-captions, or the file's path.
       prompts: the captions, at least one, none empty.
     """
 
@@ -94,9 +96,10 @@ def load_prompts(source: str | Path = BUILTIN) -> PromptList:
     """A prompt list by name or file.
 
     Args:
-      source: "builtin" (24 captions for tests and smoke runs); "recap-coco" (the paper's, from the cache); or a
-        file (see `prompt_files`): `.txt` with one prompt a line, or `.jsonl` with a field "recaption", "prompt",
-        "caption" or "text" a line. Text encoders read the first 77 tokens of a prompt; what is longer is cut there.
+      source: "builtin" (24 captions for tests and smoke runs); "recap-coco" (the paper's, from the cache);
+        "photo-captions" (500 captions of crops of the embedded photographs, as photo-if was trained on); or a file
+        (see `prompt_files`): `.txt` with one prompt a line, or `.jsonl` with a field "recaption", "prompt", "caption"
+        or "text" a line. Text encoders read the first 77 tokens of a prompt; what is longer is cut there.
     Raises:
       UsageError: no such list or file, an empty list, a file of another kind or encoding, or a line that holds no
         caption.
@@ -104,6 +107,9 @@ def load_prompts(source: str | Path = BUILTIN) -> PromptList:
     if str(source) == BUILTIN:
         text = files("taba_core.models").joinpath("prompts_builtin.txt").read_text(encoding="utf-8")
         return PromptList(BUILTIN, tuple(text.splitlines()))
+    if str(source) == PHOTO_CAPTIONS:
+        text = files("taba_core.models").joinpath("box", "captions.txt").read_text(encoding="utf-8")
+        return PromptList(PHOTO_CAPTIONS, tuple(text.splitlines()))
     if str(source) == RECAP_COCO:
         return PromptList(RECAP_COCO, _read(recap_coco_path(), missing=_missing_recap_coco(), published=True))
     path = Path(source).expanduser()

@@ -25,7 +25,7 @@ _ROOT = re.compile(r"((?:.*?\.)?)((?:time_embed|label_emb|input_blocks|middle_bl
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """The tensors of an ADM network's `.pt` file, on the CPU, under OpenAI's names.
+    """The tensors of an ADM network's `.pt` or `.safetensors` file, on the CPU, under OpenAI's names.
 
     A checkpoint of training code that holds one state dict (`state_dict`, `model`, `ema`, ..., as Lightning and others
     save it) gives that one, and a prefix that all names share (`module.`, `_orig_mod.`, `model.`, `ema.`) is dropped.
@@ -34,7 +34,11 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
       UsageError: no such file, no PyTorch file, a file with code in it, one without a state dict, or one with several,
         of which nothing says which is meant.
     """
-    check_weight_file(path, "torch")
+    check_weight_file(path)
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return _without_prefix(path, load_file(path))
     check_checksums(path)
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)

@@ -1,6 +1,7 @@
 """Where a model's weights lie on this machine, what they are (a fingerprint), and what is missing.
 
-Weights live in $TABA_CACHE/weights; `taba fetch` puts them there, loading never touches the network. No torch.
+Weights live in $TABA_CACHE/weights, where `taba fetch` puts them, or in this package (the networks of the box); loading
+never touches the network. No torch.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ _NUMERIC_FIELDS = {
     "precision", "network",
 }  # fmt: skip
 _READ_BYTES = 1 << 22
+BOX = Path(__file__).parent / "box"  # weights that are installed with taba
 
 
 def weights_folder() -> Path:
@@ -37,6 +39,8 @@ def weights_folder() -> Path:
 def stored_at(card: Card) -> Path:
     """Where the weights of a card lie once they are fetched, or where the user's card says they are."""
     weights = card.weights
+    if weights.source == "package":
+        return BOX / weights.location
     if weights.source == "path":
         return Path(weights.location)
     if weights.source == "hub":
@@ -44,6 +48,13 @@ def stored_at(card: Card) -> Path:
         return weights_folder() / (weights.location.replace("/", "--") + revision.replace("/", "--"))
     # The whole path of the URL: files of two models may have one name.
     return weights_folder() / urlsplit(weights.location).path.strip("/").replace("/", "--")
+
+
+def found_nowhere(card: Card) -> str:
+    """What to do about weights that are not fetched and not where they should be, a phrase."""
+    if card.weights.source == "package":
+        return "they come with taba: install it again"
+    return f"its card says {card.weights.location}; correct the card"
 
 
 def locate(card: Card) -> Path | None:
@@ -58,9 +69,10 @@ def status(card: Card) -> str:
     if card.embedded:
         return "none needed"
     if (found := locate(card)) is not None:
-        return f"damaged: {why}" if (why := why_unusable(card, found)) else "present"
-    if card.weights.source == "path":
-        return f"missing: {card.weights.location}"
+        here = "in the package" if card.weights.source == "package" else "present"
+        return f"damaged: {why}" if (why := why_unusable(card, found)) else here
+    if not card.weights.fetched:
+        return f"missing: {stored_at(card)}"
     size = f" {card.weights.bytes / 1e9:.1f} GB," if card.weights.bytes else ""
     gate = ", licence to accept" if card.weights.gated else ""
     return f"missing:{size} taba fetch {card.name}{gate}"
@@ -92,18 +104,16 @@ def require_weights(card: Card, given: str | Path | None = None) -> Path:
     found = locate(card)
     if found is None:
         how = (
-            f"its card says {card.weights.location}; correct the card, or give --weights PATH"
-            if card.weights.source == "path"
-            else f"`taba fetch {card.name}` on a machine with internet, or --weights PATH"
+            f"`taba fetch {card.name}` on a machine with internet, or --weights PATH"
+            if card.weights.fetched
+            else f"{found_nowhere(card)}, or give --weights PATH"
         )
         if card.weights.gated:
             how = f"accept the licence at {card.weights.licence_page}, then {how}"
         raise UsageError(f"weights of {card.title} are not here ({stored_at(card)}): {how}.")
     if why := why_unusable(card, found):
-        fetched = card.weights.source != "path"
-        raise UsageError(
-            f"{why} To fetch it again: delete {found}, then `taba fetch {card.name}`." if fetched else why
-        )
+        again = f" To fetch it again: delete {found}, then `taba fetch {card.name}`."
+        raise UsageError(why + again * card.weights.fetched)
     return found
 
 

@@ -59,7 +59,8 @@ class _Worker:
 def train_box(run: BoxRun) -> dict[str, str]:
     """Train the networks; name -> "trained", or what went wrong.
 
-    Files in `out`: NAME.safetensors, NAME.json, NAME.png and NAME.log for each, and box.log.
+    Files in `out`: NAME.safetensors, NAME.json, NAME.png, NAME.log for each, and box.log; and trained-NAME, the folder
+    that `--model` takes (of photo-adm: its card.yaml).
 
     Raises:
       UsageError: neither or both of minutes and steps, or an unknown name.

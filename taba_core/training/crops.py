@@ -1,4 +1,4 @@
-"""Random crops of photographs drawn on a device: what `models.photos.random_crops` draws, in bulk.
+"""Random crops of photographs drawn on a device: what `models.crops.random_crops` draws, in bulk.
 
 A crop is the exact mean over boxes of pixels, read off an integral image. The right 15 % of every photograph are
 held out: training crops come from the rest, held-out crops from that strip alone.
@@ -16,7 +16,8 @@ from torch import Tensor
 
 from taba_core import rng
 from taba_core.errors import UsageError
-from taba_core.models.photos import MAX_CROP, MIN_CROP, Photo
+from taba_core.models.crops import MAX_CROP, MIN_CROP
+from taba_core.models.photos import Photo
 
 # Axes: B crops, S pixels of a crop's side after averaging.
 
@@ -46,7 +47,7 @@ class CropSource:
     pixels, or to the region's shorter side, which is also the smallest side where the region is narrower than 64.
 
     Args:
-      photos: (name, uint8 (H, W, 3)) each.
+      photos: photographs; each is decoded once, and its integral image is held.
       region: the left 85 % of every photograph, the right 15 %, or all of it.
       device: where crops are made.
     Raises:
@@ -57,7 +58,7 @@ class CropSource:
         self, photos: Sequence[Photo], region: Region, *, device: str | torch.device = "cpu"
     ) -> None:
         self.device = torch.device(device)
-        self.names = tuple(name for name, _ in photos)
+        self.names = tuple(photo.name for photo in photos)
         parts = [_region(photo, region) for photo in photos]
         integrals = [_integral(pixels) for pixels in parts]
         starts = np.cumsum([0, *(len(integral) for integral in integrals)])[:-1]
@@ -118,13 +119,13 @@ class CropSource:
 
 
 def _region(photo: Photo, region: Region) -> NDArray[np.uint8]:
-    name, pixels = photo
+    pixels = photo.pixels()
     cut = round(pixels.shape[1] * (1.0 - HELD_OUT_SHARE))
     part = {"training": pixels[:, :cut], "held-out": pixels[:, cut:], "whole": pixels}[region]
     if min(part.shape[:2]) < SMALLEST_SIDE:
         raise UsageError(
-            f"photo '{name}' is {pixels.shape[1]} pixels wide, and the {HELD_OUT_SHARE:.0%} held out for measuring are "
-            f"fewer than {SMALLEST_SIDE}. Remove it or use a larger version."
+            f"photo '{photo.name}' is {pixels.shape[1]} pixels wide, and the {HELD_OUT_SHARE:.0%} held out for "
+            f"measuring are fewer than {SMALLEST_SIDE}. Remove it or use a larger version."
         )
     return part
 

@@ -1,7 +1,8 @@
 """Trained networks as files: one safetensors file of half-precision weights, and the folders that loaders read.
 
 The file is what a network is: its float16 weights, read into float32. Its metadata say the recipe and the training.
-`unpack` turns it into what the family's ordinary loader takes: OpenAI's `.pt` and a card, or a diffusers folder.
+`unpack` turns it into what the family's ordinary loader takes, in half precision as well: OpenAI's names and a card,
+or a diffusers folder. The networks that come with taba are stored like that.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from torch import Tensor, nn
 
@@ -25,6 +25,7 @@ from taba_core.training.recipe import Recipe
 
 _BETAS = {"linear": "linear", "scaled-linear": "scaled_linear", "cosine": "squaredcos_cap_v2"}
 _PREDICTIONS = {"epsilon": "epsilon", "v": "v_prediction", "hybrid": "epsilon"}
+ADM_WEIGHTS = "weights.safetensors"
 _PIPELINES = {"ldm": "LDMPipeline", "dit": "DiTPipeline", "if": "IFPipeline"}
 
 
@@ -70,7 +71,7 @@ def unpack(path: Path, directory: Path, *, autoencoder: Path | None = None) -> P
 
     Args:
       path: a network's file.
-      directory: where to; its name becomes the model's.
+      directory: where to; its name becomes the model's, so it should be no built-in model's.
       autoencoder: file of the autoencoder (ldm, dit).
 
     Returns:
@@ -91,7 +92,7 @@ def unpack(path: Path, directory: Path, *, autoencoder: Path | None = None) -> P
         denoiser = "transformer" if recipe.family == "dit" else "unet"
         parts |= {denoiser: ("diffusers", module), "vae": ("diffusers", load_module(autoencoder)[0])}
     for name, (_, part) in parts.items():
-        part.save_pretrained(directory / name)
+        part.half().save_pretrained(directory / name)  # the file's own numbers: it holds half precision
     (directory / "scheduler").mkdir(exist_ok=True)
     _write_json(directory / "scheduler" / "scheduler_config.json", _scheduler(recipe))
     _write_json(directory / "model_index.json", _index(recipe, parts, facts))
@@ -99,18 +100,21 @@ def unpack(path: Path, directory: Path, *, autoencoder: Path | None = None) -> P
 
 
 def _adm(module: nn.Module, recipe: Recipe, directory: Path) -> Path:
+    from safetensors.torch import save_file
+
     flags = adm_flags(recipe.name, recipe.network)
     state = module.state_dict()
     origin = origins({name: tuple(value.shape) for name, value in state.items()}, flags)
-    torch.save(to_openai(state, origin, flags), directory / "weights.pt")
+    weights = {key: value.half().contiguous() for key, value in to_openai(state, origin, flags).items()}
+    save_file(weights, directory / ADM_WEIGHTS)
     schedule = recipe.schedule.model_dump(exclude_none=True) if recipe.schedule else {}
     card = {
-        "extends": "adm-32", "name": recipe.name, "title": recipe.name, "train_set": "photographs",
+        "extends": "adm-32", "name": directory.name, "title": directory.name, "train_set": "photographs",
         "image_size": recipe.image_size, "sample_shape": [3, recipe.image_size, recipe.image_size],
         "network": recipe.network, "schedule": schedule, "timestep_scale": recipe.timestep_scale,
-        "num_parameters": sum(value.numel() for value in state.values()), "weights": "weights.pt",
+        "num_parameters": sum(value.numel() for value in state.values()), "weights": ADM_WEIGHTS,
     }  # fmt: skip
-    path = directory / f"{recipe.name}.yaml"
+    path = directory / "card.yaml"
     path.write_text(yaml.safe_dump(card, sort_keys=False), encoding="utf-8")
     return path
 

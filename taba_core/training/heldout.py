@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,11 +12,16 @@ from torch import Tensor
 
 from taba_core import rng
 from taba_core.diffusion.denoiser import Denoiser
+from taba_core.diffusion.grid import TimestepGrid
 from taba_core.models.cards import Card
-from taba_core.models.grids import timestep_grid
+from taba_core.models.grids import noise_schedule, timestep_grid
+from taba_core.models.mixture_fit import cached_mixture
+from taba_core.models.options import PhotoMixtureOptions
+from taba_core.models.photo_mixture import PhotoMixture
 from taba_core.models.photos import Photo
 from taba_core.training.captions import CaptionGrammar, facts_of
 from taba_core.training.crops import Crops, CropSource, Region
+from taba_core.training.wiener import WienerFilter
 
 # Axes: n crops, C channels, H rows, W columns.
 
@@ -33,6 +39,7 @@ LEVELS = (
     49,
 )  # of the grid of 50 steps; the first three decide the paper's effect
 _BATCH = 128
+Predict = Callable[[Tensor, int, slice], Tensor]
 
 
 @dataclass(frozen=True)
@@ -68,33 +75,92 @@ def conditions(model: Denoiser, card: Card, photos: Sequence[Photo], crops: Crop
     if card.conditional == "class":
         return {"class_id": crops.photo}
     if card.conditional == "text":
-        grammar = CaptionGrammar([name for name, _ in photos])
+        grammar = CaptionGrammar([photo.name for photo in photos])
         return dict(model.text.encode(grammar.texts(facts_of(crops))))  # type: ignore[attr-defined]
     return {}
 
 
-@torch.no_grad()
 def epsilon_errors(
     model: Denoiser, card: Card, given: Examples, *, seed: int, levels: Sequence[int] = LEVELS
 ) -> list[float]:
-    """Mean of (eps_hat - eps)^2 over crops and dimensions at levels of the grid of 50 steps; 1 is no knowledge.
-
-    The noise of crop i is a function of (seed, i), the same at every level and for every model of one shape. No x_0
-    rule is applied.
-    """
-    shape = tuple(given.x_0.shape[1:])
-    eps = torch.from_numpy(rng.normal(range(len(given.x_0)), shape, seed=seed, stream="held-out-noise"))
+    """`errors_of` a network at levels of its grid of 50 steps. No x_0 rule is applied."""
     grid = timestep_grid(card, NUM_INFERENCE_STEPS)
     device = getattr(model, "device", "cpu")
+
+    def predict(x_t: Tensor, level: int, rows: slice) -> Tensor:
+        cond = {key: value[rows].to(device) for key, value in given.cond.items()}
+        return model.eps(x_t.to(device), float(grid.network_times[level]), cond).cpu()
+
+    return errors_of(predict, given.x_0, grid, seed=seed, levels=levels)
+
+
+@torch.no_grad()
+def errors_of(
+    predict: Predict, x_0: Tensor, grid: TimestepGrid, *, seed: int, levels: Sequence[int] = LEVELS
+) -> list[float]:
+    """Mean of (eps_hat - eps)^2 over examples and dimensions at levels of a grid; 1 is no knowledge.
+
+    The noise of example i is a function of (seed, i), the same at every level and for everything that predicts it.
+
+    Args:
+      predict: (x_t (B, C, H, W), level, rows of the examples) to eps_hat of the same shape.
+      x_0: (n, C, H, W), float32.
+    """
+    shape = tuple(x_0.shape[1:])
+    eps = torch.from_numpy(rng.normal(range(len(x_0)), shape, seed=seed, stream="held-out-noise"))
     errors = []
     for level in levels:
         alpha_bar = float(grid.alpha_bar[level])
-        x_t = np.sqrt(alpha_bar) * given.x_0 + np.sqrt(1.0 - alpha_bar) * eps
+        x_t = np.sqrt(alpha_bar) * x_0 + np.sqrt(1.0 - alpha_bar) * eps
         total = 0.0
         for start in range(0, len(x_t), _BATCH):
             rows = slice(start, start + _BATCH)
-            cond = {key: value[rows].to(device) for key, value in given.cond.items()}
-            found = model.eps(x_t[rows].to(device), float(grid.network_times[level]), cond).cpu()
+            found = predict(x_t[rows], level, rows)
             total += float((found - eps[rows]).double().square().mean((1, 2, 3)).sum())
         errors.append(total / len(x_t))
     return errors
+
+
+class Comparison(NamedTuple):
+    """Errors on the same noisy crops of a held-out strip, at the levels LEVELS of a network's grid.
+
+    Attributes:
+      alpha_bar: of each level.
+      network: the network's errors.
+      wiener: those of a Gaussian fitted to training crops, in the network's own space (pixels or latents).
+      mixture: those of the exact photo mixture, without its condition; None for networks on latents. It is fitted to
+        whole photographs: it has seen the strip that the network has not.
+    """
+
+    alpha_bar: list[float]
+    network: list[float]
+    wiener: list[float]
+    mixture: list[float] | None
+
+
+def compare(
+    model: Denoiser, card: Card, photos: Sequence[Photo], *, count: int, fitted: int, seed: int
+) -> Comparison:
+    """A network's held-out errors beside those of two denoisers that are exact for simpler data.
+
+    Args:
+      count: held-out crops.
+      fitted: training crops that the Gaussian is fitted to; many more than a state has dimensions.
+    """
+    given = examples(model, card, photos, count, region="held-out", seed=seed)
+    grid = timestep_grid(card, NUM_INFERENCE_STEPS)
+    wiener = WienerFilter(examples(model, card, photos, fitted, region="training", seed=seed).x_0)
+    filtered = errors_of(
+        lambda x_t, level, rows: wiener.eps(x_t, float(grid.alpha_bar[level])), given.x_0, grid, seed=seed
+    )
+    mixture = None
+    if card.domain == "pixel" and card.image_size == PhotoMixture.sample_shape[1]:
+        exact = PhotoMixture(cached_mixture(PhotoMixtureOptions()), schedule=noise_schedule(card))
+        mixture = errors_of(
+            lambda x_t, level, rows: exact.eps(x_t, int(grid.timesteps[level]), {}),
+            given.x_0,
+            grid,
+            seed=seed,
+        )
+    network = epsilon_errors(model, card, given, seed=seed)
+    return Comparison([float(grid.alpha_bar[level]) for level in LEVELS], network, filtered, mixture)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import os
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from taba_core.errors import UsageError
 from taba_core.models.base import load_model
 from taba_core.models.catalog import load_card
 from taba_core.models.codec import KLCodec
-from taba_core.models.photos import Photo, fingerprint, load_photos
+from taba_core.models.photos import Photo, content_of, load_photos
 from taba_core.models.profile import usable_device
 from taba_core.training.captions import CaptionGrammar
 from taba_core.training.checkpoint import write_text_whole
@@ -96,7 +95,7 @@ class _Training:
         _set_up(self.on_gpu, deterministic=run.steps is not None)
 
     def train(self) -> Path:
-        grammar = CaptionGrammar([name for name, _ in self.photos])
+        grammar = CaptionGrammar([photo.name for photo in self.photos])
         module: Any = build_network(self.recipe, self.run.seed, vocabulary=len(grammar.vocabulary)).to(
             self.device
         )
@@ -172,8 +171,8 @@ class _Training:
     def _facts(self, progress: Progress, settings: LoopSettings) -> dict[str, Any]:
         thinned = max(len(progress.curve) // 200, 1)
         return {
-            "photos": [name for name, _ in self.photos],
-            "photos_fingerprint": fingerprint(self.photos),
+            "photos": [photo.name for photo in self.photos],
+            "photos_fingerprint": content_of(self.photos).fingerprint,
             "seed": self.run.seed,
             "steps": progress.step,
             "batch_size": settings.batch_size,
@@ -196,14 +195,12 @@ class _Training:
 
     def _measured(self, draw: bool) -> dict[str, Any]:
         """What the written file amounts to when the family's loader has read it."""
-        device = str(self.device)
-        with tempfile.TemporaryDirectory() as folder:
-            if self.recipe.family == "autoencoder":
-                return self._reconstruction(draw)
-            autoencoder = self._autoencoder() if self.recipe.autoencoder else None
-            place = str(unpack(self.file, Path(folder) / self.run.name, autoencoder=autoencoder))
-            model: Any = load_model(place, device=device)
-            card = load_card(place)
+        if self.recipe.family == "autoencoder":
+            return self._reconstruction(draw)
+        autoencoder = self._autoencoder() if self.recipe.autoencoder else None
+        place = str(unpack(self.file, self.run.out / f"trained-{self.run.name}", autoencoder=autoencoder))
+        model: Any = load_model(place, device=str(self.device))
+        card = load_card(place)
         given = examples(model, card, self.photos, self.run.held_out, region="held-out", seed=HELD_OUT_SEED)
         errors = epsilon_errors(model, card, given, seed=HELD_OUT_SEED)
         if draw:

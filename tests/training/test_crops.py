@@ -8,7 +8,8 @@ import torch
 
 from taba_core import rng
 from taba_core.errors import UsageError
-from taba_core.models.photos import load_photos, random_crops
+from taba_core.models.crops import random_crops
+from taba_core.models.photos import Photo, load_photos
 from taba_core.training.crops import CropSource
 
 
@@ -17,7 +18,7 @@ def test_the_same_numbers_give_the_crops_that_the_mixture_is_fitted_to():
     source = CropSource(photos, "whole")
     for index in (0, 3, 6):
         expected = random_crops(photos[index], range(16), seed=1)
-        u = rng.uniform(range(16), (4,), seed=1, stream=f"crops/{photos[index][0]}")
+        u = rng.uniform(range(16), (4,), seed=1, stream=f"crops/{photos[index].name}")
         found = source.at(torch.full((16,), index), torch.tensor(u), 32).images.numpy()
         assert np.abs(found - expected).max() < 1e-6
 
@@ -26,7 +27,7 @@ def left_and_right(width: int = 200) -> tuple:
     """A photograph black where crops are trained on and white where they are held out."""
     pixels = np.zeros((100, width, 3), dtype=np.uint8)
     pixels[:, round(width * 0.85) :] = 255
-    return (("two", pixels),)
+    return (Photo("two", pixels),)
 
 
 def test_training_crops_see_nothing_of_the_strip_that_is_held_out():
@@ -42,7 +43,7 @@ def test_training_crops_see_nothing_of_the_strip_that_is_held_out():
 
 
 def test_a_photograph_too_narrow_to_hold_anything_out_is_refused():
-    photos = (("strip", np.zeros((100, 40, 3), dtype=np.uint8)),)
+    photos = (Photo("strip", np.zeros((100, 40, 3), dtype=np.uint8)),)
     with pytest.raises(UsageError) as error:
         CropSource(photos, "held-out")
     assert str(error.value) == (

@@ -8,6 +8,7 @@ import torch
 from taba_core.errors import UsageError
 from taba_core.models.base import load_model
 from taba_core.models.catalog import load_card
+from taba_core.models.photos import Photo
 from taba_core.training.captions import CaptionGrammar, facts_of
 from taba_core.training.crops import CropSource
 from taba_core.training.export import load_module, save_network, unpack
@@ -39,7 +40,9 @@ def autoencoder(tmp_path_factory):
 def test_the_ordinary_loader_predicts_what_the_file_holds(name, tmp_path, autoencoder):
     file = saved(name, tmp_path)
     recipe = recipe_named(name)
-    place = unpack(file, tmp_path / name, autoencoder=autoencoder if recipe.autoencoder else None)
+    place = unpack(
+        file, tmp_path / f"trained-{name}", autoencoder=autoencoder if recipe.autoencoder else None
+    )
     model, card, module = load_model(str(place)), load_card(str(place)), load_module(file)[0]
     assert card.family == recipe.family
     assert card.prediction == ("epsilon" if name == "photo-adm" else "v")
@@ -56,9 +59,9 @@ def test_the_ordinary_loader_predicts_what_the_file_holds(name, tmp_path, autoen
         pixels = (
             (torch.rand((3, 100, 200, 3), generator=torch.Generator().manual_seed(3)) * 255).byte().numpy()
         )
-        crops = CropSource(list(zip(FACTS["photos"], pixels, strict=False)), "whole").counted(
-            range(3), 32, seed=0, stream="x"
-        )
+        crops = CropSource(
+            [Photo(*pair) for pair in zip(FACTS["photos"], pixels, strict=False)], "whole"
+        ).counted(range(3), 32, seed=0, stream="x")
         facts = facts_of(crops)
         ids, mask = grammar.ids(facts)
         text = module.text_encoder(input_ids=ids, attention_mask=mask).last_hidden_state
@@ -103,7 +106,7 @@ def test_standardised_latents_have_unit_scale_and_decode_to_the_same(autoencoder
 
 def test_the_pool_of_latents_is_a_function_of_its_ids(autoencoder):
     pixels = (torch.rand((2, 100, 200, 3), generator=torch.Generator().manual_seed(0)) * 255).byte().numpy()
-    source = CropSource([("a", pixels[0]), ("b", pixels[1])], "training")
+    source = CropSource([Photo("a", pixels[0]), Photo("b", pixels[1])], "training")
     few, photo = latent_pool(autoencoder, source, 6, seed=1, device=torch.device("cpu"))
     more, _ = latent_pool(autoencoder, source, 9, seed=1, device=torch.device("cpu"))
     assert few.shape == (6, 4, 16, 16)

@@ -9,7 +9,7 @@ import pytest
 
 from taba_core.errors import UsageError
 from workflows.command.plan_page import print_plan
-from workflows.planning.jobs import PAPER_MODELS, Asked, check_all, each_model
+from workflows.planning.jobs import GROUPS_OF_MODELS, Asked, check_all, each_model
 from workflows.planning.stages import Machines, list_schedule, timetable
 
 
@@ -69,10 +69,28 @@ def test_a_whole_day_of_one_node_is_an_hour_of_twenty_eight():
 def test_the_paper_asks_each_model_for_what_was_done_with_it():
     jobs, _ = check_all(each_model(asked("paper"), ["paper"]), write=False)
     by_model = {job.asked.model: {study.name for study in job.studies} for job in jobs}
-    assert tuple(by_model) == PAPER_MODELS
+    assert tuple(by_model) == tuple(GROUPS_OF_MODELS["paper"])
     assert "fix" in by_model["dit"] and "fix" not in by_model["adm-64"]
     assert "location" in by_model["ldm"] and "location" not in by_model["if"]
     assert all("correlation" in names for names in by_model.values())
+
+
+def test_the_box_asks_its_networks_for_what_was_done_with_their_like_and_the_mixture_for_all():
+    jobs, _ = check_all(each_model(asked("paper"), ["box"]), write=False)
+    by_model = {job.asked.model: {study.name for study in job.studies} for job in jobs}
+    assert list(by_model) == ["photo-mixture", "photo-adm", "photo-ldm", "photo-dit", "photo-if"]
+    paper = {
+        j.asked.model: {s.name for s in j.studies}
+        for j in check_all(each_model(asked("paper"), ["paper"]), write=False)[0]
+    }
+    for name, like in {
+        "photo-adm": "adm-64",
+        "photo-ldm": "ldm",
+        "photo-dit": "dit",
+        "photo-if": "if",
+    }.items():
+        assert by_model[name] == paper[like]
+    assert all(by_model["photo-mixture"] >= names for names in by_model.values())
 
 
 def test_a_model_named_twice_is_asked_once_and_one_weights_file_goes_with_one_model():

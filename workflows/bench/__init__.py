@@ -19,6 +19,7 @@ from workflows.text import print_table
 NAMES = (
     "mixture",
     "plain-share",
+    "box-error",
     "path-distance",
     "step-error",
     "triangle",
@@ -42,6 +43,7 @@ OPTIONS = {
     "step": ("models", "profiles", "batch_size"),
     "profile-drift": ("models", "profiles", "weights", "num_samples"),
     "chaos": ("kills",),
+    "box-error": ("num_samples",),
 }
 
 

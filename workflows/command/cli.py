@@ -59,7 +59,8 @@ Models = Annotated[
     typer.Option(
         "--model",
         help="Model (see `taba list`), or the path of a card or diffusers directory; repeatable; `paper` is the "
-        "paper's six, each with the studies made with it. Default: photo-mixture.",
+        "paper's six, `box` the networks that come with taba and the mixture, each with the studies that the "
+        "paper made with it or its like. Default: photo-mixture.",
     ),
 ]
 Weights = Annotated[

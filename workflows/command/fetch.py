@@ -41,8 +41,9 @@ def fetch_all(names: list[str]) -> None:
     """
     cards = [load_card(name) for name in names if name != RECAP_COCO]
     for card in cards:
-        if card.weights.source not in ("url", "hub"):
-            own = "embedded" if card.embedded else f"at {card.weights.location}"
+        if not card.weights.fetched:
+            places = {"embedded": "embedded", "package": "in the package"}
+            own = places.get(card.weights.source, f"at {card.weights.location}")
             raise UsageError(f"{card.name} has nothing to fetch: its weights are {own}.")
     for card in cards:
         path = fetch_weights(card)

@@ -119,7 +119,7 @@ def _print_costs(plan: Plan) -> None:
 
 
 def _hours_of(plan: Plan) -> str:
-    return "CPU-hours (one core)" if plan.context.card.embedded else "GPU-hours"
+    return "CPU-hours (one core)" if plan.context.card.runs_anywhere else "GPU-hours"
 
 
 def _print_stages(table: Timetable, plan: Plan) -> None:
@@ -182,7 +182,7 @@ def _request(jobs: list[Job], tables: list[Timetable]) -> str:
     minutes = sum(table.time_limit for table in tables)
     signal = max(table.signal_seconds for table in tables)
     asked = jobs[0].asked
-    models = ["paper"] if asked.as_in_paper else [job.asked.model for job in jobs]
+    models = list(dict.fromkeys(job.asked.group or job.asked.model for job in jobs))
     words = [*asked.studies, *(f"--model {model}" for model in models)]
     words += [f"--set {text}" for text in asked.assignments]
     budget = "" if asked.budget is None else f" --budget '{asked.budget}'"

@@ -46,7 +46,10 @@ def train(
     batch_size: Batch = None,
     learning_rate: Rate = None,
 ) -> None:
-    """Train small networks of the paper's families on photographs; what is written loads as any checkpoint does."""
+    """Train small networks of the paper's families on photographs, as those that come with taba were.
+
+    `--model OUT/trained-NAME` (of photo-adm: OUT/trained-photo-adm/card.yaml) asks a trained network any question.
+    """
     from taba_core.training.box import BoxRun, failed, train_box
 
     options = ["--seed", str(seed), "--photos", photos]

@@ -30,7 +30,7 @@ from taba_core.models.cards import Card
 from taba_core.models.grids import timestep_grid
 from taba_core.models.prompt_files import repeated
 from taba_core.models.prompt_shapes import prompt_embedding_shape
-from taba_core.models.prompts import BUILTIN, RECAP_COCO, load_prompts, recap_coco_path
+from taba_core.models.prompts import NAMED_LISTS, RECAP_COCO, load_prompts, recap_coco_path
 from workflows.configuration.method import ChosenMethod
 from workflows.configuration.settings import Settings
 
@@ -115,9 +115,9 @@ class Context:
 
     @property
     def _prompt_source(self) -> str:
-        source = self.settings.prompts
+        source = self.settings.prompts or self.card.defaults.prompts
         # Workers start in other directories than the driver.
-        return source if source in (BUILTIN, RECAP_COCO) else str(Path(source).expanduser().resolve())
+        return source if source in NAMED_LISTS else str(Path(source).expanduser().resolve())
 
     @cached_property
     def prompts(self) -> PromptSpec | None:
@@ -132,7 +132,7 @@ class Context:
     @property
     def prompt_note(self) -> str:
         """What to know of the prompts of a user's own file, a sentence; "" if there is nothing to know."""
-        if self.prompts is None or self.prompts.location in (BUILTIN, RECAP_COCO):
+        if self.prompts is None or self.prompts.location in NAMED_LISTS:
             return ""
         note = repeated(load_prompts(self.prompts.location).prompts)
         return f"{note}; such a prompt is drawn that much more often." if note else ""
@@ -156,7 +156,7 @@ class Context:
 
     def num_steps(self, paper_steps: int) -> int:
         """T: the user's, else the card's (models that run everywhere), else the paper's for the study."""
-        own = self.card.defaults.num_inference_steps if self.card.embedded else paper_steps
+        own = self.card.defaults.num_inference_steps if self.card.runs_anywhere else paper_steps
         return self.settings.num_inference_steps or own
 
     @cached_property
@@ -294,7 +294,7 @@ class Context:
                 "images have neither. Studies that run on real images: correlation, regions, fix."
             )
         self.grid(num_inference_steps)
-        if s.draws == "reference" and self.conditioning == "class" and self.card.embedded:
+        if s.draws == "reference" and self.conditioning == "class" and self.card.runs_anywhere:
             raise UsageError(
                 f"draws=reference draws ImageNet's classes; {self.card.title} has others. Use counter."
             )
@@ -452,17 +452,17 @@ class Context:
             return False
         return True
 
-    def with_preferred(self, embedded: Mapping[str, Any], network_samples: int) -> Context:
+    def with_preferred(self, small: Mapping[str, Any], network_samples: int) -> Context:
         """This context at the settings a costly study prefers, where the user chose none.
 
         Args:
-          embedded: settings by name for models that run everywhere. All samples in one shard are cheapest there at
+          small: settings by name for models that run on any machine. All samples in one shard are cheapest there at
             many levels: the exact denoiser prepares every level once a shard.
-          network_samples: most images of a network, unless its card has fewer.
+          network_samples: most images of any other network, unless its card has fewer.
         """
         preferred: Mapping[str, Any] = {"num_samples": min(network_samples, self.card.defaults.num_samples)}
-        if self.card.embedded:
-            preferred = embedded
+        if self.card.runs_anywhere:
+            preferred = small
         return Context(self.model, self.method, self.settings.with_defaults(preferred), self.weights)
 
     def patch_features(self) -> int:

@@ -58,10 +58,11 @@ class Settings(BaseModel):
     round_trip: RoundTrip = Field(
         "none", description="latent models: decode and encode again before inverting: none | mean | sample"
     )
-    prompts: str = Field(
-        "recap-coco",
-        description="prompt list of a text model: recap-coco (the paper's), builtin, or a file (.txt, one prompt a "
-        "line; .jsonl); the first 77 tokens of a prompt are read",
+    prompts: str | None = Field(
+        None,
+        description="prompt list of a text model: recap-coco (the paper's), photo-captions (photo-if's), builtin, or a "
+        "file (.txt, one prompt a line; .jsonl), of which the first 77 tokens of a prompt are read (default: the "
+        "model's own)",
     )
     conventions: Literal["reference", "exact"] = Field(
         "reference", description="preset: the model's reference choices, or exact levels without clipping"

@@ -28,12 +28,14 @@ def weights(subject: Subject) -> Finding:
     missing = [card for card in cards if not card.embedded and locate(card) is None]
     if missing:
         found = ", ".join(f"{card.name} is not at {stored_at(card)}" for card in missing)
-        fetch = " ".join(card.name for card in missing if card.weights.source != "path")
+        fetch = " ".join(card.name for card in missing if card.weights.fetched)
+        broken = any(card.weights.source == "package" for card in missing)
         own = ", ".join(card.name for card in missing if card.weights.source == "path")
         ways = (
             f"taba fetch {fetch} on a machine with internet, with TABA_CACHE on the shared file system"
             * bool(fetch),
             f"correct `weights` in the card of {own}" * bool(own),
+            "install taba again" * broken,
         )
         return fail(found, "; ".join(filter(None, ways)))
     damaged = [why for card in cards if (place := locate(card)) and (why := why_unusable(card, place))]
@@ -49,9 +51,10 @@ def prompts(subject: Subject) -> Finding:
     """The paper's captions, where a named model is conditioned on text."""
     if not subject.models:
         return skipped(_ASK)
-    told = [name for name in subject.models if load_card(name).conditional == "text"]
+    cards = [load_card(name) for name in subject.models]
+    told = [c.name for c in cards if c.conditional == "text" and c.defaults.prompts == RECAP_COCO]
     if not told:
-        return skipped("no text-to-image model among them")
+        return skipped("no text-to-image model that reads them among them")
     if recap_coco_path().exists():
         return ok(f"{RECAP_COCO} is here")
     return fail(

@@ -12,14 +12,25 @@ from workflows.configuration.context import Context
 from workflows.configuration.settings import parse_settings
 from workflows.planning.plan import Plan, make_plan
 
-PAPER_MODELS = ("adm-32", "adm-64", "adm-256", "ldm", "dit", "if")
+# Several models by one name. Each is asked for the studies that the paper made with a model of it, or for all ("").
+GROUPS_OF_MODELS: dict[str, dict[str, str]] = {
+    PAPER: {name: name for name in ("adm-32", "adm-64", "adm-256", "ldm", "dit", "if")},
+    "box": {
+        "photo-mixture": "",
+        "photo-adm": "adm-64",
+        "photo-ldm": "ldm",
+        "photo-dit": "dit",
+        "photo-if": "if",
+    },
+}
 
 
 @dataclass(frozen=True)
 class Asked:
     """What a user typed: study names, store, model, method, `--set` texts, and weights in place of the fetched ones.
 
-    `as_in_paper` keeps only the studies the paper made with the model; `budget` is the most bytes to store, as text.
+    `group` is the name that stood for several models, "" for a model named itself; `as_in_paper` keeps only the
+    studies the paper made with that model of its own; `budget` is the most bytes to store, as text.
     """
 
     studies: list[str]
@@ -28,7 +39,8 @@ class Asked:
     method: str
     assignments: list[str]
     weights: str | None = None
-    as_in_paper: bool = False
+    group: str = ""
+    as_in_paper: str = ""
     budget: str | None = None
 
 
@@ -46,15 +58,18 @@ class Job:
 
 
 def each_model(asked: Asked, models: list[str]) -> list[Asked]:
-    """The same question of several models, in order and without repeats; `paper` means the paper's six.
+    """The same question of several models, in order and without repeats; a group (`paper`, `box`) means its models.
 
     Raises:
       UsageError: one weights file for several models.
     """
     parts: dict[str, Asked] = {}
     for model in models:
-        if model == PAPER:
-            parts |= {name: replace(asked, model=name, as_in_paper=True) for name in PAPER_MODELS}
+        if model in GROUPS_OF_MODELS:
+            parts |= {
+                name: replace(asked, model=name, group=model, as_in_paper=like)
+                for name, like in GROUPS_OF_MODELS[model].items()
+            }
         else:
             parts[model] = replace(asked, model=model)
     if asked.weights is not None and len(parts) > 1:
@@ -72,7 +87,7 @@ def check(asked: Asked) -> Job:
     context = Context(asked.model, asked.method, parse_settings(asked.assignments), asked.weights)
     context.chosen.check()
     if asked.as_in_paper:
-        chosen = [study for study in chosen if asked.model in study.paper_models]
+        chosen = [study for study in chosen if asked.as_in_paper in study.paper_models]
     for study in chosen:
         study.requests(context)
     return Job(asked, context, chosen)

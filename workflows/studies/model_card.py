@@ -80,7 +80,7 @@ class ModelCard(Study):
             rows=tuple(card.title for card in cards),
             columns=_COLUMNS,
             cells=tuple(_row(card) for card in cards),
-            notes=("The embedded models run without weights; the others are the paper's.",),
+            notes=("The Photo models and the Gaussian field come with taba; the others are the paper's.",),
         )
         return self.section(
             results,

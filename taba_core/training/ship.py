@@ -1,0 +1,70 @@
+"""`python -m taba_core.training.ship OUT`: put what `taba train box --out OUT` made into the package, for developers.
+
+Cards (models/cards.yaml) are written by hand: where a recipe changed, so must its card.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from taba_core.models.photos import Photo, load_photos
+from taba_core.models.weights import BOX, content_hash
+from taba_core.training.captions import CaptionGrammar, facts_of
+from taba_core.training.checkpoint import write_text_whole
+from taba_core.training.crops import CropSource
+from taba_core.training.export import ADM_WEIGHTS, unpack
+from taba_core.training.recipe import recipe_named, recipes
+
+NUM_CAPTIONS, CAPTION_SIZE = 500, 32  # captions, and pixels of a side of the crops that they describe
+_CURVE = 40  # points that are kept of a loss curve
+
+
+def ship(out: Path, box: Path = BOX, names: Sequence[str] = ()) -> None:
+    """Write the weights, the facts (NAME.json) and the captions of trained networks.
+
+    Args:
+      out: folder of `taba train`.
+      box: where to.
+      names: recipes; () is all.
+    Raises:
+      UsageError: a network was not trained.
+    """
+    for name in names or tuple(recipes()):
+        facts = json.loads((out / f"{name}.json").read_text(encoding="utf-8"))
+        recipe = recipe_named(name)
+        if recipe.family != "autoencoder":
+            shutil.rmtree(box / name, ignore_errors=True)
+            autoencoder = out / f"{recipe.autoencoder}.safetensors" if recipe.autoencoder else None
+            unpack(out / f"{name}.safetensors", box / name, autoencoder=autoencoder)
+            (box / name / "card.yaml").unlink(missing_ok=True)
+            for path in (box / name).rglob("*.safetensors"):
+                path.chmod(0o644)  # whoever may use the installation may read them
+            weights = box / name / ADM_WEIGHTS if recipe.family == "adm" else box / name
+            facts = {"content": content_hash(weights), **facts}
+        write_text_whole(box / f"{name}.json", _text(facts))
+    write_text_whole(box / "captions.txt", "\n".join(captions(load_photos())) + "\n")
+
+
+def captions(photos: Sequence[Photo]) -> list[str]:
+    """Captions of training crops, each as often as its facts occur: prompts as photo-if was trained on them."""
+    crops = CropSource(photos, "training").counted(
+        range(NUM_CAPTIONS), CAPTION_SIZE, seed=0, stream="captions"
+    )
+    return CaptionGrammar([photo.name for photo in photos]).texts(facts_of(crops))
+
+
+def _text(facts: dict[str, Any]) -> str:
+    """JSON with the curve, thinned, on one line."""
+    curve = facts.pop("loss_curve")
+    kept = sorted({*range(0, len(curve), max(len(curve) // _CURVE, 1)), len(curve) - 1})
+    head = json.dumps(facts, indent=1).removesuffix("\n}")
+    return f'{head},\n "loss_curve": {json.dumps([curve[i] for i in kept])}\n}}\n'
+
+
+if __name__ == "__main__":
+    ship(Path(sys.argv[1]), names=sys.argv[2:])
