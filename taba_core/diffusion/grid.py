@@ -115,8 +115,9 @@ class TimestepGrid:
     @property
     def network_times(self) -> NDArray[np.float64]:
         """What the network is given at levels 1..T, (T,)."""
-        assert self.schedule.times is not None
-        return self.schedule.times[self.timesteps]
+        times = self.schedule.times
+        assert times is not None, "a schedule sets its times when it is made"
+        return times[self.timesteps]
 
     @cached_property
     def lower_levels(self) -> tuple[Level, ...]:

@@ -120,8 +120,8 @@ def _adm(module: nn.Module, recipe: Recipe, directory: Path) -> Path:
 
 
 def _scheduler(recipe: Recipe) -> dict[str, Any]:
-    assert recipe.schedule is not None
     schedule = recipe.schedule
+    assert schedule is not None, "every recipe but an autoencoder's has one"
     config: dict[str, Any] = {
         "_class_name": "DDIMScheduler",
         "num_train_timesteps": schedule.N,

@@ -56,10 +56,9 @@ class Recipe(BaseModel):
 
     def noise_schedule(self) -> NoiseSchedule:
         """The schedule of the training process."""
-        assert self.schedule is not None, self.name
-        return NoiseSchedule.named(
-            self.schedule.kind, **self.schedule.betas(), timestep_scale=self.timestep_scale
-        )
+        schedule = self.schedule
+        assert schedule is not None, "every recipe but an autoencoder's has one"
+        return NoiseSchedule.named(schedule.kind, **schedule.betas(), timestep_scale=self.timestep_scale)
 
 
 @cache

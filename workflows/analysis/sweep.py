@@ -21,6 +21,9 @@ from workflows.configuration.context import Context
 if TYPE_CHECKING:
     from workflows.analysis.inputs import Inputs
 
+# What the two readings of "replace K steps" are called in tables and figures.
+RULE_TEXT = {"exact": "noised to level K (exact)", "matched": "noised to level K+1 (matched)"}
+
 Rules = tuple[ForwardLevel, ...]
 Rows = dict[tuple[str, int], Mapping[str, Estimate]]
 MEASURES = ("correlation", "kl", "kl_excess", "kl_global", "mae", "psnr", "excess_r2", "lag1", "std")

@@ -10,8 +10,6 @@ from workflows.analysis.findings import cell, item_context, item_id, method_text
 from workflows.analysis.presentation import Cell, Column, Figure, Row, Table
 from workflows.report import plots
 
-RULE_TEXT = {"exact": "noised to level K (exact)", "matched": "noised to level K+1 (matched)"}
-
 
 def _rules(result: xr.Dataset) -> list[str]:
     """The rules a result holds: both, or one where shifted levels make them the same."""

@@ -10,8 +10,8 @@ import xarray as xr
 from workflows.analysis.findings import cell, item_context, item_id, method_text
 from workflows.analysis.presentation import Cell, Column, Figure, PaperValue, Table
 from workflows.analysis.published import paper_value
+from workflows.analysis.sweep import RULE_TEXT
 from workflows.report import plots
-from workflows.studies.fix.views import RULE_TEXT
 
 # KL in the unit of the paper's table.
 _MAIN = (
