@@ -8,6 +8,7 @@ import xarray as xr
 
 from workflows.analysis.findings import cell, item_context, item_id, method_text
 from workflows.analysis.presentation import Cell, Column, Figure, Row, Table
+from workflows.analysis.sweep import RULE_TEXT
 from workflows.report import plots
 
 
