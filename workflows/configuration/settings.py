@@ -30,13 +30,16 @@ class Settings(BaseModel):
     )
     images: str | None = Field(
         None,
+        min_length=1,
         description="folder of real images to invert in place of generated ones (captions and classes: metadata.jsonl)",
     )
     num_inference_steps: int | None = Field(
         None, ge=1, description="T, DDIM transitions (default: the card's)"
     )
     batch_size: int | None = Field(
-        None, ge=1, description="samples the network sees at once, in every key (default: the card's, at most a shard and n)"
+        None,
+        ge=1,
+        description="samples the network sees at once, in every key (default: the card's, at most a shard and n)",
     )
     samples_per_shard: int | None = Field(
         None, ge=1, description="samples stored together, whole batches (default: one batch); in no key"

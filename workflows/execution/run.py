@@ -93,7 +93,7 @@ def _run_each(plans: list[Plan], store: Store, chosen: Mapping[bool, _Chosen], w
         except FailedUnitsError as error:
             if len(plans) == 1:
                 raise
-            failed[plan.context.card.title] = error
+            failed[plan.context.title] = error
     if failed:
         raise FailedUnitsError(" ".join(f"{title}: {error}" for title, error in failed.items()))
 
@@ -104,7 +104,7 @@ def _run_one(plan: Plan, store: Store, chosen: _Chosen, watch: Watch) -> None:
     started, clock = datetime.now(UTC), time.monotonic()
     make_executor, resources, workers = chosen
     print(
-        f"{plan.context.card.title}, n={plan.context.num_samples}: {plan.shards_missing} of "
+        f"{plan.context.title}, n={plan.context.num_samples}: {plan.shards_missing} of "
         f"{sum(p.num_shards for p in plan.artifacts)} shards to compute in {plan.units} units "
         f"({count_text(plan.evaluations_missing)} network evaluations, {bytes_text(plan.bytes_total)} in all).",
         flush=True,

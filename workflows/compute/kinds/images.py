@@ -15,7 +15,11 @@ from workflows.compute.workbench import Arrays
 
 @computes(ImageList)
 def read(batch: Batch) -> Arrays:
-    """Images [start, stop) of the folder and their conditions; of a latent model the encoder's mean of each."""
+    """Images [start, stop) of the folder and their conditions; of a latent model the encoder's mean of each.
+
+    Raises:
+      WorkError: a file was changed since the plan was made. UsageError: the folder is gone, or holds no image.
+    """
     artifact: ImageList = batch.artifact
     images, span = open_images(artifact.location), slice(batch.start, batch.stop)
     images.check_unchanged(artifact.stamp)
@@ -26,6 +30,7 @@ def read(batch: Batch) -> Arrays:
     if artifact.conditioning == "prompt":
         arrays["prompt"] = prompts_to_bytes(list(images.captions[span]))
     rgb = images.squares(batch.start, batch.stop, batch.card.image_size)
+    images.check_unchanged(artifact.stamp)  # nor was a file replaced while they were read
     values = rgb.astype(np.float32) / 127.5 - 1
     if batch.card.domain == "latent":
         encoded = batch.model.codec.encode(batch.tensor(values), "mean")
