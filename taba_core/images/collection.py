@@ -71,8 +71,9 @@ class ImageCollection:
     def squares(self, start: int, stop: int, size: int) -> NDArray[np.uint8]:
         """The centre squares of images [start, stop), resized: uint8 (B, 3, size, size).
 
-        A square has the length of the shorter side. It is averaged over areas where it shrinks, and interpolated
-        (bicubic) where it grows.
+        A square has the length of the shorter side; of an odd margin the larger part is cut at the right or below.
+        Where it shrinks, a pixel is the mean of those whose centres lie in its area; where it grows, it is
+        interpolated (bicubic).
         """
         return np.stack([_square(decode_image(file), size) for file in self.files[start:stop]])
 
@@ -114,7 +115,7 @@ def _square(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 
     height, width = pixels.shape[:2]
     side = min(height, width)
-    top, left = (height - side) / 2, (width - side) / 2
+    top, left = (height - side) // 2, (width - side) // 2
     method = Image.Resampling.BOX if side > size else Image.Resampling.BICUBIC
     resized = Image.fromarray(pixels).resize((size, size), method, box=(left, top, left + side, top + side))
     return np.ascontiguousarray(np.asarray(resized).transpose(2, 0, 1))
