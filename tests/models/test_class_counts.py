@@ -20,7 +20,7 @@ def test_the_count_is_that_of_the_loaded_model(tmp_path):
     models = {
         tiny_class_unet(tmp_path / "unet"): 5,
         tiny_class_unet(tmp_path / "named", 5, labels): 4,  # the fifth is the null class
-        tiny_dit(tmp_path / "dit"): 10,
+        tiny_dit(tmp_path / "own-dit"): 10,
     }
     for model, expected in models.items():
         assert counted(model) == expected == len(load_model(str(model)).class_names)

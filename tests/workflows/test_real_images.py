@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from engine_runs import fingerprints, taba
 from real_image_runs import (
+    SMALL,
     STUDIES,
     arguments,
     context_of,
@@ -20,9 +23,9 @@ from real_image_runs import (
     save_pictures,
     write_metadata,
 )
-from tiny_checkpoints import tiny_class_unet, tiny_dit, tiny_ldm, tiny_unet
-from tiny_text_checkpoints import save_tiny_sd
 
+from cluster.pool.executor import Resources
+from cluster.pool.local import LocalExecutor
 from taba_core import rng
 from taba_core.artifacts.variable import UNCONDITIONAL
 from taba_core.errors import UsageError
@@ -31,7 +34,13 @@ from taba_core.models.base import load_model
 from taba_core.store import Store
 from workflows.analysis.study import find_studies
 from workflows.compute.conditioning import prompts_from_bytes, prompts_to_bytes
+from workflows.execution.engine import FailedUnitsError, run_plan
+from workflows.planning.plan import make_plan
 from workflows.report.from_store import write_store_report
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
+from tiny_checkpoints import tiny_class_unet, tiny_dit, tiny_ldm, tiny_unet
+from tiny_text_checkpoints import save_tiny_sd
 
 CAPTIONS = [f"a red boat, number {i}" for i in range(10)]
 CLASSES = [3, 0, 9, 1, 1, 2, 8, 7, 5, 4]
@@ -124,7 +133,7 @@ def test_latents_of_real_images_have_no_error_and_a_spread(store, told):
     region = group(store, "regions").read_samples(0, 10, ("region",))["region"].astype(bool)
     assert 0.2 < region.mean() < 0.8
     plain = latent.transpose(1, 0, 2, 3)[:, region]
-    assert float(found["std"][0]) == pytest.approx(plain.std(), rel=1e-6)
+    assert float(found["std"][0]) == pytest.approx(plain.std(ddof=1), rel=1e-6)
 
 
 def test_noise_columns_are_white_noise_of_a_stream_of_their_own(store):
@@ -139,7 +148,7 @@ def test_noise_columns_are_white_noise_of_a_stream_of_their_own(store):
     z = (noise - noise.mean()) / noise.std()
     assert abs(float(fix["std_noise"]) - 1) < 0.03 and abs(z.mean()) < 1e-6
     region = group(store, "regions").read_samples(0, 10, ("region",))["region"].astype(bool)
-    spread = noise.astype(float).transpose(1, 0, 2, 3)[:, region].std()
+    spread = noise.astype(float).transpose(1, 0, 2, 3)[:, region].std(ddof=1)
     assert float(results(store)["regions"]["std_reference"][0]) == pytest.approx(spread, rel=1e-6)
 
 
@@ -181,8 +190,9 @@ def test_a_grey_channel_reads_luminance(tmp_path, folder):
     assert image.shape == (10, 1, 16, 16) and np.allclose(image[:, 0], grey, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_latent_model_encodes_the_picture(tmp_path, folder):
-    model = tiny_ldm(tmp_path / "ldm")
+    model = tiny_ldm(tmp_path / "own-ldm")
     for workers in (1, 2):
         run(tmp_path / str(workers), context_of(folder, model=model), workers=workers)
     assert fingerprints(tmp_path / "1") == fingerprints(tmp_path / "2")
@@ -198,9 +208,10 @@ def test_a_latent_model_encodes_the_picture(tmp_path, folder):
     assert json.loads((tmp_path / "1" / "report" / "failures.json").read_text()) == []
 
 
+@pytest.mark.slow
 def test_captions_condition_their_images_and_no_prompt_list_is_needed(tmp_path):
     folder = save_pictures(tmp_path / "told", text=CAPTIONS)
-    model = save_tiny_sd(tmp_path / "sd")
+    model = save_tiny_sd(tmp_path / "own-sd")
     assert (
         taba("run", *arguments(folder, tmp_path / "s", model=model), "--executor", "local", "--no-report")
         == 0
@@ -219,7 +230,7 @@ def test_captions_condition_their_images_and_no_prompt_list_is_needed(tmp_path):
 
 
 def test_a_long_caption_is_stored_as_far_as_a_text_encoder_reads(tmp_path):
-    text = load_model(str(save_tiny_sd(tmp_path / "sd"))).text
+    text = load_model(str(save_tiny_sd(tmp_path / "own-sd"))).text
     long = "é日🏯 the red boat " * 100
     (stored,) = prompts_from_bytes(prompts_to_bytes([long]))
     assert long.startswith(stored) and 1020 < len(stored.encode()) <= 1024 < len(long.encode())
@@ -227,9 +238,10 @@ def test_a_long_caption_is_stored_as_far_as_a_text_encoder_reads(tmp_path):
         assert torch.equal(whole, cut)
 
 
+@pytest.mark.slow
 def test_classes_condition_their_images(tmp_path):
     folder = save_pictures(tmp_path / "told", **{"class": CLASSES})
-    model = tiny_dit(tmp_path / "dit")
+    model = tiny_dit(tmp_path / "own-dit")
     for workers in (1, 2):
         run(tmp_path / str(workers), context_of(folder, model=model), workers=workers)
     assert fingerprints(tmp_path / "1") == fingerprints(tmp_path / "2")
@@ -239,8 +251,9 @@ def test_classes_condition_their_images(tmp_path):
 def refused(capsys, *words):
     """The one line of a refusal before anything was written."""
     assert taba(*words) == 2
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line]
-    return line.removeprefix("taba: error: ")
+    said = capsys.readouterr().err
+    assert said.count("taba: error: ") == 1
+    return said.partition("taba: error: ")[2].strip()
 
 
 def local(folder, store, *sets, **choice):
@@ -255,16 +268,16 @@ def test_classes_the_model_does_not_know_are_refused_before_anything_runs(tmp_pa
     )
     # The embedding behind the last class is that of no class, which would be read without a word.
     write_metadata(folder, **{"class": [*CLASSES[:9], 10]})
-    said = refused(capsys, *local(folder, tmp_path / "s", model=tiny_dit(tmp_path / "dit")))
-    assert "'09.png' has class 10, and dit has the classes 0 to 9." in said
+    said = refused(capsys, *local(folder, tmp_path / "s", model=tiny_dit(tmp_path / "own-dit")))
+    assert "'09.png' has class 10, and own-dit has the classes 0 to 9." in said
     said = refused(capsys, *local(folder, tmp_path / "s", "conditioning=class"))
     assert "'09.png' has class 10, and Photo mixture has the classes 0 to 9." in said
     assert not (tmp_path / "s").exists()
 
 
 def test_missing_conditions_and_prompts_of_another_source_are_refused(tmp_path, folder, capsys):
-    sd = save_tiny_sd(tmp_path / "sd")
-    for model, kind, field in ((sd, "prompt", "text"), (tiny_dit(tmp_path / "dit"), "class", "class")):
+    sd = save_tiny_sd(tmp_path / "own-sd")
+    for model, kind, field in ((sd, "prompt", "text"), (tiny_dit(tmp_path / "own-dit"), "class", "class")):
         said = refused(capsys, *local(folder, tmp_path / "s", model=model))
         assert said == (
             f"images={folder}: {model.name} reads a condition (conditioning={kind}), and the images have none. Give "
@@ -312,11 +325,6 @@ def test_studies_that_need_a_path_refuse_with_one_message(study, folder):
 
 def plan_then(change, folder, store):
     """Plan a run, change the folder, run it."""
-    from cluster.pool.executor import Resources
-    from cluster.pool.local import LocalExecutor
-    from workflows.execution.engine import FailedUnitsError, run_plan
-    from workflows.planning.plan import make_plan
-
     place = Store.open(store, mode="a")
     plan = make_plan(context_of(folder), find_studies(["correlation"]), place)
     change()
@@ -362,10 +370,12 @@ def test_plan_status_verify_and_gc(store, folder, tmp_path, capsys):
     assert "computed 0 units, analysed 0 studies, reused 3" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_more_images_compute_what_is_missing_wherever_the_folder_lies_by_then(store, tmp_path, capsys):
     place = tmp_path / "s"
+    shards = [text.replace("shard=8", "shard=4") for text in SMALL]
     first, moved = save_pictures(tmp_path / "a" / "boats"), tmp_path / "b" / "boats"
-    run(place, context_of(first, "num_samples=4", "samples_per_shard=4"))
+    run(place, context_of(first, "num_samples=4", small=shards))
     moved.parent.mkdir()
     shutil.copytree(first, moved, copy_function=shutil.copyfile)  # other times too
     shutil.rmtree(first)
