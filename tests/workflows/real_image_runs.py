@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+from engine_runs import taba
 from PIL import Image
 
 from cluster.pool.executor import Resources
@@ -79,3 +80,15 @@ def results(store):
     place = Store.open(store)
     read = [place.read_result(name) for name in place.results()]
     return {result.attrs["study"]: result for result in read}
+
+
+def refused(capsys, *words):
+    """The one line of a refusal before anything was written."""
+    assert taba(*words) == 2
+    said = capsys.readouterr().err
+    assert said.count("taba: error: ") == 1
+    return said.partition("taba: error: ")[2].strip()
+
+
+def local(folder, store, *sets, **choice):
+    return ("run", *arguments(folder, store, *sets, **choice), "--executor", "local", "--no-report")
