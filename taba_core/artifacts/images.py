@@ -10,7 +10,7 @@ from taba_core.artifacts.base import SampleSource
 from taba_core.artifacts.variable import CLASS_ID, PROMPT, STATE, Variable, picture
 from taba_core.model_spec import ModelSpec
 
-# How a picture becomes a square: its centre, as large as the shorter side, area-averaged (or interpolated upwards).
+# How a picture becomes a square: `taba_core.images.collection.ImageCollection.squares` says it.
 Framing = Literal["centre-square"]
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from taba_core.cache import cache_folder, read_json_table, write_json_table
 from taba_core.errors import UsageError
 from taba_core.images import decode_image, list_images
-from taba_core.images.decode import DECODER_VERSION
+from taba_core.images.stamp import stamp_of
 
 MIN_SIDE = 64  # pixels of the shorter side
 
@@ -112,7 +112,8 @@ def photo_content(source: str = "builtin") -> Content:
     if source == "builtin":
         return content_of(load_photos())
     photos = load_photos(source)
-    table, key, stamp = cache_folder() / "photographs.json", str(Path(source).resolve()), _stamp(photos)
+    table, key = cache_folder() / "photographs.json", str(Path(source).resolve())
+    stamp = stamp_of((Path(source) / photo.name for photo in photos), what="photo")
     with _one_at_a_time:  # threads of one process would decode the same pictures side by side
         held = read_json_table(table).get(key)
         if isinstance(held, dict) and held.get("stamp") == stamp:
@@ -125,24 +126,6 @@ def photo_content(source: str = "builtin") -> Content:
 
 
 _one_at_a_time = threading.Lock()
-
-
-def _stamp(photos: Sequence[Photo]) -> str:
-    """Changes with any of the files, with the decoder and with the library below it."""
-    import PIL
-
-    parts = [f"{DECODER_VERSION}/{PIL.__version__}"]
-    for photo in photos:
-        assert isinstance(photo.source, Path)
-        try:
-            stat = photo.source.stat()
-        except OSError as error:
-            raise UsageError(
-                f"photo '{photo.source}' cannot be read ({error.strerror}). Remove it."
-            ) from None
-        # Time of change as well as of modification: a copy can keep the latter.
-        parts.append(f"{photo.name}/{stat.st_size}/{stat.st_mtime_ns}/{stat.st_ctime_ns}")
-    return hashlib.blake2b("\n".join(parts).encode(), digest_size=16).hexdigest()
 
 
 def content_of(photos: Sequence[Photo]) -> Content:

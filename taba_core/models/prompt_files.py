@@ -46,7 +46,7 @@ def read_prompts(path: Path, *, published: bool = False) -> tuple[str, ...]:
     suffix = path.suffix.lower()
     if suffix not in ("", ".txt", ".jsonl"):
         raise UsageError(f"prompts {path}: files of kind {suffix} are not read. {_KINDS}: {_EXPORT}.")
-    lines = re.split(r"\r\n|\n|\r", _text(path))
+    lines = re.split(r"\r\n|\n|\r", text_of(path))
     if suffix == ".jsonl":
         while lines and not lines[-1].strip():
             lines.pop()
@@ -57,7 +57,7 @@ def read_prompts(path: Path, *, published: bool = False) -> tuple[str, ...]:
         rows = [(number, _plain(line)) for number, line in enumerate(lines, start=1)]
         rows = [(number, prompt) for number, prompt in rows if prompt]
     for number, prompt in rows:
-        _refuse_characters(prompt, f"{path}:{number}", published, json_text=suffix == ".jsonl")
+        refuse_characters(prompt, f"{path}:{number}", published=published, json_text=suffix == ".jsonl")
     return tuple(prompt for _, prompt in rows)
 
 
@@ -78,12 +78,21 @@ def _short(prompt: str) -> str:
     return prompt if len(prompt) <= 40 else f"{prompt[:37]}..."
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path, *, what: str = "prompts", way_out: str = f"{_KINDS}, saved as UTF-8.") -> str:
+    """The text of a file: UTF-8, or UTF-16 and UTF-32 with their mark (BOM).
+
+    Args:
+      what: how messages call the file.
+      way_out: the sentence that ends the message about a binary file.
+    Raises:
+      FileNotFoundError: no such file.
+      UsageError: a file that may not be read, or is no text.
+    """
     try:
         content = path.read_bytes()
     except PermissionError:
         raise UsageError(
-            f"prompts {path} cannot be read: permission denied. Give yourself permission (chmod u+r)."
+            f"{what} {path} cannot be read: permission denied. Give yourself permission (chmod u+r)."
         ) from None
     except (FileNotFoundError, IsADirectoryError):
         raise FileNotFoundError(str(path)) from None
@@ -91,15 +100,15 @@ def _text(path: Path) -> str:
     if encoding.startswith("utf-8") and b"\0" in content:
         line = content[: content.index(b"\0")].count(b"\n") + 1
         raise UsageError(
-            f"prompts {path}: line {line} holds a zero byte, so it is no UTF-8 text: it is a binary file, or UTF-16 "
-            f"without its mark (BOM). {_KINDS}, saved as UTF-8."
+            f"{what} {path}: line {line} holds a zero byte, so it is no UTF-8 text: it is a binary file, or UTF-16 "
+            f"without its mark (BOM). {way_out}"
         )
     try:
         return content.decode(encoding)
     except UnicodeDecodeError as error:
         where, byte = _place(content, error.start)
         raise UsageError(
-            f"prompts {path}: line {where} is no {encoding.removesuffix('-sig').upper()} text (byte 0x{byte:02x} at "
+            f"{what} {path}: line {where} is no {encoding.removesuffix('-sig').upper()} text (byte 0x{byte:02x} at "
             f"position {error.start} of the file). Save the file as UTF-8; from another encoding: "
             f"iconv -f LATIN1 -t UTF-8 OLD.txt > NEW.txt."
         ) from None
@@ -143,8 +152,14 @@ def _is_header(line: str) -> bool:
     return False
 
 
-def _refuse_characters(prompt: str, place: str, published: bool, *, json_text: bool) -> None:
-    """Refuse what is not seen and would change an embedding, and what cannot be stored."""
+def refuse_characters(prompt: str, place: str, *, json_text: bool, published: bool = False) -> None:
+    """Refuse (UsageError) what is not seen and would change an embedding, and what cannot be stored.
+
+    Args:
+      place: file and line, for the message.
+      json_text: the prompt was written as JSON, where tabs and line ends are visible.
+      published: as `read_prompts`.
+    """
     for column, character in enumerate(prompt, start=1):
         kind = unicodedata.category(character)
         # Prompts are stored as UTF-8 padded with zeros: these two cannot be.

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from taba_core.errors import UsageError
+from taba_core.images import stamp
 from taba_core.models import photos as module
 from taba_core.models.mixture_fit import fit_key
 from taba_core.models.options import PhotoMixtureOptions
@@ -88,7 +89,7 @@ def test_a_folder_is_decoded_once_until_a_file_changes(folder, monkeypatch):
     assert photo_content(str(folder)) == first and len(decoded) == 2
     Image.fromarray(np.zeros((70, 80), np.uint8)).save(folder / "b.png")
     assert photo_content(str(folder)).fingerprint != first.fingerprint and len(decoded) == 4
-    monkeypatch.setattr(module, "DECODER_VERSION", module.DECODER_VERSION + 1)
+    monkeypatch.setattr(stamp, "DECODER_VERSION", stamp.DECODER_VERSION + 1)
     photo_content(str(folder))
     assert len(decoded) == 6
 

@@ -167,7 +167,7 @@ def cell(
         paper=paper if method_text(result) == "DDIM" else None,
         digits=digits,
         unit=unit,
-        seed=int(result.attrs["seed"]),
+        seed=seed_of([result]),
         **item_context(result),
     )
 
@@ -179,6 +179,26 @@ def item_context(result: xr.Dataset) -> dict[str, Any]:
         "T": int(result.attrs["T"]),
         "conventions": str(result.attrs["conventions"]),
     }
+
+
+def on_real_images(result: xr.Dataset) -> bool:
+    """Whether a result is of real images that somebody gave, not of generated ones."""
+    return bool(result.attrs.get("images"))
+
+
+def images_notes(labels: Sequence[str], results: Sequence[xr.Dataset]) -> tuple[str, ...]:
+    """A note under a table for each result of real images: which they are, and what the noise beside them is."""
+    return tuple(
+        f"{label}: real images ({result.attrs['images']}; n of them are used). They came from no noise; what stands "
+        "here for noise is white noise that was drawn for comparison."
+        for label, result in zip(labels, results, strict=True)
+        if on_real_images(result)
+    )
+
+
+def seed_of(results: Sequence[xr.Dataset]) -> int | None:
+    """The seed of the noise that images were generated from, of the first result; None where some are real."""
+    return None if any(map(on_real_images, results)) else int(results[0].attrs["seed"])
 
 
 def each_own(labels: Sequence[str], texts: Sequence[str]) -> str:

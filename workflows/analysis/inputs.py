@@ -144,7 +144,7 @@ class Inputs:
         return np.concatenate([read(int(i), int(i) + 1, (variable,))[variable] for i in samples])
 
     def pictures(self, name: str, samples: NDArray[np.integer]) -> NDArray[Any]:
-        """Generated images as one sees them, (k, 3, height, width) in [-1, 1]: decoded where the model is latent."""
+        """Images as one sees them, (k, 3, height, width) in [-1, 1]: decoded where the model is latent."""
         if "decoded" not in self.store.open_artifact(self.artifact(name)).variables:
             return self.pick(name, "image", samples)
         return (self.pick(name, "decoded", samples) / 127.5 - 1).astype(np.float32)

@@ -52,7 +52,7 @@ def print_plan(parts: list[Asked], machines: Machines | None, *, as_json: bool) 
 
 
 def _print_what(plan: Plan) -> None:
-    print(f"{plan.context.card.title}: {', '.join(s.name for s in plan.studies)}")
+    print(f"{plan.context.title}: {', '.join(s.name for s in plan.studies)}")
     if status(plan.context.card).startswith("missing") and plan.context.weights is None:
         print(f"weights: {status(plan.context.card)}")
     if note := plan.context.prompt_note:
@@ -153,7 +153,7 @@ def _print_models(plans: list[Plan], tables: list[Timetable]) -> None:
     times = [duration_text(table.seconds) for table in tables] or [""] * len(plans)
     rows = [
         (
-            plan.context.card.title,
+            plan.context.title,
             str(len(plan.studies)),
             count_text(plan.evaluations_missing),
             f"{plan.hours(plan.evaluations_missing):.2f}",

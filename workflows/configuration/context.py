@@ -23,7 +23,8 @@ from taba_core.artifacts.step_errors import StepErrors
 from taba_core.artifacts.step_predictions import StepPredictions
 from taba_core.conventions import EXACT, Conventions, ForwardLevel
 from taba_core.errors import UsageError
-from taba_core.images.collection import METADATA, ImageCollection, open_images
+from taba_core.images.collection import ImageCollection
+from taba_core.images.metadata import METADATA
 from taba_core.model_spec import ModelSpec, PromptSpec
 from taba_core.models.base import card_with_options, model_spec, planned_spec
 from taba_core.models.cards import Card
@@ -31,6 +32,7 @@ from taba_core.models.grids import timestep_grid
 from taba_core.models.prompt_files import repeated
 from taba_core.models.prompt_shapes import prompt_embedding_shape
 from taba_core.models.prompts import NAMED_LISTS, RECAP_COCO, load_prompts, recap_coco_path
+from workflows.configuration.given_images import image_list, open_given
 from workflows.configuration.method import ChosenMethod
 from workflows.configuration.settings import Settings
 
@@ -40,7 +42,6 @@ if TYPE_CHECKING:
 Conditioning = Literal["none", "class", "prompt"]
 SweepField = Literal["forward_steps", "long_forward_steps"]
 _NEEDED: dict[str, Conditioning] = {"none": "none", "class": "class", "text": "prompt"}
-LEAST_SAMPLES = 4  # floors need as many
 _OVERRIDES = ("network_time", "levels", "sampling_x0_rule", "inversion_x0_rule", "forward_level")
 
 
@@ -74,18 +75,23 @@ class Context:
         return self.card.title if given is None else f"{self.card.title} on {given.folder.name}"
 
     def images_line(self) -> str:
-        """Which real images were inverted, for the attributes of a result; "" where images were generated."""
+        """Which real images were given, for the attributes of a result; "" where images are generated."""
         given = self._collection
-        return (
-            ""
-            if given is None
-            else f"{len(given.files)} images of {given.folder.name}, {given.fingerprint()}"
-        )
+        if given is None:
+            return ""
+        return f"{len(given.files)} images of {given.folder.name}, fingerprint {given.fingerprint()}"
 
     def notes(self) -> tuple[str, ...]:
-        """What a user should know of the real images that were given: what in their folder is none."""
-        given = self._collection
-        return () if given is None or not given.skipped else (given.skipped,)
+        """What a user should know of the real images that were given before anything is computed."""
+        given, asked = self._collection, self.settings.num_samples
+        if given is None:
+            return ()
+        short = ""
+        if asked is not None and asked > len(given.files):
+            short = (
+                f"num_samples={asked}: {given.folder} holds {len(given.files)} images, and n is their number."
+            )
+        return tuple(filter(None, (given.skipped, short)))
 
     @cached_property
     def model_spec(self) -> ModelSpec:
@@ -95,7 +101,7 @@ class Context:
     def check_runnable(self) -> None:
         """Refuse (UsageError) what can be planned here but not run: weights or prompts that are elsewhere."""
         model_spec(self.model, self.settings.model_options, self.weights)
-        if self.conditioning == "prompt":
+        if self.conditioning == "prompt" and self._collection is None:
             load_prompts(self._prompt_source)
 
     @property
@@ -121,8 +127,11 @@ class Context:
 
     @cached_property
     def prompts(self) -> PromptSpec | None:
-        """The prompt list as it enters every key; without a fingerprint where the paper's is planned only."""
-        if self.conditioning != "prompt":
+        """The prompt list as it enters every key; without a fingerprint where the paper's is planned only.
+
+        None where images have no prompts, or bring captions of their own.
+        """
+        if self.conditioning != "prompt" or self._collection is not None:
             return None
         source = self._prompt_source
         if source == RECAP_COCO and not recap_coco_path().exists():
@@ -241,15 +250,7 @@ class Context:
 
     @cached_property
     def _collection(self) -> ImageCollection | None:
-        folder = self.settings.images
-        if folder is None:
-            return None
-        images = open_images(Path(folder).expanduser().resolve())
-        if len(images.files) < LEAST_SAMPLES:
-            raise UsageError(
-                f"images={folder}: {len(images.files)} images; at least {LEAST_SAMPLES} are needed for a table."
-            )
-        return images
+        return None if self.settings.images is None else open_given(self.settings.images)
 
     def images(self, num_inference_steps: int) -> Generation | ImageList:
         """The images a study starts from: those the user gives, else generated ones.
@@ -257,29 +258,16 @@ class Context:
         Raises:
           UsageError: images the model cannot work on, or that lack the condition that its network reads.
         """
-        collection = self._collection
-        if collection is None:
+        given = self._collection
+        if given is None:
             return self.generation(num_inference_steps)
         self.grid(num_inference_steps)
-        channels = self.card.sample_shape[0]
-        if self.card.domain == "pixel" and channels not in (1, 3):
-            raise UsageError(f"images: {self.card.title} works on {channels} channels, pictures have 3 or 1.")
-        needs = {"class": ("class", collection.classes), "prompt": ("text", collection.captions)}
-        if self.conditioning != "none" and not needs[self.conditioning][1]:
-            name = needs[self.conditioning][0]
+        if "prompts" in self.settings.model_fields_set:
             raise UsageError(
-                f"images={self.settings.images}: {self.card.title} reads a condition (conditioning="
-                f"{self.conditioning}) and the images have none; give each a '{name}' in {METADATA} of that folder."
+                f"prompts={self.settings.prompts}: real images have the captions of {METADATA} in their folder. Leave "
+                "prompts out, or leave images out."
             )
-        return ImageList(
-            model=self.model_spec,
-            batch_size=self.batch_size,
-            fingerprint=collection.fingerprint(),
-            num_images=len(collection.files),
-            conditioning=self.conditioning,
-            location=str(collection.folder),
-            stamp=collection.stamp,
-        )
+        return image_list(given, self.card, self.model_spec, self.conditioning, self.batch_size)
 
     def generation(self, num_inference_steps: int) -> Generation:
         """Generated images.
@@ -321,7 +309,7 @@ class Context:
         num_inference_steps: int | None = None,
         chosen: ChosenMethod | None = None,
     ) -> Inversion:
-        """Inversion of the generated images, its first `forward_steps` steps replaced.
+        """Inversion of images, its first `forward_steps` steps replaced.
 
         Args:
           num_inference_steps: the inversion's own T; None = that of the images.

@@ -30,6 +30,7 @@ class Settings(BaseModel):
     )
     images: str | None = Field(
         None,
+        min_length=1,
         description="folder of real images to invert in place of generated ones (captions and classes: metadata.jsonl)",
     )
     num_inference_steps: int | None = Field(

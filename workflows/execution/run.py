@@ -97,7 +97,7 @@ def _run_each(
         except FailedUnitsError as error:
             if len(plans) == 1:
                 raise
-            failed[plan.context.card.title] = error
+            failed[plan.context.title] = error
     if failed:
         raise FailedUnitsError(" ".join(f"{title}: {error}" for title, error in failed.items()))
 
@@ -108,7 +108,7 @@ def _run_one(plan: Plan, store: Store, chosen: _Chosen, watch: Watch, code: dict
     started, clock = datetime.now(UTC), time.monotonic()
     make_executor, resources, workers = chosen
     print(
-        f"{plan.context.card.title}, n={plan.context.num_samples}: {plan.shards_missing} of "
+        f"{plan.context.title}, n={plan.context.num_samples}: {plan.shards_missing} of "
         f"{sum(p.num_shards for p in plan.artifacts)} shards to compute in {plan.units} units "
         f"({count_text(plan.evaluations_missing)} network evaluations, {bytes_text(plan.bytes_total)} in all).",
         flush=True,

@@ -140,7 +140,7 @@ def print_simulation(
     )
     print_table(header, rows)
     units = sum(plan.units for plan in plans)
-    names = ", ".join(plan.context.card.title for plan in plans)
+    names = ", ".join(plan.context.title for plan in plans)
     print(
         f"\n{names}: {count_text(units)} units"
         + (", models one after another" if len(plans) > 1 else "")
@@ -175,7 +175,7 @@ _WIDTH = 60  # characters of the text timeline
 
 def _print_spans(plan: Plan, outcome: Outcome) -> None:
     end = outcome.simulation.makespan
-    print(f"{plan.context.card.title}: {duration_text(end)}")
+    print(f"{plan.context.title}: {duration_text(end)}")
     width = max(map(len, outcome.spans))
     for kind, (first, last) in sorted(outcome.spans.items(), key=lambda item: item[1]):
         left, right = (round(_WIDTH * at / end) for at in (first, last))

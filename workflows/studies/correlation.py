@@ -19,10 +19,13 @@ from workflows.analysis.findings import (
     cell,
     each_own,
     for_each,
+    images_notes,
     interval_numbers,
     item_context,
     item_id,
+    on_real_images,
     row_labels,
+    seed_of,
 )
 from workflows.analysis.inputs import PICTURE_DIMS
 from workflows.analysis.presentation import Column, Figure, Row, Section, Table
@@ -45,7 +48,7 @@ class Correlation(Study):
     name = "correlation"
     aliases = ("table2", "fig2")
     title = "Latents are correlated"
-    question = "Do latents from DDIM inversion follow the standard Gaussian the images were generated from?"
+    question = "Do latents from DDIM inversion follow the standard Gaussian that images are generated from?"
     paper_section = "3.1"
 
     def requests(self, context: Context) -> Mapping[str, Request]:
@@ -157,10 +160,11 @@ def _table2(labels: list[str], results: Sequence[xr.Dataset]) -> Table:
         rows=tuple(labels),
         columns=columns,
         cells=cells,
-        seed=int(first.attrs["seed"]),
+        seed=seed_of(results),
         **item_context(first),
         notes=(
             "The floor is what white noise gives at this n: the paper's noise column is the floor at its own n.",
+            *images_notes(labels, results),
         ),
     )
 
@@ -193,30 +197,40 @@ def _unbiased(labels: list[str], results: Sequence[xr.Dataset]) -> Table:
         rows=tuple(labels),
         columns=tuple(columns),
         cells=cells,
-        seed=int(first.attrs["seed"]),
+        seed=seed_of(results),
         **item_context(first),
+        notes=images_notes(labels, results),
     )
 
 
 def _figures(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Dataset]) -> tuple[Figure, ...]:
     noise, latent, image = (result[f"first_{o}"].values for o in _OBJECTS)
 
+    real = on_real_images(result)
+    # What a real image came from is not known, so there is no difference to show.
+    states = {"white noise" if real else "$x^T$": noise, r"$\hat{x}^T$": latent}
+    states |= {} if real else {r"$\hat{x}^T - x^T$": latent - noise}
+
     def draw_latents() -> object:
         rows = [
             plots.image_tiles(image),
-            *(plots.latent_tiles(plots.three_channels(x))[0] for x in (noise, latent, latent - noise)),
+            *(plots.latent_tiles(plots.three_channels(x))[0] for x in states.values()),
             plots.latent_tiles(plots.principal_channels(latent))[0],
         ]
-        names = ("$x^0$", "$x^T$", r"$\hat{x}^T$", r"$\hat{x}^T - x^T$", r"PCA of $\hat{x}^T$")
-        return plots.tile_grid(rows, names)
+        return plots.tile_grid(rows, ("$x^0$", *states, r"PCA of $\hat{x}^T$"))
 
     values = tuple(
         Row(label, o, float(result[f"correlation_{o}"]), floor=float(result["correlation_floor"]))
         for o in _OBJECTS
     )
+    shown = (
+        "Real images, white noise for comparison, their latents"
+        if real
+        else "Samples, the noise they came from, their latents, latent minus noise"
+    )
     caption = (
-        "Samples, the noise they came from, their latents, latent minus noise, and the principal components of the "
-        "latent's channels (per image). Structure of the image shows in the latent; in the noise there is none. "
+        f"{shown}, and the principal components of the latent's channels (per image). Structure of the image shows in "
+        "the latent; in the noise there is none. "
         "Every row of states has its own symmetric colour scale."
     )
     return (

@@ -18,10 +18,13 @@ from workflows.analysis.findings import (
     Findings,
     cell,
     for_each,
+    images_notes,
     interval_numbers,
     item_context,
     item_id,
+    on_real_images,
     row_labels,
+    seed_of,
 )
 from workflows.analysis.inputs import PICTURE_DIMS
 from workflows.analysis.presentation import DASH, Cell, Column, Figure, PaperValue, Row, Section, Table
@@ -70,9 +73,8 @@ class Regions(Study):
         of = inputs.reduce(columns, {"error": RegionError()}, context.settings.bootstrap_replicates)["error"]
         found = Findings()
         found.coordinate("region", REGIONS)
-        has_noise = (
-            inputs.noise("images") is not None
-        )  # real images have none, so their latents have no error
+        # Real images came from no noise, so their latents have no error.
+        has_noise = inputs.noise("images") is not None
         for name in ("std", "std_reference", "share", *(("error", "rms_error") if has_noise else ())):
             found.estimate(name, of[name], ("region",))
         if has_noise:
@@ -192,9 +194,9 @@ def _table3(labels: list[str], results: Sequence[xr.Dataset]) -> Table:
         rows=("Noise (def.)", *labels),
         columns=columns,
         cells=tuple(cells),
-        seed=int(first.attrs["seed"]),
+        seed=seed_of(results),
         **item_context(first),
-        notes=tuple(notes),
+        notes=(*notes, *images_notes(labels, results)),
     )
 
 
@@ -214,12 +216,13 @@ def _note(label: str, result: xr.Dataset) -> str:
     def both(name: str) -> str:
         return " / ".join(f"{float(result[name].sel(region=region)):.3f}" for region in _LABELS)
 
+    noise = "White noise" if on_real_images(result) else "The noise itself"
     text = (
-        f"{label}: {float(result['share'].sel(region='plain')):.1%} of the pixels are plain. The noise itself has std "
+        f"{label}: {float(result['share'].sel(region='plain')):.1%} of the pixels are plain. {noise} has std "
         f"{both('std_reference')} there"
     )
-    if "std_bound" not in result:
-        return text + "; these are real images, which came from no noise, so their latents have no error."
+    if on_real_images(result):
+        return text + "; real images came from no noise, so their latents have no error."
     text += f"; no latent can have less than {both('std_bound')} (noise std - RMS error)."
     if "std_flat" in result:
         text += (
@@ -237,13 +240,17 @@ def _figures(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Da
     noise, latent = result["example_noise"].values, result["example_latent"].values
     ids = ", ".join(map(str, result["example_id"].values))
 
+    real = on_real_images(result)
+
     def draw_teaser() -> object:
         rows = [
             plots.image_tiles(images[:4]),
             plots.mask_tiles(images[:4], masks[:4]),
             *(plots.latent_tiles(plots.three_channels(x[:4]), 3.0)[0] for x in (noise, latent)),
         ]
-        return plots.tile_grid(rows, ("$x^0$", "plain areas", "$x^T$", r"$\hat{x}^T$"))
+        return plots.tile_grid(
+            rows, ("$x^0$", "plain areas", "white noise" if real else "$x^T$", r"$\hat{x}^T$")
+        )
 
     def draw_masks() -> object:
         return plots.mask_overlay_grid(images, masks)
@@ -258,8 +265,9 @@ def _figures(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Da
         Figure(
             item_id("fig1", index, results),
             f"Latents are flat where the image is flat, {label}",
-            "Images, their plain areas, the noise they came from, and their latents on the same scale: in plain areas "
-            "the latent lacks variance.",
+            f"{'Real images' if real else 'Images'}, their plain areas, "
+            f"{'white noise for comparison' if real else 'the noise they came from'}, and their latents on the same "
+            "scale: in plain areas the latent lacks variance.",
             draw_teaser,
             **item_context(result),
             values=values,

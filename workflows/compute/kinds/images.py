@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from taba_core.artifacts.images import ImageList
 from taba_core.artifacts.variable import UNCONDITIONAL
+from taba_core.errors import UsageError, WorkError
 from taba_core.images.collection import open_images
 from workflows.compute.batch import Batch, computes
 from workflows.compute.conditioning import prompts_to_bytes
@@ -15,17 +16,26 @@ from workflows.compute.workbench import Arrays
 
 @computes(ImageList)
 def read(batch: Batch) -> Arrays:
-    """Images [start, stop) of the folder and their conditions; of a latent model the encoder's mean of each."""
+    """Images [start, stop) of the folder and their conditions; of a latent model the encoder's mean of each.
+
+    Raises:
+      WorkError: a file was changed since the plan was made, or the folder is gone.
+    """
     artifact: ImageList = batch.artifact
-    images, span = open_images(artifact.location), slice(batch.start, batch.stop)
-    images.check_unchanged(artifact.stamp)
+    span = slice(batch.start, batch.stop)
+    try:
+        images = open_images(artifact.location)
+        images.check_unchanged(artifact.stamp)
+        rgb = images.squares(batch.start, batch.stop, batch.card.image_size)
+        images.check_unchanged(artifact.stamp)  # nor was a file replaced while they were read
+    except UsageError as error:  # all was well when the plan was made: another machine may have the files
+        raise WorkError(str(error)) from None
     classes = np.full(len(batch.ids), UNCONDITIONAL, dtype=np.int32)
     if artifact.conditioning == "class":
         classes = np.array(images.classes[span], dtype=np.int32)
     arrays: Arrays = {"class_id": classes}
     if artifact.conditioning == "prompt":
         arrays["prompt"] = prompts_to_bytes(list(images.captions[span]))
-    rgb = images.squares(batch.start, batch.stop, batch.card.image_size)
     values = rgb.astype(np.float32) / 127.5 - 1
     if batch.card.domain == "latent":
         encoded = batch.model.codec.encode(batch.tensor(values), "mean")

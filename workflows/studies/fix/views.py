@@ -6,7 +6,15 @@ from collections.abc import Sequence
 
 import xarray as xr
 
-from workflows.analysis.findings import cell, item_context, item_id, method_text
+from workflows.analysis.findings import (
+    cell,
+    images_notes,
+    item_context,
+    item_id,
+    method_text,
+    on_real_images,
+    seed_of,
+)
 from workflows.analysis.presentation import Cell, Column, Figure, Row, Table
 from workflows.analysis.sweep import RULE_TEXT
 from workflows.report import plots
@@ -40,7 +48,8 @@ def tables_of(label: str, result: xr.Dataset, index: int, results: Sequence[xr.D
     latent_space = str(result.attrs.get("domain", "pixel")) == "latent"
     if not latent_space:  # decibels refer to the range of images
         unbiased += (Column("psnr", "Recon. PSNR"),)
-    rows, groups = ["Noise", f"{method_text(result)} latent (K=0)"], ["", ""]
+    noise = "White noise" if on_real_images(result) else "Noise"
+    rows, groups = [noise, f"{method_text(result)} latent (K=0)"], ["", ""]
     for rule in _rules(result):
         rows += [_percent(k, T) for k in counts[1:]]
         groups += [RULE_TEXT[rule]] * len(counts[1:])
@@ -59,7 +68,7 @@ def tables_of(label: str, result: xr.Dataset, index: int, results: Sequence[xr.D
         "rows": tuple(rows),
         "row_groups": tuple(groups),
         "row_header": "Replaced steps",
-        "seed": int(result.attrs["seed"]),
+        "seed": seed_of([result]),
         **item_context(result),
     }
     return (
@@ -76,6 +85,7 @@ def tables_of(label: str, result: xr.Dataset, index: int, results: Sequence[xr.D
                 "Reconstruction error in the model's latent space, not on decoded images."
                 if latent_space
                 else "Reconstruction error on images in [-1, 1].",
+                *images_notes([label], [result]),
             ),
             **common,
         ),
@@ -85,6 +95,7 @@ def tables_of(label: str, result: xr.Dataset, index: int, results: Sequence[xr.D
             caption="Measures that are 0 (standard deviation: 1) for white noise at every n.",
             columns=unbiased,
             cells=cells(unbiased),
+            notes=images_notes([label], [result]),
             **common,
         ),
     )
@@ -166,7 +177,7 @@ def figures_of(
             item_id("table4-sweep", index, results),
             f"Decorrelation and its price, {label}",
             "Correlation, divergence and reconstruction error against the number of replaced steps K, both rules; "
-            "dotted: noise at the same n.",
+            f"dotted: {'white noise' if on_real_images(result) else 'noise'} at the same n.",
             draw_sweep,
             **item_context(result),
         ),
