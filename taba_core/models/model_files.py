@@ -111,7 +111,10 @@ def check_model_files(card: Card, source: Path) -> None:
 def check_component(folder: Path) -> None:
     """Refuse a component's folder without configuration or with weights that cannot be read. Raises UsageError."""
     if not folder.is_dir():
-        raise UsageError(f"{folder} is missing. Download the whole model again.")
+        raise UsageError(
+            f"{folder} is missing. Download the whole model again; if it is a model of another family, use the card's "
+            f"weights, or the directory by itself: --model {folder.parent}."
+        )
     check_json(folder / "config.json")
     found = component_files(folder)
     if found is None:

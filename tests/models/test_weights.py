@@ -41,6 +41,8 @@ def directory(tmp_path):
         (folder / part).mkdir(parents=True)
         (folder / part / "config.json").write_text("{}")
         save_file({"w": np.ones(2, np.float32)}, folder / part / "model.safetensors")
+    codec = '{"_class_name": "VQModel", "latent_channels": 3, "block_out_channels": [8, 16, 16]}'
+    (folder / "vqvae" / "config.json").write_text(codec)
     return folder
 
 
@@ -70,7 +72,7 @@ def test_status_says_present_or_what_to_do(cache):
     stored_at(card).mkdir(parents=True)
     assert locate(card) == stored_at(card)
     unet = stored_at(card) / "unet"
-    assert status(card) == f"damaged: {unet} is missing. Download the whole model again."
+    assert status(card).startswith(f"damaged: {unet} is missing. Download the whole model again; ")
     adm = load_card("adm-64")
     with zipfile.ZipFile(stored_at(adm), "w") as archive:
         archive.writestr("w/data.pkl", pickle.dumps({}, protocol=2))
