@@ -107,7 +107,7 @@ def _adm(module: nn.Module, recipe: Recipe, directory: Path) -> Path:
     origin = origins({name: tuple(value.shape) for name, value in state.items()}, flags)
     weights = {key: value.half().contiguous() for key, value in to_openai(state, origin, flags).items()}
     save_file(weights, directory / ADM_WEIGHTS)
-    schedule = recipe.schedule.model_dump(exclude_none=True) if recipe.schedule else {}
+    schedule = recipe.process().model_dump(exclude_none=True)
     card = {
         "extends": "adm-32", "name": directory.name, "title": directory.name, "train_set": "photographs",
         "image_size": recipe.image_size, "sample_shape": [3, recipe.image_size, recipe.image_size],
@@ -120,8 +120,7 @@ def _adm(module: nn.Module, recipe: Recipe, directory: Path) -> Path:
 
 
 def _scheduler(recipe: Recipe) -> dict[str, Any]:
-    assert recipe.schedule is not None
-    schedule = recipe.schedule
+    schedule = recipe.process()
     config: dict[str, Any] = {
         "_class_name": "DDIMScheduler",
         "num_train_timesteps": schedule.N,

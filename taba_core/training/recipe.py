@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from taba_core.diffusion.schedule import NoiseSchedule
-from taba_core.errors import unknown_name
+from taba_core.errors import UsageError, unknown_name
 from taba_core.models.cards import ScheduleCard
 
 Family = Literal["autoencoder", "adm", "ldm", "dit", "if"]
@@ -54,12 +54,16 @@ class Recipe(BaseModel):
             raise ValueError(f"recipe '{self.name}': the family if has a text encoder, others have none.")
         return self
 
+    def process(self) -> ScheduleCard:
+        """The noising process. Raises UsageError for an autoencoder, which has none."""
+        if self.schedule is None:
+            raise UsageError(f"recipe '{self.name}' is an autoencoder's: it has no noise schedule.")
+        return self.schedule
+
     def noise_schedule(self) -> NoiseSchedule:
-        """The schedule of the training process."""
-        assert self.schedule is not None, self.name
-        return NoiseSchedule.named(
-            self.schedule.kind, **self.schedule.arguments(), timestep_scale=self.timestep_scale
-        )
+        """The schedule of the training process. Raises UsageError for an autoencoder."""
+        schedule = self.process()
+        return NoiseSchedule.named(schedule.kind, **schedule.arguments(), timestep_scale=self.timestep_scale)
 
 
 @cache
