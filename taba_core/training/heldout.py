@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -121,6 +122,12 @@ def errors_of(
     return errors
 
 
+def fitted_wiener(model: Denoiser, card: Card, photos: Sequence[Photo], *, seed: int) -> WienerFilter:
+    """The Wiener filter of training crops as a model sees them, four crops for each dimension of a state."""
+    crops = 4 * math.prod(card.sample_shape)
+    return WienerFilter(examples(model, card, photos, crops, region="training", seed=seed).x_0)
+
+
 class Comparison(NamedTuple):
     """Errors on the same noisy crops of a held-out strip, at the levels LEVELS of a network's grid.
 
@@ -139,17 +146,15 @@ class Comparison(NamedTuple):
 
 
 def compare(
-    model: Denoiser, card: Card, photos: Sequence[Photo], *, count: int, fitted: int, seed: int
+    model: Denoiser, card: Card, photos: Sequence[Photo], wiener: WienerFilter, *, count: int, seed: int
 ) -> Comparison:
-    """A network's held-out errors beside those of two denoisers that are exact for simpler data.
+    """A network's errors on `count` held-out crops beside those of two denoisers that are exact for simpler data.
 
     Args:
-      count: held-out crops.
-      fitted: training crops that the Gaussian is fitted to; many more than a state has dimensions.
+      wiener: of training crops, as `fitted_wiener` makes it; networks with one autoencoder can share it.
     """
     given = examples(model, card, photos, count, region="held-out", seed=seed)
     grid = timestep_grid(card, NUM_INFERENCE_STEPS)
-    wiener = WienerFilter(examples(model, card, photos, fitted, region="training", seed=seed).x_0)
     filtered = errors_of(
         lambda x_t, level, rows: wiener.eps(x_t, float(grid.alpha_bar[level])), given.x_0, grid, seed=seed
     )

@@ -38,12 +38,14 @@ def ship(out: Path, box: Path = BOX, names: Sequence[str] = ()) -> None:
         facts = json.loads((out / f"{name}.json").read_text(encoding="utf-8"))
         recipe = recipe_named(name)
         if recipe.family != "autoencoder":
-            shutil.rmtree(box / name, ignore_errors=True)
             autoencoder = out / f"{recipe.autoencoder}.safetensors" if recipe.autoencoder else None
-            unpack(out / f"{name}.safetensors", box / name, autoencoder=autoencoder)
-            (box / name / "card.yaml").unlink(missing_ok=True)
-            for path in (box / name).rglob("*.safetensors"):
+            fresh = box / f".{name}"  # complete before it takes the place of what may be in use
+            unpack(out / f"{name}.safetensors", fresh, autoencoder=autoencoder)
+            (fresh / "card.yaml").unlink(missing_ok=True)
+            for path in fresh.rglob("*.safetensors"):
                 path.chmod(0o644)  # whoever may use the installation may read them
+            shutil.rmtree(box / name, ignore_errors=True)
+            fresh.rename(box / name)
             weights = box / name / ADM_WEIGHTS if recipe.family == "adm" else box / name
             facts = {"content": content_hash(weights), **facts}
         write_text_whole(box / f"{name}.json", _text(facts))

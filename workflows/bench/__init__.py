@@ -43,7 +43,7 @@ OPTIONS = {
     "step": ("models", "profiles", "batch_size"),
     "profile-drift": ("models", "profiles", "weights", "num_samples"),
     "chaos": ("kills",),
-    "box-error": ("num_samples",),
+    "box-error": ("num_samples", "networks"),
 }
 
 

@@ -6,34 +6,52 @@ filter knows mean and covariance of the training crops; the photo mixture has se
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from workflows.bench.paired import Measurement, Row
+
+if TYPE_CHECKING:
+    from taba_core.models.cards import Card
 
 BOX = ("photo-adm", "photo-ldm", "photo-dit", "photo-if")
 SEED = 7
 
 
-def measure(*, repeats: int = 1, num_samples: int = 256, fitted: int = 10_000) -> Measurement:
-    """Held-out errors of the four networks. Deterministic: `repeats` changes nothing.
+def measure(*, repeats: int = 1, num_samples: int = 256, networks: Sequence[str] = BOX) -> Measurement:
+    """Held-out errors of the networks. Deterministic: `repeats` changes nothing.
 
     Figures: NETWORK-level-LEVEL-SIDE, where SIDE is network, wiener or mixture.
     """
     from taba_core.models.base import load_model
     from taba_core.models.catalog import load_card
     from taba_core.models.photos import load_photos
-    from taba_core.training.heldout import LEVELS, compare
+    from taba_core.training.heldout import LEVELS, compare, fitted_wiener
 
-    rows, figures = [], {}
-    for name in BOX:
-        card = load_card(name)
-        found = compare(load_model(name), card, load_photos(), count=num_samples, fitted=fitted, seed=SEED)
-        for side, errors in (
-            ("network", found.network),
-            ("wiener", found.wiener),
-            ("mixture", found.mixture),
-        ):
-            if errors is None:
-                continue
-            label = f"{card.title}, levels {', '.join(map(str, LEVELS))}" if side == "network" else ""
-            rows.append(Row(label, f"{num_samples} crops", side, " ".join(f"{e:.4f}" for e in errors)))
-            figures |= {f"{name}-level-{level}-{side}": e for level, e in zip(LEVELS, errors, strict=True)}
+    rows, figures, photos, filters = [], {}, load_photos(), {}
+    for name in networks:
+        card, model = load_card(name), load_model(name)
+        space = _space(card)
+        if space not in filters:
+            filters[space] = fitted_wiener(model, card, photos, seed=SEED)
+        found = compare(model, card, photos, filters[space], count=num_samples, seed=SEED)
+        rows.append(Row(card.title, f"{num_samples} crops", "alpha_bar", _line(found.alpha_bar)))
+        for side in ("network", "wiener", "mixture"):
+            errors = getattr(found, side)
+            if errors is not None:
+                rows.append(Row("", "", side, _line(errors)))
+                figures |= {
+                    f"{name}-level-{level}-{side}": e for level, e in zip(LEVELS, errors, strict=True)
+                }
     return Measurement(tuple(rows), figures)
+
+
+def _space(card: Card) -> str:
+    """What the states of a network are: pixels of a size, or latents of an autoencoder."""
+    from taba_core.models.weights import content_hash, stored_at
+
+    return f"{card.sample_shape}" if card.domain == "pixel" else content_hash(stored_at(card) / "vae")
+
+
+def _line(values: Sequence[float]) -> str:
+    return " ".join(f"{value:.4f}" for value in values)
