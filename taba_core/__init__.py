@@ -8,13 +8,13 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from taba_core.version import __version__
+
 if TYPE_CHECKING:
     from taba_core.diffusion.inversion import invert
     from taba_core.diffusion.sampling import generate
     from taba_core.models.base import load_model
     from taba_core.store.query import find, open_store
-
-__version__ = "0.1.0"
 
 __all__ = ["__version__", "find", "generate", "invert", "load_model", "open_store"]
 

@@ -1,24 +1,34 @@
-"""Imports run one way: workflows -> cluster, taba_core; torch and the stores meet in workflows/tasks.py only."""
+"""Imports run one way: workflows -> cluster, taba_core; torch and the stores meet in workflows/tasks.py only.
+
+Every rule is read from the syntax trees of all files, at any depth: imports inside functions and relative ones count.
+"""
 
 from __future__ import annotations
 
-import ast
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from source_tree import (
+    circle_of_imports,
+    files_below,
+    imports_of,
+    is_within,
+    module_name,
+    modules,
+    properties,
+    work_in_asserts,
+)
 
-ROOT = Path(__file__).parent.parent
 TORCH, STORES, RAY = {"torch"}, {"xarray", "zarr", "dask"}, {"ray"}
 
-# Folder -> packages no file below it may import, at any level of its syntax tree.
+# Folder or file -> packages and modules that nothing in it may import.
 FORBIDDEN = {
     "taba_core": {"cluster", "workflows", *RAY},
-    "taba_core/diffusion": STORES,
-    "taba_core/models": STORES,
-    "taba_core/stats": TORCH,
-    "taba_core/store": TORCH,
+    "taba_core/diffusion": {"taba_core.store", "taba_core.stats", *STORES},
+    "taba_core/models": {"taba_core.store", *STORES},
+    "taba_core/stats": {"taba_core.models", "taba_core.store", *TORCH},
+    "taba_core/store": {"taba_core.models", *TORCH},
     "taba_core/schema.py": TORCH,
     "taba_core/theory.py": TORCH,
     "taba_core/slerp.py": {*TORCH, *STORES},
@@ -27,43 +37,85 @@ FORBIDDEN = {
 }
 
 
-def imports_of(file: Path) -> set[str]:
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            found.add(node.module)
-    return found
-
-
 @pytest.mark.parametrize("place", FORBIDDEN)
 def test_nothing_imports_against_the_direction(place):
-    path = ROOT / place
-    files = [path] if path.is_file() else sorted(path.rglob("*.py"))
+    files = files_below(place)
     assert files, f"{place} is gone; move its rule"
     wrong = {
-        str(file.relative_to(ROOT)): bad
+        module_name(file): bad
         for file in files
-        if (bad := {m for m in imports_of(file) if m.split(".")[0] in FORBIDDEN[place]})
+        if (bad := {m for m in imports_of(file) for rule in FORBIDDEN[place] if is_within(m, rule)})
     }
     assert not wrong
 
 
+def study_of(module: str) -> str:
+    """The study, a module or a package of workflows.studies, that a module belongs to; "" outside them."""
+    parts = module.split(".")
+    return parts[2] if parts[:2] == ["workflows", "studies"] and len(parts) > 2 else ""
+
+
 def test_studies_never_import_one_another():
-    for file in (ROOT / "workflows/studies").glob("*.py"):
-        assert not {m for m in imports_of(file) if m.startswith("workflows.studies")}, file
+    wrong = {
+        name: others
+        for name, file in modules().items()
+        if study_of(name)
+        and (others := {m for m in imports_of(file) if study_of(m) not in ("", study_of(name))})
+    }
+    assert not wrong
 
 
 def test_tensors_become_stored_arrays_in_one_file():
-    def uses_torch_and_store(file: Path) -> bool:
-        modules = imports_of(file)
-        return any(m.split(".")[0] == "torch" for m in modules) and any(
-            m.startswith("taba_core.store") for m in modules
+    def meets(file):
+        return any(is_within(m, "torch") for m in imports_of(file)) and any(
+            is_within(m, "taba_core.store") for m in imports_of(file)
         )
 
-    found = [f.name for f in (ROOT / "workflows").glob("*.py") if uses_torch_and_store(f)]
-    assert found == ["tasks.py"]
+    # Benchmarks measure both halves, and store nothing that anyone reads.
+    found = [
+        name for name, file in modules().items() if meets(file) and not is_within(name, "workflows.bench")
+    ]
+    assert found == ["workflows.tasks"]
+
+
+def test_no_modules_import_one_another_in_a_circle():
+    assert not circle_of_imports()
+
+
+def test_no_assert_does_work_that_python_leaves_out_under_O():
+    known = properties()
+    assert {"method", "module", "units"} <= known
+    assert not [line for file in modules().values() for line in work_in_asserts(file, known)]
+
+
+def test_a_file_knows_its_imports_wherever_they_stand(tmp_path):
+    package = tmp_path / "workflows" / "studies" / "one"
+    package.mkdir(parents=True)
+    (tmp_path / "workflows/studies/two.py").write_text("def f():\n    from .one import part\n")
+    (package / "__init__.py").write_text("from ..two import f\nfrom . import part\n")
+    (package / "part.py").write_text("import os.path\n")
+    assert imports_of(package / "__init__.py", tmp_path) == {
+        "workflows.studies.two",
+        "workflows.studies.one.part",
+    }
+    assert imports_of(package / "part.py", tmp_path) == {"os.path"}
+    assert imports_of(tmp_path / "workflows/studies/two.py", tmp_path) == {"workflows.studies.one.part"}
+    assert not circle_of_imports(tmp_path)
+    (package / "part.py").write_text("class A:\n    from workflows.studies import two\n")
+    imports_of.cache_clear()
+    assert circle_of_imports(tmp_path) == [
+        "workflows.studies.one.part",
+        "workflows.studies.two",
+        "workflows.studies.one.part",
+    ]
+
+
+@pytest.mark.parametrize("line", ["self.method is not None", "f(x)", "(y := x)", "len(f(x)) == 1"])
+def test_work_in_an_assert_is_seen(tmp_path, line):
+    (tmp_path / "a.py").write_text(f"assert {line}\n")
+    assert list(work_in_asserts(tmp_path / "a.py", frozenset({"method"}))) == [f"a.py:1: assert {line}"]
+    (tmp_path / "b.py").write_text("assert isinstance(self.x, int) and len(x) == 3\n")
+    assert not list(work_in_asserts(tmp_path / "b.py", frozenset({"method"})))
 
 
 @pytest.mark.parametrize("command", (["--help"], ["run", "--help"]))

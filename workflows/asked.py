@@ -70,7 +70,7 @@ def check(asked: Asked) -> Job:
     """
     chosen = find_studies(asked.studies)
     context = Context(asked.model, asked.method, parse_settings(asked.assignments), asked.weights)
-    assert context.chosen.method is not None  # an unknown method or option is refused here
+    context.chosen.check()
     if asked.as_in_paper:
         chosen = [study for study in chosen if asked.model in study.paper_models]
     for study in chosen:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from taba_core.errors import UsageError
 from taba_core.store import Store
-from taba_core.store.place import is_remote
+from taba_core.store.address import is_remote
 from workflows.plan import Plan
 from workflows.text import bytes_text, count_text
 

@@ -34,8 +34,12 @@ class ChosenMethod:
         """The method. Raises UsageError: no such method, or an option it does not have."""
         from taba_core.diffusion.inversion import inversion_method_named
 
-        assert self.module is not None  # a user's own file is found before it is imported
+        _ = self.module  # Finding a user's own file makes it importable, so this comes before the import.
         return inversion_method_named(self.name, **self.given)
+
+    def check(self) -> None:
+        """Refuse (UsageError) an unknown method, or an option that the method does not have."""
+        _ = self.method  # Making the method is the check.
 
     @cached_property
     def options(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from taba_core.errors import UsageError
 from taba_core.store import Store
-from taba_core.store.place import is_remote
+from taba_core.store.address import is_remote
 from workflows.object_lease import hold_place
 from workflows.text import bytes_text, print_table
 from workflows.watch.status_file import read_status, status_lines

@@ -15,11 +15,11 @@ from workflows.decoding import decoded_rgb, latent_view
 
 if TYPE_CHECKING:
     from taba_core.store import Store
-    from workflows.tasks import Arrays, ShardWorker
+    from workflows.warm_models import Arrays, WarmModels
 
 
 def regions(
-    worker: ShardWorker, store: Store, artifact: PlainRegions, shard: int, variables: tuple[str, ...]
+    worker: WarmModels, store: Store, artifact: PlainRegions, shard: int, variables: tuple[str, ...]
 ) -> Arrays:
     """Plain areas of the images."""
     group, card = store.open_artifact(artifact.source), card_of(artifact.source.model)
@@ -34,7 +34,7 @@ def regions(
 
 
 def perceptual_distances(
-    worker: ShardWorker, store: Store, artifact: PerceptualDistance, shard: int, variables: tuple[str, ...]
+    worker: WarmModels, store: Store, artifact: PerceptualDistance, shard: int, variables: tuple[str, ...]
 ) -> Arrays:
     """LPIPS of the images and their reconstructions; of latent models of both decoded to 8-bit RGB."""
     root = artifact.root()

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from taba_core.errors import UsageError
 from taba_core.store import Store
+from taba_core.store.address import is_remote
 from taba_core.store.group import LEDGER_DIRECTORY
-from taba_core.store.place import is_remote
 from taba_core.store.template import mark_as_no_data
 from workflows.engine import RUN_LOG
 from workflows.present import Verdict

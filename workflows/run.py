@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from taba_core.errors import UsageError, WorkError
 from taba_core.models.base import card_with_options
 from taba_core.store import Store
-from taba_core.store.place import is_remote
+from taba_core.store.address import is_remote
 from workflows.asked import Asked, check_all, plan_all
 from workflows.plan import Plan
 from workflows.session import DRAIN_FILE, driving

@@ -16,9 +16,10 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from taba_core.errors import WorkError
+from taba_core.store.address import place_of
 from taba_core.store.files import LEDGER_DIRECTORY, PARTIAL_SUFFIX
 from taba_core.store.local_place import LocalPlace
-from taba_core.store.place import Place, place_of
+from taba_core.store.place import Place
 from workflows.lease import new_run_id
 from workflows.object_lease import acquire_place
 from workflows.watch import Watcher

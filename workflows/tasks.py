@@ -35,7 +35,7 @@ from taba_core.diffusion.inversion import (
 )
 from taba_core.diffusion.sampling import StepRecord, generate
 from taba_core.errors import UsageError, WorkError
-from taba_core.models.base import card_of, load_spec
+from taba_core.models.base import card_of
 from taba_core.models.grids import timestep_grid
 from taba_core.schema import RESIDUAL_NOT_DEFINED
 from taba_core.spec import (
@@ -60,8 +60,8 @@ from workflows.conditioning import condition, draw, stored_variables
 from workflows.decoding import decoded_rgb, round_trip
 from workflows.own_module import check_own_module
 from workflows.timing import TimedDenoiser, processor
+from workflows.warm_models import Arrays, WarmModels
 
-Arrays = dict[str, NDArray[Any]]
 # Going on is pointless when the disk is full or read-only: every other unit would fail the same way.
 _FATAL = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG}
 
@@ -76,15 +76,8 @@ class ShardTask:
     variables: tuple[str, ...]
 
 
-class ShardWorker:
+class ShardWorker(WarmModels):
     """Runs shard tasks; one per worker process or thread. Models stay loaded between tasks."""
-
-    def __init__(self, device: str = "cpu", threads: int = 1) -> None:
-        # One thread per worker on CPU: the bits of a product must not depend on the machine's core count.
-        torch.set_num_threads(threads)
-        self.device = device
-        self.notes: dict[str, Any] = {}  # what a task says beside its arrays; it goes into the receipt
-        self._models: dict[ModelSpec, Any] = {}
 
     def run(self, task: ShardTask) -> Finish:
         """Compute one shard, and leave its writing to the caller: the next one may compute meanwhile.
@@ -121,21 +114,6 @@ class ShardWorker:
                     arrays = function(self, store, artifact, shard, variables)
                 return {name: arrays[name] for name in variables}
         raise TypeError(f"no task computes artifacts of kind {artifact.kind!r}")
-
-    def model(self, spec: ModelSpec) -> Any:
-        """The denoiser of a model spec, loaded once."""
-        if spec not in self._models:
-            self._models[spec] = load_spec(spec, device=self.device)
-        return self._models[spec]
-
-    def finish(self) -> None:
-        """Wait until the device has done what it was given."""
-        if self.device == "cuda":
-            torch.cuda.synchronize()
-
-    def tensor(self, array: NDArray[Any]) -> torch.Tensor:
-        """A tensor on the worker's device."""
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
 
 
 @contextlib.contextmanager

@@ -21,8 +21,9 @@ from taba_core.store import integrity
 from taba_core.store.files import LEDGER_DIRECTORY as LEDGER_DIRECTORY
 from taba_core.store.integrity import Problem
 from taba_core.store.ledger import FileRecord, Ledger, Receipt
+from taba_core.store.local_place import local_path
 from taba_core.store.missing import MissingShards
-from taba_core.store.place import Place, local_path
+from taba_core.store.place import Place
 from taba_core.store.shards import META, ShardedArray
 
 

@@ -20,7 +20,7 @@ from taba_core.store.files import (
     sync_tree,
     write_pieces,
 )
-from taba_core.store.place import Data, Place, Written, local_path, pieces_of
+from taba_core.store.place import Data, Place, Written, pieces_of
 
 
 @dataclass(frozen=True)
@@ -224,3 +224,14 @@ class LocalPlace:
     def zarr_store(self) -> str:
         """The path."""
         return str(self.path)
+
+
+def local_path(place: Place, what: str = "this") -> Path:
+    """The path of a place in a local directory.
+
+    Raises:
+      UsageError: it is not in one.
+    """
+    if isinstance(place, LocalPlace):
+        return place.path
+    raise UsageError(f"{place.url} is not a directory of this machine, and {what} needs one.")

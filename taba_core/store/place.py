@@ -8,14 +8,13 @@ A place names a file or a directory by its path or URL; nothing is opened until 
 from __future__ import annotations
 
 import json
-import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from taba_core.errors import StoreError, UsageError
+from taba_core.errors import StoreError
 
 Data = bytes | Iterable[Any]
 """Bytes, or pieces of them (anything with the buffer protocol); a piece is used before the next one is asked for."""
@@ -34,7 +33,7 @@ class Place(Protocol):
 
     @property
     def url(self) -> str:
-        """Path or URL, from which `place_of` makes the same place again. Never holds credentials."""
+        """Path or URL, from which `address.place_of` makes the same place again. Never holds credentials."""
 
     @property
     def name(self) -> str:
@@ -118,45 +117,6 @@ class Place(Protocol):
 
     def zarr_store(self) -> Any:
         """What zarr and xarray open to read it: a path, or a zarr store."""
-
-
-def place_of(where: str | os.PathLike[str] | Place) -> Place:
-    """The place of a path or URL; `file://` URLs are paths; a place is its own.
-
-    Raises:
-      UsageError: a URL with credentials in it, of an unknown kind, or whose packages are not installed.
-    """
-    from taba_core.store.local_place import LocalPlace
-
-    if not isinstance(where, str | os.PathLike):
-        return where
-    text = os.fspath(where)
-    if "://" not in text:
-        return LocalPlace(Path(text))
-    if text.startswith("file://"):
-        return LocalPlace(Path(text.removeprefix("file://")))
-    from taba_core.store.object_place import object_place
-
-    return object_place(text)
-
-
-def is_remote(where: str | os.PathLike[str]) -> bool:
-    """Whether a --store names object storage or a web server, not a directory."""
-    text = os.fspath(where)
-    return "://" in text and not text.startswith("file://")
-
-
-def local_path(place: Place, what: str = "this") -> Path:
-    """The path of a place in a local directory.
-
-    Raises:
-      UsageError: it is not in one.
-    """
-    from taba_core.store.local_place import LocalPlace
-
-    if isinstance(place, LocalPlace):
-        return place.path
-    raise UsageError(f"{place.url} is not a directory of this machine, and {what} needs one.")
 
 
 def pieces_of(data: Data) -> Iterable[Any]:

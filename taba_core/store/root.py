@@ -15,10 +15,13 @@ from taba_core.errors import StoreError, UsageError
 from taba_core.schema import layout
 from taba_core.spec import KINDS, SCHEMA_VERSION, Artifact
 from taba_core.store import template
+from taba_core.store.address import is_remote, place_of
 from taba_core.store.files import LEDGER_DIRECTORY, PARTIAL_SUFFIX
 from taba_core.store.group import ArtifactGroup
-from taba_core.store.place import Place, is_remote, local_path, parse_json, place_of, read_json
+from taba_core.store.local_place import local_path
+from taba_core.store.place import Place, parse_json, read_json
 from taba_core.store.shards import META
+from taba_core.version import __version__
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -202,8 +205,6 @@ def _create_root(root: Place) -> None:
             f"{root} is not empty and no taba store (it holds '{sorted(foreign)[0]}'); "
             "give --store a new or empty directory."
         )
-    from taba_core import __version__
-
     root.make()
     attrs = {"format": FORMAT, "schema_version": SCHEMA_VERSION, "created_by": f"taba {__version__}"}
     template.write_group(root, attrs)

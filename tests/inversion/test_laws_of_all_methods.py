@@ -220,5 +220,5 @@ def test_a_step_method_that_leaves_the_grid_is_caught():
         def moves(self, problem, first_step):
             return other.upward(first_step)
 
-    with pytest.raises(AssertionError, match="left the sampler's grid"):
+    with pytest.raises(UsageError, match="levels that are not those of the sampler's grid"):
         invert(constant(0.3), image_of(), GRID, ForwardReplaced(Elsewhere(), 0))

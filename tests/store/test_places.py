@@ -8,8 +8,9 @@ import pytest
 
 from taba_core.errors import StoreError, UsageError, WorkError
 from taba_core.store import journal
+from taba_core.store.address import place_of
 from taba_core.store.local_place import LocalPlace
-from taba_core.store.place import Written, place_of
+from taba_core.store.place import Written
 
 
 @pytest.fixture

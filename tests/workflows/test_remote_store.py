@@ -14,7 +14,7 @@ import pytest
 
 import taba_core
 from taba_core.store import Store
-from taba_core.store.place import place_of
+from taba_core.store.address import place_of
 from workflows.__main__ import main
 
 RUN = [

@@ -15,7 +15,7 @@ import urllib.request
 
 import pytest
 
-from taba_core.store.place import place_of
+from taba_core.store.address import place_of
 
 s3fs = pytest.importorskip("s3fs", reason="the extra `remote` is not installed")
 pytest.importorskip("moto", reason="no S3 server: pip install 'moto[s3]' flask flask-cors")

@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from taba_core.errors import WorkError
 from workflows.bench.paired import Measurement, Row
 from workflows.text import bytes_text, count_text
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from cluster.events import Event
     from cluster.executor import Outcome, Resources
     from cluster.units import Units
+    from workflows.plan import Plan
     from workflows.tasks import ShardTask
 
 SIZES = (100, 1_000, 10_000, 100_000)
@@ -120,9 +122,16 @@ def _drive(folder: Path, size: int) -> None:
         # Images and latents; the study itself would find no files.
         plan = make_plan(Context("gaussian", "ddim", settings), find_studies(["correlation"]), store)
         plan.studies.clear()
-        assert plan.units == size
+        _check_units(plan, size)
         run_plan(plan, store, WithoutComputing, Resources(), workers=1, watch=watch)
-        assert plan.units == 0
+        _check_units(plan, 0)
+
+
+def _check_units(plan: Plan, wanted: int) -> None:
+    if plan.units != wanted:
+        raise WorkError(
+            f"the plan has {plan.units} units where {wanted} were expected; the benchmark is broken."
+        )
 
 
 def _peak() -> int:

@@ -14,16 +14,16 @@ from taba_core.stats.step_error import StepError
 from taba_core.stats.verdict import all_positive, every, positive
 from workflows.context import Context
 from workflows.findings import Findings, cell, for_each, interval_numbers, item_context, item_id, row_labels
-from workflows.inputs import ROWS, Request
+from workflows.inputs import Request
 from workflows.present import Column, Figure, Row, Section, Table
 from workflows.report import plots
+from workflows.step_error_rows import fused_step_errors
 from workflows.step_law import step_laws
 from workflows.study import Study, register
 
 if TYPE_CHECKING:
     from workflows.inputs import Inputs
 
-STEP_ERROR_ROWS = ("entries", "error", "magnitude", "u", "uu", "v", "vv")
 _INTERVALS = ("first", "rest", "all")
 _PLAIN, _NON_PLAIN = 0, 1
 LAW_COLORS = ("#1b9e8a", "#1d2530", "#8a94a3")
@@ -92,17 +92,6 @@ class StepErrors(Study):
             tables=(_table11(labels, results),),
             figures=for_each(_figures, results, labels),
         )
-
-
-def fused_step_errors(context: Context, num_steps: int, at_least: int = 0) -> Mapping[str, Request]:
-    """Rows of `StepError`, and the paths of the first `trajectory_samples` images, or of `at_least` so many."""
-    generation = context.generation(num_steps)
-    first = max(context.settings.trajectory_samples, at_least)
-    return {
-        "generation": Request(generation, ("noise", "image")),
-        "paths": Request(generation, ("x_t", "eps_t"), first=first),
-        ROWS: Request(context.step_errors(generation), STEP_ERROR_ROWS),
-    }
 
 
 def _claims(found: Findings, of: Mapping[str, Estimate], first: int) -> None:

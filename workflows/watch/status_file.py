@@ -8,8 +8,9 @@ import time
 from typing import Any
 
 from taba_core.errors import StoreError, WorkError
+from taba_core.store.address import place_of
 from taba_core.store.files import LEDGER_DIRECTORY
-from taba_core.store.place import Place, json_bytes, place_of, read_json
+from taba_core.store.place import Place, json_bytes, read_json
 from workflows.holder import Holder, why_gone
 from workflows.text import duration_text
 

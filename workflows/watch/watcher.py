@@ -11,7 +11,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from taba_core.errors import WorkError
-from taba_core.store.place import Place, local_path, place_of
+from taba_core.store.address import place_of
+from taba_core.store.local_place import local_path
+from taba_core.store.place import Place
 from workflows.lease import HEARTBEAT_S, Lease
 from workflows.object_lease import ObjectLease
 from workflows.watch.live import display

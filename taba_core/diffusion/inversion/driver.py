@@ -208,7 +208,11 @@ def reconstruct(
 def _run_steps(method: StepMethod, problem: Problem, journal: Journal) -> tuple[Tensor, Carried]:
     x, first_step = method.start(problem)
     moves = method.moves(problem, first_step)
-    assert method.own_grid or _on_grid(moves, problem.grid), "a method left the sampler's grid"
+    if not (method.own_grid or _on_grid(moves, problem.grid)):
+        raise UsageError(
+            f"inversion method '{method.name}' moves between levels that are not those of the sampler's grid; set "
+            "own_grid = True in its class if it shall, or return moves of problem.grid."
+        )
     state: Any = None
 
     def step(

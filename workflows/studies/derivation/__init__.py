@@ -17,10 +17,10 @@ from workflows.context import Context
 from workflows.findings import Findings, for_each, interval_numbers, row_labels
 from workflows.inputs import Request
 from workflows.present import Section
+from workflows.step_error_rows import fused_step_errors
 from workflows.step_law import StepLaw, step_laws
 from workflows.studies.derivation.formulas import DERIVATION, step_terms
 from workflows.studies.derivation.views import figures_of, schematic, tables_of
-from workflows.studies.step_error import fused_step_errors
 from workflows.study import Study, register
 
 if TYPE_CHECKING:
