@@ -14,7 +14,16 @@ from taba_core.stats.floor import CorrelationFloor, correlation_floor, kl_floor
 from taba_core.stats.frechet import FeatureMoments, FrechetDistance, InceptionScore, frechet_distance
 from taba_core.stats.inversion_cost import InterpolationCurve, InversionCost
 from taba_core.stats.kernel_distance import kernel_distance
-from taba_core.stats.manifold import Balls, Coverage, NearestDistances, Points, balls, precision_recall
+from taba_core.stats.manifold import (
+    Balls,
+    Coverage,
+    InsideManifold,
+    NearestDistances,
+    Points,
+    balls,
+    density_coverage,
+    precision_recall,
+)
 from taba_core.stats.mapping import SmallestDistance
 from taba_core.stats.masked import RegionLagCorrelation, RegionSpectrum
 from taba_core.stats.moments import EntryKL, GlobalKL, Moments
@@ -60,6 +69,7 @@ __all__ = [
     "FrechetDistance",
     "GlobalKL",
     "InceptionScore",
+    "InsideManifold",
     "InterpolationCurve",
     "InversionCost",
     "LagCorrelation",
@@ -100,6 +110,7 @@ __all__ = [
     "balls",
     "binomial_interval",
     "correlation_floor",
+    "density_coverage",
     "equal_divisions",
     "estimates",
     "every",

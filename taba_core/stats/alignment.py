@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from taba_core.errors import UsageError
 from taba_core.stats.base import COUNT, Array, Block, State, Statistic, as_float64, flat, ratio
 from taba_core.stats.comoments import ROWS, CoMomentStatistic
+from taba_core.stats.inputs import Input, features
 
 _SPLIT, _NORMS, _SKEW = "split", "norms", "skew"
 _RANK_TOLERANCE = (
@@ -43,9 +44,9 @@ class FeatureAlignment(CoMomentStatistic):
             raise UsageError(f"dims={self.dims}: SVCCA compares at least one direction.")
 
     @property
-    def variables(self) -> tuple[str, ...]:
+    def inputs(self) -> tuple[Input, ...]:
         """Two variables, (n, ...) each."""
-        return (self.reference, self.estimate)
+        return (features(self.reference, grid="x"), features(self.estimate, grid="y"))
 
     def features(self, block: Block) -> NDArray[np.float64]:
         """X and Y side by side, (n, d_x + d_y)."""

@@ -23,6 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taba_core.errors import UsageError, WorkError
+from taba_core.stats.inputs import SAMPLE as SAMPLE
+from taba_core.stats.inputs import Reads, check_block
 
 Array = NDArray[Any]
 State = dict[str, Array]
@@ -30,7 +32,6 @@ Block = Mapping[str, Array]
 Weights = Callable[[Array], Array]
 Resampling = Literal["jackknife", "bootstrap", "none"]
 
-SAMPLE = "sample"
 COUNT = "count"
 CANONICAL_BLOCK = 16  # consecutive sample ids, the smallest unit of every reduction
 SUM_CHUNK = 256  # rows summed at once; fixed, because it fixes the order of additions
@@ -82,26 +83,13 @@ def check_values(block: Block, variables: Iterable[str]) -> None:
         check_finite(block, (name,))
 
 
-def same_shape(block: Block, *names: str) -> tuple[int, ...]:
-    """Shape that all these variables of a block have.
-
-    Raises:
-      UsageError: they differ, and numpy would broadcast without a word.
-    """
-    shapes = [np.shape(block[name]) for name in names]
-    if len(set(shapes)) > 1:
-        told = ", ".join(f"{name} {shape[1:]}" for name, shape in zip(names, shapes, strict=True))
-        raise UsageError(f"shapes of a sample differ: {told}; they are compared entry by entry.")
-    return shapes[0]
-
-
 def left_half(count: int) -> int:
     """Leaves in the left subtree of the fixed tree over `count` > 1 leaves: the largest power of two below it."""
     return 1 << (count - 1).bit_length() - 1
 
 
 @dataclass(frozen=True)
-class Statistic(abc.ABC):
+class Statistic(Reads, abc.ABC):
     """A mergeable statistic. Fields are its parameters and the names of the variables it reads."""
 
     resampling: ClassVar[Resampling]
@@ -109,11 +97,6 @@ class Statistic(abc.ABC):
     """An entry that every state with samples has, and no summary."""
     whole_block: ClassVar[int] = CANONICAL_BLOCK
     """Up to so many samples, `partial` of a block is bit for bit the merge of `partial` of its canonical blocks."""
-
-    @property
-    @abc.abstractmethod
-    def variables(self) -> tuple[str, ...]:
-        """Names this statistic reads from a block, beside `sample`."""
 
     @abc.abstractmethod
     def partial(self, block: Block) -> State:
@@ -136,8 +119,10 @@ class Statistic(abc.ABC):
 
         Raises:
           WorkError: the block lacks a variable, or holds values that are not finite.
+          UsageError: an array of the block is not what the statistic reads.
         """
         check_values(block, self.variables)
+        check_block(self, block)
         return self.merge(state, self.partial(block))
 
     def merge_tree(self, states: Sequence[State]) -> State:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from taba_core.errors import UsageError
 from taba_core.stats.base import Array, Block, RowStatistic, as_float64, ratio
+from taba_core.stats.inputs import Input, mask, state
 from taba_core.stats.regions import region_weights, transfer_mask
 
 MIN_PIXELS = 64
@@ -78,9 +79,9 @@ class PngBits(RowStatistic):
     reference: bool = False
 
     @property
-    def variables(self) -> tuple[str, ...]:
+    def inputs(self) -> tuple[Input, ...]:
         """Images (n, 3, H, W) and the plain mask (n, h, w)."""
-        return (self.image, self.region)
+        return (state(self.image, values="levels"), mask(self.region, grid="mask"))
 
     def rows(self, block: Block) -> dict[str, Array]:
         """Bits of file and data, pixels, and whether the image counts, each (n, 3)."""
@@ -90,7 +91,10 @@ class PngBits(RowStatistic):
                 f"{self.image} has shape {levels.shape}; PNG takes RGB images (n, 3, H, W). Decode first."
             )
         region_weights(block[self.region])  # refuses a mask that was not written
-        plain = transfer_mask(block[self.region], *levels.shape[2:])
+        try:
+            plain = transfer_mask(block[self.region], *levels.shape[2:])
+        except UsageError as error:
+            raise UsageError(f"{self.region} of {self.image}: {error}") from None
         rows = np.array([_region_bits(x, m) for x, m in zip(levels, plain, strict=True)], dtype=np.float64)
         bits, data, pixels = rows[..., 0], rows[..., 1], rows[..., 2]
         counts = np.ones_like(pixels) if self.reference else pixels >= max(self.min_pixels, 1)

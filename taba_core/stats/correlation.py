@@ -21,6 +21,7 @@ from taba_core.stats.base import (
     ratio,
 )
 from taba_core.stats.comoments import ROWS, CoMomentStatistic
+from taba_core.stats.inputs import Input, state
 
 LAGS = ((0, 1), (1, 0), (1, 1))
 
@@ -56,9 +57,9 @@ class PatchCorrelation(CoMomentStatistic):
     top_k: int = 20
 
     @property
-    def variables(self) -> tuple[str, ...]:
+    def inputs(self) -> tuple[Input, ...]:
         """The one variable, (n, C, H, W)."""
-        return (self.variable,)
+        return (state(self.variable),)
 
     def features(self, block: Block) -> NDArray[np.floating]:
         """The states themselves, (n, C, H, W), in the precision of the data, at least float32."""
@@ -154,9 +155,9 @@ class LagCorrelation(RowStatistic):
     variable: str
 
     @property
-    def variables(self) -> tuple[str, ...]:
+    def inputs(self) -> tuple[Input, ...]:
         """The one variable, (n, C, H, W)."""
-        return (self.variable,)
+        return (state(self.variable),)
 
     def rows(self, block: Block) -> dict[str, Array]:
         """Per image the sum over channels of r at each lag, and how many channels it has."""

@@ -18,9 +18,9 @@ from taba_core.stats.base import (
     as_float64,
     flat,
     merge_means,
-    same_shape,
 )
 from taba_core.stats.comoments import CoMomentStatistic
+from taba_core.stats.inputs import ANY, Input, features, function_name
 
 
 def frechet_distance(mean_p: Array, cov_p: Array, mean_q: Array, cov_q: Array) -> float:
@@ -55,9 +55,9 @@ class FeatureMoments(CoMomentStatistic):
     variable: str = "features"
 
     @property
-    def variables(self) -> tuple[str, ...]:
+    def inputs(self) -> tuple[Input, ...]:
         """The one variable, (n, d) or (n, ...)."""
-        return (self.variable,)
+        return (features(self.variable),)
 
     def features(self, block: Block) -> NDArray[np.float64]:
         """(n, d)."""
@@ -90,13 +90,12 @@ class FrechetDistance(CoMomentStatistic):
     estimate: str = "features"
 
     @property
-    def variables(self) -> tuple[str, ...]:
+    def inputs(self) -> tuple[Input, ...]:
         """Two variables, (n, d) or (n, ...)."""
-        return (self.reference, self.estimate)
+        return (features(self.reference), features(self.estimate))
 
     def features(self, block: Block) -> NDArray[np.float64]:
         """(n, 2, d)."""
-        same_shape(block, *self.variables)
         return np.stack([flat(block[name]) for name in self.variables], axis=1)
 
     def groups(self, rows: Array) -> list[Array]:
@@ -127,17 +126,17 @@ class InceptionScore(MomentStatistic):
     variable: str = "probability"
 
     @property
-    def variables(self) -> tuple[str, ...]:
+    def inputs(self) -> tuple[Input, ...]:
         """Class probabilities, (n, K), each row summing to one."""
-        return (self.variable,)
+        return (Input(self.variable, "class probabilities", (ANY,)),)
 
     def partial(self, block: Block) -> State:
         """Mean probabilities (K,) and mean of sum p ln p of a block."""
         p = as_float64(block[self.variable])
         if p.ndim != 2 or (p < 0).any() or (np.abs(p.sum(axis=1) - 1) > 1e-3).any():
             raise UsageError(
-                f"{self.variable} must hold class probabilities (n, K): not negative, each row summing to 1. "
-                f"Apply the softmax first."
+                f"{function_name(self)}: {self.variable} must hold class probabilities (n, K): not negative, "
+                f"each row summing to 1. Apply the softmax first."
             )
         information = xlogy(p, p).sum(axis=1).mean()
         return {

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from taba_core.stats.base import Array, Block, RowStatistic, as_float64, over, ratio
+from taba_core.stats.inputs import ANY, Input, number
 
 
 @dataclass(frozen=True)
@@ -24,9 +25,14 @@ class InversionCost(RowStatistic):
     fallback: str = "fallback"
 
     @property
-    def variables(self) -> tuple[str, ...]:
+    def inputs(self) -> tuple[Input, ...]:
         """Evaluations (n,), residuals (n, T) and fallback codes (n, T)."""
-        return (self.evaluations, self.residual, self.fallback)
+        of_steps = ("step",)
+        return (
+            number(self.evaluations),
+            Input(self.residual, "the residuals of every step", of_steps),
+            Input(self.fallback, "the fallback codes of every step", of_steps, values="number"),
+        )
 
     def rows(self, block: Block) -> dict[str, Array]:
         """Squares of the residuals there are, how many, and whether a guard acted."""
@@ -66,9 +72,9 @@ class InterpolationCurve(RowStatistic):
     variable: str = "distance"
 
     @property
-    def variables(self) -> tuple[str, ...]:
+    def inputs(self) -> tuple[Input, ...]:
         """Distances (n, L), from the noise (first) to the latent (last)."""
-        return (self.variable,)
+        return (Input(self.variable, "distances along the arc", (ANY,)),)
 
     def rows(self, block: Block) -> dict[str, Array]:
         """As they are."""

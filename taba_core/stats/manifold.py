@@ -1,4 +1,4 @@
-"""Precision and recall of generated images by nearest neighbours of features, in two passes (Figure 5)."""
+"""Precision, recall, density and coverage of generated images by nearest neighbours of features, in two passes."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from taba_core.stats.base import (
     ratio,
 )
 from taba_core.stats.estimate import Estimate
+from taba_core.stats.inputs import Input, features
 from taba_core.stats.reduce import from_arrays, reduce
 from taba_core.stats.resample import NUM_REPLICATES, estimates
 from taba_core.stats.tree import Reduced
@@ -82,9 +83,9 @@ class NearestDistances(Statistic):
             raise UsageError(f"k={self.k}: a neighbourhood has at least one neighbour.")
 
     @property
-    def variables(self) -> tuple[str, ...]:
+    def inputs(self) -> tuple[Input, ...]:
         """The features of the candidates, (n, ...)."""
-        return (self.variable,)
+        return (features(self.variable),)
 
     def partial(self, block: Block) -> State:
         """The k nearest candidates of a block."""
@@ -135,31 +136,84 @@ def balls(reduced: Reduced) -> Balls:
 
 
 @dataclass(frozen=True)
-class Coverage(RowStatistic):
-    """Second pass: share of the samples that lie inside any ball (Kynkaanniemi et al. 2019).
+class InsideManifold(RowStatistic):
+    """Second pass: share of the samples that lie inside the balls of a set, and in how many of them they lie.
 
-    Precision = share of generated samples inside the balls of real ones, recall = the reverse. Whether a sample is
-    inside is an OR over balls, so balls may be checked in parts.
+    Precision is the share of generated samples inside the balls of real ones, recall the reverse (Kynkaanniemi et al.
+    2019, Eq. 1-2: f(phi, Phi) = 1 if |phi - phi'| <= |phi' - NN_k(phi', Phi)| for any phi' in Phi; the border counts).
+    Density, of generated samples x_j in the balls of m real ones y_i, is 1 / (k n) sum over j and i of
+    1[x_j in B(y_i, NND_k(y_i))] (Naeem et al. 2020, Eq. 3), so it can exceed 1. Whether a sample is inside is an OR
+    over balls, and the number of balls a sum, so balls may be checked in parts.
 
-    Values (scalars): share.
+    Values (scalars): share; balls, the mean number of balls that hold a sample: density is balls / k.
     """
 
     variable: str
     balls: Balls
 
     @property
-    def variables(self) -> tuple[str, ...]:
+    def inputs(self) -> tuple[Input, ...]:
         """The features, (n, ...)."""
-        return (self.variable,)
+        return (features(self.variable),)
 
     def rows(self, block: Block) -> dict[str, Array]:
-        """1 for every sample inside a ball."""
+        """1 for every sample inside a ball, and the number of balls that hold it."""
         squares = self.balls.points.squared_distances(block[self.variable])
-        return {"inside": np.asarray((squares <= np.square(self.balls.radius)[:, None]).any(axis=0))}
+        inside = squares <= np.square(self.balls.radius)[:, None]
+        return {"inside": np.asarray(inside.any(axis=0)), "balls": np.asarray(inside.sum(axis=0))}
 
     def summarise_sums(self, sums: Mapping[str, Array], count: Array) -> dict[str, Array]:
-        """Share of the samples."""
-        return {"share": ratio(sums["inside"], count)}
+        """Means over the samples."""
+        return {"share": ratio(sums["inside"], count), "balls": ratio(sums["balls"], count)}
+
+
+@dataclass(frozen=True)
+class Coverage(RowStatistic):
+    """Second pass: share of the real samples whose ball holds at least one generated sample (Naeem et al. 2020, Eq. 4).
+
+    coverage = 1/n sum over real y_i of 1[there is a j with x_j in B(y_i, NND_k(y_i))]. The ball reaches from y_i to its
+    k-th nearest other real sample, and its border counts. What streams by are the real samples; the generated ones are
+    in memory.
+
+    Values (scalars): share.
+
+    Attributes:
+      variable: features of the real samples.
+      balls: of these samples, found by their ids.
+      generated: the generated samples.
+
+    Raises:
+      UsageError: a sample without a ball.
+    """
+
+    variable: str
+    balls: Balls
+    generated: Points
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        """The features of the real samples, (n, ...)."""
+        return (features(self.variable),)
+
+    def rows(self, block: Block) -> dict[str, Array]:
+        """1 for every real sample with a generated one in its ball."""
+        nearest = self.generated.squared_distances(block[self.variable]).min(axis=0)
+        return {"covered": nearest <= np.square(self._radius(np.asarray(block[SAMPLE])))}
+
+    def _radius(self, ids: Array) -> Array:
+        known = self.balls.points.ids
+        order = np.argsort(known)
+        place = order[np.searchsorted(known, ids, sorter=order).clip(max=len(known) - 1)]
+        if lacking := ids[known[place] != ids].tolist():
+            raise UsageError(
+                f"Coverage: sample {lacking[0]} of {self.variable} has no ball; make the balls of these real samples, "
+                f"with their ids."
+            )
+        return np.asarray(self.balls.radius)[place]
+
+    def summarise_sums(self, sums: Mapping[str, Array], count: Array) -> dict[str, Array]:
+        """Share of the real samples."""
+        return {"share": ratio(sums["covered"], count)}
 
 
 def precision_recall(
@@ -176,9 +230,31 @@ def precision_recall(
     covered = {"precision": ("generated", "real"), "recall": ("real", "generated")}
     return {
         name: estimates(
-            _pass(Coverage("x", found[of]), sets[judged], options), num_replicates=num_replicates
+            _pass(InsideManifold("x", found[of]), sets[judged], options), num_replicates=num_replicates
         )["share"]
         for name, (judged, of) in covered.items()
+    }
+
+
+def density_coverage(
+    real: Array, generated: Array, *, k: int = 5, num_replicates: int = NUM_REPLICATES, **options: Any
+) -> dict[str, Estimate]:
+    """Density and coverage of generated features (m, ...) against real ones (n, ...) (Naeem et al. 2020, Eq. 3-4).
+
+    Density counts, for every generated sample, the balls of real samples around it; coverage is the share of real
+    samples whose ball holds a generated one. k = 5 is the paper's. The intervals resample what is averaged over, the
+    generated samples for density and the real ones for coverage; the balls stay. `options` are those of `reduce`.
+
+    Raises:
+      UsageError: features that are not finite or not of one size, or not more than k real samples.
+    """
+    sets = {"real": Points.of(real), "generated": Points.of(generated)}
+    found = balls(_pass(NearestDistances("x", sets["real"], k), sets["real"], options))
+    inside = _pass(InsideManifold("x", found), sets["generated"], options)
+    covered = _pass(Coverage("x", found, sets["generated"]), sets["real"], options)
+    return {
+        "density": estimates(inside, num_replicates=num_replicates)["balls"] / k,
+        "coverage": estimates(covered, num_replicates=num_replicates)["share"],
     }
 
 

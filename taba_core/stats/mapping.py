@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from taba_core.stats.base import SAMPLE, Block, State, check_finite, flat
+from taba_core.stats.inputs import Input, entries
 from taba_core.stats.nearest import METRICS, Metric, Nearest, check_states, product_of, screen
 from taba_core.stats.pairs import DIVISION, PairStatistic, check_complete, union_of_rows
 
@@ -27,9 +28,9 @@ class SmallestDistance(PairStatistic):
     metrics: tuple[Metric, ...] = METRICS
 
     @property
-    def variables(self) -> tuple[str, ...]:
+    def inputs(self) -> tuple[Input, ...]:
         """Two states of one shape, (n, C, H, W)."""
-        return (self.first, self.second)
+        return (entries(self.first), entries(self.second))
 
     def partial(self, block: Block, other: Block) -> State:
         """`first` of `block` against `second` of `other`, both ways; samples of another division are no candidates."""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from taba_core.stats.base import Array, Block, RowStatistic, as_float64, ratio
 from taba_core.stats.correlation import LAGS
+from taba_core.stats.inputs import Input, mask, state
 from taba_core.stats.regions import region_weights
 from taba_core.stats.texture import radial_power, spectrum_values
 
@@ -35,9 +36,9 @@ class _StateByRegion(RowStatistic):
     region: str = "region"
 
     @property
-    def variables(self) -> tuple[str, ...]:
+    def inputs(self) -> tuple[Input, ...]:
         """A state (n, C, H, W) and the plain mask (n, H, W)."""
-        return (self.variable, self.region)
+        return (state(self.variable), mask(self.region))
 
 
 @dataclass(frozen=True)

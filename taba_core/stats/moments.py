@@ -18,10 +18,10 @@ from taba_core.stats.base import (
     flat,
     merge_means,
     ratio,
-    same_shape,
     std_from_sums,
 )
 from taba_core.stats.floor import kl_floor
+from taba_core.stats.inputs import Input, entries
 
 
 def gaussian_kl(mean_p: Array, std_p: Array, mean_q: Array, std_q: Array) -> NDArray[np.float64]:
@@ -46,9 +46,9 @@ class Moments(RowStatistic):
     variable: str
 
     @property
-    def variables(self) -> tuple[str, ...]:
+    def inputs(self) -> tuple[Input, ...]:
         """The one variable, (n, ...)."""
-        return (self.variable,)
+        return (entries(self.variable),)
 
     def rows(self, block: Block) -> dict[str, Array]:
         """Power sums of a sample's entries, (n, 4), and their number."""
@@ -85,9 +85,9 @@ class GlobalKL(RowStatistic):
     q: str = "latent"
 
     @property
-    def variables(self) -> tuple[str, ...]:
+    def inputs(self) -> tuple[Input, ...]:
         """Two variables, (n, ...)."""
-        return (self.p, self.q)
+        return (entries(self.p, grid="p"), entries(self.q, grid="q"))
 
     def rows(self, block: Block) -> dict[str, Array]:
         """Sums and sums of squares of a sample's entries, (n, 2) for p and q."""
@@ -128,13 +128,13 @@ class EntryKL(MomentStatistic):
     epsilon: float = 1e-6
 
     @property
-    def variables(self) -> tuple[str, ...]:
+    def inputs(self) -> tuple[Input, ...]:
         """One or two variables, (n, ...)."""
-        return (self.q,) if self.p is None else (self.p, self.q)
+        q = entries(self.q)
+        return (q,) if self.p is None else (entries(self.p), q)
 
     def partial(self, block: Block) -> State:
         """Mean and sum of squared deviations of every entry, (1 or 2, d)."""
-        same_shape(block, *self.variables)
         x = np.stack([flat(block[name]) for name in self.variables])
         mean = x.mean(axis=1)
         squares = np.square(x - mean[:, None, :]).sum(axis=1)

@@ -18,20 +18,16 @@ import numpy as np
 from taba_core.blas import use_one_blas_thread
 from taba_core.errors import UsageError, WorkError
 from taba_core.stats.base import SAMPLE, Array, Block, State
-from taba_core.stats.reduce import Read, Scheduler, check_block
+from taba_core.stats.inputs import Reads, check_block
+from taba_core.stats.reduce import Read, Scheduler, check_read
 
 DIVISION = "division"
 States = dict[str, State]
 
 
 @dataclass(frozen=True)
-class PairStatistic(abc.ABC):
+class PairStatistic(Reads, abc.ABC):
     """A statistic of pairs whose states merge in any order, any number of times, to the same bits."""
-
-    @property
-    @abc.abstractmethod
-    def variables(self) -> tuple[str, ...]:
-        """Names this statistic reads from a block, beside `sample` and `division`."""
 
     @abc.abstractmethod
     def partial(self, block: Block, other: Block) -> State:
@@ -102,13 +98,12 @@ def _labels(division: Array | None, num_samples: int) -> Array:
 def _walk(
     start: int, *, read: Read, statistics: Mapping[str, PairStatistic], labels: Array, samples_per_read: int
 ) -> States:
-    variables = tuple(sorted({name for statistic in statistics.values() for name in statistic.variables}))
     use_one_blas_thread()
-    block = _read(read, start, samples_per_read, labels, variables)
+    block = _read(read, start, samples_per_read, labels, statistics)
     states: States = {name: {} for name in statistics}
     for other_start in _partners(start, labels, samples_per_read):
         other = (
-            block if other_start == start else _read(read, other_start, samples_per_read, labels, variables)
+            block if other_start == start else _read(read, other_start, samples_per_read, labels, statistics)
         )
         for name, statistic in statistics.items():
             states[name] = statistic.merge(states[name], statistic.partial(block, other))
@@ -122,10 +117,15 @@ def _partners(start: int, labels: Array, size: int) -> Iterator[int]:
     )
 
 
-def _read(read: Read, start: int, size: int, labels: Array, variables: tuple[str, ...]) -> dict[str, Any]:
+def _read(
+    read: Read, start: int, size: int, labels: Array, statistics: Mapping[str, PairStatistic]
+) -> dict[str, Any]:
+    variables = tuple(sorted({name for statistic in statistics.values() for name in statistic.variables}))
     stop = min(start + size, len(labels))
     block = read(start, stop, variables)
-    check_block(block, variables, start, stop)
+    check_read(block, variables, start, stop)
+    for statistic in statistics.values():
+        check_block(statistic, block)
     return {**block, DIVISION: labels[start:stop]}
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taba_core.stats.base import COUNT, Array, Block, MomentStatistic, State, as_float64, merge_means
+from taba_core.stats.inputs import Input, state
 
 
 @dataclass(frozen=True)
@@ -24,9 +25,9 @@ class ChannelPCA(MomentStatistic):
     variable: str
 
     @property
-    def variables(self) -> tuple[str, ...]:
+    def inputs(self) -> tuple[Input, ...]:
         """The one variable, (n, C, H, W)."""
-        return (self.variable,)
+        return (state(self.variable),)
 
     def partial(self, block: Block) -> State:
         """Mean and co-moments of the channels over the pixels of a block; count = pixels."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from taba_core.stats.base import Array, Block, RowStatistic, flat, over, ratio, same_shape
+from taba_core.stats.base import Array, Block, RowStatistic, flat, over, ratio
+from taba_core.stats.inputs import Input, entries
 
 
 @dataclass(frozen=True)
@@ -27,13 +28,12 @@ class ReconstructionError(RowStatistic):
     value_range: float = 2.0
 
     @property
-    def variables(self) -> tuple[str, ...]:
+    def inputs(self) -> tuple[Input, ...]:
         """Two variables of the same shape, (n, ...)."""
-        return (self.reference, self.estimate)
+        return (entries(self.reference, values="levels"), entries(self.estimate, values="levels"))
 
     def rows(self, block: Block) -> dict[str, Array]:
         """Mean absolute and squared error of every image."""
-        same_shape(block, *self.variables)
         error = flat(block[self.reference]) - flat(block[self.estimate])
         return {"mae": np.abs(error).mean(axis=1), "mse": np.square(error).mean(axis=1)}
 

@@ -13,6 +13,7 @@ import numpy as np
 from taba_core.blas import use_one_blas_thread
 from taba_core.errors import UsageError, WorkError
 from taba_core.stats.base import SAMPLE, Array, Block, Statistic, check_values
+from taba_core.stats.inputs import check_block
 from taba_core.stats.tree import (
     CANONICAL_BLOCK,
     MAX_GROUPS,
@@ -132,7 +133,7 @@ class Span:
         for first in range(start, stop, self.samples_per_read):
             last = min(first + self.samples_per_read, stop)
             block = self.read(first, last, variables)
-            check_block(block, variables, first, last)
+            check_read(block, variables, first, last)
             _add_block(trees, block, self.num_samples, self.sample_ids)
         return {name: tree.parts for name, tree in trees.items()}
 
@@ -170,8 +171,36 @@ def reduce_blocks(
 
 
 def from_arrays(arrays: Mapping[str, Any]) -> Read:
-    """`read` over arrays in memory (sliceable on a leading sample axis); sample ids are positions."""
+    """`read` over arrays in memory (sliceable on a leading sample axis); sample ids are positions.
+
+    Raises:
+      UsageError: something that is no array, named arrays whose first dimension is not `sample`, or arrays of
+        different numbers of samples.
+    """
+    counts = {name: _samples_of(name, array) for name, array in arrays.items()}
+    if len(set(counts.values())) > 1:
+        told = ", ".join(f"{name} {count}" for name, count in counts.items())
+        raise UsageError(
+            f"from_arrays: the arrays hold different numbers of samples ({told}); they are paired by position. Give "
+            f"arrays of the same samples."
+        )
     return functools.partial(_read_arrays, dict(arrays))
+
+
+def _samples_of(name: str, array: Any) -> int:
+    shape, dims = getattr(array, "shape", None), getattr(array, "dims", (SAMPLE,))
+    if not isinstance(shape, tuple) or not shape or not hasattr(array, "dtype"):
+        held = "a single number" if shape == () else f"of type {type(array).__name__}"
+        raise UsageError(
+            f"from_arrays: {name} is {held}; give an array whose first axis is the sample, as in "
+            f"numpy.asarray({name})."
+        )
+    if dims[0] != SAMPLE:
+        raise UsageError(
+            f"from_arrays: {name} has the dimensions {dims}, and the first must be sample; transpose it, as in "
+            f'{name}.transpose("sample", ...), or use taba_core.stats.query, which reads names.'
+        )
+    return int(shape[0])
 
 
 def _read_arrays(arrays: Mapping[str, Any], start: int, stop: int, variables: tuple[str, ...]) -> Block:
@@ -192,7 +221,7 @@ def _node_level(num_samples: int, workers: int, max_groups: int) -> int:
     return level
 
 
-def check_block(block: Block, variables: tuple[str, ...], start: int, stop: int) -> None:
+def check_read(block: Block, variables: tuple[str, ...], start: int, stop: int) -> None:
     """Refuse (WorkError) a block that lacks a variable, or some of the samples start..stop-1."""
     lacking = [name for name in (SAMPLE, *variables) if name not in block]
     if lacking:
@@ -221,6 +250,7 @@ def _add_block(
     if sample_ids is not None:
         block = {**block, SAMPLE: sample_ids[positions]}
     for tree in trees.values():
+        check_block(tree.statistic, block)
         largest = min(tree.statistic.whole_block, CANONICAL_BLOCK << tree.group_level)
         for level, offset, stop in _pieces(int(positions[0]), len(positions), largest):
             part = {name: values[offset:stop] for name, values in block.items()}

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taba_core.errors import StoreError, UsageError
-from taba_core.stats.base import Array, Block, RowStatistic, as_float64, mean_and_std, ratio, same_shape
+from taba_core.stats.base import Array, Block, RowStatistic, as_float64, mean_and_std, ratio
+from taba_core.stats.inputs import Input, mask, state
 from taba_core.stats.moments import gaussian_kl
 
 REGIONS = ("plain", "non_plain", "all")
@@ -118,13 +119,12 @@ class RegionError(RowStatistic):
     region: str = "region"
 
     @property
-    def variables(self) -> tuple[str, ...]:
+    def inputs(self) -> tuple[Input, ...]:
         """Two states (n, C, H, W) and the plain mask (n, H, W)."""
-        return (self.reference, self.estimate, self.region)
+        return (state(self.reference), state(self.estimate), mask(self.region))
 
     def rows(self, block: Block) -> dict[str, Array]:
         """Sums over the entries of either region of a sample, each (n, 2)."""
-        same_shape(block, self.reference, self.estimate)
         u, v = as_float64(block[self.reference]), as_float64(block[self.estimate])
         n, channels = u.shape[:2]
         masks = region_weights(block[self.region])

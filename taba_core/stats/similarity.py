@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taba_core.errors import UsageError
-from taba_core.stats.base import Array, Block, RowStatistic, as_float64, mean_and_std, same_shape
+from taba_core.stats.base import Array, Block, RowStatistic, as_float64, mean_and_std
+from taba_core.stats.inputs import Input, state
 
 WINDOW = 7
 
@@ -46,13 +47,12 @@ class StructuralSimilarity(RowStatistic):
     value_range: float = 2.0
 
     @property
-    def variables(self) -> tuple[str, ...]:
+    def inputs(self) -> tuple[Input, ...]:
         """Two variables of the same shape, (n, C, H, W)."""
-        return (self.reference, self.estimate)
+        return (state(self.reference, values="levels"), state(self.estimate, values="levels"))
 
     def rows(self, block: Block) -> dict[str, Array]:
         """SSIM of every pair."""
-        same_shape(block, *self.variables)
         return {"ssim": structural_similarity(block[self.reference], block[self.estimate], self.value_range)}
 
     def terms(self, rows: Mapping[str, Array]) -> Mapping[str, Array]:

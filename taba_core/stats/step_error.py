@@ -9,6 +9,7 @@ import numpy as np
 
 from taba_core.errors import UsageError
 from taba_core.stats.base import Array, Block, RowStatistic, as_float64, over, ratio, std_from_sums
+from taba_core.stats.inputs import Input, mask, path
 from taba_core.stats.regions import region_weights, with_all
 
 _STEPS_AT_ONCE = 8  # keeps the float64 temporaries of a sample within a core's cache; does not change a value
@@ -44,9 +45,9 @@ class StepError(RowStatistic):
             )
 
     @property
-    def variables(self) -> tuple[str, ...]:
+    def inputs(self) -> tuple[Input, ...]:
         """Predictions while sampling and while inverting, (n, T, C, H, W), and the plain mask, (n, H, W)."""
-        return (self.reference, self.prediction, self.region)
+        return (path(self.reference), path(self.prediction), mask(self.region))
 
     def num_first_steps(self, num_steps: int) -> int:
         """Steps of the first interval."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from taba_core.stats.base import Array, Block, RowStatistic
+from taba_core.stats.inputs import Input, entries
 
 
 @dataclass(frozen=True)
@@ -19,9 +20,9 @@ class StoredRows(RowStatistic):
     names: tuple[str, ...]
 
     @property
-    def variables(self) -> tuple[str, ...]:
+    def inputs(self) -> tuple[Input, ...]:
         """The rows, each (n, ...)."""
-        return self.names
+        return tuple(entries(name, values="number", grid=name) for name in self.names)
 
     def rows(self, block: Block) -> dict[str, Array]:
         """As stored."""

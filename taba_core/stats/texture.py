@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from taba_core.errors import UsageError
 from taba_core.stats.base import Array, Block, RowStatistic, as_float64, over, ratio
+from taba_core.stats.inputs import Input, mask, state
 from taba_core.stats.regions import region_weights, with_all
 
 
@@ -45,9 +46,9 @@ class LocalVariance(RowStatistic):
     region: str = "region"
 
     @property
-    def variables(self) -> tuple[str, ...]:
+    def inputs(self) -> tuple[Input, ...]:
         """A state (n, C, H, W) and the plain mask (n, H, W)."""
-        return (self.variable, self.region)
+        return (state(self.variable), mask(self.region))
 
     def rows(self, block: Block) -> dict[str, Array]:
         """Sums over the pixels of either region of a sample, (n, 2)."""
@@ -116,9 +117,9 @@ class PowerSpectrum(RowStatistic):
     variable: str
 
     @property
-    def variables(self) -> tuple[str, ...]:
+    def inputs(self) -> tuple[Input, ...]:
         """The one variable, (n, C, H, W)."""
-        return (self.variable,)
+        return (state(self.variable),)
 
     def rows(self, block: Block) -> dict[str, Array]:
         """Mean power of every radius of a sample, (n, K)."""

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taba_core.stats.base import Array, Block, RowStatistic, flat, over, ratio
+from taba_core.stats.inputs import Input, path, state
 
 NUM_POINTS = 25
 
@@ -38,9 +39,10 @@ class PathDistance(RowStatistic):
     weights: tuple[float, ...] = tuple(np.linspace(0, 1, NUM_POINTS).tolist())
 
     @property
-    def variables(self) -> tuple[str, ...]:
+    def inputs(self) -> tuple[Input, ...]:
         """Noise, latent, image (n, C, H, W) and the path (n, T, C, H, W)."""
-        return (self.noise, self.latent, self.path) + (() if self.image is None else (self.image,))
+        ends = (state(self.noise), state(self.latent), path(self.path))
+        return ends + (() if self.image is None else (state(self.image),))
 
     def rows(self, block: Block) -> dict[str, Array]:
         """a (n, L), b (n, L) and c (n,), in float64: a and 2wb - w^2 c nearly cancel close to the segment."""

@@ -34,6 +34,7 @@ from taba_core.stats.base import (
     over,
     ratio,
 )
+from taba_core.stats.inputs import Input, entries
 
 VERTICES = ("image", "noise", "latent")
 SIDES = ("image_latent", "image_noise", "noise_latent")
@@ -86,9 +87,9 @@ class Triangle(RowStatistic):
     bins: Bins = "rounded"
 
     @property
-    def variables(self) -> tuple[str, ...]:
+    def inputs(self) -> tuple[Input, ...]:
         """Three states of one shape, (n, C, H, W)."""
-        return (self.noise, self.image, self.latent)
+        return (entries(self.noise), entries(self.image), entries(self.latent))
 
     def rows(self, block: Block) -> dict[str, Array]:
         """Sides (n, 3) and cosines (n, 3), NaN for no angle."""
@@ -160,9 +161,9 @@ class AngleHistogram(MomentStatistic):
     bins: Literal["rounded", "reference"] = "rounded"
 
     @property
-    def variables(self) -> tuple[str, ...]:
+    def inputs(self) -> tuple[Input, ...]:
         """Three states of one shape, (n, C, H, W)."""
-        return (self.noise, self.image, self.latent)
+        return (entries(self.noise), entries(self.image), entries(self.latent))
 
     def partial(self, block: Block) -> State:
         """Counts of one block."""

@@ -25,14 +25,7 @@ from taba_core.stats.base import (
     mean_and_std,
     ratio,
 )
-
-
-def _numbers(statistic: str, name: str, values: Array) -> Array:
-    if np.ndim(values) != 1:
-        raise UsageError(
-            f"{statistic}: {name} has shape {np.shape(values)}; it takes one number a sample, (n,)."
-        )
-    return values
+from taba_core.stats.inputs import Input, entries, features, number
 
 
 @dataclass(frozen=True)
@@ -45,13 +38,13 @@ class ValueMean(RowStatistic):
     variable: str
 
     @property
-    def variables(self) -> tuple[str, ...]:
+    def inputs(self) -> tuple[Input, ...]:
         """The one variable, (n,)."""
-        return (self.variable,)
+        return (number(self.variable),)
 
     def rows(self, block: Block) -> dict[str, Array]:
         """The numbers."""
-        return {"value": _numbers("ValueMean", self.variable, block[self.variable])}
+        return {"value": block[self.variable]}
 
     def terms(self, rows: Mapping[str, Array]) -> Mapping[str, Array]:
         """Add the squares."""
@@ -80,13 +73,13 @@ class Quantiles(SampleStatistic):
             raise UsageError(f"levels={self.levels}: quantiles lie at levels from 0 to 1, such as 0.5.")
 
     @property
-    def variables(self) -> tuple[str, ...]:
+    def inputs(self) -> tuple[Input, ...]:
         """The one variable, (n,)."""
-        return (self.variable,)
+        return (number(self.variable),)
 
     def rows(self, block: Block) -> dict[str, Array]:
         """The numbers."""
-        return {"value": _numbers("Quantiles", self.variable, block[self.variable])}
+        return {"value": block[self.variable]}
 
     def weighted(self, state: State, weights: Weights) -> dict[str, Array]:
         """Quantiles of the numbers, each repeated as often as its weight says; NaN where none is left."""
@@ -116,9 +109,9 @@ class ValueRange(Statistic):
     variable: str
 
     @property
-    def variables(self) -> tuple[str, ...]:
+    def inputs(self) -> tuple[Input, ...]:
         """The one variable, (n, ...)."""
-        return (self.variable,)
+        return (entries(self.variable, values="number"),)
 
     def partial(self, block: Block) -> State:
         """Extremes of a block."""
@@ -165,9 +158,9 @@ class TopExamples(Statistic):
             raise UsageError(f"k={self.k}: give at least one example.")
 
     @property
-    def variables(self) -> tuple[str, ...]:
+    def inputs(self) -> tuple[Input, ...]:
         """Those of the statistic that scores."""
-        return self.of.variables
+        return self.of.inputs
 
     def partial(self, block: Block) -> State:
         """Scores of a block."""
@@ -211,15 +204,13 @@ class CosineSimilarity(RowStatistic):
     estimate: str = "features"
 
     @property
-    def variables(self) -> tuple[str, ...]:
+    def inputs(self) -> tuple[Input, ...]:
         """Two variables of one shape, (n, d) or (n, ...)."""
-        return (self.reference, self.estimate)
+        return (features(self.reference), features(self.estimate))
 
     def rows(self, block: Block) -> dict[str, Array]:
         """Cosine of every pair, NaN where undefined."""
         u, v = flat(block[self.reference]), flat(block[self.estimate])
-        if u.shape != v.shape:
-            raise UsageError(f"features of {u.shape[1]} and {v.shape[1]} numbers have no cosine.")
         lengths = np.sqrt(np.square(u).sum(axis=1) * np.square(v).sum(axis=1))
         return {"cosine": np.clip(ratio((u * v).sum(axis=1), lengths), -1.0, 1.0)}
 

@@ -15,6 +15,7 @@ from taba_core.stats import (
     FrechetDistance,
     GlobalKL,
     InceptionScore,
+    InsideManifold,
     InterpolationCurve,
     InversionCost,
     LagCorrelation,
@@ -79,7 +80,10 @@ STATISTICS = {
     "value range": ValueRange("image"),
     "top examples": TopExamples(ReconstructionError(), "mae", k=5),
     "nearest distances": NearestDistances("features", POINTS, k=2),
-    "coverage": Coverage("features", Balls(POINTS, (1.5,) * 20)),
+    "inside a manifold": InsideManifold("features", Balls(POINTS, (1.5,) * 20)),
+    "coverage": Coverage(
+        "features", Balls(Points.of(np.zeros((NUM_SAMPLES, 5))), (2.0,) * NUM_SAMPLES), POINTS
+    ),
 }
 
 

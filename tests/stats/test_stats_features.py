@@ -19,9 +19,11 @@ from taba_core.stats import (
     FeatureMoments,
     FrechetDistance,
     InceptionScore,
+    InsideManifold,
     NearestDistances,
     Points,
     balls,
+    density_coverage,
     estimates,
     frechet_distance,
     from_arrays,
@@ -137,16 +139,58 @@ def test_precision_and_recall_are_the_definition():
     assert_allclose(float(found["recall"]), share(real, fake))
 
 
-def test_whether_a_sample_is_covered_is_an_or_over_parts_of_the_balls():
+def test_whether_a_sample_is_inside_is_an_or_over_parts_of_the_balls():
     points, x = features(30, 3), features(50, 3, "queries")
     radius = np.linspace(0.2, 1.4, 30)
 
     def inside(part):
-        statistic = Coverage("x", Balls(Points.of(points[part]), tuple(radius[part])))
+        statistic = InsideManifold("x", Balls(Points.of(points[part]), tuple(radius[part])))
         return statistic.partial({"sample": np.arange(50), "x": x})["inside"] > 0
 
     parts = [slice(0, 7), slice(7, 20), slice(20, 30)]
     assert_array_equal(np.any([inside(part) for part in parts], axis=0), inside(slice(None)))
+
+
+def test_density_and_coverage_by_hand():
+    # k = 1: the real points 0, 1, 3, 10 have the balls -1..1, 0..2, 1..5, 3..17. Generated -1 and -.5 lie in one ball,
+    # 4 in two, 30 in none: density (1 + 1 + 2 + 0) / (1 x 4) = 1. Balls with a generated point: of 0 (-1, its border),
+    # of 3 and of 10 (4); that of 1 has none: coverage 3/4. The share of generated points in any ball is 3/4 too.
+    found = density_coverage(LINE, np.array([[-1.0], [-0.5], [4.0], [30.0]]), k=1, scheduler="sync")
+    assert (float(found["density"]), float(found["coverage"])) == (1.0, 0.75)
+    # All generated points on one real one: every one lies in the balls of 0 (its own) and, on its border, of 1.
+    # Density 2 exceeds 1, precision is 1, and coverage sees that half of the real points are missed.
+    fake = np.zeros((6, 1))
+    found = density_coverage(LINE, fake, k=1, scheduler="sync")
+    assert (float(found["density"]), float(found["coverage"])) == (2.0, 0.5)
+    assert (found["density"].n, found["coverage"].n) == (6, 4)
+    assert (
+        float(precision_recall(LINE, np.linspace(0, 1e-3, 6)[:, None], k=1, scheduler="sync")["precision"])
+        == 1.0
+    )
+
+
+def test_density_and_coverage_are_the_definition():
+    real, fake, k = features(90, 4), 0.7 * features(70, 4, "fake") + 0.4, 5
+    found = density_coverage(real, fake, k=k, scheduler="sync", num_replicates=10)
+    radius = np.sort(np.linalg.norm(real[:, None] - real, axis=-1), axis=1)[
+        :, k
+    ]  # the first is the point itself
+    inside = np.linalg.norm(real[:, None] - fake, axis=-1) <= radius[:, None]
+    assert_allclose(float(found["density"]), inside.sum() / (k * len(fake)))
+    assert_allclose(float(found["coverage"]), inside.any(axis=1).mean())
+    # The share of generated samples in any ball is another number, that of precision.
+    assert abs(inside.any(axis=0).mean() - inside.any(axis=1).mean()) > 0.01
+
+
+def test_coverage_needs_the_ball_of_every_real_sample():
+    statistic = Coverage(
+        "x", Balls(Points.of(LINE, np.array([4, 2, 7, 5])), (1.0, 1.0, 2.0, 7.0)), Points.of(LINE)
+    )
+    block = {"sample": np.array([7, 4]), "x": np.array([[20.0], [-1.0]])}
+    # sample 7 is the third ball, of radius 2, and 10 is 10 away; sample 4 is the first, and 0 lies on its border
+    assert statistic.partial(block)["covered"].tolist() == [0.0, 1.0]
+    with pytest.raises(UsageError, match="sample 3 of x has no ball"):
+        statistic.partial({"sample": np.array([3]), "x": LINE[:1]})
 
 
 def test_balls_are_made_of_a_finished_first_pass_only():
@@ -260,7 +304,7 @@ def test_unbiased_alignment_of_independent_sets_is_zero_and_biased_is_not():
 
 def test_cosines_by_hand():
     # (1,0).(0,1) = 0; (3,4).(4,3) = 24/25; (1,0).(-2,0) = -1; a zero vector has none
-    u, v = np.array([[1, 0], [3, 4], [1, 0], [0, 0]]), np.array([[0, 1], [4, 3], [-2, 0], [1, 1]])
+    u, v = np.array([[1.0, 0], [3, 4], [1, 0], [0, 0]]), np.array([[0.0, 1], [4, 3], [-2, 0], [1, 1]])
     got = summary(CosineSimilarity("u", "v"), u=u, v=v)
     assert_allclose(got["mean"], (0 + 0.96 - 1) / 3)
     assert_allclose(got["clip_score"], 2.5 * 0.96 / 3)

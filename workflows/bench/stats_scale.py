@@ -85,7 +85,7 @@ STATISTICS = (
     "quantiles",
     "top-examples",
     "precision-radii",
-    "coverage",
+    "inside manifold",
 )
 
 
@@ -121,7 +121,9 @@ def statistic(name: str, num_features: int) -> Statistic:
         "quantiles": lambda: stats.Quantiles("score"),
         "top-examples": lambda: stats.TopExamples(stats.ReconstructionError(), "mae"),
         "precision-radii": lambda: stats.NearestDistances("features", points()),
-        "coverage": lambda: stats.Coverage("features", stats.Balls(points(), (1.0,) * NUM_POINTS)),
+        "inside manifold": lambda: stats.InsideManifold(
+            "features", stats.Balls(points(), (1.0,) * NUM_POINTS)
+        ),
     }
     return make[name]()
 

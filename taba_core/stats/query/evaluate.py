@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from taba_core.errors import UsageError
+from taba_core.errors import UsageError, unknown_name
 from taba_core.stats.base import SAMPLE, Array, Block, Statistic
+from taba_core.stats.inputs import function_name
+from taba_core.stats.query.arguments import arranged, labels_of
 from taba_core.stats.reduce import reduce_lazily
 from taba_core.stats.resample import NUM_REPLICATES, estimates
 from taba_core.stats.tree import CANONICAL_BLOCK, MAX_GROUPS, Reduced, fingerprint
@@ -18,7 +20,6 @@ from taba_core.stats.tree import CANONICAL_BLOCK, MAX_GROUPS, Reduced, fingerpri
 if TYPE_CHECKING:
     import xarray as xr
 
-_ORDER = ("sample", "step", "channel", "rgb", "y", "pixel_y", "x", "pixel_x")
 _SAMPLES_AT_ONCE = 64
 
 
@@ -62,9 +63,10 @@ def evaluate(
 
     Args:
       statistic: what to compute.
-      arrays: by the names the statistic reads; dimension `sample` and, in any order, the others of the schema.
+      arrays: by the names of the statistic's inputs; their dimensions may be in any order. A dimension `sample` without
+        a coordinate counts its samples from 0.
       dims: names of the dimensions of its values; `<value>_<axis>` unless given.
-      coords: labels of these dimensions.
+      coords: labels of these dimensions; those of the arguments unless given.
       options: see `Options`.
 
     Returns:
@@ -72,14 +74,21 @@ def evaluate(
       and its parameters, n, level, interval (bootstrap, jackknife or none), samples (their fingerprint).
 
     Raises:
-      UsageError: arrays of different samples, or without dimension `sample`; repeated ids; no samples.
+      UsageError: arrays that are not what the statistic reads (`taba_core.stats.query.arguments`), or of different
+        samples; repeated ids; no samples. An option that does not exist.
+      WorkError, when it is computed: a sample holds values that are not finite, for instance one never written. Where
+        there are too few samples for a value, that value is NaN.
     """
     import dask
     import dask.array
     import xarray as xr
 
+    unknown = options.keys() - Options.__annotations__.keys()
+    if unknown:
+        raise unknown_name("option", min(unknown), Options.__annotations__)
     chosen = _Chosen(**options)
-    ids, columns = _aligned(statistic, arrays)
+    ids, ordered = arranged(statistic, arrays)
+    columns = {name: array.data for name, array in ordered.items()}
     reduction = reduce_lazily(
         Columns(columns),
         len(ids),
@@ -95,8 +104,10 @@ def evaluate(
         for suffix in ("", "_low", "_high") if statistic.resampling != "none" else ("",):
             lazy = dask.array.from_delayed(values[name + suffix], shape, np.float64)
             variables[name + suffix] = (named, lazy)
-    used = {dim for names, _ in variables.values() for dim in names}
-    labels = {dim: labels for dim, labels in (coords or {}).items() if dim in used}
+    used = {
+        dim: size for names, lazy in variables.values() for dim, size in zip(names, lazy.shape, strict=True)
+    }
+    labels = labels_of(ordered, used) | {dim: of for dim, of in (coords or {}).items() if dim in used}
     return xr.Dataset(variables, labels, _attributes(statistic, ids, chosen.level))
 
 
@@ -115,34 +126,6 @@ class Columns:
         return {SAMPLE: np.arange(start, stop), **{name: np.asarray(part) for name, part in read.items()}}
 
 
-def _aligned(
-    statistic: Statistic, arrays: Mapping[str, xr.DataArray]
-) -> tuple[NDArray[np.int64], dict[str, Any]]:
-    """Ascending ids of the samples, and the arrays in that order with the sample dimension first."""
-    ids: NDArray[np.int64] | None = None
-    columns: dict[str, Any] = {}
-    for name in statistic.variables:
-        array = arrays[name]
-        if SAMPLE not in array.dims:
-            raise UsageError(f"{name} has dimensions {array.dims} and no 'sample'; give an array of samples.")
-        own = np.asarray(array[SAMPLE].values, dtype=np.int64)
-        if ids is not None and not np.array_equal(own, ids):
-            raise UsageError(
-                f"{name} holds other samples than {next(iter(columns))} ({len(own)} and {len(ids)}, or other ids); "
-                f"select the same ones of both, in the same order (xarray.align does)."
-            )
-        ids = own
-        columns[name] = array.transpose(*_ORDER, ..., missing_dims="ignore")
-    assert ids is not None, "a statistic reads at least one variable"
-    order = np.argsort(ids, kind="stable")
-    repeated = np.flatnonzero(np.diff(ids[order]) == 0)
-    if repeated.size:
-        raise UsageError(f"sample {ids[order][repeated[0]]} was selected twice; a sample counts once.")
-    if np.array_equal(order, np.arange(len(ids))):
-        return ids, {name: array.data for name, array in columns.items()}
-    return ids[order], {name: array.isel({SAMPLE: order}).data for name, array in columns.items()}
-
-
 def _samples_per_read(columns: Mapping[str, Any]) -> int:
     """Whole blocks of the arrays, so that none is read twice: a multiple of 16."""
     largest = max((max(array.chunks[0]) for array in columns.values() if hasattr(array, "chunks")), default=1)
@@ -156,8 +139,11 @@ def _shapes(statistic: Statistic, columns: Mapping[str, Any]) -> dict[str, tuple
     for name, array in columns.items():
         fill = 1 / array.shape[-1] if array.ndim == 2 else 0  # class probabilities add up to 1
         block[name] = np.full((1, *array.shape[1:]), fill, dtype=array.dtype)
-    with np.errstate(all="ignore"):
-        values = statistic.summarise(statistic.partial(block))
+    try:
+        with np.errstate(all="ignore"):
+            values = statistic.summarise(statistic.partial(block))
+    except UsageError as error:  # sizes that the statistic's parameters do not fit
+        raise UsageError(f"{function_name(statistic)}: {error}") from None
     return {name: np.shape(value) for name, value in values.items()}
 
 

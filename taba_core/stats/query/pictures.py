@@ -30,8 +30,8 @@ def reconstruction_error(
     >>> bool(found.mae_low < found.mae < found.mae_high)
     True
     """
-    arrays = {"a": image, "b": reconstruction}
-    return evaluate(ReconstructionError("a", "b", value_range), arrays, **options)
+    arrays = {"image": image, "reconstruction": reconstruction}
+    return evaluate(ReconstructionError("image", "reconstruction", value_range), arrays, **options)
 
 
 def structural_similarity(
@@ -42,8 +42,8 @@ def structural_similarity(
     >>> bool(query.structural_similarity(generation.image, generation.image).ssim == 1)
     True
     """
-    arrays = {"a": image, "b": other}
-    return evaluate(StructuralSimilarity("a", "b", value_range), arrays, **options)
+    arrays = {"image": image, "other": other}
+    return evaluate(StructuralSimilarity("image", "other", value_range), arrays, **options)
 
 
 def png_bits(
@@ -97,7 +97,7 @@ def feature_moments(features: xr.DataArray, **options: Unpack[Options]) -> xr.Da
     (6, 6)
     """
     dims = {"mean": ("feature",), "covariance": ("feature", "other_feature")}
-    return evaluate(FeatureMoments("x"), {"x": features}, dims, **options)
+    return evaluate(FeatureMoments("features"), {"features": features}, dims, **options)
 
 
 def frechet_distance(real: xr.DataArray, generated: xr.DataArray, **options: Unpack[Options]) -> xr.Dataset:
@@ -106,7 +106,7 @@ def frechet_distance(real: xr.DataArray, generated: xr.DataArray, **options: Unp
     >>> bool(query.frechet_distance(features.of_photos, features.of_samples).distance > 0)
     True
     """
-    return evaluate(FrechetDistance("p", "q"), {"p": real, "q": generated}, **options)
+    return evaluate(FrechetDistance("real", "generated"), {"real": real, "generated": generated}, **options)
 
 
 def inception_score(probability: xr.DataArray, **options: Unpack[Options]) -> xr.Dataset:
@@ -115,7 +115,7 @@ def inception_score(probability: xr.DataArray, **options: Unpack[Options]) -> xr
     >>> bool(query.inception_score(features.probability).score > 1)
     True
     """
-    return evaluate(InceptionScore("p"), {"p": probability}, **options)
+    return evaluate(InceptionScore("probability"), {"probability": probability}, **options)
 
 
 def feature_alignment(
@@ -145,7 +145,7 @@ def value_mean(values: xr.DataArray, **options: Unpack[Options]) -> xr.Dataset:
     >>> query.value_mean(features.score).attrs["interval"]
     'bootstrap'
     """
-    return evaluate(ValueMean("x"), {"x": values}, **options)
+    return evaluate(ValueMean("values"), {"values": values}, **options)
 
 
 def quantiles(
@@ -157,8 +157,8 @@ def quantiles(
     >>> bool(found["quantile"][0] == features.score.median())
     True
     """
-    statistic = Quantiles("x", levels)
-    return evaluate(statistic, {"x": values}, {"quantile": ("q",)}, {"q": list(levels)}, **options)
+    statistic = Quantiles("values", levels)
+    return evaluate(statistic, {"values": values}, {"quantile": ("q",)}, {"q": list(levels)}, **options)
 
 
 def value_range(x: xr.DataArray, **options: Unpack[Options]) -> xr.Dataset:

@@ -151,12 +151,10 @@ def inversion_cost(
     >>> bool(found.residual > 0), float(found.fallback_steps)
     (True, 0.0)
     """
-    coords = {"step": residual["step"].values} if "step" in residual.coords else {}
     return evaluate(
         InversionCost("evaluations", "residual", "fallback"),
         {"evaluations": evaluations, "residual": residual, "fallback": fallback},
         {"residual_by_step": ("step",)},
-        coords,
         **options,
     )
 
@@ -168,7 +166,9 @@ def interpolation_curve(distance: xr.DataArray, **options: Unpack[Options]) -> x
     >>> float(found.distance[0]), bool(found.largest >= found.distance[-1])
     (0.0, True)
     """
-    return evaluate(InterpolationCurve("x"), {"x": distance}, {"distance": ("weight",)}, **options)
+    return evaluate(
+        InterpolationCurve("distance"), {"distance": distance}, {"distance": ("weight",)}, **options
+    )
 
 
 def step_error(
@@ -187,8 +187,6 @@ def step_error(
     by_step = ("error", "error_per_image", "std", "std_reference", "std_ratio")
     by_interval = ("interval_error", "interval_error_per_image")
     coords: dict[str, Any] = {"region": list(REGIONS), "interval": list(_INTERVALS)}
-    if "step" in eps_t.coords:
-        coords["step"] = eps_t["step"].values
     return evaluate(
         StepError("eps_t", "eps_hat", "region", first),
         {"eps_t": eps_t, "eps_hat": eps_hat, "region": region},
