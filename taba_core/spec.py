@@ -208,7 +208,9 @@ class PerceptualDistance(Artifact):
     kind: ClassVar[str] = "perceptual-distance"
 
     source: Reconstruction
-    weights: str = Field(description="fingerprint of the weights of the network that measures")
+    weights: str = Field(
+        description="first digits of the SHA-256 of the weights of the network that measures"
+    )
 
     def root(self) -> Generation:
         """The generation of the images."""

@@ -91,14 +91,14 @@ class GaussianModes:
       grid: the levels.
 
     Raises:
-      UsageError: a variance that is not positive.
+      UsageError: variances that are no real numbers, or one that is not positive.
     """
 
     variance: Modes
     grid: TimestepGrid
 
     def __post_init__(self) -> None:
-        variance = np.array(self.variance, dtype=np.float64)
+        variance = _real_numbers("GaussianModes", "variance", self.variance)
         if not np.all(variance > 0):
             raise UsageError(
                 f"smallest mode variance {variance.min():g}: every mode needs a positive variance."
@@ -228,10 +228,39 @@ def lag_correlation(mode_variance: ArrayLike, lag: int = 1) -> float:
 
     Args:
       mode_variance: (H, W) in FFT order, the last axis horizontal.
+
+    Raises:
+      UsageError: other than (H, W) finite real numbers that are not negative, or all zero.
     """
-    spectrum = np.asarray(mode_variance, dtype=np.float64)
+    spectrum = _real_numbers("lag_correlation", "mode_variance", mode_variance)
+    if spectrum.ndim != 2 or not np.all(spectrum >= 0) or not 0 < spectrum.sum() < np.inf:
+        raise UsageError(
+            f"lag_correlation: mode_variance has shape {spectrum.shape} and a sum of {spectrum.sum():g}; it takes the "
+            "variances of the modes of one field, (height, width), finite, not negative and not all zero. Select one "
+            "field first."
+        )
     phase = np.cos(2 * math.pi * np.fft.fftfreq(spectrum.shape[-1]) * lag)
     return float((spectrum * phase).sum() / spectrum.sum())
+
+
+def _real_numbers(function: str, argument: str, values: object) -> Modes:
+    """A float64 copy of an array of real numbers.
+
+    Raises:
+      UsageError: something else, named with the function and the argument.
+    """
+    array = None if hasattr(values, "data_vars") else np.asarray(values)
+    if array is None or array.dtype.kind not in "fiu" or not array.size:
+        held = (
+            type(values).__name__
+            if array is None
+            else f"an array of shape {array.shape} and type {array.dtype}"
+        )
+        raise UsageError(
+            f"{function}: {argument} is {held}; it takes an array of real numbers, with at least one entry, such as "
+            f"numpy.asarray({argument}, dtype=float)."
+        )
+    return array.astype(np.float64)
 
 
 def _coefficients(move: Transition) -> tuple[float, float, float]:

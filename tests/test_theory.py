@@ -277,3 +277,20 @@ def test_sampling_converges_at_first_order():
 def test_variances_must_be_positive():
     with pytest.raises(UsageError, match="smallest mode variance 0: every mode needs a positive variance"):
         GaussianModes(np.array([1.0, 0.0]), GRIDS["dit"])
+
+
+@pytest.mark.parametrize("wrong", [np.ones(3) * 1j, np.array(["1"]), None, np.ones((0, 4)), [[1, 2], "a"]])
+def test_what_is_no_array_of_real_numbers_is_refused_by_name(wrong):
+    wrong = np.asarray(wrong, dtype=object) if isinstance(wrong, list) else wrong
+    with pytest.raises(UsageError, match=r"^GaussianModes: variance is an array of shape .* real numbers"):
+        GaussianModes(wrong, GRIDS["dit"])
+    with pytest.raises(UsageError, match=r"^lag_correlation: mode_variance is an array of shape"):
+        lag_correlation(wrong)
+
+
+@pytest.mark.parametrize("wrong", [np.ones(4), np.zeros((4, 4)), -np.ones((4, 4)), np.full((4, 4), np.nan)])
+def test_a_spectrum_is_one_field_of_finite_variances(wrong):
+    with pytest.raises(
+        UsageError, match=r"^lag_correlation: mode_variance has shape .* Select one field first"
+    ):
+        lag_correlation(wrong)

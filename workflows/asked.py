@@ -95,6 +95,8 @@ def check_all(parts: list[Asked], *, write: bool) -> tuple[list[Job], Store | No
     if write:
         for job in jobs:
             job.context.check_runnable()
+            for study in job.studies:
+                study.check_runnable(job.context)
         return jobs, Store.open(path, mode="a")
     return jobs, Store.open(path, mode="r") if Store.is_there(path) else None
 

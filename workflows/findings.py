@@ -181,6 +181,29 @@ def item_context(result: xr.Dataset) -> dict[str, Any]:
     }
 
 
+def each_own(labels: Sequence[str], texts: Sequence[str]) -> str:
+    """What a caption says of all results: the one text they share, or every result's own after its label.
+
+    `each_own(["A", "B"], ["k = 20", "k = 5"])` is "k = 20 (A), k = 5 (B)"; results with one text are named together.
+    """
+    if len(set(texts)) <= 1:
+        return "".join(texts[:1])
+    of_text = {
+        text: [label for label, own in zip(labels, texts, strict=True) if own == text] for text in texts
+    }
+    return ", ".join(f"{text} ({'; '.join(same)})" for text, same in of_text.items())
+
+
+def shared_context(results: Sequence[xr.Dataset]) -> dict[str, Any]:
+    """`item_context` of a figure of several results: what they share, and nothing of what differs between them."""
+    each = [item_context(result) for result in results]
+    nothing = {"n": None, "T": None, "conventions": ""}
+    return {
+        name: each[0][name] if all(one[name] == each[0][name] for one in each) else empty
+        for name, empty in nothing.items()
+    }
+
+
 def row_labels(results: Sequence[xr.Dataset]) -> list[str]:
     """One label a result: the model's title, and where titles repeat the settings in which the results differ."""
     titles = [_title(r) for r in results]

@@ -86,6 +86,10 @@ class Settings(BaseModel):
     arc_samples: int = Field(
         128, ge=2, description="first samples of which study methods makes the self-interpolation curves"
     )
+    lpips: Literal["on", "off"] = Field(
+        "off",
+        description="study methods: measure LPIPS, which needs extra metrics and AlexNet's weights: on | off",
+    )
     patch_size: int = Field(8, ge=2, description="side of the patches of the correlation, pixels")
     top_k: int = Field(20, ge=1, description="largest |r| kept per patch")
     plain_threshold: float = Field(

@@ -62,6 +62,9 @@ class Study(ABC):
     def present(self, results: Sequence[xr.Dataset]) -> Section:
         """Tables, figures and claims from stored results alone; one result a model (or setting)."""
 
+    def check_runnable(self, context: Context) -> None:  # noqa: B027  most studies need nothing of their own
+        """Refuse (UsageError) what this study can plan here but not run: something of its own that is missing."""
+
     def annotate(self, store: Store, result: xr.Dataset) -> xr.Dataset:
         """A stored result with what only a report tells: facts of where it ran, which differ from run to run."""
         return result

@@ -28,7 +28,6 @@ WEIGHTS_URL = f"https://download.pytorch.org/models/{WEIGHTS_NAME}"
 WEIGHTS_SHA256 = "7be5be79"
 # AlexNet's third layer has one position left of 31 pixels, none of 30.
 LEAST_SIDE = 31
-_FINGERPRINT_DIGITS = 16
 _LOCK = threading.Lock()
 
 
@@ -61,12 +60,11 @@ def why_not() -> str | None:
     return None
 
 
-def fingerprint() -> str:
-    """The first 16 hex digits of the SHA-256 of AlexNet's weights. Raises UsageError where there are none."""
+def check() -> None:
+    """Refuse (UsageError) where distances cannot be computed; the message says what is missing and how to get it."""
     reason = why_not()
     if reason is not None:
         raise UsageError(f"LPIPS: {reason}")
-    return content_hash(weights_file())[:_FINGERPRINT_DIGITS]
 
 
 def distances(reference: torch.Tensor, estimate: torch.Tensor, *, weights: str = "") -> torch.Tensor:
@@ -76,7 +74,7 @@ def distances(reference: torch.Tensor, estimate: torch.Tensor, *, weights: str =
 
     Args:
       reference, estimate: (n, 3, H, W) in [-1, 1], sides of 31 and more; what lies outside is clipped, as on a screen.
-      weights: fingerprint that AlexNet's file must have; "" takes the file that is there.
+      weights: first digits of the SHA-256 that AlexNet's file must have; "" asks for torchvision's, `WEIGHTS_SHA256`.
     Raises:
       UsageError: a package or the file is missing, or it is another file; or images of another shape.
     """
@@ -87,9 +85,13 @@ def distances(reference: torch.Tensor, estimate: torch.Tensor, *, weights: str =
         raise UsageError(
             f"LPIPS of images {shapes}: give both in one shape (n, 3, H, W) with sides of at least {LEAST_SIDE}."
         )
-    found = fingerprint()
-    if weights and weights != found:
-        raise UsageError(f"LPIPS: {weights_file()} has sha256 {found}..., and {weights}... was asked for.")
+    check()
+    found = content_hash(weights_file())
+    if not found.startswith(weights):
+        raise UsageError(
+            f"LPIPS: {weights_file()} has sha256 {found[:8]}..., and {weights}... was asked for; this version measures "
+            f"with the file from {WEIGHTS_URL}."
+        )
     with _LOCK:
         network = _network(str(weights_file()), found, str(reference.device))
     out = reference.new_empty(len(reference), dtype=torch.float32)

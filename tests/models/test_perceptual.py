@@ -41,7 +41,7 @@ def test_a_missing_file_is_named_with_its_place_and_address(home, monkeypatch):
         "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth to that file."
     )
     with pytest.raises(UsageError, match=r"^LPIPS: AlexNet's weights are not here"):
-        perceptual.fingerprint()
+        perceptual.check()
 
 
 def test_another_file_of_that_name_is_no_alexnet(home, monkeypatch):
@@ -118,7 +118,7 @@ def test_it_is_the_distance_of_the_package(alexnet):
     a, b = pictures()
     with torch.no_grad():
         theirs = alexnet(a, b).reshape(-1)
-    found = perceptual.distances(a, b, weights=perceptual.fingerprint())
+    found = perceptual.distances(a, b, weights=perceptual.WEIGHTS_SHA256)
     assert found.dtype == torch.float32 and found.shape == (3,)
     np.testing.assert_allclose(found, theirs, rtol=1e-5)
     assert (found > 1e-3).all()
@@ -140,7 +140,7 @@ def test_a_batch_equals_its_items_and_values_off_the_screen_are_clipped(alexnet)
 def test_other_weights_than_asked_for_are_refused(alexnet):
     a, b = pictures(1)
     with pytest.raises(
-        UsageError, match=r"^LPIPS: .*7be5be79\.pth has sha256 [0-9a-f]{16}\.\.\., and beef\.\.\. was"
+        UsageError, match=r"^LPIPS: .*7be5be79\.pth has sha256 [0-9a-f]{8}\.\.\., and beef\.\.\. was"
     ):
         perceptual.distances(a, b, weights="beef")
 

@@ -15,7 +15,7 @@ from workflows.context import Context
 from workflows.plan import make_plan
 from workflows.present import DASH
 from workflows.settings import parse_settings
-from workflows.studies.methods.lpips import unsuited, with_why_not
+from workflows.studies.methods.lpips import unsuited
 from workflows.studies.methods.tables import tables_of
 from workflows.study import find_studies
 
@@ -26,8 +26,7 @@ SMALL = (
     "num_inference_steps=10",
     "methods=ddim,bdia",
 )
-WHY_NOT = perceptual.why_not
-WEIGHTS = "0123456789abcdef"
+WEIGHTS = perceptual.WEIGHTS_SHA256
 
 
 def mean_difference(reference, estimate, *, weights):
@@ -39,48 +38,32 @@ def mean_difference(reference, estimate, *, weights):
 @pytest.fixture
 def measurable(monkeypatch):
     monkeypatch.setattr(perceptual, "why_not", lambda: None)
-    monkeypatch.setattr(perceptual, "fingerprint", lambda: WEIGHTS)
     monkeypatch.setattr(perceptual, "distances", mean_difference)
 
 
-def run(place):
+def run_methods(place, *settings):
+    arguments = [part for one in (*SMALL, *settings) for part in ("--set", one)]
+    where = ("--model", "gaussian", "--store", place, "--executor", "local", "--no-report")
+    return taba("run", "methods", *where, *arguments)
+
+
+def run(place, *settings):
     """The store, and its results as a report has them."""
-    arguments = [part for one in SMALL for part in ("--set", one)]
-    assert (
-        taba(
-            "run",
-            "methods",
-            "--model",
-            "gaussian",
-            "--store",
-            place,
-            "--executor",
-            "local",
-            "--no-report",
-            *arguments,
-        )
-        == 0
-    )
+    assert run_methods(place, *settings) == 0
     store = Store.open(place, mode="r")
     (methods,) = find_studies(["methods"])
     return store, [methods.annotate(store, store.read_result(name)) for name in store.results()]
 
 
-def test_without_it_the_run_works_and_says_what_is_missing_and_with_it_nothing_else_is_made_again(
-    tmp_path, monkeypatch, measurable
-):
-    with monkeypatch.context() as missing:
-        missing.setattr(perceptual, "why_not", WHY_NOT)
-        missing.setattr(perceptual, "find_spec", lambda name: None if name == "lpips" else object())
-        store, (result,) = run(tmp_path / "store")
-        before = {group.name for group in store.artifacts()}
-        tables = {table.id: table for table in tables_of("Gaussian field", result, 0, [result])}
-    note = "LPIPS is not measured: lpips is not installed; pip install -e '.[metrics]'."
+def test_without_it_the_run_works_and_says_so_and_with_it_nothing_else_is_made_again(tmp_path, measurable):
+    store, (result,) = run(tmp_path / "store")
+    before = {group.name for group in store.artifacts()}
+    tables = {table.id: table for table in tables_of("Gaussian field", result, 0, [result])}
+    note = "LPIPS is not measured: it was not asked for; --set lpips=on measures it."
     assert note in tables["table7"].notes and note in tables["methods-accuracy"].notes
     assert lpips_cell(tables["table7"], "DDIM inversion") == DASH and np.isnan(result["lpips"]).all()
-    assert with_why_not(result).attrs["lpips_why_not"] == "what it needs is here by now: run the study again."
 
-    store, results = run(tmp_path / "store")
+    store, results = run(tmp_path / "store", "lpips=on")
     # No image is made again: a small artifact for each of two rows.
     added = [group for group in store.artifacts() if group.name not in before]
     assert [group.artifact.kind for group in added] == ["perceptual-distance"] * 2 and len(results) == 2
@@ -88,7 +71,7 @@ def test_without_it_the_run_works_and_says_what_is_missing_and_with_it_nothing_e
     # The stand-in is the mean absolute difference, which is measured anyway.
     np.testing.assert_allclose(measured["lpips"], measured["mae"], rtol=1e-5)
     tables = {table.id: table for table in tables_of("Gaussian field", measured, 0, [measured])}
-    assert any("sha256 0123456789abcdef..." in note for note in tables["table7"].notes)
+    assert any("sha256 7be5be79..." in note for note in tables["table7"].notes)
     ddim = lpips_cell(tables["table7"], "DDIM inversion")
     assert ddim.value == pytest.approx(float(measured["mae"].sel(row="ddim")), rel=1e-5)
     assert (ddim.paper.value, ddim.paper.spread) == (0.10, 0.05)
@@ -124,7 +107,7 @@ class Held:
 
 
 def test_of_a_latent_model_it_is_the_distance_of_decoded_pictures(measurable):
-    context = Context("dit", "ddim", parse_settings(["num_samples=4", "methods=ddim"]))
+    context = Context("dit", "ddim", parse_settings(["num_samples=4", "methods=ddim", "lpips=on"]))
     artifact = find_studies(["methods"])[0].requests(context)["lpips/ddim"].artifact
     # 8-bit 204 is 204 / 127.5 - 1 = .6; .25 decodes to .5, in 8 bits round(191.25) = 191: .498; off the screen 1.
     latent = np.full((2, 4, 32, 32), 0.25, dtype=np.float32)
@@ -136,24 +119,43 @@ def test_of_a_latent_model_it_is_the_distance_of_decoded_pictures(measurable):
     assert "decoded" in read["generation"]
 
 
-def test_the_weights_are_in_the_key_and_no_other_key_changes(measurable, monkeypatch):
-    context = Context("gaussian", "ddim", parse_settings(list(SMALL)))
+def test_the_key_of_a_result_depends_on_what_was_asked_and_not_on_what_is_installed(monkeypatch):
     (study,) = find_studies(["methods"])
-    asked = study.requests(context)
+    contexts = {
+        on: Context("gaussian", "ddim", parse_settings([*SMALL, f"lpips={on}"])) for on in ("on", "off")
+    }
+    keys = {}
+    for there, reason in (("here", None), ("missing", "lpips is not installed.")):
+        monkeypatch.setattr(perceptual, "why_not", lambda reason=reason: reason)
+        keys[there] = {on: study.result_key(context) for on, context in contexts.items()}
+    assert keys["here"] == keys["missing"] and keys["here"]["on"] != keys["here"]["off"]
+
+    asked, without = (study.requests(contexts[on]) for on in ("on", "off"))
     one = asked["lpips/ddim"].artifact
     assert one.weights == WEIGHTS and one.key != PerceptualDistance(source=one.source, weights="other").key
-    planned = {p.artifact.kind: p for p in make_plan(context, [study]).artifacts}["perceptual-distance"]
+    planned = {p.artifact.kind: p for p in make_plan(contexts["on"], [study]).artifacts}[
+        "perceptual-distance"
+    ]
     assert planned.evaluations == 0 and planned.variables == ["lpips"]
-    monkeypatch.setattr(perceptual, "why_not", lambda: "gone.")
-    without = study.requests(context)
     assert {
         name: request.artifact.key for name, request in asked.items() if not name.startswith("lpips/")
     } == {name: request.artifact.key for name, request in without.items()}
 
 
+def test_a_run_that_asks_for_it_where_it_is_missing_is_refused_before_the_store_is_made(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(perceptual, "find_spec", lambda name: object())
+    assert run_methods(tmp_path / "store", "lpips=on") == 2
+    said = capsys.readouterr().err
+    assert "--set lpips=on: AlexNet's weights are not here" in said and "alexnet-owt-7be5be79.pth" in said
+    assert f"download them from {perceptual.WEIGHTS_URL}" in said and "--set lpips=off" in said
+    assert not (tmp_path / "store").exists()
+
+
 def test_images_too_small_are_said_to_be(measurable, monkeypatch):
     monkeypatch.setattr(perceptual, "LEAST_SIDE", 33)
-    context = Context("gaussian", "ddim", parse_settings([]))
+    context = Context("gaussian", "ddim", parse_settings(["lpips=on"]))
     assert unsuited(context) == (
         "it takes RGB images with sides of at least 33, and this model's are 3x32x32."
     )

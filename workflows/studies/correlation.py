@@ -14,7 +14,16 @@ from taba_core.stats.floor import correlation_floor
 from taba_core.stats.verdict import every, positive
 from workflows.closed_form import lag_theory
 from workflows.context import Context
-from workflows.findings import Findings, cell, for_each, interval_numbers, item_context, item_id, row_labels
+from workflows.findings import (
+    Findings,
+    cell,
+    each_own,
+    for_each,
+    interval_numbers,
+    item_context,
+    item_id,
+    row_labels,
+)
 from workflows.inputs import PICTURE_DIMS, Request
 from workflows.present import Column, Figure, Row, Section, Table
 from workflows.published import paper_value
@@ -136,11 +145,12 @@ def _table2(labels: list[str], results: Sequence[xr.Dataset]) -> Table:
         for result in results
     )
     first = results[0]
-    k, size = first.attrs["settings"]["top_k"], first.attrs["settings"]["patch_size"]
+    largest = each_own(labels, [f"{r.attrs['settings']['top_k']}" for r in results])
+    patches = each_own(labels, ["{0}×{0}".format(r.attrs["settings"]["patch_size"]) for r in results])
     return Table(
         id="table2",
         title="Correlation of noise, latents and samples",
-        caption=f"Mean of the {k} largest absolute Pearson correlations between positions of a {size}×{size} patch, "
+        caption=f"Mean of the {largest} largest absolute Pearson correlations between positions of a {patches} patch, "
         "over images; ± is the spread over patches and pairs, not an error of the mean.",
         rows=tuple(labels),
         columns=columns,

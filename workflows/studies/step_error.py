@@ -13,7 +13,16 @@ from taba_core.stats.regions import REGIONS
 from taba_core.stats.step_error import StepError
 from taba_core.stats.verdict import all_positive, every, positive
 from workflows.context import Context
-from workflows.findings import Findings, cell, for_each, interval_numbers, item_context, item_id, row_labels
+from workflows.findings import (
+    Findings,
+    cell,
+    each_own,
+    for_each,
+    interval_numbers,
+    item_context,
+    item_id,
+    row_labels,
+)
 from workflows.inputs import Request
 from workflows.present import Column, Figure, Row, Section, Table
 from workflows.report import plots
@@ -148,8 +157,14 @@ def _claims(found: Findings, of: Mapping[str, Estimate], first: int) -> None:
 
 
 def _table11(labels: list[str], results: Sequence[xr.Dataset]) -> Table:
-    share = int(results[0]["first_steps"]) / int(results[0].attrs["T"])
-    names = {"first": f"first {share:.0%} of the steps", "rest": "the other steps", "all": "all steps"}
+    shares = [f"{int(r['first_steps']) / int(r.attrs['T']):.0%}" for r in results]
+    same = len(set(shares)) == 1
+    first = f"first {shares[0]}" if same else "first steps"
+    names = {
+        "first": f"{first} of the steps" if same else first,
+        "rest": "the other steps",
+        "all": "all steps",
+    }
     regions = {"plain": "Plain", "non_plain": "Non-plain"}
     columns = tuple(Column(f"m{i}", label, group="Sum of E_R(t)") for i, label in enumerate(labels))
     rows, groups, cells = [], [], []
@@ -160,13 +175,14 @@ def _table11(labels: list[str], results: Sequence[xr.Dataset]) -> Table:
             cells.append(tuple(cell(r, "interval_error", region=region, interval=interval) for r in results))
     for region, area in regions.items():
         rows.append(area)
-        groups.append(f"share of the first {share:.0%}")
+        groups.append(f"share of the {first}")
         cells.append(tuple(cell(r, "first_share", region=region) for r in results))
     result = results[0]
     return Table(
         id="table11",
         title="Share of the first steps in the error",
-        caption="Per-step error |ε_t - ε̂_t| divided by mean |ε_t|, summed over intervals of inversion steps.",
+        caption="Per-step error |ε_t - ε̂_t| divided by mean |ε_t|, summed over intervals of inversion steps."
+        + ("" if same else f" The first steps are the first {each_own(labels, shares)} of all."),
         rows=tuple(rows),
         row_groups=tuple(groups),
         columns=columns,

@@ -14,7 +14,7 @@ from workflows.inputs import Request
 from workflows.present import Section
 from workflows.studies.methods.claims import find_claims, time_claims
 from workflows.studies.methods.figures import figures_of
-from workflows.studies.methods.lpips import lpips_request, with_why_not
+from workflows.studies.methods.lpips import check_lpips, lpips_request
 from workflows.studies.methods.measures import find_noise, find_rows
 from workflows.studies.methods.rows import MethodRow, check_any, method_rows
 from workflows.studies.methods.tables import tables_of
@@ -79,8 +79,12 @@ class Methods(Study):
         return {**super().analysis_settings(context), "arc_samples": context.settings.arc_samples}
 
     def annotate(self, store: Store, result: xr.Dataset) -> xr.Dataset:
-        """The measured times of every row, and what LPIPS lacks here."""
-        return with_why_not(with_times(store, result))
+        """The measured times of every row."""
+        return with_times(store, result)
+
+    def check_runnable(self, context: Context) -> None:
+        """LPIPS needs its package and weights, where it was asked for."""
+        check_lpips(context)
 
     def present(self, results: Sequence[xr.Dataset]) -> Section:
         """Table 7, the scorecard, trade-offs, self-interpolation curves and spectra of each result."""

@@ -1,24 +1,39 @@
-"""LPIPS of reconstructions where it can be computed; where it cannot, the sentence that says why."""
+"""LPIPS of reconstructions where it was asked for; where it was not, or cannot be, the sentence that says so.
+
+Whether it is measured is a setting, `lpips=on`, and the weights that measure are one file whose hash is known. So the
+key of a result depends on what was asked, and is the same on every machine: a run that asks for LPIPS where package or
+weights are missing is refused, and never answers with less.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 import xarray as xr
 
+from taba_core.errors import UsageError
 from taba_core.models import perceptual
 from taba_core.spec import Inversion, PerceptualDistance
 from workflows.context import Context
 from workflows.inputs import Request
 
-WHY_NOT = "lpips_why_not"  # attribute of a result without it
-
 
 def lpips_request(context: Context, inversion: Inversion) -> Request | None:
-    """The distances of an inversion's reconstructions; None where they cannot be."""
-    if unsuited(context) or perceptual.why_not():
+    """The distances of an inversion's reconstructions; None where they were not asked for, or the images have none."""
+    if not is_measured(context):
         return None
-    artifact = PerceptualDistance(source=context.reconstruction(inversion), weights=perceptual.fingerprint())
+    artifact = PerceptualDistance(source=context.reconstruction(inversion), weights=perceptual.WEIGHTS_SHA256)
     return Request(artifact, ("lpips",))
+
+
+def is_measured(context: Context) -> bool:
+    """Whether LPIPS was asked for, of images that have it."""
+    return context.settings.lpips == "on" and not unsuited(context)
+
+
+def check_lpips(context: Context) -> None:
+    """Refuse (UsageError) to measure LPIPS where its packages or its weights are missing."""
+    if is_measured(context) and (reason := perceptual.why_not()):
+        raise UsageError(f"--set lpips=on: {reason} Or leave LPIPS out: --set lpips=off.")
 
 
 def unsuited(context: Context) -> str:
@@ -32,15 +47,6 @@ def unsuited(context: Context) -> str:
     )
 
 
-def with_why_not(result: xr.Dataset) -> xr.Dataset:
-    """The result with what keeps LPIPS from being computed here and now, if it has none."""
-    if has_lpips(result):
-        return result
-    of_model = str(result["lpips"].attrs.get("unsuited", "")) if "lpips" in result else ""
-    reason = of_model or perceptual.why_not() or "what it needs is here by now: run the study again."
-    return result.assign_attrs({WHY_NOT: reason})
-
-
 def has_lpips(result: xr.Dataset) -> bool:
     """Whether a result has the distance of any row."""
     return "lpips" in result and bool(np.isfinite(result["lpips"].values).any())
@@ -49,7 +55,8 @@ def has_lpips(result: xr.Dataset) -> bool:
 def lpips_notes(result: xr.Dataset) -> tuple[str, ...]:
     """What was measured and with which weights, or why it was not."""
     if not has_lpips(result):
-        return (f"LPIPS is not measured: {result.attrs.get(WHY_NOT, 'this result was made without it.')}",)
+        of_model = str(result["lpips"].attrs.get("unsuited", "")) if "lpips" in result else ""
+        return (f"LPIPS is not measured: {of_model or 'it was not asked for; --set lpips=on measures it.'}",)
     weights = result["lpips"].attrs["weights"]
     return (
         f"LPIPS v0.1 of AlexNet ({perceptual.WEIGHTS_NAME}, sha256 {weights}...), mean over images with their "

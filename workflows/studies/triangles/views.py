@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from taba_core.stats.triangle import VERTICES
-from workflows.findings import cell, item_context, item_id
+from workflows.findings import cell, item_context, item_id, shared_context
 from workflows.present import Cell, Column, Figure, Row, Table
 from workflows.published import paper_value
 from workflows.report import triangles as drawings
@@ -100,7 +100,8 @@ def rules_table(labels: list[str], results: Sequence[xr.Dataset]) -> Table:
             total = float(result[name].sum("vertex", skipna=False))
             rows.append(text)
             groups.append(label)
-            cells.append((*values, Cell(total, digits=1, unit="°")))
+            own = {**item_context(result), "seed": int(result.attrs["seed"])}
+            cells.append((*values, Cell(total, digits=1, unit="°", **own)))
     first = results[0]
     return Table(
         id="table10-rules",
@@ -138,7 +139,7 @@ def drawn_triangles(labels: list[str], results: Sequence[xr.Dataset]) -> Figure:
         "Angles are those of Table 10; the length from noise to image is its mean, and the same scale holds for all "
         "panels. Numbers along the sides are mean lengths.",
         draw,  # type: ignore[arg-type]
-        **item_context(results[0]),
+        **shared_context(results),
     )
 
 
