@@ -123,7 +123,7 @@ def test_a_state_that_is_not_finite_is_refused(statistic, value):
 def test_mixed_dtypes_are_the_same_numbers():
     whole = {name: np.round(DATA[name] * 4) for name in VERTICES}
     mixed = {
-        "noise": whole["noise"].astype(np.int8),
+        "noise": whole["noise"].astype(np.float64),
         "image": whole["image"].astype(np.float16),
         "latent": whole["latent"].astype(np.float32),
     }
