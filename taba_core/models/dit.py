@@ -13,9 +13,8 @@ from taba_core.models.cards import Card
 from taba_core.models.component import load_component
 from taba_core.models.imagenet import class_names
 from taba_core.models.network import Network, Predict
-from taba_core.models.pipeline_dir import check_shape, class_names_of
+from taba_core.models.pipeline_dir import check_directory, check_shape, class_names_of
 from taba_core.models.profile import Profile
-from taba_core.models.scheduler_config import check_scheduler
 from taba_core.models.unet import check_conditioning, class_labels, load_codec, pipeline_directory
 
 # Axes: B samples in a batch, C channels, H rows, W columns.
@@ -40,7 +39,7 @@ def load(card: Card, source: Path | None, *, device: str, profile: Profile) -> N
     from diffusers import DiTTransformer2DModel
 
     directory = pipeline_directory(card, source)
-    check_scheduler(card, directory)
+    check_directory(card, directory)
     check_conditioning(card, "class")
     folder = directory / "transformer"
     transformer = load_component(DiTTransformer2DModel, folder, profile.weights_dtype(card.precision))

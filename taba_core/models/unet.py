@@ -13,9 +13,8 @@ from taba_core.models.cards import Card
 from taba_core.models.codec import KLCodec, VQCodec, load_kl_codec, load_vq_codec
 from taba_core.models.component import load_component
 from taba_core.models.network import Network, Predict
-from taba_core.models.pipeline_dir import check_shape, class_names_of
+from taba_core.models.pipeline_dir import check_directory, check_shape, class_names_of
 from taba_core.models.profile import Profile
-from taba_core.models.scheduler_config import check_scheduler
 
 # Axes: B samples in a batch, C channels, H rows, W columns.
 
@@ -35,7 +34,7 @@ def load(card: Card, source: Path | None, *, device: str, profile: Profile) -> N
     from diffusers import UNet2DModel
 
     directory = pipeline_directory(card, source)
-    check_scheduler(card, directory)
+    check_directory(card, directory)
     unet = load_component(UNet2DModel, directory / "unet", profile.weights_dtype(card.precision))
     check_shape(card, directory / "unet", unet.config)
     names = _class_names(directory, unet.config)

@@ -255,7 +255,10 @@ def other_vae(directory):
             r"text_encoder_2 holds no CLIPTextModelWithProjection",
         ),
         (lambda d: shutil.rmtree(d / "tokenizer_2"), r"tokenizer_2 holds no tokenizer: it needs vocab.json"),
-        (other_vae, r"vae states scaling_factor=0.18215 and the card 0.13025; .* Correct the card"),
+        (
+            other_vae,
+            r"vae states scaling_factor=0.18215 and the card 0.13025; .*and `scaling_factor: 0.18215`",
+        ),
         (
             lambda d: save_scheduler(d, "EulerDiscreteScheduler", **SDXL_BETAS | {"beta_end": 0.02}),
             r"schedule.beta_end=0.02, the card of sdxl says 0.012",
