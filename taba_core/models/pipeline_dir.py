@@ -17,6 +17,7 @@ from taba_core.models.codec_config import check_codec, enlargement, latent_chann
 from taba_core.models.config_fields import check_pipeline_fields
 from taba_core.models.json_file import read_json
 from taba_core.models.scheduler_config import check_scheduler, read_process, read_sampler, scheduler_path
+from taba_core.models.user_cards import correction
 
 Conditional = Literal["none", "class", "text"]
 
@@ -182,11 +183,13 @@ def check_shape(card: Card, folder: Path, config: Mapping[str, Any]) -> None:
       UsageError: in_channels, or out_channels that are neither as many nor twice as many (learned variance).
     """
     channels, inside = card.sample_shape[0], config["in_channels"]
-    if inside != channels or not _fitting_output(config):
+    if not _fitting_output(config):
+        raise _unfit_output(folder, config)
+    if inside != channels:
+        line = f"sample_shape: [{inside}, {card.sample_shape[1]}, {card.sample_shape[2]}]"
         raise UsageError(
             f"{folder}/config.json: in_channels={inside}, out_channels={config.get('out_channels')}; the card of "
-            f"{card.name} has states of {channels} channels, so it must be {channels} and {channels} or "
-            f"{2 * channels}. Use the card's weights, or a card of your own."
+            f"{card.name} has states of {channels} channels. {correction(card, folder.parent, line)}."
         )
 
 
@@ -239,16 +242,21 @@ def _sample_shape(folder: Path, config: Mapping[str, Any]) -> tuple[int, int, in
             "shape of a state is known."
         )
     if not _fitting_output(config):
-        raise UsageError(
-            f"{folder}/config.json: {channels} channels in, {config['out_channels']} out; a denoiser returns as "
-            "many as it is given, or twice as many (learned variance)."
-        )
+        raise _unfit_output(folder, config)
     return (channels, *sides)
 
 
 def _fitting_output(config: Mapping[str, Any]) -> bool:
     inside, outside = config["in_channels"], config.get("out_channels")
     return outside is None or outside in (inside, 2 * inside)
+
+
+def _unfit_output(folder: Path, config: Mapping[str, Any]) -> UsageError:
+    return UsageError(
+        f"{folder}/config.json: {config['in_channels']} channels in, {config['out_channels']} out; a denoiser returns "
+        "as many as it is given, or twice as many (learned variance). Use a model that is given nothing beside the "
+        "state."
+    )
 
 
 def _codec_facts(directory: Path, codec: str | None, channels: int) -> tuple[int, float]:

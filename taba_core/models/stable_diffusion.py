@@ -73,8 +73,8 @@ def _sdxl(
     if unet.config.addition_embed_type != "text_time":
         raise UsageError(
             f"{directory / 'unet'} is no SDXL network: its addition_embed_type is "
-            f"{unet.config.addition_embed_type}, not text_time. Use the weights of {card.title}, or a card of "
-            "family sd."
+            f"{unet.config.addition_embed_type}, not text_time. Use the weights of {card.title}, or the directory by "
+            f"itself: --model {directory}."
         )
     text = load_clip_pair_encoder(directory, card, device=device, profile=profile)
     read = unet.config.cross_attention_dim
