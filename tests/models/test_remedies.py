@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from tiny_checkpoints import edit_json, tiny_class_unet, tiny_dit, tiny_kl, tiny_ldm, tiny_unet
@@ -28,7 +29,7 @@ SMALL = {
 def load(name, weights=None):
     """Describe a model as a plan does, then build it as a worker does."""
     spec, card = model_spec(str(name), weights=weights), load_card(str(name))
-    load_network(card, weights or card.weights.location, device="cpu", profile=profile_named("exact"))
+    load_network(card, Path(weights or card.weights.location), device="cpu", profile=profile_named("exact"))
     timestep_grid(card, 10)
     assert spec.fingerprint
     return card
