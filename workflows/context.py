@@ -306,13 +306,22 @@ class Context:
             raise UsageError(f"{field}: {error}") from None
         N = grid.schedule.num_train_timesteps
         if N % num_inference_steps:
-            divisors = [t for t in range(1, N + 1) if N % t == 0]
-            below = max(t for t in divisors if t < num_inference_steps)
-            above = min(t for t in divisors if t > num_inference_steps)
+            divisors = [t for t in range(1, N + 1) if N % t == 0 and self._has_grid(t)]
+            near = [
+                *[t for t in divisors if t < num_inference_steps][-1:],
+                *[t for t in divisors if t > num_inference_steps][:1],
+            ]
             raise UsageError(
                 f"{field}: T={num_inference_steps} does not divide the {N} training timesteps of {self.card.title}, "
-                f"so its last level would be another than that of the other T; use {below} or {above}."
+                f"so its last level would be another than that of the other T; use {' or '.join(map(str, near))}."
             )
+
+    def _has_grid(self, num_inference_steps: int) -> bool:
+        try:
+            self.grid(num_inference_steps)
+        except UsageError:
+            return False
+        return True
 
     def with_preferred(self, embedded: Mapping[str, Any], network_samples: int) -> Context:
         """This context at the settings a costly study prefers, where the user chose none.

@@ -18,6 +18,7 @@ from taba_core.models.options import (
     PhotoMixtureOptions,
     validate_options,
 )
+from taba_core.models.pipeline_dir import check_directory
 from taba_core.models.profile import profile_named
 from taba_core.models.weights import locate, network_fingerprint, require_weights
 from taba_core.spec import ModelSpec
@@ -44,13 +45,16 @@ def model_spec(
       weights: file or directory in place of the fetched weights; the embedded models have none.
     Raises:
       UsageError: unknown model or option, impossible value, unusable photo folder, weights that are not
-        here, or weights given to a model that has none.
+        here, that contradict the card or whose configuration asks for what taba does not do, or weights given
+        to a model that has none.
     """
     card = load_card(name)
     chosen = validate_options(card.name, options)
     stated = chosen.model_dump(mode="json")
     if not card.embedded:
         source = require_weights(card, weights)
+        if source.is_dir():
+            check_directory(card, source)
         return ModelSpec(
             name=card.name,
             options=stated,

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from taba_core import rng
 from taba_core.errors import UsageError, WorkError, unknown_name
+from taba_core.models.codec_config import enlargement, latent_channels, latent_statistics
 from taba_core.models.component import load_component
 from taba_core.models.profile import Profile
 
@@ -28,19 +29,23 @@ PIXELS_AT_ONCE = 8 * 256 * 256
 
 
 class _Decoder:
-    """What both autoencoders share: latents divided by their scaling and decoded, a few at a time.
+    """What both autoencoders share: latents brought to the decoder's scale and decoded, a few at a time.
 
     Args:
       vae: a diffusers autoencoder on its device, in its precision.
-      scaling: latent = scaling * encoder output.
+      scaling: latent = scaling * (encoder output - mean) / std.
       profile: numerical profile of the calls; None leaves torch's settings as they are.
+
+    mean and std are the autoencoder's own `latents_mean` and `latents_std` of each channel; 0 and 1 if it has none.
     """
 
     def __init__(self, vae: Any, scaling: float, profile: Profile | None = None) -> None:
         self.vae = vae.eval().requires_grad_(False)
         self.scaling = _positive(scaling)
         self.profile = profile
-        self.factor = _factor(vae)
+        self.factor = enlargement(vae.config)
+        self.channels = latent_channels(vae.config)
+        self._statistics = latent_statistics(vae.config) or ([0.0], [1.0])
 
     def decode(self, x_0: Tensor) -> Tensor:
         """Images of latents, (B, C, h, w) to (B, 3, H, W) float32, about [-1, 1], unclamped.
@@ -48,8 +53,20 @@ class _Decoder:
         Raises:
           UsageError: x_0 is no batch of this codec's latents. WorkError: the decoder returned NaN or infinity.
         """
-        _check_shape("decode", x_0, int(self.vae.config.latent_channels))
-        return _in_pieces(lambda z: self.vae.decode(z).sample, x_0 / self.scaling, self, "decoder")
+        _check_shape("decode", x_0, self.channels)
+        mean, std = self._mean_and_std(x_0)
+        stored = x_0 * std / self.scaling + mean
+        return _in_pieces(lambda z: self.vae.decode(z).sample, stored, self, "decoder")
+
+    def _scaled(self, stored: Tensor) -> Tensor:
+        """Latents of encoder outputs: what `decode` undoes."""
+        mean, std = self._mean_and_std(stored)
+        return (stored - mean) * self.scaling / std
+
+    def _mean_and_std(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Each (1, C, 1, 1), or of one channel if all have the same."""
+        mean, std = (like.new_tensor(values).view(1, -1, 1, 1) for values in self._statistics)
+        return mean, std
 
 
 class VQCodec(_Decoder):
@@ -86,13 +103,15 @@ class VQCodec(_Decoder):
                 "encode mode='sample': a VQ codec has no posterior to draw from; use mode='mean'."
             )
         _check_shape("encode", image, int(self.vae.config.in_channels), self.factor)
-        return self.scaling * _in_pieces(lambda x: self.vae.encode(x).latents, image, self, "encoder")
+        return self._scaled(_in_pieces(lambda x: self.vae.encode(x).latents, image, self, "encoder"))
 
 
 class KLCodec(_Decoder):
     """The variational autoencoder of DiT, SD and SDXL (diffusers AutoencoderKL; Rombach et al. 2022, Sec. 3.1).
 
     decode(x_0) = D(x_0 / scaling); encode(image) = scaling * (mean + std * noise), noise = 0 for mode="mean".
+    An autoencoder that states the mean m and the standard deviation s of each channel of its latents has
+    decode(x_0) = D(x_0 * s / scaling + m), and encoding is the inverse (diffusers' SDXL pipeline).
 
     Args:
       vae: an AutoencoderKL on its device, in its precision (float32 for SDXL: its decoder overflows in half).
@@ -124,7 +143,7 @@ class KLCodec(_Decoder):
         moments = _in_pieces(lambda x: self.vae.encode(x).latent_dist.parameters, image, self, "encoder")
         mean, log_variance = moments.chunk(2, dim=1)
         if mode == "mean":
-            return self.scaling * mean
+            return self._scaled(mean)
         if sample_ids is None or len(sample_ids) != len(image):
             given = "none" if sample_ids is None else len(sample_ids)
             raise UsageError(
@@ -134,7 +153,7 @@ class KLCodec(_Decoder):
         noise = rng.normal(sample_ids, tuple(mean.shape[1:]), seed=seed, stream=POSTERIOR_STREAM)
         # The limits of the original (and of diffusers): exp stays finite.
         std = torch.exp(0.5 * log_variance.clamp(-30, 20))
-        return self.scaling * (mean + std * torch.from_numpy(noise).to(mean.device))
+        return self._scaled(mean + std * torch.from_numpy(noise).to(mean.device))
 
 
 def load_vq_codec(
@@ -176,10 +195,6 @@ def _in_pieces(
             f"spans {batch.min():.3g} to {batch.max():.3g}. Use profile=exact, or look for damaged weights."
         )
     return out
-
-
-def _factor(vae: Any) -> int:
-    return int(2 ** (len(vae.config.block_out_channels) - 1))
 
 
 def _positive(scaling: float) -> float:

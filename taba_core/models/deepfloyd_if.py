@@ -19,8 +19,8 @@ from taba_core.models.conditional_unet import (
     pipeline_directory,
 )
 from taba_core.models.network import Network
+from taba_core.models.pipeline_dir import check_directory
 from taba_core.models.profile import Profile
-from taba_core.models.scheduler_config import check_scheduler
 from taba_core.models.text import load_t5_encoder
 
 # Axes: B samples in a batch, C = 3 channels, H rows, W columns; L = 77 tokens of width D.
@@ -39,7 +39,7 @@ def load(card: Card, source: Path | None, *, device: str, profile: Profile) -> N
         contradicts the card.
     """
     directory = pipeline_directory(card, source)
-    check_scheduler(card, directory)
+    check_directory(card, directory)
     unet = load_conditional_unet(card, directory, profile=profile)
     text = load_t5_encoder(directory, card, device=device, profile=profile)
     read = unet.config.encoder_hid_dim or unet.config.cross_attention_dim

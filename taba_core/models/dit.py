@@ -13,10 +13,10 @@ from taba_core.models.cards import Card
 from taba_core.models.component import load_component
 from taba_core.models.imagenet import class_names
 from taba_core.models.network import Network, Predict
-from taba_core.models.pipeline_dir import check_shape, class_names_of
+from taba_core.models.pipeline_dir import check_directory, check_shape, class_names_of
 from taba_core.models.profile import Profile
-from taba_core.models.scheduler_config import check_scheduler
 from taba_core.models.unet import check_conditioning, class_labels, load_codec, pipeline_directory
+from taba_core.models.user_cards import correction
 
 # Axes: B samples in a batch, C channels, H rows, W columns.
 
@@ -40,8 +40,8 @@ def load(card: Card, source: Path | None, *, device: str, profile: Profile) -> N
     from diffusers import DiTTransformer2DModel
 
     directory = pipeline_directory(card, source)
-    check_scheduler(card, directory)
-    check_conditioning(card, "class")
+    check_directory(card, directory)
+    check_conditioning(card, directory, "class")
     folder = directory / "transformer"
     transformer = load_component(DiTTransformer2DModel, folder, profile.weights_dtype(card.precision))
     check_shape(card, folder, transformer.config)
@@ -72,5 +72,6 @@ def _check_size(card: Card, folder: Path, config: Mapping[str, Any]) -> None:
     if card.sample_shape[1:] != (size, size):
         raise UsageError(
             f"{folder}/config.json: sample_size={size}; the card of {card.name} has states of "
-            f"{card.sample_shape[1]} x {card.sample_shape[2]}. Use the card's weights, or a card of your own."
+            f"{card.sample_shape[1]} x {card.sample_shape[2]}. "
+            f"{correction(card, folder.parent, f'sample_shape: [{card.sample_shape[0]}, {size}, {size}]')}."
         )

@@ -11,10 +11,13 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from taba_core.conventions import Conventions, ForwardLevel
 from taba_core.errors import UsageError
-from taba_core.models.cards import Card, CostCard, DefaultsCard, WeightsCard
-from taba_core.models.scheduler_config import SchedulerConfig, read_json, read_scheduler, scheduler_path
+from taba_core.models.cards import Card
+from taba_core.models.codec_config import check_codec, enlargement, latent_channels, scaling_factor
+from taba_core.models.config_fields import check_pipeline_fields
+from taba_core.models.json_file import read_json
+from taba_core.models.scheduler_config import check_scheduler, read_process, read_sampler, scheduler_path
+from taba_core.models.user_cards import correction
 
 Conditional = Literal["none", "class", "text"]
 
@@ -74,46 +77,82 @@ def detect(directory: Path) -> Detected:
 
 
 def card_from_directory(directory: Path) -> Card:
-    """The card of a pipeline directory: shape and family from its components, process and conventions from its
-    scheduler, cost estimated from its size.
-
-    Forward replacement is `matched`, as the paper runs these families (`exact` for Stable Diffusion).
+    """The card of a pipeline directory, see `fields_of_directory`.
 
     Raises:
       UsageError: no such directory or family, or a configuration that is no card; the message names the file.
     """
-    directory = directory.expanduser().resolve()
-    found = detect(directory)
-    scheduler = read_scheduler(scheduler_path(directory), latent=found.codec is not None)
-    shape = _sample_shape(directory / found.denoiser, found.config)
-    factor, scaling = _codec_facts(directory, found.codec)
-    parameters, half = stored_parameters(directory / found.denoiser)
     try:
-        return Card(
-            name=directory.name,
-            title=directory.name,
-            family=found.family,
-            domain="pixel" if found.codec is None else "latent",
-            image_size=shape[1] * factor,
-            sample_shape=shape,
-            value_range=(-1.0, 1.0) if found.codec is None else (-3.0, 3.0),
-            train_set="unknown",
-            conditional=found.conditional,
-            backbone="Transformer" if found.family == "dit" else "U-Net",
-            schedule=scheduler.schedule,
-            grid=scheduler.grid,
-            reference=_conventions(scheduler, "exact" if found.family in ("sd", "sdxl") else "matched"),
-            prediction=scheduler.prediction,
-            scaling_factor=scaling,
-            num_parameters=parameters,
-            precision="fp16" if half else "fp32",
-            cost=_cost(parameters, shape),
-            weights=WeightsCard(source="path", location=str(directory)),
-            defaults=_defaults(shape),
-        )
+        return Card(**fields_of_directory(directory))
     except ValidationError as error:
         first = error.errors()[0]
         raise UsageError(f"{directory}: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+def fields_of_directory(directory: Path, chosen: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Fields of the card of a pipeline directory: shape and family from its components, process and conventions
+    from its scheduler, cost estimated from its size.
+
+    Forward replacement is `matched`, as the paper runs these families (`exact` for Stable Diffusion).
+
+    Args:
+      directory: in the hub's layout.
+      chosen: fields of a user's card that extends the directory; choices of the sampler that they state are not
+        read from the scheduler's file, which may have made choices that taba does not have.
+
+    Raises:
+      UsageError: no such directory or family, or a configuration that taba does not run; the message names the
+        file.
+    """
+    directory = directory.expanduser().resolve()
+    found = detect(directory)
+    check_pipeline_fields(directory, found.family)
+    process = read_process(scheduler_path(directory))
+    sampler = read_sampler(scheduler_path(directory), latent=found.codec is not None, chosen=chosen)
+    shape = _sample_shape(directory / found.denoiser, found.config)
+    factor, scaling = _codec_facts(directory, found.codec, shape[0])
+    parameters, half = stored_parameters(directory / found.denoiser)
+    return {
+        "name": directory.name,
+        "title": directory.name,
+        "family": found.family,
+        "domain": "pixel" if found.codec is None else "latent",
+        "image_size": shape[1] * factor,
+        "sample_shape": shape,
+        "value_range": (-1.0, 1.0) if found.codec is None else (-3.0, 3.0),
+        "train_set": "unknown",
+        "conditional": found.conditional,
+        "backbone": "Transformer" if found.family == "dit" else "U-Net",
+        "schedule": process.schedule.model_dump(exclude_none=True),
+        "grid": sampler.grid,
+        "reference": {
+            "network_time": "target",
+            "levels": "exact",
+            "sampling_x0_rule": sampler.sampling_x0_rule,
+            "inversion_x0_rule": sampler.inversion_x0_rule,
+            "forward_level": "exact" if found.family in ("sd", "sdxl") else "matched",
+        },
+        "prediction": process.prediction,
+        "scaling_factor": scaling,
+        "num_parameters": parameters,
+        "precision": "fp16" if half else "fp32",
+        "cost": _cost(parameters, shape),
+        "weights": {"source": "path", "location": str(directory)},
+        "defaults": _defaults(shape),
+    }
+
+
+def check_directory(card: Card, directory: Path) -> None:
+    """Refuse a pipeline directory that asks for what taba does not do, or that contradicts the card.
+
+    Reads configuration files only, so it can be asked before anything is planned or loaded.
+
+    Raises:
+      UsageError: fields that are not understood, latents or a process other than the card's.
+    """
+    check_pipeline_fields(directory, card.family)
+    check_codec(card, directory)
+    check_scheduler(card, directory)
 
 
 def class_names_of(directory: Path, capacity: int, fallback: tuple[str, ...] = ()) -> tuple[str, ...]:
@@ -144,11 +183,13 @@ def check_shape(card: Card, folder: Path, config: Mapping[str, Any]) -> None:
       UsageError: in_channels, or out_channels that are neither as many nor twice as many (learned variance).
     """
     channels, inside = card.sample_shape[0], config["in_channels"]
-    if inside != channels or not _fitting_output(config):
+    if not _fitting_output(config):
+        raise _unfit_output(folder, config)
+    if inside != channels:
+        line = f"sample_shape: [{inside}, {card.sample_shape[1]}, {card.sample_shape[2]}]"
         raise UsageError(
             f"{folder}/config.json: in_channels={inside}, out_channels={config.get('out_channels')}; the card of "
-            f"{card.name} has states of {channels} channels, so it must be {channels} and {channels} or "
-            f"{2 * channels}. Use the card's weights, or a card of your own."
+            f"{card.name} has states of {channels} channels. {correction(card, folder.parent, line)}."
         )
 
 
@@ -201,10 +242,7 @@ def _sample_shape(folder: Path, config: Mapping[str, Any]) -> tuple[int, int, in
             "shape of a state is known."
         )
     if not _fitting_output(config):
-        raise UsageError(
-            f"{folder}/config.json: {channels} channels in, {config['out_channels']} out; a denoiser returns as "
-            "many as it is given, or twice as many (learned variance)."
-        )
+        raise _unfit_output(folder, config)
     return (channels, *sides)
 
 
@@ -213,38 +251,43 @@ def _fitting_output(config: Mapping[str, Any]) -> bool:
     return outside is None or outside in (inside, 2 * inside)
 
 
-def _codec_facts(directory: Path, codec: str | None) -> tuple[int, float]:
-    """(pixels of a side for each latent position, scaling factor) of the autoencoder.
-
-    The factor is the one the file states. Silent files mean the original's: 1 for VQ (LDM), 0.18215 for KL.
-    """
-    if codec is None:
-        return 1, 1.0
-    config = read_json(directory / codec / "config.json")
-    factor = 2 ** (len(config.get("block_out_channels", (64,))) - 1)
-    silent = 1.0 if config.get("_class_name") == "VQModel" else 0.18215
-    return factor, float(config.get("scaling_factor", silent))
-
-
-def _conventions(scheduler: SchedulerConfig, forward_level: ForwardLevel) -> Conventions:
-    return Conventions(
-        network_time="target",
-        levels="exact",
-        sampling_x0_rule=scheduler.sampling_x0_rule,
-        inversion_x0_rule=scheduler.inversion_x0_rule,
-        forward_level=forward_level,
+def _unfit_output(folder: Path, config: Mapping[str, Any]) -> UsageError:
+    return UsageError(
+        f"{folder}/config.json: {config['in_channels']} channels in, {config['out_channels']} out; a denoiser returns "
+        "as many as it is given, or twice as many (learned variance). Use a model that is given nothing beside the "
+        "state."
     )
 
 
-def _cost(parameters: int, shape: tuple[int, int, int]) -> CostCard:
+def _codec_facts(directory: Path, codec: str | None, channels: int) -> tuple[int, float]:
+    """(pixels of a side for each latent position, scaling factor) of the autoencoder."""
+    if codec is None:
+        return 1, 1.0
+    path = directory / codec / "config.json"
+    config = read_json(path)
+    if latent_channels(config) != channels:
+        raise UsageError(
+            f"{path}: the autoencoder has latents of {latent_channels(config)} channels and the denoiser reads "
+            f"{channels}: the components are not of one model. Fetch the directory again."
+        )
+    return enlargement(config), scaling_factor(config)
+
+
+def _cost(parameters: int, shape: tuple[int, int, int]) -> dict[str, Any]:
     seconds = _SECONDS_PER_PARAMETER_AND_POSITION * parameters * shape[1] * shape[2]
-    return CostCard(step_seconds=seconds, batch_size=1, measured_on="estimated from its size, for a GH200")
+    return {
+        "step_seconds": seconds,
+        "batch_size": 1,
+        "measured_on": "estimated from its size, for a GH200",
+    }
 
 
-def _defaults(shape: tuple[int, int, int]) -> DefaultsCard:
+def _defaults(shape: tuple[int, int, int]) -> dict[str, int]:
     """A shard of about 150 MB with states and predictions of 100 steps, a power of two of samples."""
     bytes_per_sample = 4 * shape[0] * shape[1] * shape[2] * 2 * 100
     fitting = int(min(max(_SHARD_BYTES // bytes_per_sample, 1), 128))
-    return DefaultsCard(
-        num_samples=256, samples_per_shard=1 << (fitting.bit_length() - 1), num_inference_steps=50
-    )
+    return {
+        "num_samples": 256,
+        "samples_per_shard": 1 << (fitting.bit_length() - 1),
+        "num_inference_steps": 50,
+    }

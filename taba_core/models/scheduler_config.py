@@ -1,28 +1,37 @@
 """A diffusers `scheduler_config.json` as taba's data: schedule, prediction, grid and conventions. No torch.
 
-Whatever sampler the file names, it is read as `DDIMScheduler.from_config` would read it, because DDIM is what the
-paper runs: fields the file does not state have DDIMScheduler's defaults.
+The file mixes facts about the weights (betas, prediction) with choices of a sampler (spacing, offset, clipping). The
+two are read apart: a card may make other choices, and it may not contradict a fact. Whatever sampler the file names,
+its choices are read as `DDIMScheduler.from_config` would read them, because DDIM is what the paper runs: choices the
+file does not state have DDIMScheduler's defaults.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from math import isclose
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from taba_core.conventions import X0Rule
+from taba_core.diffusion.schedule import NoiseSchedule
 from taba_core.errors import UsageError
-from taba_core.models.cards import Card, GridCard, ScheduleCard
+from taba_core.models.cards import Card, ScheduleCard
+from taba_core.models.json_file import read_json
+from taba_core.models.user_cards import correction
+
+Prediction = Literal["epsilon", "v", "sample"]
 
 _KINDS: dict[str, Literal["linear", "scaled-linear", "cosine"]] = {
     "linear": "linear",
     "scaled_linear": "scaled-linear",
     "squaredcos_cap_v2": "cosine",
 }
-_PREDICTIONS: dict[str, Literal["epsilon", "v", "sample"]] = {
+_PREDICTIONS: dict[str, Prediction] = {
     "epsilon": "epsilon",
     "v_prediction": "v",
     "sample": "sample",
@@ -36,38 +45,38 @@ _SCHEDULERS = (
     "DDIM", "DDPM", "PNDM", "LMSDiscrete", "EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete",
     "DPMSolverMultistep", "DPMSolverSinglestep", "DEISMultistep", "UniPCMultistep", "KDPM2Discrete",
 )  # fmt: skip
+_BETAS = (1e-4, 0.02)  # the classes' defaults of beta_start and beta_end
+_OTHER_BETAS = {"HeunDiscreteScheduler": (0.00085, 0.012), "KDPM2DiscreteScheduler": (0.00085, 0.012)}
 _COSINE_MAX_BETA = 0.999  # of squaredcos_cap_v2
 _DYNAMIC = (0.95, 1.5)  # the one dynamic threshold of taba_core.diffusion.ddim (DeepFloyd IF)
-_OWN_CARD = "Say what it should be in a YAML card of your own"
+_CLIPPING = "reference: {sampling_x0_rule: clip, inversion_x0_rule: clip}"
 
 
 @dataclass(frozen=True)
-class SchedulerConfig:
-    """What a scheduler file says.
+class Process:
+    """What the weights were trained on.
 
     Attributes:
-      schedule, prediction: of the training; facts about the weights.
-      grid, sampling_x0_rule, inversion_x0_rule: of the sampler; choices.
+      schedule: the betas.
+      prediction: what the network's output means.
     """
 
     schedule: ScheduleCard
-    prediction: Literal["epsilon", "v", "sample"]
-    grid: GridCard
+    prediction: Prediction
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """What a sampler chooses.
+
+    Attributes:
+      grid: fields of a `GridCard`.
+      sampling_x0_rule, inversion_x0_rule: of the `Conventions`.
+    """
+
+    grid: dict[str, Any]
     sampling_x0_rule: X0Rule
     inversion_x0_rule: X0Rule
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file that holds one object. Raises UsageError if it is missing or does not."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UsageError(f"{path} is missing; give a complete diffusers pipeline directory.") from None
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} is no readable JSON: {error}.") from None
-    if not isinstance(value, dict):
-        raise UsageError(f"{path} holds a {type(value).__name__}, not an object; it is damaged.")
-    return value
 
 
 def scheduler_path(directory: Path) -> Path:
@@ -75,33 +84,46 @@ def scheduler_path(directory: Path) -> Path:
     return directory / "scheduler" / "scheduler_config.json"
 
 
-def read_scheduler(path: Path, *, latent: bool) -> SchedulerConfig:
-    """Read a scheduler file.
-
-    Args:
-      latent: a latent has no range to clip to, so where the file does not mention `clip_sample`, latent models
-        are not clipped (diffusers' DDIM default, True, holds for pixel models).
+def read_process(path: Path) -> Process:
+    """The facts of a scheduler file.
 
     Raises:
       UsageError: unreadable, or a process that is not this discrete Gaussian diffusion.
     """
     config = read_json(path)
     _refuse_other_processes(path, config)
-    sampling, inversion = _x0_rules(path, config, latent)
-    return SchedulerConfig(
-        schedule=_schedule(path, config),
-        prediction=_choice(path, config, "prediction_type", _PREDICTIONS, "epsilon"),
-        grid=_grid(path, config),
-        sampling_x0_rule=sampling,
-        inversion_x0_rule=inversion,
+    return Process(_schedule(path, config), _fact(path, config, "prediction_type", _PREDICTIONS, "epsilon"))
+
+
+def read_sampler(path: Path, *, latent: bool, chosen: Mapping[str, Any] | None = None) -> Sampler:
+    """The choices of a scheduler file.
+
+    Args:
+      latent: a latent has no range to clip to, so where the file does not mention `clip_sample`, latent models
+        are not clipped (diffusers' DDIM default, True, holds for pixel models).
+      chosen: fields of a user's card; what its `grid` and `reference` state is not read from the file.
+
+    Raises:
+      UsageError: unreadable, or a choice that taba does not have and the card does not replace.
+    """
+    config = read_json(path)
+    grid, reference = (_part(chosen or {}, name) for name in ("grid", "reference"))
+    style = grid.get("style") or _style(path, config)
+    leading = style == "diffusers-leading"  # only a leading grid has an offset
+    offset = int(config.get("steps_offset", 0)) if leading else 0
+    last = "one" if config.get("set_alpha_to_one", True) else "first"
+    return Sampler(
+        grid={"style": style, "steps_offset": offset, "final_alpha_bar": last} | grid,
+        sampling_x0_rule=reference.get("sampling_x0_rule") or _sampling_rule(path, config, latent),
+        inversion_x0_rule=reference.get("inversion_x0_rule") or _inversion_rule(path, config, latent),
     )
 
 
 def check_scheduler(card: Card, directory: Path) -> None:
     """Refuse weights trained on another process than the card says.
 
-    Compares what is a fact about the weights (prediction type, betas, N), not the sampler's choices (spacing,
-    offset, clipping), which are the card's. A directory without a scheduler file says nothing and passes.
+    Compares facts about the weights only, because the sampler's choices are the card's. A directory without a
+    scheduler file says nothing and passes.
 
     Raises:
       UsageError: the first contradiction, with both values.
@@ -109,20 +131,23 @@ def check_scheduler(card: Card, directory: Path) -> None:
     path = scheduler_path(directory)
     if not path.is_file():
         return
-    found = read_scheduler(path, latent=card.domain == "latent")
-    pairs = {"prediction": (found.prediction, card.prediction)}
-    pairs |= {
-        name: (getattr(found.schedule, name), getattr(card.schedule, name))
-        for name in ("kind", "N", "beta_start", "beta_end", "max_beta")
-    }
-    for name, (in_file, in_card) in pairs.items():
+    found = read_process(path)
+    if found.prediction != card.prediction:
+        raise _contradiction(card, path, "prediction", found.prediction, card.prediction, found.prediction)
+    stated = found.schedule.model_dump(exclude_none=True)
+    for name in ("kind", "N", "beta_start", "beta_end", "max_beta"):
+        in_file, in_card = getattr(found.schedule, name), getattr(card.schedule, name)
         if not _same(in_file, in_card):
-            field = name if name == "prediction" else f"schedule.{name}"
-            raise UsageError(
-                f"{path} says {field}={in_file}, the card of {card.name} says {in_card}: these weights were "
-                f"trained on another process than the card describes. Use the card's weights, or a card of your "
-                f"own with `extends: {card.name}` and this {name}."
-            )
+            whole = "{" + ", ".join(f"{key}: {value}" for key, value in stated.items()) + "}"
+            raise _contradiction(card, path, f"schedule.{name}", in_file, in_card, whole)
+
+
+def _contradiction(card: Card, path: Path, field: str, in_file: Any, in_card: Any, right: Any) -> UsageError:
+    way_out = correction(card, path.parents[1], f"{field.split('.')[0]}: {right}")
+    return UsageError(
+        f"{path} says {field}={in_file}, the card of {card.name} says {in_card}: these weights were trained on "
+        f"another process than the card describes. {way_out}; or correct the file if it is wrong."
+    )
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -132,37 +157,69 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _schedule(path: Path, config: Mapping[str, Any]) -> ScheduleCard:
-    kind = _choice(path, config, "beta_schedule", _KINDS, "linear")
     steps = int(config.get("num_train_timesteps", 1000))
+    table = config.get("trained_betas")
+    if table is not None:
+        named = _named(table)
+        if named is None or steps != named.N:
+            raise _unsupported(
+                path, "trained_betas", "a table", f"null, or the {steps} betas of one of {', '.join(_KINDS)}"
+            )
+        return named
+    kind = _fact(path, config, "beta_schedule", _KINDS, "linear")
     if kind == "cosine":
         return ScheduleCard(kind=kind, N=steps, max_beta=_COSINE_MAX_BETA)
-    start, end = float(config.get("beta_start", 1e-4)), float(config.get("beta_end", 0.02))
+    start, end = _OTHER_BETAS.get(str(config.get("_class_name")), _BETAS)
+    start, end = float(config.get("beta_start", start)), float(config.get("beta_end", end))
     return ScheduleCard(kind=kind, N=steps, beta_start=start, beta_end=end)
 
 
-def _grid(path: Path, config: Mapping[str, Any]) -> GridCard:
-    style = _choice(path, config, "timestep_spacing", _STYLES, "leading")
-    return GridCard(
-        style=style,
-        # DDIMScheduler ignores the offset of a trailing grid.
-        steps_offset=int(config.get("steps_offset", 0)) if style == "diffusers-leading" else 0,
-        final_alpha_bar="one" if config.get("set_alpha_to_one", True) else "first",
-    )
+def _named(table: Any) -> ScheduleCard | None:
+    """The named schedule whose betas a table lists, None if there is none."""
+    try:
+        betas = np.asarray(table, dtype=np.float64)
+        ends = {"beta_start": float(betas[0]), "beta_end": float(betas[-1])}
+    except (TypeError, ValueError, IndexError):
+        return None
+    fields = {"linear": ends, "scaled-linear": ends, "cosine": {"max_beta": _COSINE_MAX_BETA}}
+    for kind, arguments in fields.items():
+        # ValueError: no schedule of this kind has these ends (UsageError and pydantic's errors are ValueErrors).
+        with suppress(ValueError):
+            card = ScheduleCard.model_validate({"kind": kind, "N": len(betas), **arguments})
+            alpha_bar = NoiseSchedule.named(kind, **card.arguments()).alpha_bar
+            # Tables are written from single precision.
+            if np.allclose(1 - alpha_bar[1:] / alpha_bar[:-1], betas[1:], rtol=1e-5, atol=0):
+                return card
+    return None
 
 
-def _x0_rules(path: Path, config: Mapping[str, Any], latent: bool) -> tuple[X0Rule, X0Rule]:
-    """(sampling, inversion): thresholding goes before clipping, and DDIMInverseScheduler knows clipping only."""
-    clips = bool(config.get("clip_sample", not latent))
-    if clips and float(config.get("clip_sample_range", 1.0)) != 1.0:
-        raise _unsupported(path, "clip_sample_range", config["clip_sample_range"], "1.0")
-    inversion: X0Rule = "clip" if clips else "none"
+def _style(path: Path, config: Mapping[str, Any]) -> str:
+    spacing = config.get("timestep_spacing", "leading")
+    if spacing not in _STYLES:
+        rule = f"one of {', '.join(_STYLES)}"
+        raise _other_choice(path, "timestep_spacing", spacing, rule, "grid: {style: diffusers-leading}")
+    return _STYLES[spacing]
+
+
+def _inversion_rule(path: Path, config: Mapping[str, Any], latent: bool) -> X0Rule:
+    """DDIMInverseScheduler knows clipping only."""
+    if not config.get("clip_sample", not latent):
+        return "none"
+    limit = config.get("clip_sample_range", 1.0)
+    if float(limit) != 1.0:
+        raise _other_choice(path, "clip_sample_range", limit, "1.0", _CLIPPING)
+    return "clip"
+
+
+def _sampling_rule(path: Path, config: Mapping[str, Any], latent: bool) -> X0Rule:
+    """Thresholding goes before clipping."""
     if not config.get("thresholding", False):
-        return inversion, inversion
+        return _inversion_rule(path, config, latent)
     asked = (config.get("dynamic_thresholding_ratio", 0.995), config.get("sample_max_value", 1.0))
     if asked != _DYNAMIC:
         names = "dynamic_thresholding_ratio and sample_max_value"
-        raise _unsupported(path, names, asked, str(_DYNAMIC))
-    return "dynamic", inversion
+        raise _other_choice(path, names, asked, str(_DYNAMIC), "reference: {sampling_x0_rule: dynamic}")
+    return "dynamic"
 
 
 def _refuse_other_processes(path: Path, config: Mapping[str, Any]) -> None:
@@ -170,15 +227,18 @@ def _refuse_other_processes(path: Path, config: Mapping[str, Any]) -> None:
     known = [f"{s}Scheduler" for s in _SCHEDULERS]
     if name not in known:
         raise _unsupported(path, "_class_name", name, f"one of {', '.join(known)}")
-    if config.get("trained_betas") is not None:
-        raise _unsupported(path, "trained_betas", "a table", "a named beta_schedule")
     if config.get("rescale_betas_zero_snr", False):
         raise _unsupported(
             path, "rescale_betas_zero_snr", True, "false: at zero signal no x_0 can be recovered"
         )
 
 
-def _choice(path: Path, config: Mapping[str, Any], key: str, known: Mapping[str, Any], default: str) -> Any:
+def _part(chosen: Mapping[str, Any], name: str) -> dict[str, Any]:
+    part = chosen.get(name)
+    return part if isinstance(part, dict) else {}
+
+
+def _fact(path: Path, config: Mapping[str, Any], key: str, known: Mapping[str, Any], default: str) -> Any:
     value = config.get(key, default)
     if value not in known:
         raise _unsupported(path, key, value, f"one of {', '.join(known)}")
@@ -186,4 +246,14 @@ def _choice(path: Path, config: Mapping[str, Any], key: str, known: Mapping[str,
 
 
 def _unsupported(path: Path, key: str, value: Any, rule: str) -> UsageError:
-    return UsageError(f"{path}: {key}={value} is not supported; it must be {rule}. {_OWN_CARD}.")
+    return UsageError(
+        f"{path}: {key}={value} is not supported; it must be {rule}. It is a fact about the weights, which no card "
+        "can change. Use another model, or correct the file if it is wrong."
+    )
+
+
+def _other_choice(path: Path, key: str, value: Any, rule: str, card: str) -> UsageError:
+    return UsageError(
+        f"{path}: {key}={value} is not supported; it must be {rule}. It is a choice of the sampler: make another in a "
+        f"YAML card of your own, with the lines `extends: {path.parents[1]}` and `{card}`."
+    )

@@ -22,8 +22,8 @@ from taba_core.models.conditional_unet import (
     pipeline_directory,
 )
 from taba_core.models.network import Network
+from taba_core.models.pipeline_dir import check_directory
 from taba_core.models.profile import Profile
-from taba_core.models.scheduler_config import check_scheduler
 from taba_core.models.text import load_clip_encoder, load_clip_pair_encoder
 
 # Axes: B samples in a batch, C = 4 channels, H rows, W columns of the latent; L = 77 tokens of width D.
@@ -45,9 +45,10 @@ def load(card: Card, source: Path | None, *, device: str, profile: Profile) -> N
         contradicts the card.
     """
     directory = pipeline_directory(card, source)
-    check_scheduler(card, directory)
+    check_directory(card, directory)
     unet = load_conditional_unet(card, directory, profile=profile)
-    codec = _codec(card, directory, device)
+    # Float32, whatever the profile.
+    codec = load_kl_codec(directory / "vae", card.scaling_factor, device=device, dtype=torch.float32)
     if card.family == "sdxl":
         return _sdxl(card, directory, unet, codec, device=device, profile=profile)
     return _sd(card, directory, unet, codec, device=device, profile=profile)
@@ -72,8 +73,8 @@ def _sdxl(
     if unet.config.addition_embed_type != "text_time":
         raise UsageError(
             f"{directory / 'unet'} is no SDXL network: its addition_embed_type is "
-            f"{unet.config.addition_embed_type}, not text_time. Use the weights of {card.title}, or a card of "
-            "family sd."
+            f"{unet.config.addition_embed_type}, not text_time. Use the weights of {card.title}, or the directory by "
+            f"itself: --model {directory}."
         )
     text = load_clip_pair_encoder(directory, card, device=device, profile=profile)
     read = unet.config.cross_attention_dim
@@ -89,20 +90,3 @@ def _sdxl(
         return unet(x, t, encoder_hidden_states=embeds, added_cond_kwargs=added, return_dict=False)[0]
 
     return Network.of_card(card, predict, device=device, profile=profile, codec=codec, text=text)
-
-
-def _codec(card: Card, directory: Path, device: str) -> KLCodec:
-    codec = load_kl_codec(directory / "vae", card.scaling_factor, device=device, dtype=torch.float32)
-    height = card.sample_shape[1]
-    if codec.factor * height != card.image_size:
-        raise UsageError(
-            f"{directory / 'vae'} enlarges {codec.factor} times, so latents of {height} make images of "
-            f"{codec.factor * height}; the card says {card.image_size}. Correct sample_shape or image_size."
-        )
-    stated = getattr(codec.vae.config, "scaling_factor", card.scaling_factor)
-    if abs(stated - card.scaling_factor) > 1e-6:
-        raise UsageError(
-            f"{directory / 'vae'} states scaling_factor={stated:g} and the card {card.scaling_factor:g}; latents would "
-            "be of another size than the network knows. Correct the card."
-        )
-    return codec

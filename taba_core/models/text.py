@@ -18,7 +18,13 @@ from taba_core.errors import UsageError, WorkError
 from taba_core.models.cards import Card
 from taba_core.models.component import load_component
 from taba_core.models.profile import Profile, usable_device
-from taba_core.models.prompt_tokens import PromptTokenizer, Tokens, load_clip_tokenizer, load_t5_tokenizer
+from taba_core.models.prompt_tokens import (
+    NUM_TOKENS,
+    PromptTokenizer,
+    Tokens,
+    load_clip_tokenizer,
+    load_t5_tokenizer,
+)
 
 # Axes: B prompts, L = 77 tokens, D width of the embedding the network reads, P width of the pooled one.
 
@@ -210,6 +216,13 @@ def _check_vocabulary(directory: Path, tokenizer: PromptTokenizer, model: Any) -
         raise UsageError(
             f"{directory} has {tokenizer.vocabulary_size} tokens and the text encoder beside it embeds {rows}: they "
             "are not of one model. Fetch the directory again."
+        )
+    # T5 has relative positions, and so no limit.
+    positions = int(getattr(model.config, "max_position_embeddings", NUM_TOKENS))
+    if positions < NUM_TOKENS:
+        raise UsageError(
+            f"{directory} makes {NUM_TOKENS} tokens of a prompt and the text encoder beside it has "
+            f"max_position_embeddings={positions}: they are not of one model. Fetch the directory again."
         )
 
 

@@ -13,9 +13,9 @@ from taba_core.models.cards import Card
 from taba_core.models.codec import KLCodec, VQCodec, load_kl_codec, load_vq_codec
 from taba_core.models.component import load_component
 from taba_core.models.network import Network, Predict
-from taba_core.models.pipeline_dir import check_shape, class_names_of
+from taba_core.models.pipeline_dir import check_directory, check_shape, class_names_of
 from taba_core.models.profile import Profile
-from taba_core.models.scheduler_config import check_scheduler
+from taba_core.models.user_cards import correction
 
 # Axes: B samples in a batch, C channels, H rows, W columns.
 
@@ -35,12 +35,12 @@ def load(card: Card, source: Path | None, *, device: str, profile: Profile) -> N
     from diffusers import UNet2DModel
 
     directory = pipeline_directory(card, source)
-    check_scheduler(card, directory)
+    check_directory(card, directory)
     unet = load_component(UNet2DModel, directory / "unet", profile.weights_dtype(card.precision))
     check_shape(card, directory / "unet", unet.config)
     names = _class_names(directory, unet.config)
-    check_conditioning(card, "class" if names else "none")
-    learned_time = _learned_time(directory, unet.config)
+    check_conditioning(card, directory, "class" if names else "none")
+    learned_time = _learned_time(card, directory, unet.config)
     return Network.of_card(
         card,
         _predict(profile.prepare(unet, card.precision, device), len(names), learned_time),
@@ -83,12 +83,12 @@ def load_codec(card: Card, directory: Path, *, device: str, profile: Profile) ->
     )
 
 
-def check_conditioning(card: Card, found: str) -> None:
+def check_conditioning(card: Card, directory: Path, found: str) -> None:
     """Refuse weights conditioned otherwise than the card says. Raises UsageError."""
     if card.conditional != found:
         raise UsageError(
             f"{card.name}: its card says conditional={card.conditional}, and its network's conditioning is "
-            f"'{found}'. Use the card's weights, or a card of your own with `conditional: {found}`."
+            f"'{found}'. {correction(card, directory, f'conditional: {found}')}."
         )
 
 
@@ -124,23 +124,26 @@ def _predict(unet: Callable[..., Any], num_classes: int, learned_time: bool) -> 
 
 def _class_names(directory: Path, config: Mapping[str, Any]) -> tuple[str, ...]:
     """Names of the classes; () for an unconditional network."""
-    kind, count = config.get("class_embed_type"), config.get("num_class_embeds")
-    if kind is None and count is None:
+    count = config.get("num_class_embeds")
+    if count is None and config.get("class_embed_type") is None:
         return ()
-    if kind not in (None, "timestep") or count is None:
+    if count is None:
         raise UsageError(
-            f"{directory}/unet/config.json: class_embed_type={kind}, num_class_embeds={count}; classes must be "
-            "numbered (class_embed_type null or timestep) and num_class_embeds must say how many there are."
+            f"{directory}/unet/config.json: class_embed_type={config['class_embed_type']}, num_class_embeds=null; the "
+            "number of classes is not known. State it as num_class_embeds in this file."
         )
     return class_names_of(directory, int(count))
 
 
-def _learned_time(directory: Path, config: Mapping[str, Any]) -> bool:
+def _learned_time(card: Card, directory: Path, config: Mapping[str, Any]) -> bool:
     """Whether the time is looked up in a table (an integer), not expanded in sines."""
-    kind = config.get("time_embedding_type", "positional")
-    if kind not in ("positional", "learned"):
+    if config.get("time_embedding_type", "positional") != "learned":
+        return False
+    rows = int(config["num_train_timesteps"])
+    if rows < card.schedule.N:
         raise UsageError(
-            f"{directory}/unet/config.json: time_embedding_type={kind} belongs to networks that are given a noise "
-            "level, not a timestep (score SDE); this family runs positional and learned."
+            f"{directory}/unet/config.json: num_train_timesteps={rows}, and the schedule of {card.name} has "
+            f"{card.schedule.N} training timesteps: the network has no embedding of the last ones. "
+            f"{correction(card, directory, f'schedule: {{..., N: {rows}}}')}."
         )
-    return bool(kind == "learned")
+    return True

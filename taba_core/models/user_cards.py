@@ -1,5 +1,5 @@
 """Models of one's own: a card in a YAML file (usually ten lines that extend a built-in card), or a diffusers
-directory whose configuration says what a card would.
+directory whose configuration says what a card would. A card may extend a directory, too, and say otherwise.
 
     extends: adm-64
     title: ADM-64, my checkpoint
@@ -25,6 +25,21 @@ def looks_like_path(name: str) -> bool:
     return "/" in name or name.endswith((".yaml", ".yml")) or Path(name).is_dir()
 
 
+def correction(card: Card, directory: Path, line: str) -> str:
+    """The way out for weights that contradict a card, in words: which card to write, or how to correct the card.
+
+    Args:
+      directory: where the weights are.
+      line: field and value that the card should have, as YAML.
+    """
+    if card.name not in raw_cards():
+        return f"Correct the card: `{line}`"
+    return (
+        f"Use the card's weights, or a card of your own with `extends: {card.name}`, `weights: {directory}` "
+        f"and `{line}`"
+    )
+
+
 def card_at(path: Path) -> Card:
     """The card of a YAML file or of a diffusers directory.
 
@@ -48,11 +63,7 @@ def _read_card(path: Path) -> Card:
         raise UsageError(f"card {path} is no YAML: {str(error).splitlines()[0]}.") from None
     if not isinstance(own, dict):
         raise UsageError(f"card {path} holds no fields; write at least `extends: MODEL` and `weights: FILE`.")
-    base = own.pop("extends", None)
-    known = {name: raw for name, raw in raw_cards().items() if not raw.get("embedded")}
-    if base is not None and base not in known:
-        raise unknown_name("model to extend", str(base), known)
-    fields = _merged(known[base] if base else {}, own)
+    fields = _merged(_base(own.pop("extends", None), own, path), own)
     fields["weights"] = _weights(fields.get("weights"), path)
     fields.setdefault("name", path.stem)
     try:
@@ -64,6 +75,24 @@ def _read_card(path: Path) -> Card:
         raise UsageError(
             f"card {path}: {where}: {message[0].lower() + message[1:]}. See taba_core/models/cards.yaml."
         ) from None
+
+
+def _base(extended: Any, own: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
+    """Fields of what a card extends: nothing, a built-in card, or a diffusers directory (relative to the card)."""
+    known = {name: raw for name, raw in raw_cards().items() if not raw.get("embedded")}
+    if extended is None or extended in known:
+        return known[extended] if extended else {}
+    directory = path.parent / Path(str(extended)).expanduser()
+    if directory.is_dir():
+        from taba_core.models.pipeline_dir import fields_of_directory
+
+        return fields_of_directory(directory, own) | {"name": path.stem, "title": path.stem}
+    if "/" in str(extended):
+        raise UsageError(
+            f"card {path}: extends {extended}: no such diffusers directory. Correct the path, or extend a built-in "
+            f"model: {', '.join(sorted(known))}."
+        )
+    raise unknown_name("model to extend", str(extended), known)
 
 
 def _merged(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:

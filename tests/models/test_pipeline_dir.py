@@ -12,10 +12,11 @@ import torch
 from tiny_checkpoints import edit_json, tiny_class_unet, tiny_dit, tiny_kl, tiny_ldm, tiny_unet
 
 from taba_core.errors import UsageError
+from taba_core.models.cards import GridCard
 from taba_core.models.catalog import load_card
 from taba_core.models.grids import noise_schedule, timestep_grid
 from taba_core.models.pipeline_dir import card_from_directory, detect, stored_parameters
-from taba_core.models.scheduler_config import read_scheduler
+from taba_core.models.scheduler_config import read_process, read_sampler
 
 # The hub's files, fields that DDIM reads.
 HUB_SCHEDULERS = {
@@ -73,10 +74,12 @@ KL = {"_class_name": "AutoencoderKL", "block_out_channels": [1, 2, 4, 4], "scali
 @pytest.mark.parametrize("name", list(HUB_SCHEDULERS))
 def test_the_hubs_scheduler_files_are_what_the_built_in_cards_say(name, tmp_path):
     card = load_card(name)
-    found = read_scheduler(write_scheduler(tmp_path, **HUB_SCHEDULERS[name]), latent=card.domain == "latent")
-    assert (found.schedule, found.grid, found.prediction) == (card.schedule, card.grid, card.prediction)
+    path = write_scheduler(tmp_path, **HUB_SCHEDULERS[name])
+    process, sampler = read_process(path), read_sampler(path, latent=card.domain == "latent")
+    assert (process.schedule, process.prediction) == (card.schedule, card.prediction)
+    assert GridCard(**sampler.grid) == card.grid
     rules = (card.reference.sampling_x0_rule, card.reference.inversion_x0_rule)
-    assert (found.sampling_x0_rule, found.inversion_x0_rule) == rules
+    assert (sampler.sampling_x0_rule, sampler.inversion_x0_rule) == rules
 
 
 @pytest.mark.parametrize(
@@ -198,19 +201,44 @@ def test_half_precision_files_alone_are_loaded_and_said_by_the_card(tmp_path):
     ("config", "message"),
     [
         ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "_class_name=FlowMatchEulerDiscreteScheduler is not"),
-        ({"trained_betas": [0.1, 0.2]}, "trained_betas=a table is not supported; it must be a named beta_sch"),
+        ({"trained_betas": [0.1, 0.2]}, "trained_betas=a table is not supported; it must be null, or the 1000 bet"),
         ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr=True is not supported; it must be false: at z"),
-        ({"timestep_spacing": "linspace"}, "timestep_spacing=linspace is not supported; it must be one of leading"),
         ({"beta_schedule": "sigmoid"}, "beta_schedule=sigmoid is not supported; it must be one of linear, scaled"),
         ({"prediction_type": "flow"}, "prediction_type=flow is not supported; it must be one of epsilon, v_pred"),
-        ({"clip_sample": True, "clip_sample_range": 2.0}, r"clip_sample_range=2.0 is not supported; it must be 1.0"),
-        ({"thresholding": True}, r"dynamic_thresholding_ratio and sample_max_value=\(0.995, 1.0\) is not supp"),
     ],
 )  # fmt: skip
 def test_processes_taba_does_not_run_are_refused(config, message, tmp_path):
     path = write_scheduler(tmp_path, **config)
-    with pytest.raises(UsageError, match=f"{path}: {message}.*Say what it should be in a YAML card"):
-        read_scheduler(path, latent=False)
+    way_out = "a fact about the weights, which no card can change. Use another model, or correct the file"
+    with pytest.raises(UsageError, match=f"{path}: {message}.*{way_out}"):
+        read_process(path)
+
+
+def test_silent_betas_are_those_of_the_schedulers_own_class(tmp_path):
+    # Unlike the others, Heun's class starts from Stable Diffusion's betas.
+    from diffusers import HeunDiscreteScheduler
+
+    path = write_scheduler(tmp_path, _class_name="HeunDiscreteScheduler")
+    card = read_process(path).schedule
+    assert (card.kind, card.beta_start, card.beta_end) == ("linear", 0.00085, 0.012)
+    assert (HeunDiscreteScheduler().config.beta_start, HeunDiscreteScheduler().config.beta_end) == (
+        0.00085,
+        0.012,
+    )
+
+
+@pytest.mark.parametrize("name", list(HUB_SCHEDULERS))
+def test_a_table_of_betas_is_recognised_as_its_named_schedule(name, tmp_path):
+    from diffusers import DDIMScheduler
+
+    named = write_scheduler(tmp_path / "named", **HUB_SCHEDULERS[name])
+    table = DDIMScheduler.from_pretrained(named.parent).betas.tolist()  # single precision
+    listed = write_scheduler(tmp_path / "listed", trained_betas=table)
+    found, expected = read_process(listed).schedule, read_process(named).schedule
+    assert (found.kind, found.N, found.max_beta) == (expected.kind, expected.N, expected.max_beta)
+    if expected.kind != "cosine":
+        ends = (expected.beta_start, expected.beta_end)
+        assert (found.beta_start, found.beta_end) == pytest.approx(ends, rel=1e-6)
 
 
 def test_directories_that_are_no_model_are_refused(tmp_path):

@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 import torch
+from tiny_checkpoints import edit_json
 from tiny_text_checkpoints import (
     SDXL_BETAS,
     clip_config,
@@ -29,6 +30,10 @@ NAMES = ["sd", "sdxl"]
 CARDS = {name: tiny_card(name) for name in NAMES}
 SAVERS = {"sd": save_tiny_sd, "sdxl": save_tiny_sdxl}
 PROMPTS = ["a red boat", "the white horse", "a cat on the boat"]
+STATISTICS = {
+    "latents_mean": [-1.6574, 1.886, -1.383, 2.5155],
+    "latents_std": [8.4927, 5.9022, 6.5498, 5.2299],
+}
 NOISE = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(5))
 
 
@@ -95,6 +100,52 @@ def test_samples_are_those_of_diffusers_own_pipeline(name, network, directories)
     assert_close(ours, expected, rtol=1e-5, atol=1e-4)
     images = run(output_type="pt").images * 2 - 1
     assert_close(network(name).codec.decode(ours).clamp(-1, 1), images, rtol=0, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def centred(directories, tmp_path_factory):
+    """SDXL whose autoencoder states the mean and the standard deviation of its latents."""
+    copy = tmp_path_factory.mktemp("centred") / "sdxl-centred"
+    shutil.copytree(directories["sdxl"], copy)
+    edit_json(copy / "vae" / "config.json", scaling_factor=0.5, **STATISTICS)
+    return copy
+
+
+def test_latents_that_are_centred_decode_and_encode_as_in_diffusers_pipeline(centred, monkeypatch):
+    from diffusers import StableDiffusionXLImg2ImgPipeline
+    from diffusers.pipelines.stable_diffusion_xl import pipeline_stable_diffusion_xl_img2img as img2img
+
+    card = load_card(str(centred))
+    model = load_network(card, centred, device="cpu", profile=profile_named("exact"))
+    pipeline = diffusers_pipeline("sdxl", centred)
+    run = functools.partial(pipeline, PROMPTS, guidance_scale=1.0, num_inference_steps=4, latents=NOISE)
+    images, latents = run(output_type="pt").images * 2 - 1, run(output_type="latent").images
+    assert_close(model.codec.decode(latents).clamp(-1, 1), images, rtol=0, atol=1e-4)
+
+    # The pipeline draws from the posterior; its mean is compared.
+    mean_of = lambda output, **_: output.latent_dist.mode()  # noqa: E731
+    monkeypatch.setattr(img2img, "retrieve_latents", mean_of)
+    other = StableDiffusionXLImg2ImgPipeline(**pipeline.components, add_watermarker=False)
+    theirs = other.prepare_latents(
+        images, None, 3, 1, torch.float32, torch.device("cpu"), None, add_noise=False
+    )
+    assert_close(model.codec.encode(images), theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"latents_std": None},
+        {"latents_std": [1.0]},
+        {"latents_std": [1.0, 1.0, 0.0, 1.0]},
+        {"latents_mean": 3},
+    ],
+)
+def test_impossible_statistics_of_latents_are_refused(changes, centred, tmp_path):
+    copy = changed(centred, tmp_path, lambda d: edit_json(d / "vae" / "config.json", **changes))
+    message = r"vae/config.json: .*Correct the file\."
+    with pytest.raises(UsageError, match=message):
+        load_network(load_card(str(centred)), copy, device="cpu", profile=profile_named("exact"))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -255,7 +306,10 @@ def other_vae(directory):
             r"text_encoder_2 holds no CLIPTextModelWithProjection",
         ),
         (lambda d: shutil.rmtree(d / "tokenizer_2"), r"tokenizer_2 holds no tokenizer: it needs vocab.json"),
-        (other_vae, r"vae states scaling_factor=0.18215 and the card 0.13025; .* Correct the card"),
+        (
+            other_vae,
+            r"vae states scaling_factor=0.18215 and the card 0.13025; .*and `scaling_factor: 0.18215`",
+        ),
         (
             lambda d: save_scheduler(d, "EulerDiscreteScheduler", **SDXL_BETAS | {"beta_end": 0.02}),
             r"schedule.beta_end=0.02, the card of sdxl says 0.012",

@@ -295,18 +295,18 @@ def test_weights_that_contradict_the_card_are_refused(ldm, classes, tmp_path):
     card = card_from_directory(ldm)
     with pytest.raises(UsageError, match="ldm: no weights were given; it loads from a diffusers pipeline"):
         load(card, None, device="cpu", profile=EXACT)
-    with pytest.raises(UsageError, match=r"in_channels=3, out_channels=3; the card of ldm has states of 4"):
+    with pytest.raises(
+        UsageError, match=r"vqvae has latents of 3 channels and the card of ldm has states of 4"
+    ):
         load(card.model_copy(update={"sample_shape": (4, 8, 8)}), ldm, device="cpu", profile=EXACT)
     with pytest.raises(UsageError, match="conditional=class, and its network's conditioning is 'none'"):
         load(card.model_copy(update={"conditional": "class"}), ldm, device="cpu", profile=EXACT)
     with pytest.raises(UsageError, match="holds no autoencoder"):
         latent = card_from_directory(classes).model_copy(update={"domain": "latent"})
         load(latent, classes, device="cpu", profile=EXACT)
-    with pytest.raises(
-        UsageError, match="class_embed_type=identity, num_class_embeds=4; classes must be numbered"
-    ):
+    with pytest.raises(UsageError, match=r"class_embed_type=\"identity\" \(allowed: null or \"timestep\"\)"):
         load_directory(tiny_unet(tmp_path / "identity", class_embed_type="identity", num_class_embeds=4))
     with pytest.raises(
-        UsageError, match="time_embedding_type=fourier belongs to networks that are given a noise"
+        UsageError, match=r"time_embedding_type=\"fourier\" \(allowed: \"positional\" or \"learned\"\)"
     ):
         load_directory(tiny_unet(tmp_path / "fourier", time_embedding_type="fourier"))
