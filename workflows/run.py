@@ -15,7 +15,7 @@ from taba_core.errors import UsageError, WorkError
 from taba_core.models.base import card_with_options
 from taba_core.store import Store
 from taba_core.store.place import is_remote
-from workflows.asked import Asked, check_all, plan_all
+from workflows.asked import Asked, check_all, notes_of, plan_all
 from workflows.plan import Plan
 from workflows.session import DRAIN_FILE, driving
 from workflows.text import bytes_text, count_text, duration_text
@@ -59,6 +59,8 @@ def run_studies(
     observe = _metrics(executor) if metrics else None
     jobs, opened = check_all(parts, write=True)
     assert opened is not None
+    for note in notes_of(jobs):
+        print(note, flush=True)
     with driving(opened.place, observe) as watch:
         decided = plan_all(jobs, opened)
         if decided.refusal:
