@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 DECODER_VERSION = 1
 MAX_DECODE_BYTES = 10**9  # memory above what the program holds anyway, at the worst moment of decoding
 # Pillow's names. No other format is tried whatever the file says it is: some of them start other programs.
-FORMATS = ("PNG", "JPEG", "MPO", "BMP", "TIFF", "WEBP")
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 WAY_OUT = "Save it as an 8-bit RGB PNG file, or remove it."
 
 _STORED_BYTES = {
@@ -63,7 +63,8 @@ def decode_image(path: str | Path, *, what: str = "image") -> NDArray[np.uint8]:
         # A library's warnings (unusual metadata, large pictures) do not reach the user: what matters is refused.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(path, formats=FORMATS) as image:
+            # A file object and no path: by a path Pillow maps uncompressed TIFF files, and scrambles turned ones.
+            with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
                 return _pixels(image)
     except Unreadable as reason:
         raise UsageError(f"{what} '{path}' {reason}. {WAY_OUT}") from None

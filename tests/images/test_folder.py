@@ -7,7 +7,17 @@ import pytest
 from taba_core.errors import UsageError
 from taba_core.images import list_images
 
-SKIPPED = ("._a.png", ".DS_Store", ".hidden.png", "Thumbs.db", "desktop.ini", "notes.txt", "x.gif", "x.heic", "x.avif")
+SKIPPED = (
+    "._a.png",
+    ".DS_Store",
+    ".hidden.png",
+    "Thumbs.db",
+    "desktop.ini",
+    "notes.txt",
+    "x.gif",
+    "x.heic",
+    "x.avif",
+)
 IMAGES = ("a.png", "b.JPG", "c.jpeg", "d.jpe", "e.jfif", "f.bmp", "g.tif", "h.TIFF", "i.webp")
 
 
@@ -34,7 +44,9 @@ def test_one_entry_and_none(tmp_path):
 
 
 def test_no_folder_and_no_image_are_refused(tmp_path):
-    with pytest.raises(UsageError, match=r"photos='.*nowhere': no such folder\. Give a folder of images \(\.png,"):
+    with pytest.raises(
+        UsageError, match=r"photos='.*nowhere': no such folder\. Give a folder of images \(\.png,"
+    ):
         list_images(tmp_path / "nowhere", what="photos")
     (tmp_path / "x.heic").touch()
     with pytest.raises(
