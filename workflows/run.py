@@ -73,12 +73,14 @@ def run_studies(
         _run_each(plans, opened, chosen, watch)
         if report and not is_remote(opened.url):
             watch.stage("report")
-            index = write_store_report(opened.path, None, force=False)
+            index, failures = write_store_report(opened.path, None, force=False)
     if is_remote(opened.url):
         print(f"\nreport: taba report --store {opened.url} --output FOLDER")
     elif report:
         print_headline(opened.path, list(dict.fromkeys(study.name for job in jobs for study in job.studies)))
         print(f"\nreport: {index}")
+        for failure in failures:  # the numbers were asked for and are there: no error of the run
+            print(f"report: {failure.line}", file=sys.stderr)
 
 
 def _run_each(plans: list[Plan], store: Store, chosen: Mapping[bool, _Chosen], watch: Watch) -> None:
