@@ -239,7 +239,9 @@ class Failure:
     @property
     def line(self) -> str:
         """One sentence for a terminal."""
-        return f"{self.kind} {self.id} of study {self.study} could not be made ({self.error})."
+        whole = self.kind == "study"
+        name = f"study {self.study}" if whole else f"{self.kind} {self.id} of study {self.study}"
+        return f"{name} could not be made ({self.error})."
 
 
 @dataclass(frozen=True)
