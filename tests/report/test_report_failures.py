@@ -175,6 +175,7 @@ def test_a_study_that_cannot_be_presented_is_named_and_keeps_its_claims(tmp_path
     assert {record["study"] for record in strict(tmp_path / "results.json")} == {"location"}
 
 
+@pytest.mark.slow
 def test_a_run_whose_report_has_a_failed_figure_ends_well_and_says_so(monkeypatch, store, capsys):
     """Its numbers are what was asked for; the next report tries again, as nothing says that this one is complete."""
     draw = plots.tile_grid
