@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from taba_core.errors import UsageError
+from taba_core.models.base import model_notes
 from taba_core.store import Store
 from workflows.budget import Decision, decide
 from workflows.context import Context
@@ -99,6 +100,11 @@ def check_all(parts: list[Asked], *, write: bool) -> tuple[list[Job], Store | No
                 study.check_runnable(job.context)
         return jobs, Store.open(path, mode="a")
     return jobs, Store.open(path, mode="r") if Store.is_there(path) else None
+
+
+def notes_of(jobs: list[Job]) -> list[str]:
+    """What a user should know of the models asked for before anything is computed, each line once."""
+    return list(dict.fromkeys(note for job in jobs for note in model_notes(job.context.model_spec)))
 
 
 def plan_all(jobs: list[Job], store: Store | None) -> Decision:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from taba_core.errors import Stopped
+from taba_core.errors import Stopped, WorkError
 from workflows import cluster_commands
 from workflows.settings import FIELDS, Settings
 
@@ -267,7 +267,13 @@ def report(
     """Tables and figures of all finished studies: HTML, CSV, Markdown, LaTeX, PNG, PDF, results and claims."""
     from workflows.reporting import write_store_report
 
-    print(write_store_report(store, output, force=True))
+    page, failures = write_store_report(store, output, force=True)
+    print(page)
+    if failures:
+        raise WorkError(
+            " ".join(failure.line for failure in failures)
+            + f" The rest is written; details: {page.parent}/failures.json"
+        )
 
 
 @app.command()

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from taba_core.cache import read_json_table, write_json_table
 from taba_core.errors import UsageError, WorkError
 from taba_core.models.cards import Card
 from taba_core.models.catalog import list_cards, load_card
@@ -19,11 +20,9 @@ from taba_core.models.prompts import RECAP_COCO, RECAP_COCO_SOURCE, load_prompts
 from taba_core.models.weights import (
     content_hash,
     locate,
-    read_json_table,
     status,
     stored_at,
     weights_folder,
-    write_json_table,
 )
 from workflows.download import download
 from workflows.text import bytes_text, print_table

@@ -8,7 +8,7 @@ from typing import Any
 from taba_core.errors import UsageError
 from taba_core.models.weights import status
 from taba_core.spec import Artifact, Inversion
-from workflows.asked import Asked, Job, check_all, plan_all
+from workflows.asked import Asked, Job, check_all, notes_of, plan_all
 from workflows.plan import Plan
 from workflows.stages import Machines, Timetable, timetable
 from workflows.text import bytes_text, count_text, duration_text, print_table
@@ -27,6 +27,8 @@ def print_plan(parts: list[Asked], machines: Machines | None, *, as_json: bool) 
         return
     where = parts[0].store if store is not None else f"{parts[0].store} (does not exist yet)"
     print(f"store {where}")
+    for note in notes_of(jobs):
+        print(note)
     if decided.line:
         print(decided.line)
     if decided.refusal:  # the room is that of this machine, and the plan may be for another

@@ -216,10 +216,40 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class Failure:
+    """A part of the report that could not be made; everything else is."""
+
+    kind: Literal["table", "figure", "study"]
+    id: str
+    study: str
+    title: str
+    error: str
+    traceback: str = ""
+
+    @classmethod
+    def of(
+        cls, kind: Literal["table", "figure", "study"], id: str, study: str, title: str, error: Exception
+    ) -> Failure:
+        """What went wrong, as one line and as the lines a developer reads."""
+        import traceback
+
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        return cls(kind, id, study, title, text, "".join(traceback.format_exception(error)))
+
+    @property
+    def line(self) -> str:
+        """One sentence for a terminal."""
+        whole = self.kind == "study"
+        name = f"study {self.study}" if whole else f"{self.kind} {self.id} of study {self.study}"
+        return f"{name} could not be made ({self.error})."
+
+
+@dataclass(frozen=True)
 class Section:
     """One study in the report: its question, then tables, figures and claims.
 
-    `paper_section` ("3.1") orders the report. `note` is shown above the tables (partial runs, proxies).
+    `paper_section` ("3.1") orders the report. `note` is shown above the tables (partial runs, proxies), `failure`
+    in their place where the study could not present itself.
     """
 
     study: str
@@ -231,6 +261,7 @@ class Section:
     claims: tuple[Claim, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
+    failure: Failure | None = None
 
     def __post_init__(self) -> None:
         _check_id("study", self.study)

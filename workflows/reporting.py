@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -21,16 +22,17 @@ from workflows.study import studies
 if TYPE_CHECKING:
     import xarray as xr
 
-    from workflows.present import Run
+    from workflows.present import Failure, Run, Section
+    from workflows.study import Study
 
 _STAMP = ".stamp"
 
 
-def write_store_report(path: str | Path, output: Path | None, *, force: bool) -> Path:
+def write_store_report(path: str | Path, output: Path | None, *, force: bool) -> tuple[Path, list[Failure]]:
     """Write the report of a store; skipped if it already shows exactly these results and `force` is off.
 
     Returns:
-      Path of index.html.
+      Path of index.html, and the parts that could not be made; a report with such parts is made anew next time.
     Raises:
       UsageError: no store, or a store without results.
     """
@@ -48,15 +50,17 @@ def write_store_report(path: str | Path, output: Path | None, *, force: bool) ->
     stamp = _stamp(store, names)
     index = folder / "index.html"
     if not force and index.exists() and (folder / _STAMP).exists() and (folder / _STAMP).read_text() == stamp:
-        return index
+        return index, []
     from workflows.report.files import write_text
     from workflows.report.write import write_report
 
-    index = write_report(collect(store, names), folder)
-    write_text(folder / _STAMP, stamp)
+    (folder / _STAMP).unlink(missing_ok=True)
+    index, failures = write_report(collect(store, names), folder)
+    if not failures:
+        write_text(folder / _STAMP, stamp)
     if output is None:
         mark_as_no_data(store.place / "report")
-    return index
+    return index, failures
 
 
 def collect(store: Store, names: list[str]) -> Run:
@@ -73,8 +77,7 @@ def collect(store: Store, names: list[str]) -> Run:
     for study in studies().values():
         current = [r for r in by_study.get(study.name, []) if r.attrs["study_version"] == study.version]
         if current:
-            shown = [study.annotate(store, result) for result in sorted(current, key=_result_order)]
-            sections.append(study.present(shown))
+            sections.append(_present(study, store, sorted(current, key=_result_order)))
     log = run_log(store)
     models = sorted({str(r.attrs["model_title"]) for results in by_study.values() for r in results})
     return Run(
@@ -84,6 +87,20 @@ def collect(store: Store, names: list[str]) -> Run:
         sections=tuple(sections),
         provenance={"store": store.place.name} | {"runs": {_run_title(entry): entry for entry in log}},
     )
+
+
+def _present(study: Study, store: Store, results: list[xr.Dataset]) -> Section:
+    """A study's part of the report; where it cannot be presented, what went wrong, and its claims if they can be."""
+    from workflows.present import Failure, Section
+
+    try:
+        return study.present([study.annotate(store, result) for result in results])
+    except Exception as error:  # whatever is wrong with one study, the others are shown
+        failure = Failure.of("study", study.name, study.name, study.title, error)
+    try:
+        return replace(study.section(results), failure=failure)
+    except Exception:  # the claims are stored with what could not be presented
+        return Section(study.name, study.title, study.question, study.paper_section, failure=failure)
 
 
 def _run_title(entry: dict[str, Any]) -> str:
@@ -125,7 +142,8 @@ def print_headline(path: str | Path, asked: Sequence[str]) -> None:
     """
     folder = Path(path) / "report"
     rows = json.loads((folder / "results.json").read_text())
-    first = {row["study"]: row["item"] for row in reversed(rows)}
+    tables = {path.stem for path in (folder / "tables").glob("*.md")}
+    first = {row["study"]: row["item"] for row in reversed(rows) if row["item"] in tables}
     order = [study for study in ("correlation", *asked) if study in asked and study in first]
     chosen = [study for study in order if study != "model-card"] or order
     if chosen:

@@ -15,7 +15,7 @@ from taba_core.errors import UsageError, WorkError
 from taba_core.models.base import card_with_options
 from taba_core.store import Store
 from taba_core.store.address import is_remote
-from workflows.asked import Asked, check_all, plan_all
+from workflows.asked import Asked, check_all, notes_of, plan_all
 from workflows.plan import Plan
 from workflows.session import DRAIN_FILE, driving
 from workflows.text import bytes_text, count_text, duration_text
@@ -59,6 +59,8 @@ def run_studies(
     observe = _metrics(executor) if metrics else None
     jobs, opened = check_all(parts, write=True)
     assert opened is not None
+    for note in notes_of(jobs):
+        print(note, flush=True)
     with driving(opened.place, observe) as watch:
         decided = plan_all(jobs, opened)
         if decided.refusal:
@@ -71,12 +73,14 @@ def run_studies(
         _run_each(plans, opened, chosen, watch)
         if report and not is_remote(opened.url):
             watch.stage("report")
-            index = write_store_report(opened.path, None, force=False)
+            index, failures = write_store_report(opened.path, None, force=False)
     if is_remote(opened.url):
         print(f"\nreport: taba report --store {opened.url} --output FOLDER")
     elif report:
         print_headline(opened.path, list(dict.fromkeys(study.name for job in jobs for study in job.studies)))
         print(f"\nreport: {index}")
+        for failure in failures:  # the numbers were asked for and are there: no error of the run
+            print(f"report: {failure.line}", file=sys.stderr)
 
 
 def _run_each(plans: list[Plan], store: Store, chosen: Mapping[bool, _Chosen], watch: Watch) -> None:

@@ -180,9 +180,23 @@ def training_images(spec: ModelSpec, count: int) -> NDArray[np.float32] | None:
     """Images of the kind a model was made from, (count, C, H, W) in [-1, 1]; None if they are not at hand."""
     if spec.name != "photo-mixture":
         return None
-    from taba_core.models.photos import load_photos, real_crops
+    from taba_core.models.crops import real_crops
+    from taba_core.models.photos import load_photos
 
     return real_crops(load_photos(spec.location or "builtin"), np.arange(count), seed=0)
+
+
+def model_notes(spec: ModelSpec) -> tuple[str, ...]:
+    """What a user should know of what a model is made from: files not read, photographs that are equal.
+
+    Raises:
+      UsageError: as `model_spec`.
+    """
+    if spec.name != "photo-mixture":
+        return ()
+    from taba_core.models.photos import photo_notes
+
+    return photo_notes(spec.location or "builtin")
 
 
 def _refuse_weights(card: Card, weights: str | Path | None) -> None:

@@ -13,6 +13,7 @@ import hashlib
 import os
 import tempfile
 import threading
+import warnings
 import zipfile
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -21,9 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taba_core.blas import use_one_blas_thread
+from taba_core.cache import cache_folder, one_process_at_a_time
 from taba_core.models.basis import analyse, low_frequencies
+from taba_core.models.crops import random_crops
 from taba_core.models.options import PhotoMixtureOptions
-from taba_core.models.photos import Photo, fingerprint, load_photos, random_crops
+from taba_core.models.photos import Photo, load_photos, photo_content
 
 FIT_VERSION = 2  # raise when anything below changes a fitted value
 CROP_SIZE = 32
@@ -56,7 +59,7 @@ class Mixture:
 
 def fit_key(options: PhotoMixtureOptions) -> str:
     """Name of a fit: hash of the photographs, the options that matter to it and the version of the fit."""
-    content = fingerprint(load_photos(options.photos))
+    content = photo_content(options.photos).fingerprint
     text = f"{FIT_VERSION}/{content}/{options.num_components_per_photo}/{options.rank}/{options.fit_seed}"
     return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
@@ -67,30 +70,27 @@ _one_fit_at_a_time = threading.Lock()  # threads of one process would fit the sa
 def cached_mixture(options: PhotoMixtureOptions) -> Mixture:
     """The fitted mixture, from the cache ($TABA_CACHE, else ~/.cache/taba) or fitted now and put there.
 
-    Several processes may ask at once: each reads a whole file or fits by itself. A damaged file is replaced.
+    Several processes may ask at once: one fits, the others of the machine wait for its file, so large photographs
+    are in memory once. A damaged file is replaced.
     """
     path = cache_folder() / f"photo-mixture-{fit_key(options)}.npz"
     with _one_fit_at_a_time:
         found = _read(path)
         if found is not None:
             return found
-        mixture = fit_mixture(load_photos(options.photos), options)
-        _write(path, mixture)
-        return mixture
-
-
-def cache_folder() -> Path:
-    """Where fits are kept: $TABA_CACHE, else $XDG_CACHE_HOME/taba, else ~/.cache/taba."""
-    if chosen := os.environ.get("TABA_CACHE"):
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "taba"
+        with one_process_at_a_time(path):
+            found = _read(path)
+            if found is None:
+                found = fit_mixture(load_photos(options.photos), options)
+                _write(path, found)
+        return found
 
 
 def fit_mixture(photos: tuple[Photo, ...], options: PhotoMixtureOptions) -> Mixture:
     """Fit every photograph by itself; the same bits from the same photographs, options and kind of machine.
 
     Args:
-      photos: (name, uint8 (H, W, 3)) each; the classes, in order.
+      photos: the classes, in order.
       options: components a photo, rank, seed.
     """
     from threadpoolctl import threadpool_limits
@@ -101,7 +101,7 @@ def fit_mixture(photos: tuple[Photo, ...], options: PhotoMixtureOptions) -> Mixt
     sizes = [len(part[0]) for part in parts]
     share, mean, remainder, factors = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     return Mixture(
-        class_names=tuple(name for name, _ in photos),
+        class_names=tuple(photo.name for photo in photos),
         component_class=np.repeat(np.arange(len(photos)), sizes),
         log_weight=np.log(share / len(photos)),
         mean=mean.astype(np.float32),
@@ -124,11 +124,19 @@ def _fit_photo(photo: Photo, options: PhotoMixtureOptions) -> tuple[NDArray[np.f
 
 
 def _cluster(crops: NDArray[np.float32], num_clusters: int, seed: int) -> NDArray[np.int64]:
-    """Group crops by coarse colour and local texture: plain crops are not to share with busy ones."""
+    """Group crops by coarse colour and local texture: plain crops are not to share with busy ones.
+
+    A photograph with fewer different crops than clusters has fewer clusters; one of a single colour has one.
+    """
     from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
 
     features = _features(crops)
-    labels = KMeans(num_clusters, n_init=3, random_state=seed).fit_predict(features)
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", ConvergenceWarning
+        )  # it tells of fewer clusters than asked for: see above
+        labels = KMeans(num_clusters, n_init=3, random_state=seed).fit_predict(features)
     counts = np.bincount(labels, minlength=num_clusters)
     small = np.flatnonzero(counts < MIN_CLUSTER)
     large = np.flatnonzero(counts >= MIN_CLUSTER)

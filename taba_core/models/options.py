@@ -26,7 +26,10 @@ class PhotoMixtureOptions(ModelOptions):
 
     num_components_per_photo: int = Field(default=6, ge=1, le=24, description="Gaussians fitted to one photo")
     rank: int = Field(default=32, ge=1, le=128, description="rank of the low-frequency part of a covariance")
-    photos: str = Field(default="builtin", description="'builtin', or a folder of images: one class a file")
+    photos: str = Field(
+        default="builtin",
+        description="'builtin', or a folder of images: one class a file, shown on white where transparent",
+    )
     fit_seed: int = Field(
         default=0, ge=0, le=2**31 - 1, description="seed of the crops and of the clustering"
     )

@@ -25,10 +25,11 @@ from taba_core.diffusion.schedule import NoiseSchedule
 from taba_core.errors import UsageError
 from taba_core.models.basis import OPPONENT, cosine_matrix, low_frequencies
 from taba_core.models.catalog import load_card
+from taba_core.models.crops import real_crops
 from taba_core.models.grids import noise_schedule
 from taba_core.models.mixture_fit import CROP_SIZE, Mixture, cached_mixture
 from taba_core.models.options import PhotoMixtureOptions
-from taba_core.models.photos import load_photos, real_crops
+from taba_core.models.photos import load_photos
 
 # Axes: B samples, K components, d = 3 * 32 * 32 coefficients, L low-frequency coefficients, r rank.
 

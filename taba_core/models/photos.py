@@ -1,26 +1,29 @@
 """Photographs: the colour pictures that ship with scikit-image and scikit-learn, or a folder of one's own.
 
-Random square crops of a photograph, area-averaged to a small square, are the data the photo mixture is fitted
-to. A crop is a function of (photo, seed, crop id) only.
+A photograph of a folder is decoded whenever its pixels are asked for and held by whoever asked, so a folder takes
+the memory of its largest picture.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from taba_core import rng
+from taba_core.cache import cache_folder, read_json_table, write_json_table
 from taba_core.errors import UsageError
+from taba_core.images import decode_image, list_images
+from taba_core.images.decode import DECODER_VERSION
 
-Photo = tuple[str, NDArray[np.uint8]]
-
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-MIN_CROP, MAX_CROP = 64, 384  # pixels of a crop's side before averaging
+MIN_SIDE = 64  # pixels of the shorter side
 
 # Name -> loader in skimage.data. All of these files are inside the wheel; nothing is downloaded.
 _SKIMAGE_PHOTOS = {
@@ -36,13 +39,38 @@ _SKIMAGE_PHOTOS = {
 _SKLEARN_PHOTOS = {"flower": "flower.jpg", "temple": "china.jpg"}
 
 
+@dataclass(frozen=True)
+class Photo:
+    """A photograph by name; its pixels are in memory or in a file."""
+
+    name: str
+    source: NDArray[np.uint8] | Path
+
+    def pixels(self) -> NDArray[np.uint8]:
+        """The picture as a viewer shows it, uint8 (H, W, 3); a file is decoded anew each time.
+
+        Raises:
+          UsageError: the file cannot be read as a picture, or is smaller than 64 pixels a side.
+        """
+        if not isinstance(self.source, Path):
+            return self.source
+        pixels = decode_image(self.source, what="photo")
+        height, width = pixels.shape[:2]
+        if min(height, width) < MIN_SIDE:
+            raise UsageError(
+                f"photo '{self.source}' is {width}x{height} pixels; the shorter side must have at least {MIN_SIDE}. "
+                "Remove it or use a larger version."
+            )
+        return pixels
+
+
 def load_photos(source: str = "builtin") -> tuple[Photo, ...]:
-    """Photographs by name, sorted by name; (name, uint8 array (H, W, 3)) each.
+    """Photographs sorted by name.
 
     Args:
       source: "builtin" (10 photographs), or a folder whose image files are one photograph each.
     Raises:
-      UsageError: the folder is missing or holds no image, or an image cannot be read or is too small.
+      UsageError: the folder is missing or holds no image.
     """
     return _builtin_photos() if source == "builtin" else _folder_photos(Path(source))
 
@@ -52,111 +80,95 @@ def _builtin_photos() -> tuple[Photo, ...]:
     from skimage import data
     from sklearn.datasets import load_sample_image
 
-    photos: list[Photo] = []
+    photos: dict[str, Any] = {}
     for name, loader in _SKIMAGE_PHOTOS.items():
         loaded = getattr(data, loader)()
-        photos.append(
-            (name, loaded[0] if isinstance(loaded, tuple) else loaded)
-        )  # stereo pair: the left view
-    photos += [(name, load_sample_image(file)) for name, file in _SKLEARN_PHOTOS.items()]
-    return tuple(sorted((name, np.ascontiguousarray(pixels)) for name, pixels in photos))
+        photos[name] = loaded[0] if isinstance(loaded, tuple) else loaded  # stereo pair: the left view
+    photos |= {name: load_sample_image(file) for name, file in _SKLEARN_PHOTOS.items()}
+    return tuple(Photo(name, np.ascontiguousarray(photos[name])) for name in sorted(photos))
 
 
 def _folder_photos(folder: Path) -> tuple[Photo, ...]:
-    accepted = ", ".join(IMAGE_SUFFIXES)
-    if not folder.is_dir():
-        raise UsageError(
-            f"photos='{folder}': no such folder. Give a folder of images ({accepted}) or 'builtin'."
-        )
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-    if not paths:
-        raise UsageError(f"photos='{folder}': the folder holds no image. Accepted suffixes: {accepted}.")
-    return tuple((path.name, _read_image(path)) for path in paths)
+    return tuple(Photo(path.name, path) for path in list_images(folder, what="photos").images)
 
 
-def _read_image(path: Path) -> NDArray[np.uint8]:
-    from PIL import Image
+@dataclass(frozen=True)
+class Content:
+    """What photographs show: `fingerprint` hashes all names, shapes and pixels; `same` groups equal pictures."""
 
-    try:
-        with Image.open(path) as image:
-            pixels = np.asarray(image.convert("RGB"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"photo '{path}' cannot be read ({error}); remove it or save it anew.") from None
-    if min(pixels.shape[:2]) < MIN_CROP:
-        height, width = pixels.shape[:2]
-        raise UsageError(
-            f"photo '{path}' is {width}x{height} pixels; the shorter side must have at least {MIN_CROP}. "
-            "Remove it or use a larger version."
-        )
-    return pixels
+    fingerprint: str
+    same: tuple[tuple[str, ...], ...]
 
 
-def fingerprint(photos: Sequence[Photo]) -> str:
-    """Hash of names, shapes and decoded pixels: 24 hex digits."""
-    digest = hashlib.blake2b(digest_size=12)
-    for name, pixels in photos:
-        digest.update(f"{name}/{pixels.shape}/".encode())
-        digest.update(np.ascontiguousarray(pixels).tobytes())
-    return digest.hexdigest()
+def photo_content(source: str = "builtin") -> Content:
+    """The content of photographs, by their decoded pixels.
 
+    That of a folder is remembered by the files' names, sizes and times of change in the cache folder, so each
+    picture is decoded once.
 
-def random_crops(
-    photo: Photo, crop_ids: Sequence[int] | NDArray[np.integer], *, seed: int, size: int = 32
-) -> NDArray[np.float32]:
-    """Random crops of one photograph, area-averaged: (len(crop_ids), 3, size, size), float32 in [-1, 1].
-
-    The side runs from 64 to 384 pixels (or to the shorter side of the photograph), the position is uniform
-    and every other crop on average is mirrored left to right. Half of the sides lie below 1.25 times the
-    smallest: close views have the plain areas that few Gaussians can express. Row i depends on
-    (photo, seed, crop_ids[i]) only.
+    Raises:
+      UsageError: as `load_photos`, and a file that cannot be read as a photograph.
     """
-    name, pixels = photo
-    height, width = pixels.shape[:2]
-    u = rng.uniform(crop_ids, (4,), seed=seed, stream=f"crops/{name}")
-    largest = min(height, width, MAX_CROP)
-    side = MIN_CROP * (largest / MIN_CROP) ** (u[:, 0] ** 3)
-    top, left = u[:, 1] * (height - side), u[:, 2] * (width - side)
-    lines = side[:, None] * np.arange(size + 1) / size
-    crops = _box_means(pixels, top[:, None] + lines, left[:, None] + lines)
-    mirrored = u[:, 3] < 0.5
-    crops[mirrored] = crops[mirrored, :, :, ::-1]
-    return (crops / 127.5 - 1.0).astype(np.float32)
+    if source == "builtin":
+        return content_of(load_photos())
+    photos = load_photos(source)
+    table, key, stamp = cache_folder() / "photographs.json", str(Path(source).resolve()), _stamp(photos)
+    with _one_at_a_time:  # threads of one process would decode the same pictures side by side
+        held = read_json_table(table).get(key)
+        if isinstance(held, dict) and held.get("stamp") == stamp:
+            return Content(held["fingerprint"], tuple(map(tuple, held["same"])))
+        content = content_of(photos)
+        entry = {"stamp": stamp, "fingerprint": content.fingerprint, "same": content.same}
+        with contextlib.suppress(OSError):  # a cache that cannot be written only costs time
+            write_json_table(table, read_json_table(table) | {key: entry})
+        return content
 
 
-def real_crops(
-    photos: Sequence[Photo], crop_ids: Sequence[int] | NDArray[np.integer], *, seed: int, size: int = 32
-) -> NDArray[np.float32]:
-    """Crops of photographs drawn at random, to hold beside samples: (len(crop_ids), 3, size, size) in [-1, 1].
+_one_at_a_time = threading.Lock()
 
-    Row i depends on (photos, seed, crop_ids[i]) only.
+
+def _stamp(photos: Sequence[Photo]) -> str:
+    """Changes with any of the files, with the decoder and with the library below it."""
+    import PIL
+
+    parts = [f"{DECODER_VERSION}/{PIL.__version__}"]
+    for photo in photos:
+        assert isinstance(photo.source, Path)
+        try:
+            stat = photo.source.stat()
+        except OSError as error:
+            raise UsageError(
+                f"photo '{photo.source}' cannot be read ({error.strerror}). Remove it."
+            ) from None
+        # Time of change as well as of modification: a copy can keep the latter.
+        parts.append(f"{photo.name}/{stat.st_size}/{stat.st_mtime_ns}/{stat.st_ctime_ns}")
+    return hashlib.blake2b("\n".join(parts).encode(), digest_size=16).hexdigest()
+
+
+def content_of(photos: Sequence[Photo]) -> Content:
+    """The content of photographs, 24 hex digits and groups of equal pictures; one is in memory at a time."""
+    whole = hashlib.blake2b(digest_size=12)
+    names: dict[tuple[tuple[int, ...], bytes], list[str]] = {}
+    for photo in photos:
+        pixels = np.ascontiguousarray(photo.pixels())
+        whole.update(f"{photo.name}/{pixels.shape}/".encode())
+        whole.update(pixels.data)
+        own = hashlib.blake2b(pixels.data, digest_size=16).digest()
+        names.setdefault((pixels.shape, own), []).append(photo.name)
+    return Content(whole.hexdigest(), tuple(tuple(group) for group in names.values() if len(group) > 1))
+
+
+def photo_notes(source: str) -> tuple[str, ...]:
+    """What a user should know of a folder of photographs: files that are not read, and pictures that are equal.
+
+    Raises:
+      UsageError: as `photo_content`.
     """
-    ids = np.asarray(crop_ids, dtype=np.int64)
-    chosen = rng.integers(ids, len(photos), seed=seed, stream="real-crops/photo")
-    crops = np.empty((len(ids), 3, size, size), dtype=np.float32)
-    for index in np.unique(chosen):
-        rows = chosen == index
-        crops[rows] = random_crops(photos[index], ids[rows], seed=seed, size=size)
-    return crops
-
-
-def _box_means(
-    pixels: NDArray[np.uint8], ys: NDArray[np.float64], xs: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Means over the boxes between neighbouring grid lines: ys, xs (n, size + 1) -> (n, 3, size, size).
-
-    The integral image interpolated bilinearly is the exact integral of a piecewise constant picture.
-    """
-    height, width = pixels.shape[:2]
-    integral = np.zeros((height + 1, width + 1, 3))
-    integral[1:, 1:] = pixels.astype(np.float64).cumsum(0).cumsum(1)
-    y0, x0 = np.minimum(ys.astype(np.int64), height - 1), np.minimum(xs.astype(np.int64), width - 1)
-    fy, fx = (ys - y0)[:, :, None, None], (xs - x0)[:, :, None]
-    out = np.empty((len(ys), 3, ys.shape[1] - 1, xs.shape[1] - 1))
-    for i in range(len(ys)):  # crop by crop: the working set stays in the processor's cache
-        rows, columns = integral[y0[i]], integral[y0[i] + 1]
-        rows = rows + fy[i] * (columns - rows)
-        corners = rows[:, x0[i]] + fx[i] * (rows[:, x0[i] + 1] - rows[:, x0[i]])
-        area = np.diff(ys[i])[:, None, None] * np.diff(xs[i])[None, :, None]
-        boxes = np.diff(np.diff(corners, axis=0), axis=1) / area
-        out[i] = boxes.transpose(2, 0, 1)
-    return out
+    if source == "builtin":
+        return ()
+    notes = [list_images(source, what="photos").skipped_line()]
+    notes += [
+        f"{source}: {', '.join(group)} hold the same picture; each counts as a photograph of its own."
+        for group in photo_content(source).same
+    ]
+    return tuple(filter(None, notes))

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taba_core import rng
+from taba_core.cache import cache_folder
 from taba_core.errors import UsageError
-from taba_core.models.mixture_fit import cache_folder
 
 BUILTIN = "builtin"
 RECAP_COCO = "recap-coco"

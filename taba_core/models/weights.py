@@ -8,14 +8,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
-import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from taba_core.cache import cache_folder, read_json_table, write_json_table
 from taba_core.errors import UsageError, WorkError
-from taba_core.models.mixture_fit import cache_folder
 
 if TYPE_CHECKING:
     from taba_core.models.cards import Card
@@ -154,21 +152,3 @@ class _Remembered:
         with contextlib.suppress(OSError):  # a cache that cannot be written only costs time
             write_json_table(self.path, self.entries)
         return digest
-
-
-def read_json_table(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; {} if there is none or it is damaged."""
-    try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return table if isinstance(table, dict) else {}
-
-
-def write_json_table(path: Path, table: dict[str, Any]) -> None:
-    """Replace a JSON file in one move, so that a reader sees the old or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        json.dump(table, file, indent=1, sort_keys=True)
-    os.replace(partial, path)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import multiprocessing
+import warnings
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from taba_core.models import mixture_fit
+from taba_core.models.crops import random_crops
 from taba_core.models.mixture_fit import Mixture, cached_mixture, fit_key, fit_mixture
 from taba_core.models.options import PhotoMixtureOptions
-from taba_core.models.photos import load_photos, random_crops
+from taba_core.models.photos import Photo, load_photos
 
 
 @pytest.fixture
@@ -64,7 +66,7 @@ def test_the_mean_of_the_mixture_is_the_mean_of_the_crops(options):
 
 def test_the_cache_answers_the_second_time_and_a_damaged_file_is_replaced(options, own_cache, monkeypatch):
     first = cached_mixture(options)
-    (path,) = own_cache.iterdir()
+    (path,) = own_cache.glob("*.npz")
     whole = path.read_bytes()
     with monkeypatch.context() as patch:
         patch.setattr(mixture_fit, "fit_mixture", lambda *_: pytest.fail("fitted again"))
@@ -75,7 +77,11 @@ def test_the_cache_answers_the_second_time_and_a_damaged_file_is_replaced(option
         path.write_bytes(damage)
         assert same(cached_mixture(options), first)
         assert len(path.read_bytes()) == len(whole)
-    assert list(own_cache.iterdir()) == [path]  # no drafts left behind
+    assert {file.name for file in own_cache.iterdir()} == {
+        path.name,
+        "photographs.json",
+        ".lock",
+    }  # no drafts
 
 
 def test_a_cache_that_cannot_be_written_only_costs_the_fit(options, own_cache):
@@ -91,4 +97,35 @@ def test_processes_that_fit_at_once_agree(options, own_cache):
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         first, second = pool.map(_fit_in_another_process, [options] * 2)
     assert first == second == cached_mixture(options).mean.tobytes()
-    assert len(list(own_cache.iterdir())) == 1
+    assert len(list(own_cache.glob("*.npz"))) == 1
+
+
+def flat_photos():
+    """Pictures of fewer different crops than components: one colour, a step that few crops see, and one twice."""
+    step = np.full((64, 64, 3), 40, np.uint8)
+    step[:, 32:] = 200
+    flat = np.full((80, 90, 3), 77, np.uint8)
+    return {
+        "flat": (flat,),
+        "twice": (flat, flat),
+        "white": (flat * 0 + 255,),
+        "step": (step,),
+        "mixed": (flat, step),
+    }
+
+
+@pytest.mark.parametrize("name", ["flat", "twice", "white", "step", "mixed"])
+def test_photographs_with_few_different_crops_are_fitted_without_a_librarys_warning(name):
+    photos = tuple(Photo(f"{i}.png", pixels) for i, pixels in enumerate(flat_photos()[name]))
+    options = PhotoMixtureOptions(num_components_per_photo=6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        mixture = fit_mixture(photos, options)
+    assert np.exp(mixture.log_weight).sum() == pytest.approx(1)
+    for field in dataclasses.fields(Mixture):
+        values = getattr(mixture, field.name)
+        assert field.name == "class_names" or np.isfinite(values).all()
+    if name == "flat":  # one component, at the colour: coefficient 0 of a flat picture v is v sqrt(3072)
+        assert len(mixture.mean) == 1
+        assert mixture.mean[0, 0] == pytest.approx((77 / 127.5 - 1) * np.sqrt(3072), rel=1e-5)
+        assert mixture.mode_variance().max() <= 1.01 * mixture_fit.MIN_VARIANCE

@@ -84,11 +84,11 @@ def test_photo_folders_that_cannot_be_used_are_named(folder, tmp_path_factory):
     assert refused(folder / "none").startswith(f"photos='{folder / 'none'}': no such folder.")
     empty = tmp_path_factory.mktemp("empty")
     (empty / "notes.txt").write_text("no image")
-    assert "holds no image. Accepted suffixes: .png, .jpg, .jpeg" in refused(empty)
+    assert "holds no image; it holds 1 other entries. Accepted suffixes: .png, .jpg, .jpeg" in refused(empty)
     Image.new("RGB", (200, 63)).save(folder / "small.png")
     assert "small.png' is 200x63 pixels; the shorter side must have at least 64." in refused(folder)
     (folder / "small.png").write_bytes(b"not a picture")
-    assert "small.png' cannot be read" in refused(folder)
+    assert "small.png' is no PNG, JPEG, BMP, TIFF or WebP image" in refused(folder)
 
 
 def test_where_the_photographs_lie_is_not_in_the_key(tmp_path):

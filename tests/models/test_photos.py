@@ -1,50 +1,123 @@
-"""Crops are area means of the photograph, and a crop belongs to (photo, seed, id)."""
+"""Photographs by name, and their content: a hash of what they show, whatever their files are."""
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
+from PIL import Image
 
-from taba_core.models.photos import _box_means, fingerprint, load_photos, random_crops
+from taba_core.errors import UsageError
+from taba_core.models import photos as module
+from taba_core.models.mixture_fit import fit_key
+from taba_core.models.options import PhotoMixtureOptions
+from taba_core.models.photos import Photo, content_of, load_photos, photo_content, photo_notes
 
 
-@pytest.fixture(scope="module")
-def photo():
-    return load_photos()[0]
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("TABA_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    path = tmp_path / "photos"
+    path.mkdir()
+    for seed, name in enumerate(("a.png", "b.png")):
+        values = np.random.default_rng(seed).integers(0, 256, (70, 80), np.uint8)
+        Image.fromarray(values).save(path / name)
+    return path
 
 
 def test_ten_photographs_ship_with_the_libraries():
     photos = load_photos()
     names = "astronaut cat coffee flower galaxies motorcycle retina rocket temple tissue"
-    assert " ".join(name for name, _ in photos) == names
-    assert all(pixels.dtype == np.uint8 and pixels.shape[2] == 3 for _, pixels in photos)
+    assert " ".join(photo.name for photo in photos) == names
+    assert all(p.pixels().dtype == np.uint8 and p.pixels().shape[2] == 3 for p in photos)
 
 
-def test_a_box_mean_by_hand():
-    # Columns of value 0, 10, 20. Box [0, 1.5): (0 + 5) / 1.5 = 3.333; box [1.5, 3): (5 + 20) / 1.5 = 16.667.
-    pixels = np.broadcast_to(np.array([0, 10, 20], dtype=np.uint8)[None, :, None], (3, 3, 3))
-    lines = np.array([[0.0, 1.5, 3.0]])
-    means = _box_means(pixels, lines, lines)
-    np.testing.assert_allclose(means[0, 1], [[10 / 3, 50 / 3]] * 2)
+def test_the_fingerprint_of_the_photographs_in_the_box_has_not_moved():
+    """It is part of every key of the default model: computed before pictures were decoded one by one."""
+    assert photo_content().fingerprint == "d09165f1b19dcefb9eab6531"
+    assert fit_key(PhotoMixtureOptions()) == "a0890b37a6e24ff5296680c7"
 
 
-def test_means_over_whole_pixels_are_plain_means(photo):
-    _, pixels = photo
-    lines = np.arange(0, 65, 2.0)[None]
-    expected = pixels[:64, :64].reshape(32, 2, 32, 2, 3).mean((1, 3)).transpose(2, 0, 1)
-    np.testing.assert_allclose(_box_means(pixels, lines, lines)[0], expected, atol=1e-9)
-
-
-def test_a_crop_depends_on_its_id_only(photo):
-    crops = random_crops(photo, [3, 1, 8], seed=4)
-    np.testing.assert_array_equal(crops[2:], random_crops(photo, [8], seed=4))
-    assert crops.dtype == np.float32 and crops.shape == (3, 3, 32, 32)
-    assert -1 <= crops.min() < crops.max() <= 1
-
-
-def test_the_fingerprint_sees_one_grey_level(photo):
-    name, pixels = photo
-    changed = pixels.copy()
+def test_the_fingerprint_sees_one_grey_level():
+    photo = load_photos()[0]
+    changed = photo.pixels().copy()
     changed[0, 0, 0] ^= 1
-    assert fingerprint([photo]) != fingerprint([(name, changed)])
-    assert fingerprint([photo]) == fingerprint([(name, pixels.copy())])
+    same = content_of([photo]).fingerprint
+    assert content_of([Photo(photo.name, photo.pixels().copy())]).fingerprint == same
+    assert content_of([Photo(photo.name, changed)]).fingerprint != same
+
+
+def test_the_same_pictures_in_other_files_have_the_same_fingerprint(folder, tmp_path):
+    """8 and 16 bits, turned with the orientation stated, transparent nowhere: one content, so one key."""
+    deep, turned, opaque = (tmp_path / name for name in ("deep", "turned", "opaque"))
+    tag = Image.Exif()
+    tag[274] = 6
+    for path in (deep, turned, opaque):
+        path.mkdir()
+        for file in folder.iterdir():
+            image = Image.open(file)
+            if path == deep:
+                Image.fromarray(np.asarray(image).astype(np.uint16) * 257).save(path / file.name)
+            elif path == turned:
+                image.transpose(Image.Transpose.ROTATE_90).save(path / file.name, exif=tag)
+            else:
+                image.convert("RGBA").save(path / file.name)
+    expected = photo_content(str(folder)).fingerprint
+    for path in (deep, turned, opaque):
+        assert photo_content(str(path)).fingerprint == expected
+        assert fit_key(PhotoMixtureOptions(photos=str(path))) == fit_key(
+            PhotoMixtureOptions(photos=str(folder))
+        )
+
+
+def test_a_folder_is_decoded_once_until_a_file_changes(folder, monkeypatch):
+    decoded = []
+    decode = module.decode_image
+    monkeypatch.setattr(
+        module, "decode_image", lambda path, what: decoded.append(path.name) or decode(path, what=what)
+    )
+    first = photo_content(str(folder))
+    assert decoded == ["a.png", "b.png"]
+    assert photo_content(str(folder)) == first and len(decoded) == 2
+    Image.fromarray(np.zeros((70, 80), np.uint8)).save(folder / "b.png")
+    assert photo_content(str(folder)).fingerprint != first.fingerprint and len(decoded) == 4
+    monkeypatch.setattr(module, "DECODER_VERSION", module.DECODER_VERSION + 1)
+    photo_content(str(folder))
+    assert len(decoded) == 6
+
+
+def test_a_cache_that_cannot_be_written_only_costs_decoding(folder, own_cache):
+    expected = content_of(load_photos(str(folder)))
+    own_cache.write_text("a file where the folder should be")
+    assert photo_content(str(folder)) == expected
+
+
+def test_skipped_files_and_equal_pictures_are_named(folder):
+    assert photo_notes("builtin") == photo_notes(str(folder)) == ()
+    shutil.copy(folder / "a.png", folder / "copy of a.png")
+    (folder / "._a.png").write_bytes(b"made by macOS")
+    for _ in range(2):  # decoded, and remembered
+        assert photo_notes(str(folder)) == (
+            f"{folder}: 1 entry is skipped, being no visible file with an image suffix: ._a.png.",
+            f"{folder}: a.png, copy of a.png hold the same picture; each counts as a photograph of its own.",
+        )
+
+
+def test_small_photographs_and_files_that_are_none_are_refused_by_name(folder):
+    Image.fromarray(np.zeros((63, 80), np.uint8)).save(folder / "c.png")
+    with pytest.raises(
+        UsageError, match=r"photo '.*c\.png' is 80x63 pixels; the shorter side must have at least 64"
+    ):
+        photo_content(str(folder))
+    Path(folder / "c.png").write_text("no image")
+    with pytest.raises(UsageError, match=r"photo '.*c\.png' is no PNG, JPEG, BMP, TIFF or WebP image"):
+        photo_content(str(folder))
+    with pytest.raises(UsageError, match=r"photos='.*nowhere': no such folder"):
+        load_photos(str(folder / "nowhere"))

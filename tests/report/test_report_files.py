@@ -47,7 +47,7 @@ def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("report")
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # a missing glyph or font is a warning
-        assert write_report(sample_run(), path) == path / "index.html"
+        assert write_report(sample_run(), path) == (path / "index.html", [])
     return path
 
 
@@ -72,7 +72,12 @@ def test_every_item_has_its_files_and_nothing_else_is_left(folder):
         f"tables/{name}.{ext}" for name in ("table2", "table3", "table4") for ext in ("csv", "md", "tex")
     }
     figures = {f"figures/{name}.{ext}" for name in ("fig1", "fig3", "fig4") for ext in ("png", "pdf")}
-    assert set(files_of(folder)) == tables | figures | {"index.html", "results.json", "claims.json"}
+    assert set(files_of(folder)) == tables | figures | {
+        "index.html",
+        "results.json",
+        "claims.json",
+        "failures.json",
+    }
 
 
 def test_a_second_report_is_byte_identical(folder, tmp_path):
@@ -164,14 +169,14 @@ def test_sections_follow_the_paper(page):
 )
 def test_a_verdict_is_told_by_word_and_sign_not_by_colour_alone(tmp_path, verdict, css, sign):
     claim = Claim("C1", "a < b", verdict)
-    path = write_report(Run("One claim", (Section("s", "S", "?", claims=(claim,)),)), tmp_path)
+    path, _ = write_report(Run("One claim", (Section("s", "S", "?", claims=(claim,)),)), tmp_path)
     text = path.read_text(encoding="utf-8")
     assert f'<span class="badge {css}"><span aria-hidden="true">{sign}</span> {verdict}</span>' in text
     assert f"1 {verdict}" in text
 
 
 def test_a_run_without_finished_studies_still_gives_a_page(tmp_path):
-    Page(write_report(Run("Nothing yet", ()), tmp_path).read_text(encoding="utf-8"))
+    Page(write_report(Run("Nothing yet", ()), tmp_path)[0].read_text(encoding="utf-8"))
     assert strict(tmp_path / "results.json") == []
 
 
@@ -179,7 +184,7 @@ def test_text_from_a_run_is_escaped(tmp_path):
     run = dataclasses.replace(
         sample_run(), title="<script>alert(1)</script>", provenance={"command": "a < b & c"}
     )
-    text = write_report(run, tmp_path).read_text(encoding="utf-8")
+    text = write_report(run, tmp_path)[0].read_text(encoding="utf-8")
     assert "<script>" not in text
     assert "a &lt; b &amp; c" in text
 

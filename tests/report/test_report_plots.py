@@ -41,10 +41,11 @@ def test_a_rows_latents_share_one_symmetric_scale():
     assert same.std() < 0.6 * tiles.std()  # ... and paler on the scale of the other row
 
 
-def test_four_channels_are_refused_with_the_way_out_and_reduce_to_three():
+def test_four_channels_show_their_first_three_or_reduce_to_three():
     states = rng.normal(size=(2, 4, 8, 8)) * np.array([4.0, 3.0, 2.0, 1e-6])[None, :, None, None]
-    with pytest.raises(ValueError, match=r"expected \(K, C, H, W\) with C = 1 or 3.*principal_channels"):
-        plots.latent_tiles(states)
+    np.testing.assert_array_equal(
+        plots.latent_tiles(states, 3.0)[0], plots.latent_tiles(states[:, :3], 3.0)[0]
+    )
     reduced = plots.principal_channels(states)
     assert reduced.shape == (2, 3, 8, 8)
     # The fourth channel carries nothing, so three components keep the whole variance.

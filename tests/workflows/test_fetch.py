@@ -10,11 +10,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from taba_core.cache import read_json_table
 from taba_core.errors import UsageError, WorkError
 from taba_core.models.cards import WeightsCard
 from taba_core.models.catalog import load_card
 from taba_core.models.prompts import load_prompts
-from taba_core.models.weights import locate, read_json_table, stored_at
+from taba_core.models.weights import locate, stored_at
 from workflows import download as downloads
 from workflows.download import download
 from workflows.fetch import fetch_all, fetch_prompts, fetch_weights

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from taba_core.cache import cache_folder
 from taba_core.models.catalog import load_card
-from taba_core.models.mixture_fit import cache_folder
 from taba_core.models.prompts import RECAP_COCO, recap_coco_path
 from taba_core.models.weights import locate, status, stored_at
 from workflows.doctor.finding import Finding, Subject, check, fail, ok, skipped, warn

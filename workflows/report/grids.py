@@ -23,15 +23,13 @@ GAP = 0.06  # white between tiles, as a share of a tile's width
 
 
 def _channels_last(pictures: Array) -> Array:
+    """Pictures with one or three channels as the last axis; other channel counts as `three_channels` has it."""
     pictures = np.asarray(pictures)
     if pictures.ndim == 4 and pictures.shape[-1] == 3:
         return pictures
-    if pictures.ndim == 4 and pictures.shape[1] in (1, 3):
-        return np.moveaxis(pictures, 1, -1)
-    raise ValueError(
-        f"pictures have shape {pictures.shape}; expected (K, C, H, W) with C = 1 or 3, or (K, H, W, 3). "
-        f"Bring other channel counts to three with principal_channels()."
-    )
+    if pictures.ndim == 4 and pictures.shape[1] > 0:
+        return np.moveaxis(three_channels(pictures), 1, -1)
+    raise ValueError(f"pictures have shape {pictures.shape}; expected (K, C, H, W) or (K, H, W, 3).")
 
 
 def _rgb(values: Array) -> Array:
@@ -43,10 +41,10 @@ def _rgb(values: Array) -> Array:
 
 
 def image_tiles(images: Array) -> Array:
-    """Images to tiles: uint8 RGB as it is, floats from [-1, 1]; (K, C, H, W) or (K, H, W, 3)."""
+    """Images to tiles: uint8 as it is, floats from [-1, 1]; (K, C, H, W) or (K, H, W, 3). One channel is grey."""
     pictures = _channels_last(images)
     if pictures.dtype == np.uint8:
-        return pictures / 255.0
+        return _rgb(pictures / 255.0)
     return _rgb((pictures.astype(np.float64) + 1) / 2)
 
 
@@ -73,22 +71,29 @@ def principal_channels(states: Array) -> Array:
     """States of any channel count to three: principal components over all pixels (paper, Fig. 2c).
 
     (K, C, H, W) to (K, 3, H, W). The sign of a component is fixed by its largest weight, so equal input
-    gives equal pictures.
+    gives equal pictures. Two channels have two components, and the third is 0. One channel is its own component:
+    (K, 1, H, W), its mean taken off.
     """
     pixels = np.moveaxis(np.asarray(states, np.float64), 1, -1)
     flat = pixels.reshape(-1, pixels.shape[-1])
+    if flat.shape[1] == 1:
+        return np.moveaxis(pixels - flat.mean(), -1, 1)
     _, vectors = np.linalg.eigh(np.cov(flat, rowvar=False))
     axes = vectors[:, ::-1][:, :3]
     axes = axes * np.sign(axes[np.abs(axes).argmax(0), np.arange(axes.shape[1])])
-    return np.moveaxis((pixels - flat.mean(0)) @ axes, -1, 1)
+    return three_channels(np.moveaxis((pixels - flat.mean(0)) @ axes, -1, 1))
 
 
 def three_channels(states: Array) -> Array:
-    """States that can be shown: as they are with one or three channels, else the first three (latent models).
+    """States that can be shown: as they are with one channel (grey) or three, else the first three (latent models).
 
-    The same channels in every row, so that rows on one colour scale compare. (K, C, H, W).
+    Two channels are red and green, blue being 0: the middle of the range. The same channels in every row, so that
+    rows on one colour scale compare. (K, C, H, W).
     """
-    return states if states.shape[1] in (1, 3) else states[:, :3]
+    if states.shape[1] == 2:
+        middle = 128 if states.dtype == np.uint8 else 0
+        return np.concatenate([states, np.full_like(states[:, :1], middle)], axis=1)
+    return states if states.shape[1] == 1 else states[:, :3]
 
 
 def mask_tiles(images: Array, masks: Array) -> Array:

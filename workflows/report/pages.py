@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import jinja2
 from markupsafe import Markup
 
 from workflows import published
-from workflows.present import PROVENANCE_MEANING, Claim, Figure, Run, Section, Table
+from workflows.present import PROVENANCE_MEANING, Claim, Failure, Figure, Run, Section, Table
 from workflows.report.notation import format_any, to_html
 from workflows.report.style import PNG_DPI
 from workflows.report.tables import PROVENANCE_MARK, cell_text, column_heading, context_line
@@ -23,11 +23,12 @@ _PIXELS_PER_INCH = 118  # one scale for all figures, so that their lettering has
 _BADGE = {"holds": ("holds", "✓"), "fails": ("fails", "✗"), "not resolved": ("unresolved", "?")}
 
 
-def render(run: Run, folder: Path) -> str:
+def render(run: Run, folder: Path, failures: list[Failure]) -> str:
     """The page as text; figures are taken from `folder`/figures and embedded.
 
     The page needs no other file: style and pictures are inside it, and the links to the table and figure
-    files beside it are relative.
+    files beside it are relative. What is among `failures` is named in its place; parts that only the page cannot show
+    are added to them.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True
@@ -35,12 +36,15 @@ def render(run: Run, folder: Path) -> str:
     environment.filters["maths"] = lambda text: Markup(to_html(text))
     environment.filters["shown"] = format_any
     template = environment.get_template("template.html.j2")
-    sections = [_section(section, folder) for section in run.sections]
+    parts = environment.get_template("parts.html.j2").module
+    sections = [_section(section, folder, parts, failures) for section in run.sections]
+    headline = _headline(run, failures)
     return template.render(
         run=run,
         css=Markup((_FOLDER / "style.css").read_text(encoding="utf-8")),
         sections=sections,
-        headline=_headline(run),
+        headline=headline,
+        failures=failures,
         claims=[claim for section in sections for claim in section["claims"]],
         tally=_tally(run),
         provenance=_flat({name: value for name, value in run.provenance.items() if name != "runs"}),
@@ -62,19 +66,37 @@ def in_paper_order(sections: tuple[Section, ...]) -> list[Section]:
     return sorted(sections, key=order)
 
 
-def _section(section: Section, folder: Path) -> dict[str, Any]:
+def _section(section: Section, folder: Path, parts: Any, failures: list[Failure]) -> dict[str, Any]:
+    tables = (("table", t, lambda t: parts.full_table(_table(t))) for t in section.tables)
+    figures = (("figure", f, lambda f: parts.figure(_figure(f, folder))) for f in section.figures)
     return {
         "source": section,
-        "tables": [_table(table) for table in section.tables],
-        "figures": [_figure(figure, folder) for figure in section.figures],
+        "items": [
+            _item(kind, item, make, section, parts, failures) for kind, item, make in (*tables, *figures)
+        ],
         "claims": [_claim(claim, section) for claim in section.claims],
         "provenance": _flat(section.provenance),
     }
 
 
-def _headline(run: Run) -> dict[str, Any] | None:
+def _item(
+    kind: Any, item: Any, make: Callable[[Any], Any], section: Section, parts: Any, failures: list[Failure]
+) -> dict[str, Any]:
+    """A table or figure as the page shows it, or what is shown in its place."""
+    known = [failure for failure in failures if (failure.kind, failure.id) == (kind, item.id)]
+    if not known:
+        try:
+            return {"id": item.id, "heading": parts.heading(item.title), "html": make(item)}
+        except Exception as error:  # whatever is wrong with one part, the others are shown
+            known = [Failure.of(kind, item.id, section.study, item.title, error)]
+            failures += known
+    return {"id": item.id, "heading": parts.plain(item.title), "html": parts.failed(known[0])}
+
+
+def _headline(run: Run, failures: list[Failure]) -> dict[str, Any] | None:
+    failed = {failure.id for failure in failures if failure.kind == "table"}
     tables = [table for section in run.sections for table in section.tables]
-    chosen = [table for table in tables if table.id == run.headline]
+    chosen = [table for table in tables if table.id == run.headline and table.id not in failed]
     return _table(chosen[0]) if chosen else None
 
 

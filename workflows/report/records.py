@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from workflows.present import PaperValue, Run
+from workflows.present import Figure, PaperValue, Run, Section, Table
 
 
 def _paper_record(paper: PaperValue | None) -> dict[str, Any] | None:
@@ -13,20 +13,27 @@ def _paper_record(paper: PaperValue | None) -> dict[str, Any] | None:
     return {"value": paper.value, "spread": paper.spread, "provenance": paper.provenance, "note": paper.note}
 
 
-def result_records(run: Run) -> list[dict[str, Any]]:
-    """Every number of the tables and figures, one record each, in the order of the report."""
-    records = []
-    for section in run.sections:
-        for table in section.tables:
-            for index, cells in enumerate(table.cells):
-                for column, cell in zip(table.columns, cells, strict=True):
-                    place = (section.study, table.id, table.row_key(index), column.name)
-                    records.append(_record(place, cell, table, table.seed, column.proxy))
-        for figure in section.figures:
-            for row in figure.values:
-                place = (section.study, figure.id, row.row, row.column)
-                records.append(_record(place, row, figure, None, figure.proxy))
-    return records
+def table_records(section: Section, table: Table) -> list[dict[str, Any]]:
+    """Every number of a table, one record each."""
+    return [
+        _record(
+            (section.study, table.id, table.row_key(index), column.name),
+            cell,
+            table,
+            table.seed,
+            column.proxy,
+        )
+        for index, cells in enumerate(table.cells)
+        for column, cell in zip(table.columns, cells, strict=True)
+    ]
+
+
+def figure_records(section: Section, figure: Figure) -> list[dict[str, Any]]:
+    """Every number behind a figure, one record each."""
+    return [
+        _record((section.study, figure.id, row.row, row.column), row, figure, None, figure.proxy)
+        for row in figure.values
+    ]
 
 
 def _record(

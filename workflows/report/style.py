@@ -5,15 +5,12 @@ from __future__ import annotations
 import functools
 import io
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, ParamSpec
 
 import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-
-from workflows.report.files import write_bytes
 
 P = ParamSpec("P")
 
@@ -100,20 +97,16 @@ def color_of(name: str, index: int = 0) -> str:
     return COLORS.get(name, CYCLE[index % len(CYCLE)])
 
 
-def save_figure(figure: Figure, stem: Path) -> tuple[Path, Path]:
-    """Write `stem`.png and `stem`.pdf: fonts embedded, no timestamps, so equal figures are equal files."""
-    paths = (stem.with_name(stem.name + ".png"), stem.with_name(stem.name + ".pdf"))
-    options: tuple[dict[str, Any], ...] = (
-        {"format": "png", "dpi": PNG_DPI, "metadata": {"Software": None}},
-        {
-            "format": "pdf",
-            "dpi": 300,
-            "metadata": _PDF_METADATA,
-        },
-    )
+def figure_files(figure: Figure) -> dict[str, bytes]:
+    """A figure as the content of a .png and a .pdf file: fonts embedded, no timestamps, so equal figures are equal."""
+    options: dict[str, dict[str, Any]] = {
+        ".png": {"format": "png", "dpi": PNG_DPI, "metadata": {"Software": None}},
+        ".pdf": {"format": "pdf", "dpi": 300, "metadata": _PDF_METADATA},
+    }
+    files = {}
     with mpl.rc_context(RC):
-        for path, option in zip(paths, options, strict=True):
+        for suffix, option in options.items():
             buffer = io.BytesIO()
             figure.savefig(buffer, bbox_inches="tight", pad_inches=0.04, **option)
-            write_bytes(path, buffer.getvalue())
-    return paths
+            files[suffix] = buffer.getvalue()
+    return files

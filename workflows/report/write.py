@@ -2,51 +2,95 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
-from workflows.present import Figure, Run, Table
-from workflows.report.files import write_json, write_text
+from workflows.present import Failure, Figure, Run, Table
+from workflows.report.files import write_bytes, write_json, write_text
 from workflows.report.pages import in_paper_order, render
-from workflows.report.records import claim_records, result_records
-from workflows.report.style import RC, save_figure
+from workflows.report.records import claim_records, figure_records, table_records
+from workflows.report.style import RC, figure_files
 from workflows.report.tables import to_csv, to_latex_table, to_markdown
 
+_TABLE_SUFFIXES, _FIGURE_SUFFIXES = (".csv", ".md", ".tex"), (".png", ".pdf")
 
-def write_report(run: Run, folder: Path) -> Path:
-    """Write a run's report and return the path of its page.
+
+def write_report(run: Run, folder: Path) -> tuple[Path, list[Failure]]:
+    """Write a run's report; return the path of its page, and the parts that could not be made.
 
     index.html; tables/<id>.csv, .md, .tex; figures/<id>.png, .pdf; results.json (a list of numbers with
-    their context) and claims.json (a list of verdicts). Each file is replaced in one step, the page last, so
-    an interrupted report leaves the previous page whole. The same run gives the same bytes.
+    their context), claims.json (a list of verdicts) and failures.json (a list of parts that could not be made). Each
+    file is replaced in one step, the page last, so an interrupted report leaves the previous page whole. The same run
+    gives the same bytes.
+
+    Parts are made one by one. One that fails is named in its place on the page, its files of an earlier report are
+    removed, and the rest is written. The numbers of a figure that cannot be drawn are in results.json all the same.
 
     Raises:
       WorkError: the folder cannot be written.
     """
     folder = Path(folder)
     run = replace(run, sections=tuple(in_paper_order(run.sections)))
+    failures = [section.failure for section in run.sections if section.failure]
+    records: list[dict[str, Any]] = []
     for section in run.sections:
         for table in section.tables:
-            _write_table(table, folder / "tables")
+            stem, make = (
+                folder / "tables" / table.id,
+                lambda t=table, s=section: (_table_files(t), table_records(s, t)),
+            )
+            failed = _write_part(stem, _TABLE_SUFFIXES, make, records)
+            failures += [Failure.of("table", table.id, section.study, table.title, failed)] if failed else []
         for figure in section.figures:
-            _write_figure(figure, folder / "figures")
-    write_json(folder / "results.json", result_records(run))
+            # The numbers do not need the drawing.
+            records += figure_records(section, figure)
+            stem, draw = folder / "figures" / figure.id, lambda f=figure: (_figure_files(f), [])
+            failed = _write_part(stem, _FIGURE_SUFFIXES, draw, records)
+            failures += (
+                [Failure.of("figure", figure.id, section.study, figure.title, failed)] if failed else []
+            )
+    text = render(run, folder, failures)
+    write_json(folder / "results.json", records)
     write_json(folder / "claims.json", claim_records(run))
+    write_json(folder / "failures.json", [asdict(failure) for failure in failures])
     page = folder / "index.html"
-    write_text(page, render(run, folder))
-    return page
+    write_text(page, text)
+    return page, failures
 
 
-def _write_table(table: Table, folder: Path) -> None:
-    write_text(folder / f"{table.id}.csv", to_csv(table))
-    write_text(folder / f"{table.id}.md", to_markdown(table))
-    write_text(folder / f"{table.id}.tex", to_latex_table(table))
+_Made = tuple[dict[str, bytes], list[dict[str, Any]]]
 
 
-def _write_figure(figure: Figure, folder: Path) -> None:
+def _write_part(
+    stem: Path, suffixes: tuple[str, ...], make: Callable[[], _Made], records: list[dict[str, Any]]
+) -> Exception | None:
+    """Make one part's files and numbers and keep them, or remove what an earlier report left; returns the failure.
+
+    A folder that cannot be written is no failure of the part.
+    """
+    try:
+        files, numbers = make()
+    except Exception as error:  # whatever is wrong with one part, the others are made
+        for suffix in suffixes:
+            stem.with_name(stem.name + suffix).unlink(missing_ok=True)
+        return error
+    records += numbers
+    for suffix, content in files.items():
+        write_bytes(stem.with_name(stem.name + suffix), content)
+    return None
+
+
+def _table_files(table: Table) -> dict[str, bytes]:
+    makers = zip(_TABLE_SUFFIXES, (to_csv, to_markdown, to_latex_table), strict=True)
+    return {suffix: maker(table).encode("utf-8") for suffix, maker in makers}
+
+
+def _figure_files(figure: Figure) -> dict[str, bytes]:
     # The settings hold while a study composes a figure of its own, not only inside the plotting functions.
     import matplotlib as mpl
 
     with mpl.rc_context(RC):
         drawing = figure.draw()
-    save_figure(drawing, folder / figure.id)
+    return figure_files(drawing)
