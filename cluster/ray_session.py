@@ -9,9 +9,9 @@ import os
 import secrets
 import socket
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from cluster.executor import ClusterError, ClusterLost
 from cluster.ray_logs import copy_logs
@@ -93,18 +93,18 @@ class RaySession:
         self._directory = PrivateDirectory()
         self._set_environment(_authentication(self._directory))
         try:
-            with _python_path():
-                _quiet_ray().init(
-                    address="local",
-                    num_cpus=num_cpus,
-                    num_gpus=num_gpus,
-                    include_dashboard=False,
-                    log_to_driver=False,
-                    configure_logging=False,
-                    object_store_memory=OBJECT_STORE_BYTES,
-                    _node_ip_address="127.0.0.1",  # else Ray asks public name servers for its own address
-                    _temp_dir=self._directory.ray,
-                )
+            _quiet_ray().init(
+                address="local",
+                num_cpus=num_cpus,
+                num_gpus=num_gpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                configure_logging=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                job_config=_job_without_directory(),
+                _node_ip_address="127.0.0.1",  # else Ray asks public name servers for its own address
+                _temp_dir=self._directory.ray,
+            )
         except Exception as error:  # one of its processes died while it started, say
             self._clean_up_start()
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -126,7 +126,10 @@ class RaySession:
         try:
             if host:
                 _knock(host, port)
-            _quiet_ray().init(address=self.address, log_to_driver=False, configure_logging=False)
+            ray = _quiet_ray()
+            # A Ray Client sends its configuration to the head as it is, and no directory with it.
+            job = None if self.address.startswith("ray://") else _job_without_directory()
+            ray.init(address=self.address, job_config=job, log_to_driver=False, configure_logging=False)
         except Exception as error:
             self._clean()
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -171,6 +174,22 @@ def _quiet_ray() -> ModuleType:
     return ray
 
 
+def _job_without_directory() -> Any:
+    """Settings of a job whose workers do not find modules in the current directory of the driver.
+
+    Ray puts that directory, and the folder of the script, before everything else on the workers' search path, unless
+    the job brings a directory of its own. Workers take the driver's search path over instead (`cluster.code`); what
+    they import before that must not come from a folder that happens to be there.
+    """
+    from ray.job_config import JobConfig
+
+    class Job(JobConfig):
+        def _runtime_env_has_working_dir(self) -> bool:
+            return True
+
+    return Job()
+
+
 def _authentication(directory: PrivateDirectory) -> dict[str, str]:
     """Settings that lock a local cluster with a private token, without touching the home directory.
 
@@ -184,23 +203,6 @@ def _authentication(directory: PrivateDirectory) -> dict[str, str]:
         # to turn authentication on, must be left to act.
         settings["RAY_AUTH_MODE"] = "token"
     return settings
-
-
-@contextlib.contextmanager
-def _python_path() -> Iterator[None]:
-    """Let workers import what this process imports, also from a checkout that is not installed."""
-    installed = tuple({sys.prefix, sys.base_prefix, os.path.realpath(sys.prefix)})
-    own = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    paths = [own, *(os.path.abspath(path) for path in sys.path if not path.startswith(installed))]
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = before
 
 
 def _knock(host: str, port: int) -> None:

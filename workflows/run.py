@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     # How to make an executor, what each worker holds, how many workers.
     _Chosen = tuple[Callable[[], Executor], Resources, int]
 
+PACKAGES = ("taba_core", "workflows")  # whose code decides about numbers, beside `cluster` itself
 EXECUTORS = ("ray", "local", "inline")
 
 
@@ -171,7 +172,7 @@ def choose_executor(
         if name == "ray":
             from cluster.ray_executor import RayExecutor
 
-            return RayExecutor(address=address, num_workers=workers, drain_file=drain_file)
+            return RayExecutor(address=address, num_workers=workers, drain_file=drain_file, packages=PACKAGES)
         from cluster.local import LocalExecutor
 
         return LocalExecutor(workers=cores, drain_file=drain_file)
