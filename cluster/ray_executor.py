@@ -14,6 +14,7 @@ from cluster.executor import Outcome, Resources, Worker
 from cluster.limits import Limits
 from cluster.pool import Pool
 from cluster.queue import UnitQueue
+from cluster.ray_address import ray_address
 from cluster.ray_backend import RayBackend, alive_nodes
 from cluster.ray_code import prove_nodes
 from cluster.ray_session import RaySession
@@ -91,7 +92,7 @@ class RayExecutor:
         """Say in one line where work runs."""
         bound = f"up to {self.num_workers} workers" if self.num_workers else "a worker per free place"
         if self._session is None:
-            return f"Ray ({self._address or os.environ.get('RAY_ADDRESS') or 'local'}), {bound}"
+            return f"Ray ({ray_address(self._address).text}), {bound}"
         nodes = alive_nodes()
         cpus, gpus = (sum(node.offered.get(kind, 0) for node in nodes) for kind in ("CPU", "GPU"))
         where = "this machine" if self._session.local else self._session.address

@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import sys
 
+from workflows.launch import bind_packages, leave_directory
+
+if __name__ == "__main__":
+    leave_directory()
+bind_packages()
+
 # Before numpy is imported anywhere: BLAS on one thread, so that no sum depends on the number of cores.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-
-from taba_core.errors import Stopped, TabaError
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -16,6 +20,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     0 ok, 1 work failed, 2 usage, 3 failed units, 75 the store belongs to another driver, 85 drained (run again).
     """
+    from taba_core.errors import Stopped, TabaError
     from workflows.cli import app
 
     try:

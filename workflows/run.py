@@ -16,6 +16,7 @@ from taba_core.models.base import card_with_options
 from taba_core.store import Store
 from taba_core.store.place import is_remote
 from workflows.asked import Asked, check_all, plan_all
+from workflows.launch import PACKAGES
 from workflows.plan import Plan
 from workflows.session import DRAIN_FILE, driving
 from workflows.text import bytes_text, count_text, duration_text
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     # How to make an executor, what each worker holds, how many workers.
     _Chosen = tuple[Callable[[], Executor], Resources, int]
 
-PACKAGES = ("taba_core", "workflows")  # whose code decides about numbers, beside `cluster` itself
 EXECUTORS = ("ray", "local", "inline")
 
 

@@ -102,7 +102,7 @@ def import_each(subject: Subject, names: tuple[str, ...]) -> tuple[float, dict[s
     """
     seconds, broken, left = 0.0, dict[str, str](), list(names)
     while left:
-        ran = subject.run([sys.executable, "-c", _IMPORTER, *left], 300.0)
+        ran = subject.run([sys.executable, "-P", "-c", _IMPORTER, *left], 300.0)
         begun = ""
         for line in ran.output.splitlines():
             said = _json_object(line)
