@@ -114,7 +114,7 @@ class RaySession:
             self._clean_up_start()
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ClusterLost(
-                f"Ray could not be started on this machine: {reason}{_settings_of_ray()}"
+                f"Ray could not be started on this machine: {reason.rstrip('.')}.{_settings_of_ray()}"
             ) from error
         except BaseException:
             self._clean_up_start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import NoReturn
 
 from workflows.launch import bind_packages, leave_directory
 
@@ -27,10 +28,21 @@ def main(arguments: list[str] | None = None) -> None:
         app(args=arguments, prog_name="taba")
     except Stopped as stop:
         print(f"taba: {stop}; finished shards are stored, the same command resumes.", file=sys.stderr)
-        raise SystemExit(stop.exit_code) from None
+        _end(stop.exit_code)
     except TabaError as error:
         print(f"taba: error: {error}", file=sys.stderr)
-        raise SystemExit(error.exit_code) from None
+        _end(error.exit_code)
+
+
+def _end(exit_code: int) -> NoReturn:
+    """End the process with this status; at once where threads of an interrupted run cannot be waited for."""
+    from cluster.local import is_computing
+
+    if is_computing():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(exit_code)
+    raise SystemExit(exit_code) from None
 
 
 if __name__ == "__main__":

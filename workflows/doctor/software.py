@@ -16,6 +16,7 @@ from packaging.specifiers import SpecifierSet
 
 from workflows.doctor.finding import Finding, Subject, check, fail, ok, skipped, warn
 from workflows.doctor.mounts import SHARED, file_system
+from workflows.environment import count_in_environment
 
 SECTION = "software"
 # Every package with compiled code that a run loads.
@@ -149,7 +150,7 @@ def page_size(subject: Subject) -> Finding:
 def environment(subject: Subject) -> Finding:
     """Whether many nodes would import Python from one shared file system at once."""
     kind = file_system(Path(sys.prefix), subject.mounts)
-    nodes = int(subject.environ.get("SLURM_NNODES", "1"))
+    nodes = count_in_environment("SLURM_NNODES", 1, subject.environ)
     found = f"Python lies on {kind}"
     if kind in SHARED and nodes > 8:
         return warn(
