@@ -11,9 +11,11 @@ import sys
 import textwrap
 from pathlib import Path
 
+import cluster_workers
 import pytest
 
 import cluster
+from cluster import OtherCode, RayExecutor, Resources, Unit
 from cluster.code import OWN, code_of, describe, digest_of, look_up, run_code_of, search_path
 
 HERE = Path(__file__).parent
@@ -26,15 +28,14 @@ NAMES = (
 SHADOW = 'raise SystemExit("a file of the current directory was imported")\n'
 
 
-def shadows(folder: Path, kind: str) -> None:
-    """Fill a folder with things that have the names of modules: files, packages, or folders without a file."""
-    for name in NAMES:
-        if kind == "files":
+def shadows(folder: Path) -> None:
+    """Fill a folder with things that have the names of modules: every second one a file, the others packages."""
+    for number, name in enumerate(NAMES):
+        if number % 2:
             (folder / f"{name}.py").write_text(SHADOW)
         else:
             (folder / name).mkdir()
-            if kind == "packages":
-                (folder / name / "__init__.py").write_text(SHADOW)
+            (folder / name / "__init__.py").write_text(SHADOW)
 
 
 DRIVER = f"""
@@ -52,11 +53,8 @@ print(json.dumps([outcome.error, outcome.result, own]))
 
 
 @pytest.mark.cluster
-@pytest.mark.parametrize("kind", ("files", "packages", "folders"))
-def test_a_worker_finds_every_module_where_the_driver_does_whatever_the_current_directory_holds(
-    tmp_path, kind
-):
-    shadows(tmp_path, kind)
+def test_a_worker_finds_every_module_where_the_driver_does_whatever_the_current_directory_holds(tmp_path):
+    shadows(tmp_path)
     # Like the console script: its own folder is first on the path, and not the current directory.
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
@@ -221,8 +219,8 @@ def difference(folder: str, digest: str) -> list:
         (
             "/a/pkg",
             "b" * 12,
-            "package 'pkg': the files in /a/pkg have content bbbbbbbbbbbb there, and had content aaaaaaaaaaaa when this "
-            "command read them",
+            "package 'pkg': the files in /a/pkg have content bbbbbbbbbbbb there, and had content aaaaaaaaaaaa "
+            "when this command read them",
         ),
     ],
 )
@@ -261,6 +259,18 @@ def test_files_edited_after_the_driver_read_them_are_refused_when_a_worker_start
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("refused: the workers on node ")
     assert f"package 'mine': the files in {tmp_path}/mine have content " in done.stdout
+
+
+@pytest.mark.cluster
+def test_every_node_of_a_joined_cluster_is_compared_before_the_first_unit(ray_session, monkeypatch, tmp_path):
+    here = {"name": OWN, "folder": "/login/cluster", "digest": "0" * 12}
+    monkeypatch.setattr("cluster.code._look_up_once", lambda name: here)
+    executor = RayExecutor(retry_delay=0.01)
+    with pytest.raises(
+        OtherCode, match=r"there .*/cluster \(content .*, here /login/cluster \(content 0{12}\)"
+    ):
+        list(executor.execute([Unit("a", (str(tmp_path), "a", 0.0))], cluster_workers.Journal, Resources()))
+    assert not list(tmp_path.iterdir())
 
 
 def test_reading_all_code_takes_a_moment():
