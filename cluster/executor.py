@@ -32,6 +32,10 @@ class ClusterLost(ClusterError):
     """A private cluster of this process has died as a whole; a new executor can go on with what is left."""
 
 
+class OtherCode(ClusterError):
+    """A worker would run other code than the driver. The text names node, packages, folders and contents."""
+
+
 class Drained(ClusterError):
     """A stop was asked for (Ctrl-C, SIGTERM, SIGUSR1, drain file): running units finished, no other started.
 

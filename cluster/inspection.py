@@ -14,6 +14,8 @@ import sys
 import time
 from typing import Any
 
+from cluster.code import Code, code_of, run_code_of
+
 NODE_ANSWER_S = 60.0
 _PROBE_S = 5.0
 # A call each service answers at once: its gRPC name, the encoded request, and the metadata it asks for.
@@ -53,7 +55,7 @@ def inspect(request: dict[str, Any]) -> dict[str, Any]:
     Args:
       request: `address`; `marker`, a file of the driver that every node should see ("" = none); `paths`, files or
         directories whose sizes are asked; `packages`, distributions whose versions are asked; `code`, packages
-        whose sources are compared.
+        whose contents are compared.
     Returns:
       `error` if there is no connection, with `outside` if this machine runs no Ray node and so cannot join. Else
       `gcs` and `dashboard` ("HOST:PORT" or ""), `dead` (host names), `driver` and `nodes`: what `look_around` says
@@ -61,6 +63,7 @@ def inspect(request: dict[str, Any]) -> dict[str, Any]:
       seconds their clock is ahead of this one's, and `skew_error`, half the round trip.
     """
     from cluster.executor import ClusterError
+    from cluster.ray_code import send_by_value
     from cluster.ray_session import RaySession
 
     if not request["address"].startswith("ray://") and not _is_node():
@@ -70,7 +73,8 @@ def inspect(request: dict[str, Any]) -> dict[str, Any]:
     except ClusterError as error:
         return {"error": str(error).splitlines()[0]}
     try:
-        return _ask_all(request)
+        send_by_value()
+        return _ask_all(request | {"code": code_of(request["code"])})
     finally:
         with contextlib.suppress(Exception):
             session.close()
@@ -205,20 +209,13 @@ def _version(package: str) -> str:
         return "none"
 
 
-def _code_digest(packages: list[str]) -> str:
-    """8 hex digits over the sources of packages as this process would import them; "none" if one is missing."""
+def _code_digest(driver: Code) -> str:
+    """8 hex digits over the packages that a worker in this process would run; "none" if one is missing."""
     import hashlib
-    import importlib.util
-    from pathlib import Path
 
-    digest = hashlib.sha256()
-    for package in packages:
-        spec = importlib.util.find_spec(package)
-        if spec is None or not spec.submodule_search_locations:
-            return "none"
-        for file in sorted(Path(spec.submodule_search_locations[0]).rglob("*.py")):
-            digest.update(file.read_bytes())
-    return digest.hexdigest()[:8]
+    differing = {difference["here"]["name"]: difference["there"] for difference in run_code_of(driver)}
+    digests = [differing.get(package["name"], package)["digest"] for package in driver["packages"]]
+    return hashlib.sha256("".join(digests).encode()).hexdigest()[:8] if all(digests) else "none"
 
 
 if __name__ == "__main__":

@@ -29,6 +29,18 @@ _LIMITS = Limits(unit_min=math.inf, unit_first=math.inf, load=math.inf, refresh=
 _COMPUTE, _FINISH = "compute", "finish"
 
 
+_abandoned: list[threading.Thread] = []
+
+
+def is_computing() -> bool:
+    """Whether threads of an interrupted run are still at work in this process.
+
+    Such a process must be left by `os._exit`: where the interpreter ends under a thread that is in native code, that
+    thread aborts the process when it comes back.
+    """
+    return any(thread.is_alive() for thread in _abandoned)
+
+
 class LocalExecutor:
     """Runs units in this process, without Ray.
 
@@ -88,6 +100,7 @@ class LocalExecutor:
                 yield from drive(pending, pool, backend, drain, on_event)
         except KeyboardInterrupt:
             wait = False
+            _abandoned.extend(backend.threads())
             raise
         finally:
             pool.close()
@@ -146,6 +159,10 @@ class InlineBackend:
     def join(self) -> None:
         """Wait until no stopped worker runs any more."""
 
+    def threads(self) -> list[threading.Thread]:
+        """The threads that workers run in, beside the calling one."""
+        return []
+
     def _run(self, worker: str, lane: str, unit_id: str, call: Callable[[], Reply]) -> None:
         # There is only this process: a damaged one cannot be replaced by another.
         self._answers.put(Answer(worker, unit_id, replace(call(), poisoned=False)))
@@ -169,8 +186,12 @@ class ThreadBackend(InlineBackend):
 
     def join(self) -> None:
         """Wait for the threads."""
-        for lane in self._lanes.values():
-            lane.thread.join()
+        for thread in self.threads():
+            thread.join()
+
+    def threads(self) -> list[threading.Thread]:
+        """See `InlineBackend`."""
+        return [lane.thread for lane in self._lanes.values()]
 
     def _run(self, worker: str, lane: str, unit_id: str, call: Callable[[], Reply]) -> None:
         if (worker, lane) not in self._lanes:

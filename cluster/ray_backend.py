@@ -3,34 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import pickle
 import re
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from cluster.backend import Answer, Node, Reply
+from cluster.code import Code, code_of
 from cluster.executor import THREAD_VARIABLES, Resources
+from cluster.ray_code import refuse, send_by_value
 from cluster.units import Unit
-from cluster.worker import WarmWorker
-
-
-class RayWorker(WarmWorker):
-    """The Ray actor. Its method `finish` runs in a thread of its own (a concurrency group)."""
-
-    def __init__(self, make_worker: bytes, num_threads: int, has_gpu: bool) -> None:
-        # Ray keeps a value it inherits from the driver; a worker must use the cores it holds and no others.
-        for name in THREAD_VARIABLES:
-            os.environ[name] = str(num_threads)
-        self._has_gpu = has_gpu
-        super().__init__(lambda: pickle.loads(make_worker)())
-
-    def ready(self) -> Reply:
-        """Build the worker; the reply names its device."""
-        gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "") if self._has_gpu else ""
-        return replace(super().ready(), gpu=gpu)
 
 
 class RayBackend:
@@ -40,20 +22,31 @@ class RayBackend:
       make_worker: pickled callable that builds a worker.
       resources: what each worker holds.
       check: raises when the cluster as a whole is lost; asked whenever nodes are listed.
+      code: what the workers have to run; None = what this process runs of this package.
     """
 
     prefix = "ray"
     overlap = True
 
     def __init__(
-        self, make_worker: bytes, resources: Resources, check: Callable[[], None] = lambda: None
+        self,
+        make_worker: bytes,
+        resources: Resources,
+        check: Callable[[], None] = lambda: None,
+        code: Code | None = None,
     ) -> None:
         import ray
 
         self._ray: Any = ray
         self._check = check
-        self._actor_class: Any = self._ray.remote(concurrency_groups={"finish": 1})(RayWorker)
-        self._arguments = (make_worker, resources.num_threads, resources.num_gpus > 0)
+        self._actor_class: Any = self._ray.remote(concurrency_groups={"finish": 1})(send_by_value())
+        self._arguments = (
+            code or code_of(),
+            make_worker,
+            resources.num_threads,
+            THREAD_VARIABLES,
+            resources.num_gpus > 0,
+        )
         # Nothing is restarted by Ray: on a cluster that lost a node, its own retry can wait forever.
         self._options: dict[str, Any] = {
             "num_cpus": resources.num_cpus,
@@ -95,7 +88,11 @@ class RayBackend:
         )
 
     def poll(self, timeout: float) -> list[Answer]:
-        """See `Backend`."""
+        """See `Backend`.
+
+        Raises:
+          OtherCode: a worker that was starting has other code than this process.
+        """
         if not self._owed:
             time.sleep(timeout)
             return []
@@ -118,7 +115,10 @@ class RayBackend:
     def _answer(self, reference: Any, worker: str, unit_id: str) -> Answer:
         errors = self._ray.exceptions
         try:
-            return Answer(worker, unit_id, self._ray.get(reference))
+            said = self._ray.get(reference)
+            if isinstance(said, list):  # no reply, but where its code differs
+                refuse(said)
+            return Answer(worker, unit_id, said)
         except errors.RayTaskError as error:  # the result could not be pickled; the worker is fine
             text = f"{type(error.cause).__name__}: {error.cause}"
             return Answer(worker, unit_id, Reply(error=text, trace=str(error)))

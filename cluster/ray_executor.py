@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 
 from cluster.backend import Node
+from cluster.code import code_of
 from cluster.drain import DrainRequest
 from cluster.drive import drive
 from cluster.events import OnEvent
@@ -13,7 +14,9 @@ from cluster.executor import Outcome, Resources, Worker
 from cluster.limits import Limits
 from cluster.pool import Pool
 from cluster.queue import UnitQueue
+from cluster.ray_address import ray_address
 from cluster.ray_backend import RayBackend, alive_nodes
+from cluster.ray_code import prove_nodes
 from cluster.ray_session import RaySession
 from cluster.units import Unit, Units
 
@@ -39,6 +42,7 @@ class RayExecutor:
       limits: deadlines of units and of starting workers.
       retry_delay: seconds before the first retry of a unit that raised; doubles with every attempt.
       drain_file: a path whose existence asks the run to stop gently.
+      packages: names of packages whose code in the workers has to be that of this process, beside this one.
     """
 
     def __init__(
@@ -49,6 +53,7 @@ class RayExecutor:
         limits: Limits = Limits(),
         retry_delay: float = 1.0,
         drain_file: str | os.PathLike[str] | None = None,
+        packages: Sequence[str] = (),
     ) -> None:
         if num_workers is not None and num_workers < 1:
             raise ValueError(f"num_workers={num_workers}; a Ray executor needs 1 worker or more.")
@@ -58,6 +63,10 @@ class RayExecutor:
         self._retry_delay = retry_delay
         self._drain_file = drain_file
         self._session: RaySession | None = None
+        self._packages = tuple(packages)
+        code_of(
+            packages
+        )  # read now: what this process runs is what the files say now, not when a worker starts
 
     def execute(
         self,
@@ -74,6 +83,7 @@ class RayExecutor:
         Raises:
           ClusterUnreachable: there is no cluster at the address.
           ClusterLost: a private cluster has died; after `close()` another executor can go on.
+          OtherCode: a node would run other code than this process.
         """
         pending = UnitQueue(units, retry_delay=self._retry_delay)
         return self._execute(pending, make_worker, resources, on_event)
@@ -82,7 +92,7 @@ class RayExecutor:
         """Say in one line where work runs."""
         bound = f"up to {self.num_workers} workers" if self.num_workers else "a worker per free place"
         if self._session is None:
-            return f"Ray ({self._address or os.environ.get('RAY_ADDRESS') or 'local'}), {bound}"
+            return f"Ray ({ray_address(self._address).text}), {bound}"
         nodes = alive_nodes()
         cpus, gpus = (sum(node.offered.get(kind, 0) for node in nodes) for kind in ("CPU", "GPU"))
         where = "this machine" if self._session.local else self._session.address
@@ -127,7 +137,10 @@ class RayExecutor:
         from ray import cloudpickle
 
         pickled: bytes = cloudpickle.dumps(make_worker)  # type: ignore[no-untyped-call]
-        backend = RayBackend(pickled, resources, session.check)
+        code = code_of(self._packages)
+        if not session.local:
+            prove_nodes(code)
+        backend = RayBackend(pickled, resources, session.check, code)
         pool = Pool(
             backend, resources, self.num_workers, self._limits, can_grow=not session.local, on_event=on_event
         )

@@ -9,17 +9,19 @@ import os
 import secrets
 import socket
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from cluster.executor import ClusterError, ClusterLost
+from cluster.ray_address import VARIABLE, RayAddress, ray_address
 from cluster.ray_logs import copy_logs
 from cluster.scratch import PrivateDirectory
 
 OBJECT_STORE_BYTES = 200_000_000  # results are receipts and partial sums; arrays go straight to storage
 _CONNECT_S = 5.0
 _VITAL = {"raylet", "gcs_server"}
+_OWN_SETTINGS = {"RAY_USAGE_STATS_ENABLED", "RAY_ENABLE_UV_RUN_RUNTIME_ENV"}
 _token = ""  # one per process: Ray keeps the first token it has read
 
 
@@ -32,13 +34,14 @@ class RaySession:
 
     Args:
       address: None = the value of RAY_ADDRESS (set inside a Ray job), else "local"; "local" = start a cluster
-        on this machine; "auto" = the one running on this machine; "HOST:PORT" = head node of a cluster this
-        machine has joined; "ray://HOST:PORT" = through a Ray Client. A connection this process already has is
-        used as it is, whatever the address.
+        on this machine; "auto" = RAY_ADDRESS if it is set, else the one running on this machine; "HOST:PORT" = head
+        node of a cluster this machine has joined; "ray://HOST:PORT" = through a Ray Client. A connection this
+        process already has is used as it is, whatever the address.
       num_cpus: logical cores of a local cluster; None = all cores.
       num_gpus: devices of a local cluster, which are only counted; None = those Ray finds.
 
     Raises:
+      BadAddress: the address has a form that Ray does not know.
       ClusterUnreachable: nothing listens at the address, or the connection was refused.
     """
 
@@ -46,20 +49,22 @@ class RaySession:
         self, address: str | None = None, num_cpus: int | None = None, num_gpus: int | None = None
     ) -> None:
         self.local = False
-        self.address = address or os.environ.get("RAY_ADDRESS") or "local"
+        wanted = ray_address(address)
+        self.address = wanted.text
         self._saved: dict[str, str | None] = {}
         self._directory: PrivateDirectory | None = None
         self._owned = True
         if _is_connected():
             self.address, self._owned = "the open connection", False
             return
-        self._set_environment({"RAY_USAGE_STATS_ENABLED": "0"})
+        # Under `uv run` Ray would otherwise send the current directory to the workers, first on their search path.
+        self._set_environment({"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"})
         self._saved["RAY_AUTH_MODE"] = os.environ.get("RAY_AUTH_MODE")  # Ray itself may set it
         if self.address == "local":
             self.local = True
             self._start(num_cpus, num_gpus)
         else:
-            self._connect()
+            self._connect(wanted)
         atexit.register(self.close)
 
     def check(self) -> None:
@@ -93,22 +98,24 @@ class RaySession:
         self._directory = PrivateDirectory()
         self._set_environment(_authentication(self._directory))
         try:
-            with _python_path():
-                _quiet_ray().init(
-                    address="local",
-                    num_cpus=num_cpus,
-                    num_gpus=num_gpus,
-                    include_dashboard=False,
-                    log_to_driver=False,
-                    configure_logging=False,
-                    object_store_memory=OBJECT_STORE_BYTES,
-                    _node_ip_address="127.0.0.1",  # else Ray asks public name servers for its own address
-                    _temp_dir=self._directory.ray,
-                )
+            _quiet_ray().init(
+                address="local",
+                num_cpus=num_cpus,
+                num_gpus=num_gpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                configure_logging=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                job_config=_job_without_directory(),
+                _node_ip_address="127.0.0.1",  # else Ray asks public name servers for its own address
+                _temp_dir=self._directory.ray,
+            )
         except Exception as error:  # one of its processes died while it started, say
             self._clean_up_start()
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ClusterLost(f"Ray could not be started on this machine: {reason}") from error
+            raise ClusterLost(
+                f"Ray could not be started on this machine: {reason.rstrip('.')}.{_settings_of_ray()}"
+            ) from error
         except BaseException:
             self._clean_up_start()
             raise
@@ -121,20 +128,22 @@ class RaySession:
             ray.shutdown()
         self._clean()
 
-    def _connect(self) -> None:
-        host, port = _host_and_port(self.address)
+    def _connect(self, wanted: RayAddress) -> None:
         try:
-            if host:
-                _knock(host, port)
-            _quiet_ray().init(address=self.address, log_to_driver=False, configure_logging=False)
+            if wanted.host:
+                _knock(wanted.host, wanted.port)
+            ray = _quiet_ray()
+            # A Ray Client sends its configuration to the head as it is, and no directory with it.
+            job = None if wanted.is_client else _job_without_directory()
+            ray.init(address=wanted.text, job_config=job, log_to_driver=False, configure_logging=False)
         except Exception as error:
             self._clean()
+            settings = _settings_of_ray(without=(VARIABLE,))
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ClusterUnreachable(
-                f"no Ray cluster answers at {self.address}: {reason}\n"
-                "Start one (`ray start --head`) and join it from this machine, or use "
-                "the address 'local' to run on this machine only. A cluster with a token needs "
-                "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH here too."
+                f"no Ray cluster answers at {wanted.named}: {reason}\n"
+                f"Start one (`ray start --head`) and join it from this machine, or {wanted.way_out}. A cluster with a "
+                f"token needs RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH here too.{settings}"
             ) from error
 
     def _set_environment(self, variables: dict[str, str]) -> None:
@@ -154,6 +163,25 @@ class RaySession:
             self._directory = None
 
 
+def _settings_of_ray(without: tuple[str, ...] = ()) -> str:
+    """A sentence that names the variables by which the user has changed Ray; "" if there are none.
+
+    Ray reads more than a hundred and says of a wrong value what was expected, but not where it stands. Secrets stay
+    unsaid.
+    """
+    hidden = {"RAY_AUTH_TOKEN"}
+    shown = [
+        name if name in hidden else f"{name}={value}"
+        for name, value in sorted(os.environ.items())
+        if name.startswith("RAY_") and name not in without and name not in _OWN_SETTINGS
+    ]
+    if not shown:
+        return ""
+    return (
+        f" The environment changes Ray's settings: {', '.join(shown)}; if you did not mean that, unset them."
+    )
+
+
 def _is_connected() -> bool:
     ray = sys.modules.get("ray")
     return ray is not None and bool(ray.is_initialized())
@@ -171,6 +199,22 @@ def _quiet_ray() -> ModuleType:
     return ray
 
 
+def _job_without_directory() -> Any:
+    """Settings of a job whose workers do not find modules in the current directory of the driver.
+
+    Ray puts that directory, and the folder of the script, before everything else on the workers' search path, unless
+    the job brings a directory of its own. Workers take the driver's search path over instead (`cluster.code`); what
+    they import before that must not come from a folder that happens to be there.
+    """
+    from ray.job_config import JobConfig
+
+    class Job(JobConfig):
+        def _runtime_env_has_working_dir(self) -> bool:
+            return True
+
+    return Job()
+
+
 def _authentication(directory: PrivateDirectory) -> dict[str, str]:
     """Settings that lock a local cluster with a private token, without touching the home directory.
 
@@ -184,23 +228,6 @@ def _authentication(directory: PrivateDirectory) -> dict[str, str]:
         # to turn authentication on, must be left to act.
         settings["RAY_AUTH_MODE"] = "token"
     return settings
-
-
-@contextlib.contextmanager
-def _python_path() -> Iterator[None]:
-    """Let workers import what this process imports, also from a checkout that is not installed."""
-    installed = tuple({sys.prefix, sys.base_prefix, os.path.realpath(sys.prefix)})
-    own = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    paths = [own, *(os.path.abspath(path) for path in sys.path if not path.startswith(installed))]
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = before
 
 
 def _knock(host: str, port: int) -> None:
@@ -220,13 +247,3 @@ def _knock(host: str, port: int) -> None:
             header = b""
         if header[3:4] != b"\x04":
             raise ConnectionError("something listens there, but it is not Ray")
-
-
-def _host_and_port(address: str) -> tuple[str, int]:
-    """Split "HOST:PORT" or "ray://HOST:PORT"; the host is empty for a word such as "auto"."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if colon and port.isdigit():
-        return host.strip("[]"), int(port)
-    if address.startswith("ray://"):
-        return port, 10001
-    return "", 0

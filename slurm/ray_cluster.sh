@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A Ray cluster inside a Slurm allocation, the batch side. Sourced by the scripts beside it, which then call
 #
-#   run_on_cluster MODULE ARGUMENT...   Ray on every node; `python -m MODULE ARGUMENT... --address HOST:PORT` on the
+#   run_on_cluster MODULE ARGUMENT...   Ray on every node; `python -P -m MODULE ARGUMENT... --address HOST:PORT` on the
 #                                       first; the status of that driver is the status of the job
 #
 # One `srun` starts ray_node.sh once a node. A stop before the time limit (USR1) or at preemption (TERM) becomes a

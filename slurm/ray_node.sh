@@ -77,6 +77,7 @@ is_done() { [ -e "$TABA_ATTEMPT_DIR/done" ]; }
 
 runs() { kill -0 "$1" 2>/dev/null; }
 
+# -P, here and below: the directory a job was submitted from may hold anything, and no module is to be found there.
 # --block: a daemon would survive a requeue where Slurm does not track processes. --node-ip-address: Ray would ask
 # public name servers. Agent: where another Ray holds its default port, the head accepts no jobs. Ray's object store
 # holds receipts only, and node-local temporary space is often memory: 1 GB. The files of the run, which Ray's workers
@@ -84,7 +85,7 @@ runs() { kill -0 "$1" 2>/dev/null; }
 start_ray() { # OPTION...
   (
     umask "$TABA_UMASK"
-    exec "$TABA_PYTHON" -m ray.scripts.scripts start --block --disable-usage-stats "$@" \
+    exec "$TABA_PYTHON" -P -m ray.scripts.scripts start --block --disable-usage-stats "$@" \
       --node-ip-address="$address" --dashboard-agent-listen-port="$((TABA_PORT + 3 + node))" \
       --temp-dir="$private/r" --num-cpus="$SRUN_CPUS_PER_TASK" \
       --num-gpus="${SLURM_GPUS_ON_NODE:-0}" --object-store-memory="${TABA_OBJECT_STORE_BYTES:-1000000000}"
@@ -132,7 +133,7 @@ run_head() { # MODULE ARGUMENT...
 
 wait_for_nodes() {
   echo waiting >"$TABA_ATTEMPT_DIR/driver"
-  "$TABA_PYTHON" -m cluster.bringup wait --address "$TABA_ADDRESS" --nodes "$SLURM_NNODES" \
+  "$TABA_PYTHON" -P -m cluster.bringup wait --address "$TABA_ADDRESS" --nodes "$SLURM_NNODES" \
     --min-nodes "${TABA_MIN_NODES:-1}" --seconds "${TABA_JOIN_SECONDS:-300}" &
   wait_beside_ray $! 0
 }
@@ -157,7 +158,7 @@ run_driver() { # MODULE ARGUMENT...
     (
       umask "$TABA_UMASK"
       export RAY_ADDRESS=$TABA_ADDRESS
-      exec "$TABA_PYTHON" -m "$@" --address "$TABA_ADDRESS"
+      exec "$TABA_PYTHON" -P -m "$@" --address "$TABA_ADDRESS"
     ) &
     status=0
     wait_beside_ray $! 60 || status=$?

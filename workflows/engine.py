@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from cluster.executor import ClusterError, ClusterLost, Drained, Executor, Outcome, Resources
-from taba_core.errors import WorkError
+from cluster.executor import ClusterError, ClusterLost, Drained, Executor, OtherCode, Outcome, Resources
+from taba_core.errors import UsageError, WorkError
 from taba_core.schema import num_steps
 from taba_core.spec import Artifact
 from taba_core.store import ArtifactGroup, Receipt, Store
@@ -218,6 +218,8 @@ def _execute(
         raise KeyboardInterrupt(str(drained)) from None
     except ClusterLost:
         raise
+    except OtherCode as other:
+        raise UsageError(f"{other} What is stored was computed by this code.") from None
     except ClusterError as stop:
         watch.check()  # a store that vanished explains more than what its loss led to
         raise WorkError(str(stop)) from None

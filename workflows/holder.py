@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from workflows.environment import count_in_environment
+
 # In these states a job has no process on any node; in all others (also COMPLETING) it may have.
 _ENDED = {
     "", "PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT", "COMPLETED", "FAILED", "CANCELLED", "TIMEOUT",
@@ -58,7 +60,7 @@ class Holder:
             pid=os.getpid(),
             process_started=_start_time(os.getpid()) or 0,
             slurm_job=os.environ.get("SLURM_JOB_ID", ""),
-            slurm_restart=int(os.environ.get("SLURM_RESTART_COUNT") or 0),
+            slurm_restart=count_in_environment("SLURM_RESTART_COUNT", 0),
             slurm_cluster=os.environ.get("SLURM_CLUSTER_NAME", ""),
             ray_job=os.environ.get("RAY_JOB_SUBMISSION_ID", ""),
         )

@@ -24,21 +24,31 @@ def worker_resources(
       gpus_per_worker: devices of one worker, 0.5 for two workers on each; None = one.
 
     Raises:
-      UsageError: an impossible share, or a share where there are no devices to share.
+      UsageError: an address that is none, an impossible share, or a share where there are no devices to share.
       WorkError: there is no cluster at the address.
     """
     from cluster.executor import Resources
 
     if gpus_per_worker is not None:
         _check_share(gpus_per_worker, executor, embedded)
+    where = _cluster_named(address) if executor == "ray" else "local"
     if embedded:
         return Resources(num_cpus=1)
-    where = (address or os.environ.get("RAY_ADDRESS") or "local") if executor == "ray" else "local"
     has_gpu = _has_gpu() if where == "local" else _cluster_has_gpu(where)
     if gpus_per_worker is not None and not has_gpu:
         place = "this machine has" if where == "local" else f"the Ray cluster at {where} has"
         raise UsageError(f"--gpus-per-worker {gpus_per_worker:g}: {place} no GPU; leave the option out.")
     return Resources(num_cpus=1, num_gpus=(gpus_per_worker or 1) if has_gpu else 0)
+
+
+def _cluster_named(address: str | None) -> str:
+    """The address that is meant, "local" for none."""
+    from cluster.ray_address import BadAddress, ray_address
+
+    try:
+        return ray_address(address).text
+    except BadAddress as error:
+        raise UsageError(f"{error}") from None
 
 
 def _check_share(share: float, executor: str, embedded: bool) -> None:

@@ -16,6 +16,7 @@ from taba_core.models.base import card_with_options
 from taba_core.store import Store
 from taba_core.store.address import is_remote
 from workflows.asked import Asked, check_all, notes_of, plan_all
+from workflows.launch import PACKAGES
 from workflows.plan import Plan
 from workflows.session import DRAIN_FILE, driving
 from workflows.text import bytes_text, count_text, duration_text
@@ -175,7 +176,7 @@ def choose_executor(
         if name == "ray":
             from cluster.ray_executor import RayExecutor
 
-            return RayExecutor(address=address, num_workers=workers, drain_file=drain_file)
+            return RayExecutor(address=address, num_workers=workers, drain_file=drain_file, packages=PACKAGES)
         from cluster.local import LocalExecutor
 
         return LocalExecutor(workers=cores, drain_file=drain_file)

@@ -12,7 +12,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -23,6 +22,7 @@ from typing import IO, TYPE_CHECKING
 
 from taba_core.errors import WorkError
 from workflows.bench.paired import Measurement, Row
+from workflows.launch import program
 
 if TYPE_CHECKING:
     from taba_core.store import Store
@@ -191,7 +191,7 @@ def _title(pid: int) -> bytes:
 def _command(store: Path, settings: list[str], executor: str) -> list[str]:
     sets = [part for setting in settings for part in ("--set", setting)]
     where = ["--store", str(store), "--no-report", "--executor", executor, "--workers", "2"]
-    return [sys.executable, "-m", "workflows", "run", *STUDIES, *where, *sets]
+    return program("workflows", "run", *STUDIES, *where, *sets)
 
 
 def _measurement(run: Disturbed, store: Path, calm: dict[str, int], seconds: float) -> Measurement:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from workflows.bench.paired import Comparison, Measurement, Pairs, Row
+from workflows.launch import program
 from workflows.text import bytes_text
 
 WAYS = {
@@ -59,8 +60,7 @@ def measure(
 
 def _in_fresh_process(way: str, n: int, sample_shape: tuple[int, ...], patch_size: int) -> dict[str, int]:
     asked = json.dumps({"way": way, "n": n, "sample_shape": sample_shape, "patch_size": patch_size})
-    command = [sys.executable, "-m", __name__, asked]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(program(__name__, asked), capture_output=True, text=True, check=True)
     measured: dict[str, int] = json.loads(done.stdout)
     return measured
 

@@ -9,7 +9,6 @@ far the peak of resident memory (VmHWM) rises from the plan to the last receipt.
 from __future__ import annotations
 
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from statistics import median
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from taba_core.errors import WorkError
 from workflows.bench.paired import Measurement, Row
+from workflows.launch import inline_program
 from workflows.text import bytes_text, count_text
 
 if TYPE_CHECKING:
@@ -141,5 +141,5 @@ def _peak() -> int:
 
 def _in_a_process(size: int) -> int:
     code = f"from workflows.bench.driver_memory import peak_growth; print(peak_growth({size}))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(inline_program(code), capture_output=True, text=True, check=True)
     return int(done.stdout.split()[-1])

@@ -7,13 +7,13 @@ process does and stops when a built worker is handed the first unit, at which th
 from __future__ import annotations
 
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from statistics import median
 
 from workflows.bench.paired import Measurement, Row, seconds_text
+from workflows.launch import inline_program
 
 _MARK = "first unit at"
 # `taba run`, interrupted at its first unit; both processes read the same monotonic clock.
@@ -55,14 +55,12 @@ def measure(
 
 
 def _seconds(executor: str, model: str) -> float:
-    program = _PROGRAM.format(executor={"ray": "RayExecutor", "local": "LocalExecutor"}[executor])
+    code = _PROGRAM.format(executor={"ray": "RayExecutor", "local": "LocalExecutor"}[executor])
     with tempfile.TemporaryDirectory() as directory:
         arguments = ["run", "correlation", "--store", str(Path(directory) / "store"), "--no-report"]
         arguments += ["--executor", executor, "--model", model]
         begun = time.monotonic()
-        done = subprocess.run(
-            [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False
-        )
+        done = subprocess.run(inline_program(code, *arguments), capture_output=True, text=True, check=False)
     marks = [line for line in done.stdout.splitlines() if line.startswith(_MARK)]
     if not marks:
         raise RuntimeError(

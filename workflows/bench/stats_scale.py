@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from workflows.bench.correlation_memory import resident
 from workflows.bench.paired import Measurement, Row, seconds_text
+from workflows.launch import program
 from workflows.text import bytes_text
 
 if TYPE_CHECKING:
@@ -43,9 +44,7 @@ def measure(
     figures: dict[str, float] = {}
     for name in names or STATISTICS:
         asked = json.dumps({"name": name, "n": num_samples, "shape": sample_shape, "features": num_features})
-        done = subprocess.run(
-            [sys.executable, "-m", __name__, asked], capture_output=True, text=True, check=True
-        )
+        done = subprocess.run(program(__name__, asked), capture_output=True, text=True, check=True)
         found = json.loads(done.stdout)
         figures |= {f"{name}_peak_bytes": found["peak"], f"{name}_state_bytes": found["state"]}
         rows.append(

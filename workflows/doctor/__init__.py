@@ -11,7 +11,7 @@ from collections.abc import Callable
 from workflows.doctor.finding import CHECKS, Finding, Registered, Subject, fail
 
 # In the page's order.
-_MODULES = ("software", "gpu", "storage", "scratch", "access", "nodes", "slurm", "models")
+_MODULES = ("software", "code", "gpu", "storage", "scratch", "access", "nodes", "slurm", "models")
 
 
 def diagnose(

@@ -92,6 +92,7 @@ class Subject:
     run: Callable[[Sequence[str], float], Ran] = run_command
     which: Callable[[str], str | None] = shutil.which
     proc: Path = Path("/proc")
+    directory: Path = field(default_factory=Path.cwd)
 
     @property
     def cluster(self) -> str | None:

@@ -42,7 +42,7 @@ def gpus(subject: Subject) -> list[Gpu]:
 @functools.cache
 def torch_says(subject: Subject) -> dict[str, Any] | str:
     """Version, CUDA build and devices of torch, asked in another process; a text if it broke."""
-    ran = subject.run([sys.executable, "-c", _TORCH], 120.0)
+    ran = subject.run([sys.executable, "-P", "-c", _TORCH], 120.0)
     try:
         return dict(json.loads(ran.output.strip().splitlines()[-1]))
     except (ValueError, IndexError):

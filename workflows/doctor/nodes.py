@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import secrets
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -16,11 +15,11 @@ from typing import Any
 from workflows.doctor.finding import Finding, Subject, check, fail, ok, skipped, warn
 from workflows.doctor.models import weight_files
 from workflows.doctor.storage import store_folder
+from workflows.launch import PACKAGES, program
 from workflows.text import bytes_text
 
 SECTION = "Ray nodes"
-PACKAGES = ("taba", "torch", "ray", "numpy", "zarr")
-CODE = ("taba_core", "cluster", "workflows")
+DISTRIBUTIONS = ("taba", "torch", "ray", "numpy", "zarr")
 _NONE = "no cluster named (--address, RAY_ADDRESS)"
 _LATE_S, _WRONG_S = 2.0, 30.0
 _LOW_SCRATCH = 2e9
@@ -41,8 +40,8 @@ def inspection(subject: Subject) -> Report:
         "address": subject.cluster,
         "marker": "",
         "paths": [str(path) for path in weight_files(subject)],
-        "packages": PACKAGES,
-        "code": CODE,
+        "packages": DISTRIBUTIONS,
+        "code": PACKAGES,
     }
     if isinstance(folder, Finding):
         return _ask(subject, request)
@@ -58,7 +57,7 @@ def inspection(subject: Subject) -> Report:
 
 
 def _ask(subject: Subject, request: Report) -> Report:
-    ran = subject.run([sys.executable, "-m", "cluster.inspection", json.dumps(request)], _INSPECTION_S)
+    ran = subject.run(program("cluster.inspection", json.dumps(request)), _INSPECTION_S)
     try:
         return dict(json.loads(ran.output.strip().splitlines()[-1]))
     except (ValueError, IndexError):

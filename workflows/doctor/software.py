@@ -16,6 +16,7 @@ from packaging.specifiers import SpecifierSet
 
 from workflows.doctor.finding import Finding, Subject, check, fail, ok, skipped, warn
 from workflows.doctor.mounts import SHARED, file_system
+from workflows.environment import count_in_environment
 
 SECTION = "software"
 # Every package with compiled code that a run loads.
@@ -102,7 +103,7 @@ def import_each(subject: Subject, names: tuple[str, ...]) -> tuple[float, dict[s
     """
     seconds, broken, left = 0.0, dict[str, str](), list(names)
     while left:
-        ran = subject.run([sys.executable, "-c", _IMPORTER, *left], 300.0)
+        ran = subject.run([sys.executable, "-P", "-c", _IMPORTER, *left], 300.0)
         begun = ""
         for line in ran.output.splitlines():
             said = _json_object(line)
@@ -149,7 +150,7 @@ def page_size(subject: Subject) -> Finding:
 def environment(subject: Subject) -> Finding:
     """Whether many nodes would import Python from one shared file system at once."""
     kind = file_system(Path(sys.prefix), subject.mounts)
-    nodes = int(subject.environ.get("SLURM_NNODES", "1"))
+    nodes = count_in_environment("SLURM_NNODES", 1, subject.environ)
     found = f"Python lies on {kind}"
     if kind in SHARED and nodes > 8:
         return warn(

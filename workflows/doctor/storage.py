@@ -10,6 +10,7 @@ from pathlib import Path
 
 from workflows.doctor.finding import Finding, Subject, check, fail, ok, skipped, warn
 from workflows.doctor.mounts import RAM, SHARED, existing, file_system
+from workflows.environment import count_in_environment
 from workflows.text import bytes_text, count_text
 
 SECTION = "storage"
@@ -42,7 +43,7 @@ def kind_of(subject: Subject) -> Finding:
     move = "give --store a path on the site's shared scratch file system"
     if kind in RAM:
         return warn(f"{found}: memory, gone with the node", move)
-    if kind not in SHARED and int(subject.environ.get("SLURM_NNODES", "1")) > 1:
+    if kind not in SHARED and count_in_environment("SLURM_NNODES", 1, subject.environ) > 1:
         return warn(f"{found}: other nodes of this job may not see it", move)
     if str(folder.resolve()).startswith(("/tmp", "/var/tmp")):
         return warn(f"{found}: temporary, cleaned by the system", move)
