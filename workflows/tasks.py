@@ -35,7 +35,7 @@ from taba_core.diffusion.inversion import (
 )
 from taba_core.diffusion.sampling import StepRecord, generate
 from taba_core.errors import UsageError, WorkError
-from taba_core.models.base import card_of, load_spec
+from taba_core.models.base import card_of
 from taba_core.models.grids import timestep_grid
 from taba_core.schema import RESIDUAL_NOT_DEFINED
 from taba_core.spec import (
@@ -59,6 +59,7 @@ from workflows import picture_tasks
 from workflows.conditioning import condition, draw, stored_variables
 from workflows.decoding import decoded_rgb, round_trip
 from workflows.own_module import check_own_module
+from workflows.shared_models import WarmModels
 from workflows.timing import TimedDenoiser, processor
 
 Arrays = dict[str, NDArray[Any]]
@@ -84,7 +85,7 @@ class ShardWorker:
         torch.set_num_threads(threads)
         self.device = device
         self.notes: dict[str, Any] = {}  # what a task says beside its arrays; it goes into the receipt
-        self._models: dict[ModelSpec, Any] = {}
+        self._models = WarmModels(device)
 
     def run(self, task: ShardTask) -> Finish:
         """Compute one shard, and leave its writing to the caller: the next one may compute meanwhile.
@@ -123,10 +124,8 @@ class ShardWorker:
         raise TypeError(f"no task computes artifacts of kind {artifact.kind!r}")
 
     def model(self, spec: ModelSpec) -> Any:
-        """The denoiser of a model spec, loaded once."""
-        if spec not in self._models:
-            self._models[spec] = load_spec(spec, device=self.device)
-        return self._models[spec]
+        """The denoiser of a model spec, loaded once. Raises HopelessUnit where it cannot be loaded."""
+        return self._models.get(spec)
 
     def finish(self) -> None:
         """Wait until the device has done what it was given."""

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from taba_core.errors import UsageError, WorkError
 from taba_core.models.mixture_fit import cache_folder
+from taba_core.models.model_files import check_model_files
 
 if TYPE_CHECKING:
     from taba_core.models.cards import Card
@@ -54,11 +55,11 @@ def locate(card: Card) -> Path | None:
 
 
 def status(card: Card) -> str:
-    """One phrase for listings: "none needed", "present", or "missing" with size and the command."""
+    """One phrase for listings: "none needed", "present", "damaged" and why, or "missing" and the command."""
     if card.embedded:
         return "none needed"
-    if locate(card) is not None:
-        return "present"
+    if (found := locate(card)) is not None:
+        return f"damaged: {why}" if (why := why_unusable(card, found)) else "present"
     if card.weights.source == "path":
         return f"missing: {card.weights.location}"
     size = f" {card.weights.bytes / 1e9:.1f} GB," if card.weights.bytes else ""
@@ -66,11 +67,20 @@ def status(card: Card) -> str:
     return f"missing:{size} taba fetch {card.name}{gate}"
 
 
+def why_unusable(card: Card, source: Path) -> str:
+    """Why weights that are here cannot be loaded, as far as their headers tell; "" if nothing is wrong with them."""
+    try:
+        check_model_files(card, source)
+    except UsageError as error:
+        return str(error)
+    return ""
+
+
 def require_weights(card: Card, given: str | Path | None = None) -> Path:
-    """The weights to use: those given, else those fetched.
+    """The weights to use: those given, else those fetched; their headers are looked at, nothing is loaded.
 
     Raises:
-      UsageError: there are none; the message says how to get them.
+      UsageError: there are none (the message says how to get them), or a file is not what it should be.
     """
     if given is not None:
         path = Path(given).expanduser().resolve()
@@ -78,6 +88,7 @@ def require_weights(card: Card, given: str | Path | None = None) -> Path:
             raise UsageError(
                 f"weights='{given}': no such file or directory. Give a file of {card.title}'s weights."
             )
+        check_model_files(card, path)
         return path
     found = locate(card)
     if found is None:
@@ -89,6 +100,11 @@ def require_weights(card: Card, given: str | Path | None = None) -> Path:
         if card.weights.gated:
             how = f"accept the licence at {card.weights.licence_page}, then {how}"
         raise UsageError(f"weights of {card.title} are not here ({stored_at(card)}): {how}.")
+    if why := why_unusable(card, found):
+        fetched = card.weights.source != "path"
+        raise UsageError(
+            f"{why} To fetch it again: delete {found}, then `taba fetch {card.name}`." if fetched else why
+        )
     return found
 
 
