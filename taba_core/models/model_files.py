@@ -87,10 +87,6 @@ def check_model_files(card: Card, source: Path) -> None:
       UsageError: the message names the file, says what it is, and what to do.
     """
     if card.family not in _WEIGHTS:
-        if source.is_dir():
-            raise UsageError(
-                f"the weights of {card.name} are one .pt file, and '{source}' is a directory. Give the file itself."
-            )
         check_weight_file(source, "torch")
         return
     if not source.is_dir():

@@ -2,8 +2,8 @@
 
 Two kinds are read. `.txt` (or no suffix): one prompt a line; empty lines and white space around a prompt are dropped,
 and every space of Unicode (no-break spaces too) counts as a plain one; there are no comments, a line that begins with
-# is a prompt. `.jsonl`: one JSON object a line, whose text is taken exactly as it is written. Both are UTF-8, or UTF-16 and
-UTF-32 with their mark (BOM). What is invisible and would change an embedding is refused, not guessed at.
+# is a prompt. `.jsonl`: one JSON object a line, whose text is taken exactly as it is written. Both are UTF-8, or UTF-16
+and UTF-32 with their mark (BOM). What is invisible and would change an embedding is refused, not guessed at.
 """
 
 from __future__ import annotations

@@ -115,17 +115,14 @@ def _check_torch(path: Path, *, legacy: bool) -> None:
         return
     try:
         with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-            pickles = [name for name in names if name.rpartition("/")[2] == "data.pkl"]
-            if any(name.rpartition("/")[2] == "constants.pkl" for name in names):
-                raise UsageError(f"{path} is a TorchScript program, not a file of weights. {_STATE_DICT}.")
-            if len(pickles) != 1:
-                raise UsageError(
-                    f"{path} is a zip archive, not a PyTorch file. Unpack it, and give what is inside."
-                )
-            content = archive.read(pickles[0])
+            parts = {name.rpartition("/")[2]: name for name in archive.namelist()}
+            content = archive.read(parts["data.pkl"]) if "data.pkl" in parts else b""
     except (zipfile.BadZipFile, OSError, ValueError, EOFError):
         raise _incomplete(path, "the list of its parts, which is at the end, is missing or damaged") from None
+    if "constants.pkl" in parts:
+        raise UsageError(f"{path} is a TorchScript program, not a file of weights. {_STATE_DICT}.")
+    if not content:
+        raise UsageError(f"{path} is a zip archive, not a PyTorch file. Unpack it, and give what is inside.")
     _check_pickle(path, io.BytesIO(content))
 
 

@@ -179,8 +179,8 @@ def test_weights_of_another_model_of_the_family(refusal):
 FLAGS = [
     (
         {"use_new_attention_ordr": True},
-        "unknown network flag of m 'use_new_attention_ordr': did you mean use_new_attention_order? Known network flags "
-        "of m: attention_resolutions, channel_mult, ",
+        "unknown network flag of m 'use_new_attention_ordr': did you mean use_new_attention_order or "
+        "attention_resolutions? Known network flags of m: attention_resolutions, channel_mult, ",
     ),
     (
         {"num_channels": 40},

@@ -78,8 +78,8 @@ def refused(tmp_path, content, name="p.txt"):
 def test_another_encoding_is_refused_by_line_and_byte(end, tmp_path):
     content = f"a red boat{end}une for\u00eat{end}".encode("latin-1")
     assert refused(tmp_path, content) == (
-        f"prompts p.txt: line 2 is no UTF-8 text (byte 0xea at position {10 + len(end) + 7} of the file). Save the file "
-        "as UTF-8; from another encoding: iconv -f LATIN1 -t UTF-8 OLD.txt > NEW.txt."
+        f"prompts p.txt: line 2 is no UTF-8 text (byte 0xea at position {10 + len(end) + 7} of the file). Save the "
+        "file as UTF-8; from another encoding: iconv -f LATIN1 -t UTF-8 OLD.txt > NEW.txt."
     )
 
 
@@ -132,7 +132,7 @@ def test_the_published_captions_are_kept_as_they_are(tmp_path, monkeypatch):
 
 
 KINDS = (
-    ".csv", ".tsv", ".json", ".parquet", ".xlsx", ".xls", ".yaml", ".md", ".docx", ".npy", ".pkl", ".png", ".gz", ".zip",
+    ".csv", ".tsv", ".json", ".parquet", ".xlsx", ".xls", ".yaml", ".md", ".docx", ".npy", ".pkl", ".png", ".gz",
 )  # fmt: skip
 
 
