@@ -9,6 +9,7 @@ directory whose configuration says what a card would.
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -135,7 +136,7 @@ def _weights(stated: Any, path: Path) -> Any:
     if isinstance(stated, str):
         stated = {"source": "path", "location": stated}
     if isinstance(stated, dict) and stated.get("source") == "path":
-        stated = stated | {"location": str((path.parent / str(stated.get("location", ""))).resolve())}
+        stated = stated | {"location": os.path.abspath(path.parent / str(stated.get("location", "")))}
     return stated
 
 

@@ -51,7 +51,8 @@ def stored_at(card: Card) -> Path:
 def locate(card: Card) -> Path | None:
     """The card's weights on this machine, a file or a directory; None if they are not here."""
     path = stored_at(card)
-    return path if not card.embedded and path.exists() else None
+    # A link that leads nowhere is not missing weights but damaged ones, and is named.
+    return path if not card.embedded and (path.exists() or path.is_symlink()) else None
 
 
 def status(card: Card) -> str:
@@ -83,13 +84,13 @@ def require_weights(card: Card, given: str | Path | None = None) -> Path:
       UsageError: there are none (the message says how to get them), or a file is not what it should be.
     """
     if given is not None:
-        path = Path(given).expanduser().resolve()
-        if not path.exists():
+        path = Path(given).expanduser().absolute()
+        if not (path.exists() or path.is_symlink()):
             raise UsageError(
                 f"weights='{given}': no such file or directory. Give a file of {card.title}'s weights."
             )
         check_model_files(card, path)
-        return path
+        return path.resolve()
     found = locate(card)
     if found is None:
         how = (

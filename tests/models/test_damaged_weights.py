@@ -211,6 +211,16 @@ def load_card_parameters(folder: Path) -> int:
     return load_card(str(folder)).num_parameters
 
 
+def test_a_file_where_a_folder_is_needed_is_refused_before_anything_runs(folders):
+    file = folders["sd"] / "unet" / "diffusion_pytorch_model.safetensors"
+    with pytest.raises(UsageError) as error:
+        model_spec("sd", weights=file)
+    assert str(error.value) == (
+        f"{file} is a file; the weights of SD 1.4 are a directory in the hub's layout, with model_index.json "
+        "and a folder for each component (unet, text_encoder, vae, scheduler). Give that directory."
+    )
+
+
 def test_a_folder_without_weights_says_what_is_there(tmp_path):
     folder = tiny_unet(tmp_path / "model")
     file = folder / "unet" / "diffusion_pytorch_model.safetensors"
