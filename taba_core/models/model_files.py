@@ -93,8 +93,8 @@ def check_model_files(card: Card, source: Path) -> None:
         read_head(source)  # a broken link, a file that may not be read
         parts = ", ".join((*_WEIGHTS[card.family], *_autoencoder(card, source), "scheduler"))
         raise UsageError(
-            f"{source} is a file; the weights of {card.title} are a directory in the hub's layout, with model_index.json "
-            f"and a folder for each component ({parts}). Give that directory."
+            f"{source} is a file; the weights of {card.title} are a directory in the hub's layout, with "
+            f"model_index.json and a folder for each component ({parts}). Give that directory."
         )
     for name in (*_WEIGHTS[card.family], *_autoencoder(card, source)):
         check_component(source / name)

@@ -52,7 +52,7 @@ def test_what_a_header_tells_is_refused_before_the_store_is_made(model, tmp_path
     assert run(model, tmp_path / "store") == 2
     written = capfd.readouterr()
     assert written.out == "" and written.err == (
-        f"taba: error: {weights_of(model)} is a Git LFS pointer: 70 bytes that stand for a file of 0.4 MB, not a "
+        f"taba: error: {weights_of(model)} is a Git LFS pointer: 69 bytes that stand for a file of 0.4 MB, not a "
         "safetensors file. Run `git lfs pull` in the repository it was cloned with, or download the file itself.\n"
     )
     assert not (tmp_path / "store").exists()
@@ -63,7 +63,7 @@ def test_what_only_loading_tells_fails_each_unit_once(model, workers, tmp_path, 
     with_nan(model)
     assert run(model, tmp_path / "store", workers) == 3
     written = capfd.readouterr()
-    assert "retry" not in written.out + written.err and "Traceback" not in written.out + written.err
+    assert "unit retry" not in written.out + written.err and "Traceback" not in written.out + written.err
     last = written.err.strip().splitlines()[-1]
     assert last.startswith("taba: error: 6 of 6 units failed (3 by themselves, the rest wait for them): ")
     assert (
