@@ -32,6 +32,7 @@ class Reply:
       result: the return value of `Worker.run`, or of its `Finish`.
       error, trace: one line and the traceback, when it raised.
       stop: the error is a `StopRun`, and `error` its text.
+      hopeless: the error is a `HopelessUnit`, and `error` its text.
       poisoned: the process must not be used again.
       finishing: the unit is computed; the rest of it awaits `Backend.finish`.
       seconds: wall time inside the worker, from the start of the unit.
@@ -42,6 +43,7 @@ class Reply:
     error: str | None = None
     trace: str = ""
     stop: bool = False
+    hopeless: bool = False
     poisoned: bool = False
     finishing: bool = False
     seconds: float = 0.0

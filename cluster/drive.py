@@ -94,7 +94,14 @@ class _Loop:
             outcomes = queue.lose(unit.id, ended.cause, **place)
         else:
             _log.info("%s attempt %d on %s: %s", unit.id, attempt, worker.name, reply.error)
-            outcomes = queue.fail(unit.id, ended.cause, now=self._backend.now(), trace=reply.trace, **place)
+            outcomes = queue.fail(
+                unit.id,
+                ended.cause,
+                now=self._backend.now(),
+                trace=reply.trace,
+                hopeless=reply.hopeless,
+                **place,
+            )
         if not outcomes:
             self.tell("unit-retry", unit.id, attempt, worker, ended.cause, ended.seconds)
         for outcome in outcomes:

@@ -24,6 +24,13 @@ class StopRun(ClusterError):
     """
 
 
+class HopelessUnit(ClusterError):
+    """This unit cannot succeed, however often it is tried: it is given up at once, and the others go on.
+
+    A worker raises it from `run()`, or from the call of a `Finish`; its text is the error of the outcome.
+    """
+
+
 class NoWorkers(ClusterError):
     """No worker could be built, or no node can hold one. The text carries the first cause."""
 
@@ -147,7 +154,7 @@ class Executor(Protocol):
 
         A unit starts only after all units of its `after` succeeded; if one failed, it comes out with the
         error "not run: <id> failed". A unit that raises is tried again, up to four attempts in all, while
-        others go on.
+        others go on; one that raises `HopelessUnit` is not.
 
         Args:
           units: in order of preference; of the units that may start, the first given starts first. A long run

@@ -123,8 +123,17 @@ class UnitQueue:
                 heapq.heappush(self._ready, dependent)
         return Outcome(unit, result, None, self._attempts[index], seconds, worker, node, gpu=gpu)
 
-    def fail(self, unit_id: str, error: str, *, now: float, trace: str = "", **place: Any) -> list[Outcome]:
-        """Report that a running unit raised; `place` as in `succeed`.
+    def fail(
+        self,
+        unit_id: str,
+        error: str,
+        *,
+        now: float,
+        trace: str = "",
+        hopeless: bool = False,
+        **place: Any,
+    ) -> list[Outcome]:
+        """Report that a running unit raised; `hopeless` if another try would end the same, `place` as in `succeed`.
 
         Returns:
           Nothing when it will be tried again after a pause; else its own outcome and those of all units that
@@ -133,7 +142,7 @@ class UnitQueue:
         index, unit = self._stop(unit_id)
         self._causes.setdefault(index, []).append(error)
         attempts = self._attempts[index]
-        if attempts < self._max_attempts:
+        if attempts < self._max_attempts and not hopeless:
             heapq.heappush(self._delayed, (now + self._retry_delay * 2 ** (attempts - 1), index))
             return []
         return self._give_up(index, unit, error, trace, place)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cluster.backend import Reply
-from cluster.executor import Finish, StopRun, Worker
+from cluster.executor import Finish, HopelessUnit, StopRun, Worker
 
 # After these the process cannot be trusted with another unit: device context or heap are damaged.
 _POISON_TYPES = ("OutOfMemoryError", "AcceleratorError", "MemoryError")
@@ -61,6 +61,9 @@ def _call(function: Callable[[], Any], begin: float) -> Reply:
         return Reply(result, seconds=time.perf_counter() - begin, pid=os.getpid())
     except StopRun as error:
         return Reply(error=str(error), stop=True, pid=os.getpid())
+    except HopelessUnit as error:
+        seconds = time.perf_counter() - begin
+        return Reply(error=str(error), hopeless=True, seconds=seconds, pid=os.getpid())
     except (Exception, SystemExit) as error:  # an exit of user code would end a thread that is waited for
         return Reply(
             error=f"{type(error).__name__}: {error}",

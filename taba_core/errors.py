@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -43,5 +44,11 @@ def unknown_name(what: str, name: str, known: Iterable[str]) -> UsageError:
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
-    plural = what if what.endswith("s") else f"{what[:-1]}ies" if what.endswith("y") else f"{what}s"
-    return UsageError(f"unknown {what} '{name}': {hint}Known {plural}: {', '.join(names)}.")
+    return UsageError(f"unknown {what} '{name}': {hint}Known {_plural(what)}: {', '.join(names)}.")
+
+
+def _plural(what: str) -> str:
+    """The plural of a thing: of its first noun, where others follow ("network flag of adm-64", "model to extend")."""
+    noun, joint, rest = re.match(r"(.*?)( of | to |$)(.*)", what).groups()  # type: ignore[union-attr]
+    plural = noun if noun.endswith("s") else f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{plural}{joint}{rest}"

@@ -17,6 +17,7 @@ from taba_core.errors import UsageError
 from taba_core.models.base import card_with_options, model_spec, planned_spec
 from taba_core.models.cards import Card
 from taba_core.models.grids import timestep_grid
+from taba_core.models.prompt_files import repeated
 from taba_core.models.prompt_shapes import prompt_embedding_shape
 from taba_core.models.prompts import BUILTIN, RECAP_COCO, load_prompts, recap_coco_path
 from taba_core.spec import (
@@ -105,6 +106,14 @@ class Context:
         if source == RECAP_COCO and not recap_coco_path().exists():
             return PromptSpec(fingerprint="", location=source)
         return PromptSpec(fingerprint=load_prompts(source).fingerprint, location=source)
+
+    @property
+    def prompt_note(self) -> str:
+        """What to know of the prompts of a user's own file, a sentence; "" if there is nothing to know."""
+        if self.prompts is None or self.prompts.location in (BUILTIN, RECAP_COCO):
+            return ""
+        note = repeated(load_prompts(self.prompts.location).prompts)
+        return f"{note}; such a prompt is drawn that much more often." if note else ""
 
     @property
     def decoded_shape(self) -> tuple[int, int, int] | None:

@@ -233,8 +233,13 @@ def _execute(
 
 def _failure_text(failures: list[Outcome], total: int) -> str:
     own = [f for f in failures if not (f.error or "").startswith("not run")] or failures
+    by_cause: dict[str, list[str]] = {}
+    for failed in own:
+        cause = (failed.error or "").strip().splitlines()[-1].rstrip(".")
+        by_cause.setdefault(cause, []).append(failed.unit.label)
     listed = "; ".join(
-        f"{f.unit.label}: {(f.error or '').strip().splitlines()[-1].rstrip('.')}" for f in own[:3]
+        f"{labels[0]}{f' and {len(labels) - 1} more' if labels[1:] else ''}: {cause}"
+        for cause, labels in list(by_cause.items())[:3]
     )
     return (
         f"{len(failures)} of {total} units failed ({len(own)} by themselves, the rest wait for them): {listed}. "

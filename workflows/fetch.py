@@ -23,6 +23,7 @@ from taba_core.models.weights import (
     status,
     stored_at,
     weights_folder,
+    why_unusable,
 )
 from workflows.download import download
 from workflows.text import bytes_text, print_table
@@ -91,6 +92,8 @@ def fetch_weights(card: Card, *, endpoint: str | None = None) -> Path:
             f"{target} has sha256 {found}, but {held['sha256']} was recorded when it was first fetched: the weights "
             f"changed. Delete it and fetch again, or delete its entry in {lock} to accept it."
         )
+    if why := why_unusable(card, target):  # before it is recorded as what the weights are
+        raise WorkError(f"{why} To fetch it again: delete {target}, then `taba fetch {card.name}`.")
     entry = held | {"location": card.weights.location, "sha256": found, "bytes": _size(target)}
     write_json_table(lock, read_json_table(lock) | {target.name: entry})
     return target

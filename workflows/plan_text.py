@@ -55,6 +55,8 @@ def _print_what(plan: Plan) -> None:
     print(f"{plan.context.card.title}: {', '.join(s.name for s in plan.studies)}")
     if status(plan.context.card).startswith("missing") and plan.context.weights is None:
         print(f"weights: {status(plan.context.card)}")
+    if note := plan.context.prompt_note:
+        print(f"prompts: {note}")
 
 
 def _print_artifacts(plan: Plan) -> None:

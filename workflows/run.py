@@ -111,6 +111,8 @@ def _run_one(plan: Plan, store: Store, chosen: _Chosen, watch: Watch) -> None:
         f"({count_text(plan.evaluations_missing)} network evaluations, {bytes_text(plan.bytes_total)} in all).",
         flush=True,
     )
+    if note := plan.context.prompt_note:
+        print(f"prompts: {note}", flush=True)
     done = run_plan(plan, store, make_executor, resources, workers=workers, watch=watch)
     if done.units or done.analysed:
         watch.check()

@@ -47,7 +47,9 @@ class Settings(BaseModel):
         "none", description="latent models: decode and encode again before inverting: none | mean | sample"
     )
     prompts: str = Field(
-        "recap-coco", description="prompt list of a text model: recap-coco (the paper's), builtin, or a file"
+        "recap-coco",
+        description="prompt list of a text model: recap-coco (the paper's), builtin, or a file (.txt, one prompt a "
+        "line; .jsonl); the first 77 tokens of a prompt are read",
     )
     conventions: Literal["reference", "exact"] = Field(
         "reference", description="preset: the model's reference choices, or exact levels without clipping"

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from taba_core.model_spec import ModelSpec
-from taba_core.models.base import load_spec
+from workflows.shared_models import SharedModels
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -22,13 +22,11 @@ class WarmModels:
         torch.set_num_threads(threads)
         self.device = device
         self.notes: dict[str, Any] = {}  # What a task says beside its arrays; it goes into the receipt.
-        self._models: dict[ModelSpec, Any] = {}
+        self._models = SharedModels(device)
 
     def model(self, spec: ModelSpec) -> Any:
-        """The denoiser of a model spec, loaded once."""
-        if spec not in self._models:
-            self._models[spec] = load_spec(spec, device=self.device)
-        return self._models[spec]
+        """The denoiser of a model spec, loaded once. Raises HopelessUnit where it cannot be loaded."""
+        return self._models.get(spec)
 
     def finish(self) -> None:
         """Wait until the device has done what it was given."""

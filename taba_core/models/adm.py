@@ -14,10 +14,11 @@ from torch import Tensor
 
 from taba_core.errors import UsageError
 from taba_core.models.adm_flags import NORM_GROUPS, AdmFlags, adm_flags
-from taba_core.models.adm_weights import check_fit, origins, read_state_dict, to_diffusers
+from taba_core.models.adm_weights import check_fit, origins, to_diffusers
 from taba_core.models.cards import Card
 from taba_core.models.network import Network
 from taba_core.models.profile import Profile
+from taba_core.models.state_dict_file import read_state_dict
 
 # Axes: B samples in a batch, C = 3 channels, H rows, W columns.
 

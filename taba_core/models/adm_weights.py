@@ -6,7 +6,6 @@ partly filled network gives images that are wrong without looking wrong.
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -142,55 +141,14 @@ def _openai_module(module: str, flags: AdmFlags) -> str:
     return f"output_blocks.{level * (L + 1) + layer}.{place}.{_UP[found[5]]}"
 
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """The tensors of a `.pt` file, on the CPU, without running anything the file might contain.
-
-    Raises:
-      UsageError: no such file, no PyTorch file, a file with code in it, or a file that is no plain state dict.
-    """
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UsageError(f"weights '{path}': no such file.") from None
-    except pickle.UnpicklingError as error:
-        if code := re.search(r"GLOBAL ([\w.]+)", str(error)):
-            raise UsageError(
-                f"weights '{path}' hold more than tensors ('{code[1]}'), and loading that could run code; it "
-                "was not loaded. Give a plain state dict, as torch.save(model.state_dict(), path) writes it."
-            ) from None
-        raise _unreadable(path) from None
-    except Exception:  # torch's reader raises whatever its parsing of foreign bytes stumbles over
-        raise _unreadable(path) from None
-    return _tensors(path, loaded)
-
-
-def _unreadable(path: Path) -> UsageError:
-    return UsageError(
-        f"weights '{path}' are no PyTorch file, or an incomplete one ({path.stat().st_size} bytes). "
-        "Fetch the file again, or give another."
-    )
-
-
-def _tensors(path: Path, loaded: object) -> dict[str, Tensor]:
-    found = f"a {type(loaded).__name__}"
-    if isinstance(loaded, dict):
-        wrapped = [key for key, value in loaded.items() if not isinstance(value, Tensor)]
-        if loaded and not wrapped:
-            return loaded
-        found = f"a dict whose entry '{wrapped[0]}' is no tensor" if wrapped else "an empty dict"
-    raise UsageError(
-        f"weights '{path}' hold {found}, and a state dict is needed: parameter names with their tensors at "
-        "the top level. Give the file of the network alone (the EMA weights, not a training checkpoint)."
-    )
-
-
 def check_fit(
     path: Path, model: str, state: StateDict, origin: Mapping[str, Origin], flags: AdmFlags
 ) -> None:
     """Refuse a state dict that is not exactly this network's.
 
     Raises:
-      UsageError: flags the file contradicts, keys missing or not known, or a tensor of another shape.
+      UsageError: flags the file contradicts, keys missing or not known, a tensor of another shape, or of a type that
+        is not one of floating-point numbers of 16 bits or more.
       WorkError: a weight is NaN or infinite.
     """
     expected = {source.key: source.shape for source in origin.values()}
@@ -211,6 +169,13 @@ def check_fit(
         if found[key] != shape:
             raise UsageError(
                 f"weights '{path}' do not fit {model}: '{key}' has shape {found[key]}, expected {shape}. {remedy}"
+            )
+    for key, tensor in state.items():
+        if not tensor.is_floating_point() or tensor.element_size() < 2:
+            raise UsageError(
+                f"weights '{path}' are quantised: '{key}' is of type {str(tensor.dtype).removeprefix('torch.')}, and "
+                "the numbers of floating-point weights are needed (float16, bfloat16, float32, float64). Give the "
+                "file that is not quantised."
             )
     broken = [key for key, tensor in state.items() if not bool(tensor.isfinite().all())]
     if broken:

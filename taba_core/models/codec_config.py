@@ -9,8 +9,8 @@ from typing import Any
 
 from taba_core.errors import UsageError
 from taba_core.models.cards import Card
+from taba_core.models.corrections import correction
 from taba_core.models.json_file import read_json
-from taba_core.models.user_cards import correction
 
 # Defaults of diffusers' classes.
 _CHANNELS = {"VQModel": 3, "AutoencoderKL": 4}

@@ -11,12 +11,12 @@ from torch import Tensor
 from taba_core.errors import UsageError
 from taba_core.models.cards import Card
 from taba_core.models.component import load_component
+from taba_core.models.corrections import correction
 from taba_core.models.imagenet import class_names
 from taba_core.models.network import Network, Predict
 from taba_core.models.pipeline_dir import check_directory, check_shape, class_names_of
 from taba_core.models.profile import Profile
 from taba_core.models.unet import check_conditioning, class_labels, load_codec, pipeline_directory
-from taba_core.models.user_cards import correction
 
 # Axes: B samples in a batch, C channels, H rows, W columns.
 

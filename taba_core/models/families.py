@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from taba_core.errors import unknown_name
-from taba_core.models.torchvision_import import repair_torchvision
 
 if TYPE_CHECKING:
     from taba_core.models.cards import Card
@@ -28,7 +27,7 @@ FAMILIES: dict[str, str] = {
 
 
 def load_network(card: Card, source: Path | None, *, device: str, profile: Profile) -> Network:
-    """Load a network from local weights, by the loader of its card's family.
+    """Load a network from local weights, by the loader of its card's family; one thread of a process at a time.
 
     Args:
       card: says family, shape, schedule and architecture.
@@ -40,7 +39,9 @@ def load_network(card: Card, source: Path | None, *, device: str, profile: Profi
     """
     if card.family not in FAMILIES:
         raise unknown_name("network family", card.family, FAMILIES)
-    repair_torchvision()
+    from taba_core.models.loading import loading
+
     module, _, function = FAMILIES[card.family].partition(":")
-    load = cast("Callable[..., Network]", getattr(importlib.import_module(module), function))
-    return load(card, source, device=device, profile=profile)
+    with loading():
+        load = cast("Callable[..., Network]", getattr(importlib.import_module(module), function))
+        return load(card, source, device=device, profile=profile)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import os
-import threading
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,7 +27,6 @@ WEIGHTS_URL = f"https://download.pytorch.org/models/{WEIGHTS_NAME}"
 WEIGHTS_SHA256 = "7be5be79"
 # AlexNet's third layer has one position left of 31 pixels, none of 30.
 LEAST_SIDE = 31
-_LOCK = threading.Lock()
 
 
 def weights_file() -> Path:
@@ -92,7 +90,9 @@ def distances(reference: torch.Tensor, estimate: torch.Tensor, *, weights: str =
             f"LPIPS: {weights_file()} has sha256 {found[:8]}..., and {weights}... was asked for; this version measures "
             f"with the file from {WEIGHTS_URL}."
         )
-    with _LOCK:
+    from taba_core.models.loading import loading
+
+    with loading():
         network = _network(str(weights_file()), found, str(reference.device))
     out = reference.new_empty(len(reference), dtype=torch.float32)
     with torch.no_grad():
@@ -117,8 +117,8 @@ def _network(file: str, digest: str, device: str) -> Any:
     import_torchvision()
     import lpips
 
-    # Its random weights are replaced, and shall cost no one else's draws; it calls torchvision in a dated way.
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+    # Its random weights are replaced; it calls torchvision in a dated way.
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="torchvision", category=UserWarning)
         network = lpips.LPIPS(net="alex", version="0.1", pnet_rand=True, verbose=False)
     state = torch.load(file, map_location="cpu", weights_only=True)

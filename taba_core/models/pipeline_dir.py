@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,9 +14,11 @@ from taba_core.errors import UsageError
 from taba_core.models.cards import Card
 from taba_core.models.codec_config import check_codec, enlargement, latent_channels, scaling_factor
 from taba_core.models.config_fields import check_pipeline_fields
+from taba_core.models.corrections import correction
 from taba_core.models.json_file import read_json
+from taba_core.models.model_files import component_files
 from taba_core.models.scheduler_config import check_scheduler, read_process, read_sampler, scheduler_path
-from taba_core.models.user_cards import correction
+from taba_core.models.weight_files import check_weight_file, safetensors_header
 
 Conditional = Literal["none", "class", "text"]
 
@@ -196,35 +197,21 @@ def check_shape(card: Card, folder: Path, config: Mapping[str, Any]) -> None:
 def stored_parameters(folder: Path) -> tuple[int, bool]:
     """(number of parameters, whether all are stored in 16 bits) of a component, without reading the numbers.
 
-    Read from the headers of safetensors files; without any, estimated from the size of `*.bin` as float32.
+    Of the files that are loaded, whatever lies beside them (see `component_files`): read from the headers of
+    safetensors files, estimated from the size of pickles as float32. Raises UsageError for a damaged file.
     """
-    plain = [f for f in sorted(folder.glob("*.safetensors")) if ".fp16" not in f.name]
-    files = plain or sorted(folder.glob("*.safetensors"))
-    if not files:
-        size = sum(f.stat().st_size for f in folder.glob("*.bin"))
-        return max(size // 4, 1), False
+    found = component_files(folder)
+    files = found.files if found else ()
+    for file in files:
+        check_weight_file(file)
+    if not all(file.suffix == ".safetensors" for file in files):
+        return max(sum(file.stat().st_size for file in files) // 4, 1), False
     count, dtypes = 0, set()
     for file in files:
-        for name, tensor in _safetensors_header(file).items():
-            if name != "__metadata__":
-                dtypes.add(tensor["dtype"])
-                size = 1
-                for side in tensor["shape"]:
-                    size *= side
-                count += size
-    return max(count, 1), dtypes <= {"F16", "BF16"}
-
-
-def _safetensors_header(file: Path) -> dict[str, Any]:
-    """Names, types and shapes of the tensors: 8 bytes of length, then JSON."""
-    try:
-        with file.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            if length > file.stat().st_size:
-                raise ValueError("its header is longer than the file")
-            return dict(json.loads(stream.read(length)))
-    except (ValueError, struct.error) as error:
-        raise UsageError(f"{file} is no safetensors file: {error}. Fetch it again.") from None
+        for tensor in safetensors_header(file).values():
+            dtypes.add(tensor["dtype"])
+            count += prod(tensor["shape"])
+    return max(count, 1), bool(dtypes) and dtypes <= {"F16", "BF16"}
 
 
 def _components(directory: Path) -> set[str]:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +19,11 @@ from numpy.typing import NDArray
 from taba_core import rng
 from taba_core.cache import cache_folder
 from taba_core.errors import UsageError
+from taba_core.models.prompt_files import read_prompts
 
 BUILTIN = "builtin"
 RECAP_COCO = "recap-coco"
 RECAP_COCO_SOURCE = "UCSC-VLAA/Recap-COCO-30K"  # a hub dataset, split train
-CAPTION_FIELDS = ("recaption", "prompt", "caption", "text")  # of a JSON line, the first one present
 PROMPT_STREAM = "prompt"  # of taba_core.rng
 
 
@@ -96,16 +95,17 @@ def load_prompts(source: str | Path = BUILTIN) -> PromptList:
 
     Args:
       source: "builtin" (24 captions for tests and smoke runs); "recap-coco" (the paper's, from the cache); or a
-        file: one prompt a line (blank lines are skipped), or `.jsonl` with a field "recaption", "prompt",
-        "caption" or "text" a line.
+        file (see `prompt_files`): `.txt` with one prompt a line, or `.jsonl` with a field "recaption", "prompt",
+        "caption" or "text" a line. Text encoders read the first 77 tokens of a prompt; what is longer is cut there.
     Raises:
-      UsageError: no such list or file, an empty list, or a line that holds no caption.
+      UsageError: no such list or file, an empty list, a file of another kind or encoding, or a line that holds no
+        caption.
     """
     if str(source) == BUILTIN:
         text = files("taba_core.models").joinpath("prompts_builtin.txt").read_text(encoding="utf-8")
-        return PromptList(BUILTIN, _plain_lines(text))
+        return PromptList(BUILTIN, tuple(text.splitlines()))
     if str(source) == RECAP_COCO:
-        return PromptList(RECAP_COCO, _read(recap_coco_path(), missing=_missing_recap_coco()))
+        return PromptList(RECAP_COCO, _read(recap_coco_path(), missing=_missing_recap_coco(), published=True))
     path = Path(source).expanduser()
     missing = (
         f"prompts={str(source)!r}: there is no such file. Give a text file (one prompt a line), a .jsonl file, "
@@ -127,41 +127,11 @@ def _missing_recap_coco() -> str:
     )
 
 
-def _read(path: Path, *, missing: str) -> tuple[str, ...]:
+def _read(path: Path, *, missing: str, published: bool = False) -> tuple[str, ...]:
     try:
-        text = path.read_text(encoding="utf-8")
-    except (FileNotFoundError, IsADirectoryError):
+        return read_prompts(path, published=published)
+    except FileNotFoundError:
         raise UsageError(missing) from None
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is no UTF-8 text ({error}); save the prompts as UTF-8.") from error
-    return _json_lines(text, path) if path.suffix == ".jsonl" else _plain_lines(text)
-
-
-def _plain_lines(text: str) -> tuple[str, ...]:
-    return tuple(line.strip() for line in text.split("\n") if line.strip())
-
-
-def _json_lines(text: str, path: Path) -> tuple[str, ...]:
-    # Every line counts, so that row numbers are those of the data set; only the end of the file may be blank.
-    lines = text.rstrip("\n").split("\n") if text.strip() else []
-    return tuple(_caption(line, f"{path}:{number}") for number, line in enumerate(lines, start=1))
-
-
-def _caption(line: str, place: str) -> str:
-    try:
-        row: Any = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UsageError(
-            f'{place} is no JSON ({error.msg}); one object a line, as {{"prompt": "..."}}.'
-        ) from None
-    found = (
-        row.get(next((name for name in CAPTION_FIELDS if name in row), "")) if isinstance(row, dict) else row
-    )
-    if not isinstance(found, str) or not found.strip():
-        raise UsageError(
-            f"{place} holds no caption; each line needs text in one of the fields {', '.join(CAPTION_FIELDS)}."
-        )
-    return found
 
 
 def _at_least_one(field: str, value: int) -> None:

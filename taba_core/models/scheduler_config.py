@@ -21,8 +21,8 @@ from taba_core.conventions import X0Rule
 from taba_core.diffusion.schedule import NoiseSchedule
 from taba_core.errors import UsageError
 from taba_core.models.cards import Card, ScheduleCard
+from taba_core.models.corrections import correction
 from taba_core.models.json_file import read_json
-from taba_core.models.user_cards import correction
 
 Prediction = Literal["epsilon", "v", "sample"]
 

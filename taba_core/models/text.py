@@ -6,8 +6,9 @@ shared by many samples costs one pass. Guidance is off (scale 1): there is no nu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ from taba_core.models.prompt_tokens import (
 
 Conditioning = dict[str, Tensor]
 Precision = Callable[[], AbstractContextManager[None]]
+# transformers puts hooks into a network to collect its hidden states, and threads may share the network.
+_ENCODING = threading.Lock()
 
 
 class T5TextEncoder:
@@ -179,8 +182,7 @@ def load_clip_pair_encoder(
 
 def _load_text_model(kind: Any, directory: Path, card: Card, device: str, profile: Profile) -> Any:
     # Not `profile.prepare`: T5 keeps its output projections in float32 among half weights, and overflows without.
-    with _quiet():
-        model = load_component(kind, directory, profile.weights_dtype(card.precision))
+    model = load_component(kind, directory, profile.weights_dtype(card.precision))
     return model.to(usable_device(device))
 
 
@@ -198,7 +200,8 @@ def _encode_distinct(prompts: Sequence[str], encode_one: Callable[[str], Conditi
     if not prompts:
         raise UsageError("no prompts to encode; give one for each sample.")
     place = {prompt: index for index, prompt in enumerate(dict.fromkeys(prompts))}
-    encoded = [encode_one(prompt) for prompt in place]
+    with _ENCODING:
+        encoded = [encode_one(prompt) for prompt in place]
     rows = [place[prompt] for prompt in prompts]
     cond = {key: torch.cat([one[key] for one in encoded])[rows] for key in encoded[0]}
     for key, value in cond.items():
@@ -224,17 +227,3 @@ def _check_vocabulary(directory: Path, tokenizer: PromptTokenizer, model: Any) -
             f"{directory} makes {NUM_TOKENS} tokens of a prompt and the text encoder beside it has "
             f"max_position_embeddings={positions}: they are not of one model. Fetch the directory again."
         )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' progress bars, which a log of many workers does not need."""
-    from transformers.utils import logging
-
-    enabled = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if enabled:
-            logging.enable_progress_bar()

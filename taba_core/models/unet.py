@@ -12,10 +12,10 @@ from taba_core.errors import UsageError
 from taba_core.models.cards import Card
 from taba_core.models.codec import KLCodec, VQCodec, load_kl_codec, load_vq_codec
 from taba_core.models.component import load_component
+from taba_core.models.corrections import correction
 from taba_core.models.network import Network, Predict
 from taba_core.models.pipeline_dir import check_directory, check_shape, class_names_of
 from taba_core.models.profile import Profile
-from taba_core.models.user_cards import correction
 
 # Axes: B samples in a batch, C channels, H rows, W columns.
 

@@ -8,6 +8,8 @@ directory whose configuration says what a card would. A card may extend a direct
 
 from __future__ import annotations
 
+import difflib
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,25 +21,13 @@ from pydantic import ValidationError
 from taba_core.errors import UsageError, unknown_name
 from taba_core.models.cards import Card, raw_cards
 
+_WEIGHT_FILES = (".ckpt", ".safetensors", ".pt", ".pth", ".bin", ".gguf")
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
 
 def looks_like_path(name: str) -> bool:
     """Whether a model was named by a path and not by a card's name."""
-    return "/" in name or name.endswith((".yaml", ".yml")) or Path(name).is_dir()
-
-
-def correction(card: Card, directory: Path, line: str) -> str:
-    """The way out for weights that contradict a card, in words: which card to write, or how to correct the card.
-
-    Args:
-      directory: where the weights are.
-      line: field and value that the card should have, as YAML.
-    """
-    if card.name not in raw_cards():
-        return f"Correct the card: `{line}`"
-    return (
-        f"Use the card's weights, or a card of your own with `extends: {card.name}`, `weights: {directory}` "
-        f"and `{line}`"
-    )
+    return "/" in name or name.lower().endswith((".yaml", ".yml", *_WEIGHT_FILES)) or Path(name).exists()
 
 
 def card_at(path: Path) -> Card:
@@ -46,14 +36,63 @@ def card_at(path: Path) -> Card:
     Raises:
       UsageError: nothing there, or a card that cannot be; the message names file and field.
     """
+    named = str(path)
     path = path.expanduser().resolve()
     if path.is_dir():
         from taba_core.models.pipeline_dir import card_from_directory
 
         return _renamed(card_from_directory(path), path)
-    if not path.is_file():
-        raise UsageError(f"model '{path}': no such card file or diffusers directory.")
+    if path.name.lower().endswith(_WEIGHT_FILES):
+        raise _weights_alone(path)
+    if not path.exists():
+        raise _not_there(named, path)
     return _renamed(_read_card(path), path)
+
+
+def _weights_alone(path: Path) -> UsageError:
+    """A model is more than its weights: what to do with a file of nothing else."""
+    there = "" if path.exists() else " (and there is no such file)"
+    pickle = path.suffix.lower() != ".safetensors"
+    adm = (
+        "if it is a file of the ADM family, use --model adm-64 --weights FILE, or a YAML card of your own; "
+        if pickle
+        else ""
+    )
+    target = path.with_suffix("")
+    return UsageError(
+        f"model '{path}' is a single file of weights{there}, and --model takes a model's name, a YAML card, or a "
+        f"diffusers directory: {adm}if it is a whole Stable Diffusion checkpoint, convert it once, on a machine with "
+        'internet: python -c "from diffusers import StableDiffusionPipeline as P; '
+        f"P.from_single_file('{path}').save_pretrained('{target}')\" (StableDiffusionXLPipeline for SDXL), then use "
+        f"--model {target}."
+    )
+
+
+def _not_there(named: str, path: Path) -> UsageError:
+    """A path that leads nowhere, or the name of a repository of the hub."""
+    near = difflib.get_close_matches(path.name, _names_in(path.parent), n=3, cutoff=0.6)
+    hint = f" Did you mean {' or '.join(str(path.parent / name) for name in near)}?" if near else ""
+    message = f"model '{named}': no such card file or diffusers directory ({path}).{hint}"
+    if near or not _HUB_NAME.fullmatch(named):
+        return UsageError(message)
+    built_in = [name for name, raw in raw_cards().items() if raw["weights"].get("location") == named]
+    if built_in:
+        return UsageError(
+            f"{message} It is the repository of the built-in model {built_in[0]}: use --model {built_in[0]} (its "
+            f"weights come by `taba fetch {built_in[0]}`)."
+        )
+    folder = named.rpartition("/")[2]
+    return UsageError(
+        f"{message} If it is the name of a model on the Hugging Face hub: `hf download {named} --local-dir {folder}` "
+        f"on a machine with internet, then --model ./{folder}."
+    )
+
+
+def _names_in(folder: Path) -> list[str]:
+    try:
+        return [path.name for path in folder.iterdir()]
+    except OSError:
+        return []
 
 
 def _read_card(path: Path) -> Card:
@@ -111,7 +150,7 @@ def _weights(stated: Any, path: Path) -> Any:
     if isinstance(stated, str):
         stated = {"source": "path", "location": stated}
     if isinstance(stated, dict) and stated.get("source") == "path":
-        stated = stated | {"location": str((path.parent / str(stated.get("location", ""))).resolve())}
+        stated = stated | {"location": os.path.abspath(path.parent / str(stated.get("location", "")))}
     return stated
 
 

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from taba_core.cache import cache_folder, read_json_table, write_json_table
 from taba_core.errors import UsageError, WorkError
+from taba_core.models.model_files import check_model_files
 
 if TYPE_CHECKING:
     from taba_core.models.cards import Card
@@ -48,15 +49,16 @@ def stored_at(card: Card) -> Path:
 def locate(card: Card) -> Path | None:
     """The card's weights on this machine, a file or a directory; None if they are not here."""
     path = stored_at(card)
-    return path if not card.embedded and path.exists() else None
+    # A link that leads nowhere is not missing weights but damaged ones, and is named.
+    return path if not card.embedded and (path.exists() or path.is_symlink()) else None
 
 
 def status(card: Card) -> str:
-    """One phrase for listings: "none needed", "present", or "missing" with size and the command."""
+    """One phrase for listings: "none needed", "present", "damaged" and why, or "missing" and the command."""
     if card.embedded:
         return "none needed"
-    if locate(card) is not None:
-        return "present"
+    if (found := locate(card)) is not None:
+        return f"damaged: {why}" if (why := why_unusable(card, found)) else "present"
     if card.weights.source == "path":
         return f"missing: {card.weights.location}"
     size = f" {card.weights.bytes / 1e9:.1f} GB," if card.weights.bytes else ""
@@ -64,19 +66,29 @@ def status(card: Card) -> str:
     return f"missing:{size} taba fetch {card.name}{gate}"
 
 
+def why_unusable(card: Card, source: Path) -> str:
+    """Why weights that are here cannot be loaded, as far as their headers tell; "" if nothing is wrong with them."""
+    try:
+        check_model_files(card, source)
+    except UsageError as error:
+        return str(error)
+    return ""
+
+
 def require_weights(card: Card, given: str | Path | None = None) -> Path:
-    """The weights to use: those given, else those fetched.
+    """The weights to use: those given, else those fetched; their headers are looked at, nothing is loaded.
 
     Raises:
-      UsageError: there are none; the message says how to get them.
+      UsageError: there are none (the message says how to get them), or a file is not what it should be.
     """
     if given is not None:
-        path = Path(given).expanduser().resolve()
-        if not path.exists():
+        path = Path(given).expanduser().absolute()
+        if not (path.exists() or path.is_symlink()):
             raise UsageError(
                 f"weights='{given}': no such file or directory. Give a file of {card.title}'s weights."
             )
-        return path
+        check_model_files(card, path)
+        return path.resolve()
     found = locate(card)
     if found is None:
         how = (
@@ -87,6 +99,11 @@ def require_weights(card: Card, given: str | Path | None = None) -> Path:
         if card.weights.gated:
             how = f"accept the licence at {card.weights.licence_page}, then {how}"
         raise UsageError(f"weights of {card.title} are not here ({stored_at(card)}): {how}.")
+    if why := why_unusable(card, found):
+        fetched = card.weights.source != "path"
+        raise UsageError(
+            f"{why} To fetch it again: delete {found}, then `taba fetch {card.name}`." if fetched else why
+        )
     return found
 
 

@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 
-from cluster import Finish, StopRun
+from cluster import Finish, HopelessUnit, StopRun
 
 
 class Echo:
@@ -65,6 +65,17 @@ class Poisoned(Echo):
         time.sleep(
             0.02
         )  # a unit takes time, else a second worker is through all of them before anyone can stop it
+        return payload
+
+
+class Hopeless(Echo):
+    """Says of the payload 'hopeless' that it never can be, while it runs or while it finishes; returns the others."""
+
+    def run(self, payload):
+        if payload == "hopeless":
+            raise HopelessUnit("weights.bin is damaged. Download it again.")
+        if payload == "hopeless at its end":
+            return Finish(lambda: self.run("hopeless"))
         return payload
 
 

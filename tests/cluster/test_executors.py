@@ -97,6 +97,17 @@ def test_a_poisoned_unit_is_given_up_after_four_attempts_and_the_others_complete
     assert [outcomes[f"u{i}"].result for i in range(5)] == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("payload", ["hopeless", "hopeless at its end"])
+def test_a_hopeless_unit_is_tried_once_and_the_others_complete(make_executor, payload):
+    units = [Unit(str(i), i) for i in range(4)]
+    units += [Unit("lost", payload), Unit("later", 5, after=("lost",))]
+    outcomes = dict(run(make_executor(), units, workers.Hopeless))
+    lost = outcomes.pop("lost")
+    assert (lost.attempts, lost.error, lost.trace) == (1, "weights.bin is damaged. Download it again.", "")
+    assert outcomes.pop("later").error == "not run: lost failed"
+    assert sorted(o.result for o in outcomes.values()) == [0, 1, 2, 3]
+
+
 def test_stop_run_ends_the_run_with_its_own_text(make_executor):
     started = []
     units = [Unit("a", 0), Unit("b", "stop")] + [Unit(f"u{i}", i) for i in range(100)]

@@ -10,8 +10,8 @@ from adm_cases import network_flags, tiny_card, tiny_weights
 from taba_core.errors import UsageError, WorkError
 from taba_core.models.adm import load
 from taba_core.models.adm_flags import adm_flags
-from taba_core.models.adm_weights import read_state_dict
 from taba_core.models.profile import profile_named
+from taba_core.models.state_dict_file import read_state_dict
 
 REMEDY = "Give the file of adm32, or correct `network` in its card."
 
@@ -55,19 +55,36 @@ def test_no_file_and_a_directory(tmp_path):
     assert message(tmp_path) == (
         f"the weights of adm32 are one .pt file, and '{tmp_path}' is a directory. Give the file itself."
     )
-    assert message(tmp_path / "a.pt") == f"weights '{tmp_path / 'a.pt'}': no such file."
-
-
-@pytest.mark.parametrize("content", [b"", b"<html>404 Not Found</html>", b"\x80\x02garbage"])
-def test_a_file_that_is_not_torchs(refusal, content):
-    assert refusal(content) == (
-        f"weights 'w.pt' are no PyTorch file, or an incomplete one ({len(content)} bytes). "
-        "Fetch the file again, or give another."
+    assert message(tmp_path / "a.pt") == (
+        f"{tmp_path / 'a.pt'}: no such file. Download the file again, or correct the path."
     )
 
 
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "w.pt is an empty file, not a PyTorch file. Download the file again."),
+        (
+            b"<html>404 Not Found</html>",
+            "w.pt is a web page, which was saved under this name, not a PyTorch file. Download the file itself, signed "
+            "in where its site asks for it.",
+        ),
+        (
+            b"\x80\x02garbage",
+            "w.pt is a Python pickle that PyTorch did not write, or an incomplete one, not a PyTorch file. Download "
+            "the file again.",
+        ),
+    ],
+)
+def test_a_file_that_is_not_torchs(refusal, content, told):
+    assert refusal(content) == told
+
+
 def test_an_interrupted_download(refusal):
-    assert "incomplete one (300000 bytes)" in refusal(tiny_weights("adm32").read_bytes()[:300_000])
+    assert refusal(tiny_weights("adm32").read_bytes()[:300_000]) == (
+        "w.pt is incomplete or damaged: the list of its parts, which is at the end, is missing or damaged. Download "
+        "the file again."
+    )
 
 
 def test_code_is_neither_run_nor_loaded(refusal):
@@ -160,7 +177,11 @@ def test_weights_of_another_model_of_the_family(refusal):
 
 
 FLAGS = [
-    ({"noise_schedule": "cosine"}, "unknown network flag of m 'noise_schedule': "),
+    (
+        {"use_new_attention_ordr": True},
+        "unknown network flag of m 'use_new_attention_ordr': did you mean use_new_attention_order or "
+        "attention_resolutions? Known network flags of m: attention_resolutions, channel_mult, ",
+    ),
     (
         {"num_channels": 40},
         "the network flags of m contradict each other: level 0 has 40 channels, no multiple of 32.",

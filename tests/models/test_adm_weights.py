@@ -10,9 +10,10 @@ from diffusers.models.attention_processor import Attention
 
 from taba_core.models.adm import build_unet, load, load_unet
 from taba_core.models.adm_flags import adm_flags
-from taba_core.models.adm_weights import Origin, origins, read_state_dict, to_diffusers, to_openai
+from taba_core.models.adm_weights import Origin, origins, to_diffusers, to_openai
 from taba_core.models.catalog import load_card
 from taba_core.models.profile import profile_named
+from taba_core.models.state_dict_file import read_state_dict
 
 # model: tensors in the file, parameters
 FULL = {"adm-32": (446, 52_546_438), "adm-64": (450, 121_063_942), "adm-256": (566, 552_814_086)}

@@ -265,7 +265,8 @@ def test_directories_that_are_no_model_are_refused(tmp_path):
     damaged = bare(tmp_path / "damaged", ("unet",), "unet", TEXT_UNET)
     (damaged / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"<html>404</html>")
     with pytest.raises(
-        UsageError, match=r"is no safetensors file: its header is longer than the file\. Fetch it"
+        UsageError,
+        match=r"safetensors is a web page, which was saved under this name, not a safetensors file\.",
     ):
         card_from_directory(damaged)
 

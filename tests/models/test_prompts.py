@@ -118,12 +118,6 @@ def test_a_damaged_list_is_refused_with_its_line(content, message, tmp_path):
         load_prompts(tmp_path / "list.jsonl")
 
 
-def test_a_list_that_is_no_text_is_refused(tmp_path):
-    (tmp_path / "list.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UsageError, match=r"list.txt is no UTF-8 text .*; save the prompts as UTF-8"):
-        load_prompts(tmp_path / "list.txt")
-
-
 def test_a_file_that_is_not_there_is_refused_with_the_choices():
     with pytest.raises(
         UsageError, match=r"prompts='nowhere.txt': there is no such file. .*'recap-coco'.*'builtin'"

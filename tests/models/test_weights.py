@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 import shutil
+import zipfile
 
+import numpy as np
 import pytest
 import yaml
+from safetensors.numpy import save_file
 
 from taba_core.errors import UsageError, WorkError
 from taba_core.models import weights
@@ -33,9 +37,10 @@ def cache(tmp_path, monkeypatch):
 @pytest.fixture
 def directory(tmp_path):
     folder = tmp_path / "checkpoint"
-    (folder / "unet").mkdir(parents=True)
-    (folder / "unet" / "config.json").write_text("{}")
-    (folder / "unet" / "model.safetensors").write_bytes(b"weights")
+    for part in ("unet", "vqvae"):
+        (folder / part).mkdir(parents=True)
+        (folder / part / "config.json").write_text("{}")
+        save_file({"w": np.ones(2, np.float32)}, folder / part / "model.safetensors")
     return folder
 
 
@@ -59,7 +64,13 @@ def test_status_says_present_or_what_to_do(cache):
     assert status(load_card("gaussian")) == "none needed"
     assert status(card) == "missing: 18.1 GB, taba fetch if, licence to accept"
     stored_at(card).mkdir(parents=True)
-    assert status(card) == "present" and locate(card) == stored_at(card)
+    assert locate(card) == stored_at(card)
+    unet = stored_at(card) / "unet"
+    assert status(card) == f"damaged: {unet} is missing. Download the whole model again."
+    adm = load_card("adm-64")
+    with zipfile.ZipFile(stored_at(adm), "w") as archive:
+        archive.writestr("w/data.pkl", pickle.dumps({}, protocol=2))
+    assert status(adm) == "present"
 
 
 def test_missing_weights_say_how_to_get_them(tmp_path):
@@ -160,7 +171,8 @@ def write(path, **fields):
 
 
 def test_a_card_of_ones_own_is_three_lines(tmp_path):
-    (tmp_path / "ema.pt").write_bytes(b"weights")
+    with zipfile.ZipFile(tmp_path / "ema.pt", "w") as archive:
+        archive.writestr("w/data.pkl", pickle.dumps({}, protocol=2))
     path = write(tmp_path / "My Model.yaml", extends="adm-64", weights="ema.pt", grid={"style": "guided"})
     card = load_card(path)
     base = load_card("adm-64")
@@ -206,8 +218,66 @@ def test_a_card_that_is_no_yaml_or_not_there_is_refused(tmp_path):
         load_card(str(tmp_path / "a.yaml"))
     with pytest.raises(UsageError, match=r"no such card file or diffusers directory"):
         load_card(str(tmp_path / "b.yaml"))
-    with pytest.raises(UsageError, match=r"unknown model 'b': "):
+    with pytest.raises(UsageError, match=r"unknown model 'b': .*Known models: "):
         load_card("b")
+
+
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize(
+    "name", ["sd-v1-5.ckpt", "model.safetensors", "My Model.SAFETENSORS", "ema.pt", "w.pth"]
+)
+def test_a_single_file_of_weights_is_no_model_and_the_message_says_what_to_do(
+    name, there, tmp_path, monkeypatch
+):
+    import diffusers
+
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / name
+    if there:
+        path.write_bytes(b"anything")
+    pickle_way = (
+        "if it is a file of the ADM family, use --model adm-64 --weights FILE, or a YAML card of your own; "
+        if path.suffix.lower() != ".safetensors"
+        else ""
+    )
+    for given in (name, str(path)):
+        with pytest.raises(UsageError) as error:
+            load_card(given)
+        assert str(error.value) == (
+            f"model '{path}' is a single file of weights{'' if there else ' (and there is no such file)'}, and --model "
+            f"takes a model's name, a YAML card, or a diffusers directory: {pickle_way}if it is a whole Stable "
+            'Diffusion checkpoint, convert it once, on a machine with internet: python -c "from diffusers import '
+            f"StableDiffusionPipeline as P; P.from_single_file('{path}').save_pretrained('{path.with_suffix('')}')\" "
+            f"(StableDiffusionXLPipeline for SDXL), then use --model {path.with_suffix('')}."
+        )
+    for kind in (diffusers.StableDiffusionPipeline, diffusers.StableDiffusionXLPipeline):
+        assert callable(kind.from_single_file)
+
+
+def test_the_name_of_a_hubs_repository_says_how_to_fetch_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError) as error:
+        load_card("google/ddpm-celebahq-256")
+    assert str(error.value) == (
+        "model 'google/ddpm-celebahq-256': no such card file or diffusers directory "
+        f"({tmp_path}/google/ddpm-celebahq-256). If it is the name of a model on the Hugging Face hub: `hf download "
+        "google/ddpm-celebahq-256 --local-dir ddpm-celebahq-256` on a machine with internet, then --model "
+        "./ddpm-celebahq-256."
+    )
+    with pytest.raises(
+        UsageError, match=r"built-in model ldm: use --model ldm \(its weights come by `taba fetch ldm`"
+    ):
+        load_card("CompVis/ldm-celebahq-256")
+
+
+def test_a_path_that_leads_nowhere_names_what_is_near(tmp_path):
+    (tmp_path / "my-model").mkdir()
+    with pytest.raises(UsageError) as error:
+        load_card(str(tmp_path / "my-modle"))
+    path = tmp_path / "my-modle"
+    assert str(error.value) == (
+        f"model '{path}': no such card file or diffusers directory ({path}). Did you mean {tmp_path / 'my-model'}?"
+    )
 
 
 def test_a_family_that_does_not_exist_is_refused():

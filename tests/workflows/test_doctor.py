@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import os
+import pickle
 import re
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -345,7 +347,24 @@ def test_weights_that_are_here_are_in_order(tmp_path, monkeypatch):
     monkeypatch.setenv("TABA_CACHE", str(tmp_path / "cache"))
     place = stored_at(load_card("adm-64"))
     place.parent.mkdir(parents=True)
-    place.write_bytes(b"weights")
+    with zipfile.ZipFile(place, "w") as archive:
+        archive.writestr("w/data.pkl", pickle.dumps({}, protocol=2))
     subject = machine(tmp_path, models=("photo-mixture", "adm-64"))
     assert models.weights(subject) == ok("photo-mixture none needed, adm-64 present")
     assert models.weight_files(subject) == [place]
+
+
+def test_weights_that_are_something_else_fail_and_are_named(tmp_path, monkeypatch):
+    from taba_core.models.catalog import load_card
+    from taba_core.models.weights import stored_at
+
+    monkeypatch.setenv("TABA_CACHE", str(tmp_path / "cache"))
+    place = stored_at(load_card("adm-64"))
+    place.parent.mkdir(parents=True)
+    place.write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'ab' * 32}\nsize 3438167534\n")
+    found = models.weights(machine(tmp_path, models=("adm-64",)))
+    assert found.status == "FAIL"
+    assert found.found == (
+        f"{place} is a Git LFS pointer: 135 bytes that stand for a file of 3438 MB, not a PyTorch file. Run "
+        "`git lfs pull` in the repository it was cloned with, or download the file itself."
+    )

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import pickle
 import threading
 import urllib.parse
+import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+import torch
+from safetensors.torch import save
 
 from taba_core.cache import read_json_table
 from taba_core.errors import UsageError, WorkError
@@ -20,7 +25,22 @@ from workflows import download as downloads
 from workflows.download import download
 from workflows.fetch import fetch_all, fetch_prompts, fetch_weights
 
-CONTENT = bytes(range(256)) * 400  # 102,400 bytes
+
+def weight_file(first: int, size: int = 102_400) -> bytes:
+    """What torch.save writes of one tensor, as far as a header tells; of exactly that size."""
+
+    def written(numbers: bytes) -> bytes:
+        held = io.BytesIO()
+        with zipfile.ZipFile(held, "w") as archive:
+            archive.writestr("w/data.pkl", pickle.dumps({}, protocol=2))
+            archive.writestr("w/data/0", numbers)
+        return held.getvalue()
+
+    numbers = bytes((first + i) % 256 for i in range(size))
+    return written(numbers[: size - len(written(b""))])
+
+
+CONTENT = weight_file(0)
 SHA = hashlib.sha256(CONTENT).hexdigest()
 COMMIT = "c0ffee" * 6 + "c0ff"
 
@@ -230,16 +250,32 @@ def test_without_a_network_the_message_says_where_to_fetch(server, tmp_path):
 def test_a_hub_snapshot_has_the_needed_files_of_one_commit(server, cache):
     server.hub = {
         "model_index.json": b"{}",
-        "unet/config.json": b'{"a": 1}',
-        "unet/model.safetensors": b"numbers",
+        **{f"{part}/config.json": b'{"a": 1}' for part in ("unet", "vqvae")},
+        **{f"{part}/model.safetensors": save({"w": torch.ones(3)}) for part in ("unet", "vqvae")},
         "README.md": b"words",
     }
-    card = hub_card(server, files=("model_index.json", "unet/*"))
+    card = hub_card(server, files=("model_index.json", "unet/*", "vqvae/*"))
     path = fetch_weights(card, endpoint=server.url)
     found = {str(p.relative_to(path)): p.read_bytes() for p in path.rglob("*") if p.is_file()}
     assert found == {name: content for name, content in server.hub.items() if name != "README.md"}
     assert read_json_table(cache / "weights" / "lock.json")["own--model"]["commit"] == COMMIT
     assert path == stored_at(card) and not path.with_name("own--model.partial").exists()
+
+
+def test_what_a_server_sent_in_place_of_weights_is_neither_used_nor_recorded(server, cache):
+    server.files["/weights.pt"] = b"<!DOCTYPE html><html>Sign in</html>"
+    card = url_card(server)
+    for _ in range(2):  # the file is there the second time: the way out must be said again
+        with pytest.raises(WorkError) as error:
+            fetch_weights(card)
+        assert str(error.value) == (
+            f"{stored_at(card)} is a web page, which was saved under this name, not a PyTorch file. Download the file "
+            f"itself, signed in where its site asks for it. To fetch it again: delete {stored_at(card)}, then "
+            "`taba fetch adm-64`."
+        )
+    stored_at(card).unlink()
+    server.files["/weights.pt"] = CONTENT
+    assert fetch_weights(card).read_bytes() == CONTENT
 
 
 def test_a_snapshot_without_weights_is_not_put_in_place(server):

@@ -7,7 +7,7 @@ from pathlib import Path
 from taba_core.cache import cache_folder
 from taba_core.models.catalog import load_card
 from taba_core.models.prompts import RECAP_COCO, recap_coco_path
-from taba_core.models.weights import locate, status, stored_at
+from taba_core.models.weights import locate, status, stored_at, why_unusable
 from workflows.doctor.finding import Finding, Subject, check, fail, ok, skipped, warn
 from workflows.doctor.mounts import RAM, existing, file_system
 
@@ -23,7 +23,7 @@ def weight_files(subject: Subject) -> list[Path]:
 
 @check(SECTION, "weights")
 def weights(subject: Subject) -> Finding:
-    """Weights of every --model on this machine."""
+    """Weights of every --model on this machine: there, and whole as far as their headers tell."""
     if not subject.models:
         return skipped(_ASK)
     cards = [load_card(name) for name in subject.models]
@@ -38,6 +38,11 @@ def weights(subject: Subject) -> Finding:
             f"correct `weights` in the card of {own}" * bool(own),
         )
         return fail(found, "; ".join(filter(None, ways)))
+    damaged = [why for card in cards if (place := locate(card)) and (why := why_unusable(card, place))]
+    if damaged:
+        return fail(
+            "; ".join(damaged), "replace what is named; what `taba fetch` brought: delete it and fetch again"
+        )
     return ok(", ".join(f"{card.name} {status(card)}" for card in cards))
 
 
