@@ -128,7 +128,7 @@ def ours_and_theirs(kind, module, monkeypatch):
         if kind == "DiTTransformer2DModel":
             x = normal(2, 4, config.sample_size, config.sample_size)
             theirs = module(x, timestep=T.long(), class_labels=LABELS, return_dict=False)[0]
-            predict = dit._predict(EXACT.prepare(module, "fp32", "cpu"), 10)
+            predict = dit._predict(EXACT.prepare(module, "fp32", "cpu"), 10, 10)
             return predict(x, T, {"class_id": LABELS}), theirs
         width = config.encoder_hid_dim or config.cross_attention_dim
         x, text = normal(2, 4, 8, 8), normal(2, 77, width, seed=3)
@@ -136,7 +136,7 @@ def ours_and_theirs(kind, module, monkeypatch):
         encoder = SimpleNamespace(embedding_width=config.cross_attention_dim, encode=None)
         monkeypatch.setattr(stable_diffusion, "load_clip_encoder", lambda *args, **kwargs: encoder)
         model = stable_diffusion._sd(tiny_card("sd"), Path(), module, None, device="cpu", profile=EXACT)
-        return model.predict(x, T, {"prompt_embeds": text}), theirs
+        return model.output(x, T, {"prompt_embeds": text}), theirs
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
