@@ -50,5 +50,13 @@ def unknown_name(what: str, name: str, known: Iterable[str]) -> UsageError:
 def _plural(what: str) -> str:
     """The plural of a thing: of its first noun, where others follow ("network flag of adm-64", "model to extend")."""
     noun, joint, rest = re.match(r"(.*?)( of | to |$)(.*)", what).groups()  # type: ignore[union-attr]
-    plural = noun if noun.endswith("s") else f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    plural = (
+        f"{noun}es"
+        if noun.endswith("ss")
+        else noun
+        if noun.endswith("s")
+        else f"{noun[:-1]}ies"
+        if noun.endswith("y")
+        else f"{noun}s"
+    )
     return f"{plural}{joint}{rest}"

@@ -76,7 +76,7 @@ def test_a_class_from_outside_the_package_inverts(own_module):
         (":Shrunk", "inversion method ':Shrunk': '' is no module name. Give package.module:Class."),
         (
             "my_inversion:Shrank",
-            "unknown class of module my_inversion 'Shrank': did you mean Shrunk? Known class of module my_inversions: "
+            "unknown class of module my_inversion 'Shrank': did you mean Shrunk? Known classes of module my_inversion: "
             "NotFrozen, Shrunk, StepMethod, Unfinished.",
         ),
         (

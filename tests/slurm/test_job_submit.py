@@ -169,7 +169,7 @@ def test_a_study_runs_as_a_job_streams_its_log_and_a_second_submission_finds_it_
     run = f"run correlation {SIZE} --store {tmp_path}/store"
     first = cluster.submit(run, "--submission-id", "first", **inside)
     assert first.returncode == 0, first.stdout
-    assert "8 of 8 units to compute" in first.stdout and "computed 8 units" in first.stdout
+    assert "8 of 8 shards to compute" in first.stdout and "computed 8 units" in first.stdout
     assert "Job 'first' succeeded" in first.stdout
     assert job_status(inside, "first") == "SUCCEEDED"
     assert shadow_modules.SAID not in cluster.log.read_text() + first.stdout

@@ -93,4 +93,4 @@ def test_every_variable_is_one_the_scripts_read(name):
 
 @pytest.mark.parametrize("option", sorted(set(re.findall(r"`?(--idle-minutes)", PAGE.read_text()))))
 def test_options_of_the_held_cluster_exist(option):
-    assert option in (ROOT / "cluster" / "bringup.py").read_text()
+    assert option in (ROOT / "cluster" / "slurm" / "bringup.py").read_text()

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.timeout(600)  # every test starts processes, and busy m
 
 ROOT = Path(workflows.__file__).parents[1]
 SMALL = ("samples_per_shard=4", "num_inference_steps=4")
-STEP = "ratio * math.sqrt(1 - alpha_bar_from)) * eps"
+STEP = "return P * x_from + Q * eps"
 # What the console script does: its own folder is first on the search path, and the current directory is not on it.
 TABA = "import sys; from workflows.__main__ import main; sys.argv[0] = 'taba'; main()"
 

@@ -136,7 +136,7 @@ def test_a_finished_store_computes_nothing_again(store, taba_here):
         "run", "correlation", "--model", "gaussian", "--store", store, "--executor", "local", *SMALL
     )
     assert done.returncode == 0
-    assert "0 of 2 units to compute" in done.stdout and "reused 1" in done.stdout
+    assert "0 of 2 shards to compute" in done.stdout and "reused 1" in done.stdout
     assert "**Correlation of noise, latents and samples.**" in done.stdout
     verdicts = done.stdout.partition("claims, each tested on its 95 % interval:\n")[2]
     assert {line[:14].strip() for line in verdicts.splitlines() if line[:2] == "  "} <= VERDICTS
@@ -159,7 +159,7 @@ def test_a_truncated_shard_is_found_and_recomputed_by_the_same_command(store, ta
     done = taba_here(
         "run", "correlation", "--model", "gaussian", "--store", store, "--executor", "local", *SMALL
     )
-    assert done.returncode == 0 and "1 of 2 units to compute" in done.stdout
+    assert done.returncode == 0 and "1 of 2 shards to compute" in done.stdout
     assert shard.read_bytes() == whole
 
 

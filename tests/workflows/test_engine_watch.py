@@ -323,7 +323,7 @@ def test_failed_units_of_one_model_do_not_keep_the_next_from_running(monkeypatch
         SimpleNamespace(context=SimpleNamespace(card=SimpleNamespace(title=t, embedded=1))) for t in "ABC"
     ]
     with pytest.raises(FailedUnitsError) as failed:
-        runs._run_each(plans, None, {1: None}, None)
+        runs._run_each(plans, None, {1: None}, None, {})
     assert ran == ["A", "B", "C"]
     assert str(failed.value) == "A: 1 of 8 units failed. C: 1 of 8 units failed."
 

@@ -3,10 +3,10 @@
 import re
 
 import pytest
-from workflows.ownership.holder import Holder
 
 from taba_core.environment import count_in_environment
 from taba_core.errors import UsageError
+from taba_core.store.holder import Holder
 from workflows.execution.run import choose_executor
 
 

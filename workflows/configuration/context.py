@@ -233,20 +233,23 @@ class Context:
         samples = self.num_samples if first is None else min(first, self.num_samples)
         return Request(artifact, variables, samples)
 
-    def path_requests(self, generation: Generation, at_least: int = 0) -> dict[str, Request]:
+    def path_requests(
+        self, generation: Generation, at_least: int = 0, *, predictions: bool = True
+    ) -> dict[str, Request]:
         """The sampling paths that are kept to be looked at: those of the first `trajectories` samples, or of all.
 
         Args:
           at_least: how many paths a study reads itself.
+          predictions: whether the inversion's predictions from their states are kept too.
         """
         kept = self.settings.trajectories
         first = None if kept == "all" else max(kept, at_least)
         if first == 0:
             return {}
-        return {
-            "paths": self.request(generation, ("x_t", "eps_t"), first),
-            "predictions": self.request(self.step_predictions(generation), ("eps_hat",), first),
-        }
+        paths = {"paths": self.request(generation, ("x_t", "eps_t"), first)}
+        if predictions:
+            paths["predictions"] = self.request(self.step_predictions(generation), ("eps_hat",), first)
+        return paths
 
     @cached_property
     def _collection(self) -> ImageCollection | None:

@@ -52,7 +52,7 @@ class Location(Study):
         return {
             "generation": context.request(generation, ("noise", "image")),
             "rows": context.request(rows, ("a", "b", "c")),
-            **context.path_requests(generation),
+            **context.path_requests(generation, predictions=False),
         }
 
     def analyse(self, inputs: Inputs, context: Context) -> xr.Dataset:
