@@ -320,7 +320,8 @@ def test_failed_units_of_one_model_do_not_keep_the_next_from_running(monkeypatch
 
     monkeypatch.setattr(runs, "_run_one", run_one)
     plans = [
-        SimpleNamespace(context=SimpleNamespace(card=SimpleNamespace(title=t, embedded=1))) for t in "ABC"
+        SimpleNamespace(context=SimpleNamespace(title=t, card=SimpleNamespace(title=t, embedded=1)))
+        for t in "ABC"
     ]
     with pytest.raises(FailedUnitsError) as failed:
         runs._run_each(plans, None, {1: None}, None, {})
