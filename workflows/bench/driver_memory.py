@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from cluster.pool.events import Event
     from cluster.pool.executor import Outcome, Resources
     from cluster.pool.units import Units
-    from workflows.compute.tasks import ShardTask
+    from workflows.compute.worker import ShardTask
     from workflows.planning.plan import Plan
 
 SIZES = (100, 1_000, 10_000, 100_000)
@@ -65,7 +65,12 @@ class Receipts:
         from taba_core.store import FileRecord, Receipt
 
         record = FileRecord(f"c.{task.shard}.0.0.0", 4096, task.shard)
-        return Receipt(task.shard, dict.fromkeys(task.variables, record), 0.01, "node:1").to_json()
+        return {
+            part.attrs["key"]: Receipt(
+                task.shard, dict.fromkeys(part.variables, record), 0.01, "node:1"
+            ).to_json()
+            for part in task.parts
+        }
 
 
 class WithoutComputing:
