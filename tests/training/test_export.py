@@ -119,4 +119,4 @@ def test_all_weights_together_are_small():
     for recipe in recipes().values():
         module = build_network(recipe, 0, vocabulary=VOCABULARY)
         numbers += sum(parameter.numel() for parameter in module.parameters())
-    assert 2 * numbers < 9.2e6  # bytes in half precision
+    assert 2 * numbers < 9e6  # bytes in half precision

@@ -25,7 +25,7 @@ def python_blocks():
 
 def test_the_query_prints_the_number_of_the_report(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    settings = ["num_samples=64", "num_inference_steps=10", "bootstrap_replicates=100"]
+    settings = ["num_samples=48", "num_inference_steps=10", "bootstrap_replicates=100"]
     sets = [part for s in settings for part in ("--set", s)]
     with pytest.raises(SystemExit) as stop:
         main(
