@@ -21,7 +21,8 @@ from cluster.ray.scratch import PrivateDirectory
 OBJECT_STORE_BYTES = 200_000_000  # results are receipts and partial sums; arrays go straight to storage
 _CONNECT_S = 5.0
 _VITAL = {"raylet", "gcs_server"}
-_OWN_SETTINGS = {"RAY_USAGE_STATS_ENABLED", "RAY_ENABLE_UV_RUN_RUNTIME_ENV"}
+# Set here, or by Ray itself when it is imported: not what a user has changed.
+_OWN_SETTINGS = {"RAY_USAGE_STATS_ENABLED", "RAY_ENABLE_UV_RUN_RUNTIME_ENV", "RAY_CLIENT_MODE"}
 _token = ""  # one per process: Ray keeps the first token it has read
 
 

@@ -54,6 +54,11 @@ class AdmFlags(BaseModel):
             raise ValueError(
                 f"image_size={self.image_size} cannot be halved {len(self.channel_mult) - 1} times."
             )
+        if self.channel_mult[0] != 1:
+            raise ValueError(
+                f"channel_mult starts with {self.channel_mult[0]}: networks whose finest level has other channels than "
+                "num_channels, from which the time embedding takes its width, cannot be built."
+            )
         for resolution in self.attention_resolutions:
             if resolution not in visited:
                 raise ValueError(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from taba_core.errors import UsageError
 from taba_core.store.place import read_json
 from taba_core.store.root import Store
+from taba_core.store.shards import SAMPLES_ASKED
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -16,15 +17,20 @@ if TYPE_CHECKING:
 STEPS_PER_BLOCK = 10
 
 
-def open_store(path: str | os.PathLike[str], chunks: Mapping[str, int] | None = None) -> xr.DataTree:
+def open_store(
+    path: str | os.PathLike[str], chunks: Mapping[str, int] | None = None, *, whole_shards: bool = False
+) -> xr.DataTree:
     """Open a store: one node per artifact and per result, lazy (Dask), attributes = the whole spec.
 
-    Values that were never written are NaN (`region`: 255, `class_id`: the smallest int32).
+    A node has the samples that studies asked for (its attribute `samples_asked`: the largest n so far), so its
+    statistics are those of the report. Values that were never written are NaN (`region`: 255, `class_id`: the
+    smallest int32).
 
     Args:
       path: a directory, or a URL: s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX.
       chunks: Dask block sizes by dimension; default a shard's samples by 10 steps. (One block per stored
         chunk, what xarray does alone, is several times slower.)
+      whole_shards: show all samples that the shards hold; a study whose n ends inside a shard computes the whole one.
     Raises:
       UsageError: there is no store. StoreError: it is of another version, or damaged.
     """
@@ -39,6 +45,8 @@ def open_store(path: str | os.PathLike[str], chunks: Mapping[str, int] | None = 
             **(chunks or {}),
         }
         dataset = xr.open_zarr(group.place.zarr_store(), consolidated=False, chunks=None)
+        if not whole_shards and "sample" in dataset.dims:
+            dataset = dataset.isel(sample=slice(dataset.attrs.get(SAMPLES_ASKED)))
         nodes[group.name] = _lazy(dataset[list(group.variables)], wanted)
     for name in store.results():
         nodes[name] = xr.open_zarr((store.place / name).zarr_store(), consolidated=False, chunks={})

@@ -91,6 +91,7 @@ class Store:
         *,
         decoded_shape: Sequence[int] | None = None,
         first_shards: Mapping[str, int] = MappingProxyType({}),
+        samples_asked: int | None = None,
     ) -> ArtifactGroup:
         """Make the artifact's group and arrays where missing, and check those that exist. Driver only.
 
@@ -101,6 +102,7 @@ class Store:
           coords: per-step coordinates, each (T,), levels 1..T ascending: `timestep`, `alpha_bar`.
           decoded_shape: (3, height, width), needed for `decoded` only.
           first_shards: how many shards are asked of variables of which not all are; the rest reads as NaN.
+          samples_asked: how many first samples studies ask, which `open_store` shows; None = all of `extent`.
         Raises:
           UsageError: read-only store, unknown variable or coordinate, wrong shapes.
           StoreError: the group there was made by another spec, or its arrays differ in shape or type.
@@ -113,7 +115,10 @@ class Store:
             extent = Extent(held.extent.num_samples, extent.samples_per_shard)
         layouts = {name: layout(artifact, name, extent, sample_shape, decoded_shape) for name in variables}
         template.ensure_group(
-            ArtifactGroup(self.place, artifact), extent, template.coordinates(artifact, extent, coords)
+            ArtifactGroup(self.place, artifact),
+            extent,
+            template.coordinates(artifact, extent, coords),
+            samples_asked,
         )
         group = ArtifactGroup(self.place, artifact)
         for name, wanted in layouts.items():

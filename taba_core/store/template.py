@@ -15,7 +15,7 @@ from taba_core.errors import StoreError, UsageError
 from taba_core.store.files import LEDGER_DIRECTORY
 from taba_core.store.group import ArtifactGroup
 from taba_core.store.place import Place, json_bytes, read_json
-from taba_core.store.shards import META, ShardedArray
+from taba_core.store.shards import META, SAMPLES_ASKED, ShardedArray
 
 FILE_CRC = "file_crc32"  # attribute: CRC-32 of files that have no receipt
 
@@ -55,9 +55,13 @@ def mark_as_no_data(place: Place) -> None:
         (place / META).write_atomic(json_bytes(meta))
 
 
-def ensure_group(group: ArtifactGroup, extent: Extent, coords: Mapping[str, NDArray[Any]]) -> None:
+def ensure_group(
+    group: ArtifactGroup, extent: Extent, coords: Mapping[str, NDArray[Any]], samples_asked: int | None = None
+) -> None:
     """Make the group and its coordinates where missing, check what exists, and let it grow to the extent.
 
+    Args:
+      samples_asked: how many first samples studies ask; None = all there is room for. The largest number stays.
     Raises:
       StoreError: made by another spec, or other coordinates. WorkError: the file system refused.
     """
@@ -72,7 +76,9 @@ def ensure_group(group: ArtifactGroup, extent: Extent, coords: Mapping[str, NDAr
         group.place.make()
         (group.store / LEDGER_DIRECTORY).make()
     attrs = group_attrs(group.artifact, extent, names)
-    changing = ("coordinates", "num_samples")
+    asked = extent.num_samples if samples_asked is None else samples_asked
+    attrs[SAMPLES_ASKED] = max(asked, int((held or {}).get(SAMPLES_ASKED, 0)))
+    changing = ("coordinates", "num_samples", SAMPLES_ASKED)
     if held is not None and held.get("num_samples") != extent.num_samples:
         _grow(group, extent)  # before the group says so: what dies in between is done again
     if held is None or any(held.get(name) != attrs.get(name) for name in changing):

@@ -32,13 +32,16 @@ class Process(nn.Module):
         for name, table in _tables(schedule.alpha_bar).items():
             self.register_buffer(name, torch.tensor(table, dtype=torch.float32), persistent=False)
 
-    def timesteps(self, u: Tensor, low_share: float) -> Tensor:
+    def timesteps(self, u: Tensor, low_share: float, low_power: float = 1.0) -> Tensor:
         """Training timesteps of uniform numbers u (B, 2), int64 (B,).
 
-        A share `low_share` of the rows is uniform over the cleanest tenth, the others over all timesteps.
+        A share `low_share` of the rows is drawn from the cleanest tenth, as u^low_power of its width: 1 is uniform,
+        more draws the cleanest more often. The other rows are uniform over all timesteps.
         """
-        most = torch.where(u[:, 0] < low_share, LOW_LEVELS * self.num_timesteps, float(self.num_timesteps))
-        return (u[:, 1] * most).long().clamp_(max=self.num_timesteps - 1)
+        low = u[:, 0] < low_share
+        most = torch.where(low, LOW_LEVELS * self.num_timesteps, float(self.num_timesteps))
+        share = torch.where(low, u[:, 1] ** low_power, u[:, 1])
+        return (share * most).long().clamp_(max=self.num_timesteps - 1)
 
     def noised(self, x_0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) eps, (B, C, H, W)."""

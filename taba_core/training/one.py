@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -33,6 +34,7 @@ from taba_core.training.recipe import recipe_named
 from taba_core.training.trainee import AutoencoderTrainee, CropStream, DenoiserTrainee, LatentPool, Trainee
 
 HELD_OUT_SEED, PICTURE_SEED = 7, 3
+MEASURING_SHARE = 0.1  # of the time, at most, goes into measuring the network while it is trained
 STANDARDISED_ON = 2048  # training crops that the latents' scale is measured on
 
 
@@ -92,6 +94,8 @@ class _Training:
         self.photos: Sequence[Photo] = load_photos(run.photos)
         self.file = run.out / f"{run.name}.safetensors"
         self.on_gpu = self.device.type == "cuda"
+        self.measured: dict[str, Any] = {}
+        self.measured_at, self.measuring_took = -math.inf, 0.0
         _set_up(self.on_gpu, deterministic=run.steps is not None)
 
     def train(self) -> Path:
@@ -157,13 +161,18 @@ class _Training:
         return path
 
     def _report(self, loop: Loop) -> None:
-        """Write the network as it is, measure what was written, and say so."""
+        """Write the network as it is, measure what was written where that is due, and say so."""
         facts = self._facts(loop.progress, loop.settings)
         average = loop.average
         if self.recipe.family == "autoencoder":
             average = self._standardised(average)
         save_network(self.file, average, self.recipe, facts)
-        facts |= self._measured(self._draws_pictures(loop))
+        began, last = time.monotonic(), loop.share_used() >= 1.0
+        if last or began - self.measured_at > self.measuring_took / MEASURING_SHARE:
+            self.measured = self._measured(self._draws_pictures(loop)) | {"measured_step": loop.progress.step}
+            self.measured_at = time.monotonic()
+            self.measuring_took = self.measured_at - began
+        facts |= self.measured
         text = json.dumps(facts, indent=1)
         write_text_whole(self.file.with_suffix(".json"), text)
         self.say(_line(facts, loop))

@@ -31,6 +31,11 @@ class Recipe(BaseModel):
     timestep_scale: float = Field(default=1.0, gt=0)
     objective: Literal["epsilon", "v", "hybrid"] = "v"
     low_share: float = Field(default=0.0, ge=0, le=1, description="of the rows, from the cleanest tenth")
+    low_power: float = Field(
+        default=1.0,
+        ge=1,
+        description="of the draw within the cleanest tenth: more is more often the cleanest",
+    )
     drop_condition: float = Field(default=0.0, ge=0, lt=1, description="share of rows without condition")
     latent_noise: float = Field(
         default=0.0,

@@ -96,7 +96,8 @@ class DenoiserTrainee:
         """The tensors of a step: x_0, eps, t, and the condition of the family."""
         drawn = self.data(step)
         x_0, photo = (drawn.images, drawn.photo) if isinstance(drawn, Crops) else drawn
-        t = self.process.timesteps(self.draws.uniform(step, "timestep", (2,)), self.recipe.low_share)
+        u = self.draws.uniform(step, "timestep", (2,))
+        t = self.process.timesteps(u, self.recipe.low_share, self.recipe.low_power)
         batch = {"x_0": x_0, "eps": self.draws.normal(step, "noise", tuple(x_0.shape[1:])), "t": t}
         dropped = self.draws.uniform(step, "drop") < self.recipe.drop_condition
         if self.recipe.family == "dit":

@@ -41,6 +41,8 @@ def test_a_private_cluster_that_does_not_start_is_lost_and_leaves_nothing(no_ray
     def refuse(**options):
         raise Exception("The current node timed out during startup.\nMore of it.")
 
+    for name in [name for name in os.environ if name.startswith("RAY_")]:
+        monkeypatch.delenv(name)
     monkeypatch.setattr(ray, "init", refuse)
     made = []
     make = PrivateDirectory.__init__

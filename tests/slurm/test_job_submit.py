@@ -175,7 +175,7 @@ def test_a_study_runs_as_a_job_streams_its_log_and_a_second_submission_finds_it_
     assert shadow_modules.SAID not in cluster.log.read_text() + first.stdout
     again = cluster.submit(run, **inside)
     assert again.returncode == 0, again.stdout
-    assert "0 of 8 units to compute" in again.stdout
+    assert "0 of 8 shards to compute" in again.stdout
 
 
 def test_a_study_that_fails_is_a_job_that_failed(cluster, inside):

@@ -97,6 +97,19 @@ def test_blocks_are_the_shards_samples_by_ten_steps_or_as_asked(tree, store, gen
     assert asked[generation.name]["x_t"].chunks[:2] == ((2,) * 5, (1,) * 5)
 
 
+def test_a_node_has_the_samples_that_were_asked_and_on_demand_whole_shards(tree, store, generation, coords):
+    def ids(artifact, **options):
+        return taba_core.open_store(store.path, **options)[artifact.name]["sample"].values.tolist()
+
+    other = generation.model_copy(update={"seed": 1})
+    for asked, seen in ((6, 6), (3, 6), (7, 7)):  # the most that was ever asked stays
+        store.ensure(other, ["noise"], Extent(8, 4), (3, 4, 4), coords, samples_asked=asked)
+        assert ids(other) == list(range(seen)) and ids(other, whole_shards=True) == list(range(8))
+    store.ensure(other, ["noise"], Extent(12, 4), (3, 4, 4), coords, samples_asked=9)
+    assert ids(other) == list(range(9)) and ids(other, whole_shards=True) == list(range(12))
+    assert ids(generation) == list(range(10))
+
+
 def test_opening_what_is_no_store_says_so(tmp_path):
     with pytest.raises(UsageError, match="no store at"):
         taba_core.open_store(tmp_path)

@@ -15,6 +15,7 @@ from taba_core.training.export import load_module, save_network, unpack
 from taba_core.training.latents import latent_pool, standardise
 from taba_core.training.networks import build_network
 from taba_core.training.recipe import recipe_named, recipes
+from taba_core.training.ship import BOX
 
 FACTS = {"photos": [f"photo{i}" for i in range(10)]}
 VOCABULARY = len(CaptionGrammar(FACTS["photos"]).vocabulary)
@@ -120,3 +121,8 @@ def test_all_weights_together_are_small():
         module = build_network(recipe, 0, vocabulary=VOCABULARY)
         numbers += sum(parameter.numel() for parameter in module.parameters())
     assert 2 * numbers < 9e6  # bytes in half precision
+
+
+def test_all_files_of_the_box_together_are_small():
+    files = [file for file in BOX.rglob("*") if file.is_file()]
+    assert len(files) > 20 and sum(file.stat().st_size for file in files) < 10e6

@@ -91,3 +91,6 @@ def test_timesteps_of_the_low_share_lie_in_the_cleanest_tenth():
     u = torch.tensor([[0.1, 0.999], [0.1, 0.0], [0.5, 0.999], [0.5, 0.2]], dtype=torch.float64)
     assert process.timesteps(u, 0.2).tolist() == [99, 0, 999, 200]
     assert process.timesteps(u, 0.0).tolist() == [999, 0, 999, 200]
+    # With the power 2: 0.5^2 of 100 is 25, and the other rows stay as they are.
+    u = torch.tensor([[0.1, 0.5], [0.1, 0.05], [0.5, 0.5]], dtype=torch.float64)
+    assert process.timesteps(u, 0.2, 2.0).tolist() == [25, 0, 500]

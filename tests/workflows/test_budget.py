@@ -237,8 +237,9 @@ def test_several_models_share_one_budget():
     asked = Asked(["location"], "nowhere", "", "ddim", settings)
     plans = [job.plan(None) for job in check_all(each_model(asked, ["adm-64", "ldm"]), write=False)[0]]
     total = sum(plan.bytes_total for plan in plans)
-    # ADM-64: noise, image and latent of 640 samples and three paths of the first 64 (one shard), 12288 float32 a state.
-    assert plans[0].bytes_total == pytest.approx((3 * 640 + 3 * 64 * 100) * 12288 * 4, rel=0.01)
+    # ADM-64: noise, image and latent of 640 samples; the paths down and up of the first 64 (one shard). A state has
+    # 12288 float32 values.
+    assert plans[0].bytes_total == pytest.approx((3 * 640 + 2 * 64 * 100) * 12288 * 4, rel=0.01)
     assert over_budget(plans, "nowhere", f"{total}") == ""
     assert over_budget(plans, "nowhere", f"{total - 1}").startswith("what is asked takes ")
 

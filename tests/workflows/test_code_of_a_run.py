@@ -168,10 +168,10 @@ def test_workers_of_another_version_are_refused_with_status_2_before_a_unit_runs
 def test_a_second_ctrl_c_with_local_workers_ends_with_status_85_and_no_abort(tmp_path):
     """The threads are in native code then; an interpreter that ends under them is aborted by the C++ library."""
     program = (
-        "import signal, threading, time, torch\n"
-        "from workflows.compute.tasks import ShardWorker\n"
+        "import os, signal, threading, time, torch\n"
+        "from workflows.compute.worker import ShardWorker\n"
         "def compute(self, task):\n"
-        "    print('computing', flush=True)\n"
+        "    os.write(1, b'computing\\n')\n"
         "    while True:\n"
         "        torch.randn(400, 400) @ torch.randn(400, 400)\n"
         "ShardWorker.run = compute\n"

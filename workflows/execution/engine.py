@@ -139,6 +139,7 @@ def _ensure(store: Store, context: Context, planned: PlannedArtifact) -> Artifac
         coordinates(context, artifact),
         decoded_shape=context.decoded_shape,
         first_shards=planned.first_shards,
+        samples_asked=planned.samples,
     )
 
 

@@ -221,9 +221,10 @@ def has_result(store: Store, name: str) -> bool:
 
 
 def _planned(artifact: Artifact, samples: Mapping[str, int], extents: _Extents) -> PlannedArtifact:
-    extent = extents.of(artifact, max(samples.values()))
+    most = max(samples.values())
+    extent = extents.of(artifact, most)
     wanted = {name: extent.shards_for(samples[name]) for name in artifact.variables() if samples.get(name)}
-    return PlannedArtifact(artifact, extent, wanted)
+    return PlannedArtifact(artifact, most, extent, wanted)
 
 
 def _ask(asked: _Asked, request: Request, context: Context) -> None:

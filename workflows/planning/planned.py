@@ -16,12 +16,14 @@ class PlannedArtifact:
     """An artifact, the variables asked of it by all studies, and what is missing of them.
 
     Attributes:
+      samples: how many first samples the studies ask; the shards that hold them are computed whole.
       extent: samples the group must have room for; those it has already where it is there.
       asked: by variable, how many first shards are asked.
       missing: shards that are asked and not complete, each with its variables.
     """
 
     artifact: Artifact
+    samples: int
     extent: Extent
     asked: dict[str, int]
     missing: MissingShards = field(default_factory=MissingShards)
