@@ -31,12 +31,14 @@ class Artifact(Spec):
       kind: its name, in the key and in the group's name.
       stored: the variables that every artifact of the kind may store.
       reads: names of the variables that a unit reads of its sources, wherever a source has them.
+      image_variable: the variable that holds images in the model's own space; "" where there are none.
       paths_in_memory: how many arrays of the size of a whole path a unit holds and does not store.
     """
 
     kind: ClassVar[str]
     stored: ClassVar[tuple[Variable, ...]]
     reads: ClassVar[tuple[str, ...]] = ()
+    image_variable: ClassVar[str] = ""
     paths_in_memory: ClassVar[int] = 0
 
     @property

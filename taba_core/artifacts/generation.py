@@ -22,6 +22,7 @@ class Generation(SampleSource):
     """
 
     kind: ClassVar[str] = "generation"
+    image_variable: ClassVar[str] = "image"
     stored: ClassVar[tuple[Variable, ...]] = (
         Variable("noise", STATE, NOISE_UNITS, "Gaussian noise x_T that sampling started from"),
         Variable("image", STATE, "1", "generated image x_0 in the model's own space"),

@@ -23,6 +23,7 @@ class ImageList(SampleSource):
     """
 
     kind: ClassVar[str] = "images"
+    image_variable: ClassVar[str] = "image"
     outside_key: ClassVar[frozenset[str]] = frozenset({"location", "stamp"})
     stored: ClassVar[tuple[Variable, ...]] = (
         Variable("image", STATE, "1", "real image x_0 in the model's own space"),

@@ -14,6 +14,7 @@ class Reconstruction(Artifact):
     """The latent of an inversion sampled back to an image; `x0_rule` is that of the sampler."""
 
     kind: ClassVar[str] = "reconstruction"
+    image_variable: ClassVar[str] = "reconstruction"
     reads: ClassVar[tuple[str, ...]] = ("latent", "class_id", "prompt")
     stored: ClassVar[tuple[Variable, ...]] = (
         Variable("reconstruction", STATE, "1", "image sampled again from the latent"),

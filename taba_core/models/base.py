@@ -178,12 +178,20 @@ def _build(
 
 def training_images(spec: ModelSpec, count: int) -> NDArray[np.float32] | None:
     """Images of the kind a model was made from, (count, C, H, W) in [-1, 1]; None if they are not at hand."""
-    if spec.name != "photo-mixture":
+    place = training_photos(spec)
+    if place is None:
         return None
     from taba_core.models.crops import real_crops
     from taba_core.models.photos import load_photos
 
-    return real_crops(load_photos(spec.location or "builtin"), np.arange(count), seed=0)
+    return real_crops(load_photos(place), np.arange(count), seed=0, size=card_of(spec).image_size)
+
+
+def training_photos(spec: ModelSpec) -> str | None:
+    """The photographs whose crops a model was made from: "builtin" or a folder; None if it was made from others."""
+    if spec.name == "photo-mixture":
+        return spec.location or "builtin"
+    return "builtin" if card_of(spec).weights.source == "package" else None
 
 
 def model_notes(spec: ModelSpec) -> tuple[str, ...]:

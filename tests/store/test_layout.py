@@ -2,12 +2,14 @@ import numpy as np
 import pytest
 
 from taba_core.artifacts.base import kinds
+from taba_core.artifacts.crops import Crops
+from taba_core.artifacts.distances import Distances
+from taba_core.artifacts.features import Features
 from taba_core.artifacts.generation import Generation
 from taba_core.artifacts.images import ImageList
 from taba_core.artifacts.inversion import Inversion
 from taba_core.artifacts.layout import Extent, bytes_of, layout, num_files
 from taba_core.artifacts.path_distances import PathDistances
-from taba_core.artifacts.perceptual_distance import PerceptualDistance
 from taba_core.artifacts.reconstruction import Reconstruction
 from taba_core.artifacts.regions import PlainRegions
 from taba_core.artifacts.self_interpolation import SelfInterpolation
@@ -75,7 +77,10 @@ def test_every_kind_has_variables_and_all_floats_read_as_nan_when_unwritten():
     regions = PlainRegions(source=source)
     artifacts += [regions, StepErrors(source=regions), PathDistances(source=inversion)]
     artifacts.append(SelfInterpolation(source=inversion))
-    artifacts.append(PerceptualDistance(source=Reconstruction(source=inversion), weights="w"))
+    back = Reconstruction(source=inversion)
+    artifacts.append(Distances(source=back, reference=source, metric="lpips", fingerprint="w"))
+    artifacts.append(Features(source=back, extractor="e", fingerprint="w", num_features=7))
+    artifacts.append(Crops(model=ModelSpec(name="m"), batch_size=4, seed=0, photos="p"))
     artifacts.append(ImageList(model=ModelSpec(name="m"), batch_size=4, fingerprint="f", num_images=10))
     assert {artifact.kind for artifact in artifacts} == set(kinds())
     for artifact in artifacts:

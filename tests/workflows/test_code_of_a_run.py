@@ -182,11 +182,14 @@ def test_a_second_ctrl_c_with_local_workers_ends_with_status_85_and_no_abort(tmp
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    lines = [process.stdout.readline() for _ in range(3)]  # what is to be computed, then both workers
-    assert lines.count("computing\n") == 2, lines
-    for _ in range(2):
-        process.send_signal(signal.SIGINT)
-        time.sleep(1.5)
-    _, said = process.communicate(timeout=60)
+    try:
+        lines = [process.stdout.readline() for _ in range(3)]  # what is to be computed, then both workers
+        assert lines.count("computing\n") == 2, lines
+        for _ in range(2):
+            process.send_signal(signal.SIGINT)
+            time.sleep(1.5)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 85, said
     assert said.splitlines()[-1] == "taba: stopped; finished shards are stored, the same command resumes."

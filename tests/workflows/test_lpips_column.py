@@ -7,13 +7,13 @@ import pytest
 import torch
 from engine_runs import taba
 
-from taba_core.artifacts.perceptual_distance import PerceptualDistance
-from taba_core.models import perceptual
+from taba_core.metrics import measure
+from taba_core.metrics.distances.lpips import ALEXNET, Lpips
 from taba_core.store import Store
 from workflows.analysis.presentation import DASH
 from workflows.analysis.study import find_studies
 from workflows.compute.batch import Batch
-from workflows.compute.kinds.pictures import perceptual_distances
+from workflows.compute.kinds.pictures import distances
 from workflows.configuration.context import Context
 from workflows.configuration.settings import parse_settings
 from workflows.planning.plan import make_plan
@@ -27,19 +27,17 @@ SMALL = (
     "num_inference_steps=10",
     "methods=ddim,bdia",
 )
-WEIGHTS = perceptual.WEIGHTS_SHA256
 
 
-def mean_difference(reference, estimate, *, weights):
+def mean_difference(self, reference, estimate):
     """A distance of pictures that needs no network: mean |a - b|, in place of LPIPS."""
-    assert weights == WEIGHTS
     return (reference - estimate).abs().mean(dim=(1, 2, 3))
 
 
 @pytest.fixture
 def measurable(monkeypatch):
-    monkeypatch.setattr(perceptual, "why_not", lambda: None)
-    monkeypatch.setattr(perceptual, "distances", mean_difference)
+    monkeypatch.setattr(Lpips, "why_not", lambda self: None)
+    monkeypatch.setattr(Lpips, "of", mean_difference)
 
 
 def run_methods(place, *settings):
@@ -67,7 +65,7 @@ def test_without_it_the_run_works_and_says_so_and_with_it_nothing_else_is_made_a
     store, results = run(tmp_path / "store", "lpips=on")
     # No image is made again: a small artifact for each of two rows.
     added = [group for group in store.artifacts() if group.name not in before]
-    assert [group.artifact.kind for group in added] == ["perceptual-distance"] * 2 and len(results) == 2
+    assert [group.artifact.kind for group in added] == ["distances"] * 2 and len(results) == 2
     (measured,) = [one for one in results if np.isfinite(one["lpips"]).all()]
     # The stand-in is the mean absolute difference, which is measured anyway.
     np.testing.assert_allclose(measured["lpips"], measured["mae"], rtol=1e-5)
@@ -111,7 +109,7 @@ def test_of_a_latent_model_it_is_the_distance_of_decoded_pictures(measurable):
     latent = np.full((2, 4, 32, 32), 0.25, dtype=np.float32)
     latent[1] = 7
     held = Held(decoded=np.full((2, 3, 32, 32), 204, dtype=np.uint8), reconstruction=latent)
-    found = perceptual_distances(Batch(held, artifact, 0, 2, ("lpips",)))["lpips"]
+    found = distances(Batch(held, artifact, 0, 2, ("distance",)))["distance"]
     np.testing.assert_allclose(found, [0.6 - (191 / 127.5 - 1), 0.4], rtol=1e-5)
     read = {p.artifact.kind: p.variables for p in make_plan(context, find_studies(["methods"])).artifacts}
     assert "decoded" in read["generation"]
@@ -124,17 +122,17 @@ def test_the_key_of_a_result_depends_on_what_was_asked_and_not_on_what_is_instal
     }
     keys = {}
     for there, reason in (("here", None), ("missing", "lpips is not installed.")):
-        monkeypatch.setattr(perceptual, "why_not", lambda reason=reason: reason)
+        monkeypatch.setattr(Lpips, "why_not", lambda self, reason=reason: reason)
         keys[there] = {on: study.result_key(context) for on, context in contexts.items()}
     assert keys["here"] == keys["missing"] and keys["here"]["on"] != keys["here"]["off"]
 
     asked, without = (study.requests(contexts[on]) for on in ("on", "off"))
     one = asked["lpips/ddim"].artifact
-    assert one.weights == WEIGHTS and one.key != PerceptualDistance(source=one.source, weights="other").key
-    planned = {p.artifact.kind: p for p in make_plan(contexts["on"], [study]).artifacts}[
-        "perceptual-distance"
-    ]
-    assert planned.sample_evaluations == 0 and planned.variables == ["lpips"]
+    assert (
+        one.fingerprint == "1-7be5be79" and one.key != one.model_copy(update={"fingerprint": "1-other"}).key
+    )
+    planned = {p.artifact.kind: p for p in make_plan(contexts["on"], [study]).artifacts}["distances"]
+    assert planned.sample_evaluations == 0 and planned.variables == ["distance"]
     assert {
         name: request.artifact.key for name, request in asked.items() if not name.startswith("lpips/")
     } == {name: request.artifact.key for name, request in without.items()}
@@ -143,16 +141,16 @@ def test_the_key_of_a_result_depends_on_what_was_asked_and_not_on_what_is_instal
 def test_a_run_that_asks_for_it_where_it_is_missing_is_refused_before_the_store_is_made(
     tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(perceptual, "find_spec", lambda name: object())
+    monkeypatch.setattr(measure, "find_spec", lambda name: object())
     assert run_methods(tmp_path / "store", "lpips=on") == 2
     said = capsys.readouterr().err
     assert "--set lpips=on: AlexNet's weights are not here" in said and "alexnet-owt-7be5be79.pth" in said
-    assert f"download them from {perceptual.WEIGHTS_URL}" in said and "--set lpips=off" in said
+    assert f"download them from {ALEXNET.url}" in said and "--set lpips=off" in said
     assert not (tmp_path / "store").exists()
 
 
 def test_images_too_small_are_said_to_be(measurable, monkeypatch):
-    monkeypatch.setattr(perceptual, "LEAST_SIDE", 33)
+    monkeypatch.setattr(Lpips, "least_side", 33)
     context = Context("gaussian", "ddim", parse_settings(["lpips=on"]))
     assert unsuited(context) == (
         "it takes RGB images with sides of at least 33, and this model's are 3x32x32."

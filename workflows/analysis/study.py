@@ -41,6 +41,8 @@ class Study(ABC):
     paper_models: ClassVar[tuple[str, ...]] = ("adm-32", "adm-64", "adm-256", "ldm", "dit", "if")
     # Takes minutes where the others take seconds: in `paper` and by its name, in no other group.
     costly: ClassVar[bool] = False
+    # Asked by its name only, in no group: it needs something that not every model has.
+    by_name_only: ClassVar[bool] = False
     # Raise it when the numbers of a finished study would change: stored results of another version are not read.
     version: ClassVar[int] = 1
 
@@ -166,5 +168,7 @@ def find_studies(names: list[str]) -> list[Study]:
 
 def in_group(study: Study, group: str) -> bool:
     """Whether a study's section ("3.1", "F") is one of the group's ("3", "F"); a costly one is in `paper` only."""
+    if study.by_name_only:
+        return False
     sections = GROUPS[group]
     return not sections or (not study.costly and study.paper_section.split(".")[0] in sections)

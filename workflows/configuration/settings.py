@@ -106,6 +106,16 @@ class Settings(BaseModel):
         "off",
         description="study methods: measure LPIPS, which needs extra metrics and AlexNet's weights: on | off",
     )
+    reference: str | None = Field(
+        None,
+        min_length=1,
+        description="study sample-quality: folder of real images to compare samples with (default: crops of the "
+        "photographs that the model was made from)",
+    )
+    extractors: tuple[str, ...] = Field(
+        ("pca-64", "random-convolutions"),
+        description="study sample-quality: feature extractors, comma-separated",
+    )
     patch_size: int = Field(8, ge=2, description="side of the patches of the correlation, pixels")
     top_k: int = Field(20, ge=1, description="largest |r| kept per patch")
     plain_threshold: float = Field(
@@ -126,7 +136,13 @@ class Settings(BaseModel):
     )
 
     @field_validator(
-        "forward_steps", "long_forward_steps", "inversion_steps", "mapping_steps", "methods", mode="before"
+        "forward_steps",
+        "long_forward_steps",
+        "inversion_steps",
+        "mapping_steps",
+        "methods",
+        "extractors",
+        mode="before",
     )
     @classmethod
     def _split_list(cls, value: Any, info: ValidationInfo) -> Any:
@@ -135,6 +151,8 @@ class Settings(BaseModel):
         if isinstance(value, (list, tuple)) and not value:
             if info.field_name == "methods":
                 raise ValueError("give at least one row, e.g. ddim,noise-initialised")
+            if info.field_name == "extractors":
+                raise ValueError("give at least one extractor, e.g. pca-64")
             example = "10,100,1000" if info.field_name in ("inversion_steps", "mapping_steps") else "2%,4%"
             raise ValueError(f"give at least one step count, e.g. {example}")
         if info.field_name in ("inversion_steps", "mapping_steps") or not isinstance(value, (list, tuple)):

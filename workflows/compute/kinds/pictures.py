@@ -1,4 +1,4 @@
-"""What is made of pictures: plain areas, and learned distances. Latents are decoded for both."""
+"""What is made of pictures: plain areas, features and distances. Latents are decoded for all of them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from taba_core.artifacts.perceptual_distance import PerceptualDistance
+from taba_core.artifacts.base import Artifact
+from taba_core.artifacts.crops import Crops
+from taba_core.artifacts.distances import Distances
+from taba_core.artifacts.features import Features
 from taba_core.artifacts.regions import PlainRegions
-from taba_core.models import perceptual
+from taba_core.metrics.extractor import extractor_named
+from taba_core.metrics.image_distance import distance_named
+from taba_core.models.crops import real_crops
+from taba_core.models.photos import load_photos
+from taba_core.stats.compressibility import to_bytes
 from taba_core.stats.regions import plain_mask
 from workflows.compute.batch import Arrays, Batch, computes
 from workflows.compute.decoding import decoded_rgb, latent_view
@@ -29,20 +36,45 @@ def regions(batch: Batch) -> Arrays:
     return {"region": plain_mask(image, threshold).astype(np.uint8)}
 
 
-@computes(PerceptualDistance)
-def perceptual_distances(batch: Batch) -> Arrays:
-    """LPIPS of the images and their reconstructions; of latent models of both decoded to 8-bit RGB."""
-    artifact: PerceptualDistance = batch.artifact
-    latent = batch.card.domain == "latent"
-    shown = "decoded" if latent else "image"
-    image = batch.read(artifact.samples, shown)[shown]
-    back = batch.read(artifact.source, "reconstruction")["reconstruction"]
-    if latent:
-        back = decoded_rgb(batch.model, batch.tensor(back))
-    pictures = (batch.tensor(_picture(array)) for array in (image, back))
-    return {"lpips": perceptual.distances(*pictures, weights=artifact.weights).cpu().numpy()}
+@computes(Crops)
+def crops(batch: Batch) -> Arrays:
+    """Crops of photographs: as pictures for a latent model, else as images of the model's channels."""
+    artifact: Crops = batch.artifact
+    photos = load_photos(artifact.location)
+    made = real_crops(photos, batch.ids, seed=artifact.seed, size=batch.card.image_size)
+    if batch.card.domain == "latent":
+        return {"decoded": to_bytes(made)}
+    return {"image": made}
 
 
-def _picture(array: NDArray[Any]) -> NDArray[np.float32]:
+@computes(Features)
+def features(batch: Batch) -> Arrays:
+    """Rows of the extractor, of images as 8-bit RGB."""
+    artifact: Features = batch.artifact
+    pictures = batch.tensor(to_bytes(_pictures(batch, artifact.source)))
+    return {"features": extractor_named(artifact.extractor).rows(pictures).cpu().numpy()}
+
+
+@computes(Distances)
+def distances(batch: Batch) -> Arrays:
+    """Distances of images and their references, in [-1, 1]."""
+    artifact: Distances = batch.artifact
+    pairs = (
+        batch.tensor(_in_unit_range(_pictures(batch, of))) for of in (artifact.reference, artifact.source)
+    )
+    return {"distance": distance_named(artifact.metric).of(*pairs).cpu().numpy()}
+
+
+def _pictures(batch: Batch, artifact: Artifact) -> NDArray[Any]:
+    """Images as one sees them: of a latent model 8-bit RGB, else as they are in the model's own space."""
+    if batch.card.domain == "pixel":
+        return batch.read(artifact, artifact.image_variable)[artifact.image_variable]
+    if "decoded" in artifact.variables():
+        return batch.read(artifact, "decoded")["decoded"]
+    latent = batch.read(artifact, artifact.image_variable)[artifact.image_variable]
+    return decoded_rgb(batch.model, batch.tensor(latent))
+
+
+def _in_unit_range(array: NDArray[Any]) -> NDArray[np.float32]:
     """8-bit RGB as [-1, 1]; images of a pixel model as they are."""
     return (array / 127.5 - 1).astype(np.float32) if array.dtype == np.uint8 else array

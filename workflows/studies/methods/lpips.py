@@ -10,20 +10,31 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
+from taba_core.artifacts.distances import Distances
 from taba_core.artifacts.inversion import Inversion
-from taba_core.artifacts.perceptual_distance import PerceptualDistance
 from taba_core.artifacts.request import Request
 from taba_core.errors import UsageError
-from taba_core.models import perceptual
+from taba_core.metrics.image_distance import ImageDistance, distance_named
 from workflows.configuration.context import Context
+
+
+def lpips() -> ImageDistance:
+    """The distance."""
+    return distance_named("lpips")
 
 
 def lpips_request(context: Context, inversion: Inversion) -> Request | None:
     """The distances of an inversion's reconstructions; None where they were not asked for, or the images have none."""
     if not is_measured(context):
         return None
-    artifact = PerceptualDistance(source=context.reconstruction(inversion), weights=perceptual.WEIGHTS_SHA256)
-    return context.request(artifact, ("lpips",))
+    measure = lpips()
+    artifact = Distances(
+        source=context.reconstruction(inversion),
+        reference=inversion.source,
+        metric=measure.name,
+        fingerprint=measure.fingerprint(),
+    )
+    return context.request(artifact, ("distance",))
 
 
 def is_measured(context: Context) -> bool:
@@ -33,19 +44,13 @@ def is_measured(context: Context) -> bool:
 
 def check_lpips(context: Context) -> None:
     """Refuse (UsageError) to measure LPIPS where its packages or its weights are missing."""
-    if is_measured(context) and (reason := perceptual.why_not()):
+    if is_measured(context) and (reason := lpips().why_not()):
         raise UsageError(f"--set lpips=on: {reason} Or leave LPIPS out: --set lpips=off.")
 
 
 def unsuited(context: Context) -> str:
     """Why a model's images have no distance; "" if they have."""
-    shape = context.decoded_shape or context.card.sample_shape
-    if perceptual.suits(shape):
-        return ""
-    return (
-        f"it takes RGB images with sides of at least {perceptual.LEAST_SIDE}, and this model's are "
-        f"{'x'.join(str(size) for size in shape)}."
-    )
+    return lpips().unsuited(context.decoded_shape or context.card.sample_shape)
 
 
 def has_lpips(result: xr.Dataset) -> bool:
@@ -58,8 +63,8 @@ def lpips_notes(result: xr.Dataset) -> tuple[str, ...]:
     if not has_lpips(result):
         of_model = str(result["lpips"].attrs.get("unsuited", "")) if "lpips" in result else ""
         return (f"LPIPS is not measured: {of_model or 'it was not asked for; --set lpips=on measures it.'}",)
-    weights = result["lpips"].attrs["weights"]
+    (weights,) = lpips().files
     return (
-        f"LPIPS v0.1 of AlexNet ({perceptual.WEIGHTS_NAME}, sha256 {weights}...), mean over images with their "
-        "standard deviation; of latent models between decoded images.",
+        f"LPIPS v0.1 of AlexNet ({weights.name}, sha256 {result['lpips'].attrs['weights']}...), mean over images with "
+        "their standard deviation; of latent models between decoded images.",
     )

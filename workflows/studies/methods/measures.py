@@ -19,7 +19,7 @@ from workflows.analysis.findings import Findings
 from workflows.analysis.gaussianity import find_floors, gaussianity, named
 from workflows.analysis.inputs import Inputs
 from workflows.configuration.context import Context
-from workflows.studies.methods.lpips import unsuited
+from workflows.studies.methods.lpips import lpips, unsuited
 from workflows.studies.methods.rows import MethodRow
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def find_rows(
 def _about_lpips(inputs: Inputs, context: Context, rows: Sequence[MethodRow]) -> dict[str, dict[str, str]]:
     """Attributes: the weights the distances were measured with, or why this model's images have none."""
     name = f"lpips/{rows[0].name}"
-    weights = inputs.artifact(name).weights if name in inputs.requests else ""  # type: ignore[attr-defined]
+    weights = lpips().files[0].sha256 if name in inputs.requests else ""
     return {"lpips": {"weights": weights, "unsuited": unsuited(context)}}
 
 
@@ -163,7 +163,7 @@ def _measure(inputs: Inputs, context: Context, row: MethodRow) -> dict[str, Esti
     statistics = gaussianity("latent", s) | by_region("latent") | _of_images(context)
     statistics |= {"cost": InversionCost()}
     if f"lpips/{row.name}" in inputs.requests:
-        columns["lpips"] = (f"lpips/{row.name}", "lpips")
+        columns["lpips"] = (f"lpips/{row.name}", "distance")
         statistics["lpips"] = ValueMean("lpips")
     of = inputs.reduce(columns, statistics, s.bootstrap_replicates)
     curve = {"arc": InterpolationCurve()}

@@ -1,0 +1,103 @@
+"""What every extractor and every image distance says about itself: what it needs, which pictures it suits."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import ClassVar
+
+from taba_core.errors import UsageError
+from taba_core.models.weights import content_hash
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """A weight file in torch's hub folder, where the packages that use it look for it.
+
+    Attributes:
+      name: of the file.
+      network: whose weights it holds, such as "AlexNet"; publisher: who made that file, such as "torchvision".
+      url: where it is downloaded from.
+      sha256: the first digits of its SHA-256 at least.
+    """
+
+    name: str
+    network: str
+    publisher: str
+    url: str
+    sha256: str
+
+    def path(self) -> Path:
+        """Where torch's hub keeps the file: below $TORCH_HOME, else torch/ of $XDG_CACHE_HOME, else of ~/.cache."""
+        cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        home = os.environ.get("TORCH_HOME") or os.path.join(cache, "torch")
+        return Path(home).expanduser() / "hub" / "checkpoints" / self.name
+
+    def why_not(self) -> str | None:
+        """Why the file cannot be used, one sentence with the way out; None if it can. Its hash is remembered."""
+        file = self.path()
+        if not file.is_file():
+            return (
+                f"{self.network}'s weights are not here ({file}); download them from {self.url} to that file."
+            )
+        digest = content_hash(file)
+        if not digest.startswith(self.sha256):
+            return (
+                f"{file} is not {self.publisher}'s {self.network} (sha256 {digest[:8]}..., not {self.sha256}...); "
+                f"delete it and download it again from {self.url}."
+            )
+        return None
+
+
+class Measure(ABC):
+    """Base of extractors and image distances.
+
+    Class attributes that a measure declares:
+      name: as users and specs write it.
+      title: as tables call it.
+      stands_for: the measure that it is a labelled stand-in of, such as "LPIPS"; "" if it is the thing itself.
+      version: raised when its numbers change; part of every key.
+      packages: Python packages of the extra `metrics` that it imports.
+      files: its weight files.
+      least_side: smallest side in pixels of pictures that it suits.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    stands_for: ClassVar[str] = ""
+    version: ClassVar[int] = 1
+    packages: ClassVar[tuple[str, ...]] = ()
+    files: ClassVar[tuple[HubFile, ...]] = ()
+    least_side: ClassVar[int] = 1
+
+    def why_not(self) -> str | None:
+        """Why it cannot measure on this machine, one sentence with the way out; None if it can.
+
+        Imports none of its packages; a file is read once, and its hash remembered. Nothing is ever downloaded.
+        """
+        missing = [name for name in self.packages if find_spec(name) is None]
+        if missing:
+            verb = "is" if len(missing) == 1 else "are"
+            return f"{' and '.join(missing)} {verb} not installed; pip install -e '.[metrics]'."
+        reasons = (file.why_not() for file in self.files)
+        return next((reason for reason in reasons if reason), None)
+
+    def check(self) -> None:
+        """Refuse (UsageError) where it cannot measure; the message says what is missing and how to get it."""
+        reason = self.why_not()
+        if reason is not None:
+            raise UsageError(f"{self.title}: {reason}")
+
+    def fingerprint(self) -> str:
+        """What its numbers depend on besides the pictures: version and weights. The same on every machine."""
+        return "-".join([str(self.version), *(file.sha256 for file in self.files)])
+
+    def unsuited(self, shape: tuple[int, ...]) -> str:
+        """Why pictures of that shape (channels, height, width) cannot be measured; "" if they can."""
+        if shape[0] == 3 and min(shape[1:]) >= self.least_side:
+            return ""
+        sides = f" with sides of at least {self.least_side}" if self.least_side > 1 else ""
+        return f"it takes RGB images{sides}, and this model's are {'x'.join(str(size) for size in shape)}."

@@ -1,0 +1,245 @@
+"""Are the samples like real images? Sets of features compared (what Figure 5 asks of interpolations)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from taba_core.artifacts.base import SampleSource
+from taba_core.artifacts.crops import Crops
+from taba_core.artifacts.features import Features
+from taba_core.artifacts.request import Request
+from taba_core.errors import UsageError
+from taba_core.metrics.extractor import Extractor, extractor_named
+from taba_core.models.base import training_photos
+from taba_core.models.photos import content_of, load_photos
+from taba_core.stats.estimate import Estimate
+from taba_core.stats.frechet import FrechetDistance
+from taba_core.stats.kernel_distance import kernel_distance
+from taba_core.stats.manifold import density_coverage, precision_recall
+from workflows.analysis.findings import Findings, cell, for_each, item_context, item_id, row_labels, seed_of
+from workflows.analysis.inputs import PICTURE_DIMS
+from workflows.analysis.presentation import DASH, Cell, Column, Figure, Section, Table
+from workflows.analysis.study import Study, register
+from workflows.configuration.context import Context
+from workflows.configuration.given_images import image_list, open_given
+from workflows.report import plots
+
+if TYPE_CHECKING:
+    from workflows.analysis.inputs import Inputs
+
+_SHOWN = 24
+_CROP_SEEDS = {"real": 1, "other": 2}  # of the real images, and of as many others that they are compared with
+_PRECISION_K, _DENSITY_K = 3, 5  # nearest neighbours, as the papers of these measures take them
+_PROXIES = {"frechet": "FID", "kernel": "KID"}  # what these are called of Inception's features
+_MEASURES = {
+    "frechet": "Fréchet distance",
+    "kernel": "kernel distance",
+    "precision": "precision",
+    "recall": "recall",
+    "density": "density",
+    "coverage": "coverage",
+}
+
+
+@register
+class SampleQuality(Study):
+    """Distances of the samples' features from those of real images, beside real images against real images."""
+
+    name = "sample-quality"
+    aliases = ("quality",)
+    title = "Samples beside real images"
+    question = "How far are the samples from real images, in features that need no downloaded network?"
+    paper_section = "4"
+    paper_models = ()
+    by_name_only = True
+
+    def requests(self, context: Context) -> Mapping[str, Request]:
+        """Images, and their features and those of two sets of real images, by every extractor."""
+        images = context.images(context.num_steps(self.paper_steps))
+        sets: dict[str, SampleSource] = {"samples": images, **_real(context)}
+        n = min([context.num_samples, *(of.limit for of in sets.values() if of.limit is not None)])
+        if n <= _DENSITY_K:
+            raise UsageError(
+                f"sample-quality looks for {_DENSITY_K} neighbours of an image, and there are {n} images; give more "
+                "(--set num_samples)."
+            )
+        asked = {"images": context.request(images, ("image",), n)}
+        for name in context.settings.extractors:
+            extractor = extractor_named(name)
+            if unsuited := extractor.unsuited(context.decoded_shape or context.card.sample_shape):
+                raise UsageError(f"extractors={name}: {unsuited} Leave it out.")
+            for of, source in sets.items():
+                asked[f"{of}/{name}"] = context.request(_features(source, extractor), ("features",), n)
+        return asked
+
+    def check_runnable(self, context: Context) -> None:
+        """Refuse (UsageError) an extractor whose packages or weights are missing."""
+        for name in context.settings.extractors:
+            if reason := extractor_named(name).why_not():
+                raise UsageError(f"extractors={name}: {reason} Or leave it out.")
+
+    def analyse(self, inputs: Inputs, context: Context) -> xr.Dataset:
+        """Every measure of samples against real images, and of real images against others."""
+        found, names = Findings(), context.settings.extractors
+        pairs = {"": "samples"} | ({"_real": "other"} if f"other/{names[0]}" in inputs.requests else {})
+        measured = {
+            suffix: [_measures(inputs, name, of, context.settings.bootstrap_replicates) for name in names]
+            for suffix, of in pairs.items()
+        }
+        found.coordinate("extractor", list(names))
+        for measure in _MEASURES:
+            for suffix, rows in measured.items():
+                _keep(found, measure + suffix, [row[measure] for row in rows])
+        shown = np.arange(min(_SHOWN, inputs.num_samples))
+        found.array("samples", inputs.pictures("images", shown), PICTURE_DIMS)
+        if (crops := _some_real(context, len(shown))) is not None:
+            found.array("real", crops, ("crop", *PICTURE_DIMS[1:]))
+        found.array("reference", _reference_text(context))
+        return found.dataset()
+
+    def present(self, results: Sequence[xr.Dataset]) -> Section:
+        """One table an extractor, and samples beside real images."""
+        names = dict.fromkeys(str(name) for result in results for name in result["extractor"].values)
+        return self.section(
+            results,
+            tables=tuple(_table(extractor_named(name), results) for name in names),
+            figures=for_each(_pictures, results, row_labels(results)),
+        )
+
+
+def _real(context: Context) -> dict[str, SampleSource]:
+    """The real images that samples are compared with, and where they can be drawn, as many others."""
+    folder, place = context.settings.reference, training_photos(context.model_spec)
+    if folder is not None:
+        given = image_list(open_given(folder), context.card, context.model_spec, "none", context.batch_size)
+        return {"real": given}
+    if place is None:
+        raise UsageError(
+            f"sample-quality compares samples with real images, and the training images of {context.title} are not "
+            "here. Give a folder of such images: --set reference=FOLDER."
+        )
+    content = content_of(load_photos(place)).fingerprint
+    return {
+        of: Crops(
+            model=context.model_spec, batch_size=context.batch_size, seed=seed, photos=content, location=place
+        )
+        for of, seed in _CROP_SEEDS.items()
+    }
+
+
+def _features(source: SampleSource, extractor: Extractor) -> Features:
+    return Features(
+        source=source,
+        extractor=extractor.name,
+        fingerprint=extractor.fingerprint(),
+        num_features=extractor.num_features,
+    )
+
+
+def _measures(inputs: Inputs, extractor: str, of: str, replicates: int) -> dict[str, Estimate]:
+    """Every measure of one set against the real images, by one extractor."""
+    columns = {
+        "features": (f"{of}/{extractor}", "features"),
+        "features_real": (f"real/{extractor}", "features"),
+    }
+    frechet = inputs.reduce(columns, {"frechet": FrechetDistance()}, replicates)["frechet"]["distance"]
+    real, rows = (inputs.head(f"{name}/{extractor}", "features", inputs.num_samples) for name in ("real", of))
+    options: dict[str, Any] = {"num_replicates": replicates, "scheduler": inputs.scheduler}
+    return {
+        "frechet": frechet,
+        "kernel": kernel_distance(real, rows, scheduler=inputs.scheduler),
+        **precision_recall(real, rows, k=_PRECISION_K, **options),
+        **density_coverage(real, rows, k=_DENSITY_K, **options),
+    }
+
+
+def _keep(found: Findings, name: str, values: Sequence[Estimate]) -> None:
+    bounds = [value.interval(0.95) for value in values]
+    found.array(name, [float(value.value) for value in values], ("extractor",), interval=values[0].kind)
+    for end, suffix in enumerate(("_low", "_high")):
+        found.array(name + suffix, [float(bound[end]) for bound in bounds], ("extractor",))
+
+
+def _some_real(context: Context, count: int) -> Any:
+    from taba_core.models.base import training_images
+
+    return None if context.settings.reference is not None else training_images(context.model_spec, count)
+
+
+def _reference_text(context: Context) -> str:
+    folder, place = context.settings.reference, training_photos(context.model_spec)
+    if folder is not None:
+        given = open_given(folder)
+        return f"{len(given.files)} images of {given.folder.name}, fingerprint {given.fingerprint()}"
+    return (
+        "random crops of the ten embedded photographs"
+        if place == "builtin"
+        else "random crops of photographs"
+    )
+
+
+def _table(extractor: Extractor, results: Sequence[xr.Dataset]) -> Table:
+    shown = [result for result in results if extractor.name in result["extractor"].values]
+    stand_in = f" (stand-in for {extractor.stands_for})" if extractor.stands_for else ""
+    return Table(
+        id=f"sample-quality-{extractor.name}",
+        title=f"Samples against real images, {extractor.title}{stand_in}",
+        caption=f"Distances of two sets of equally many images by {extractor.num_features} features "
+        f"({extractor.title}), and how much of one set lies among the other's.",
+        rows=tuple(row_labels(shown)),
+        columns=tuple(
+            Column(name, label, proxy=_proxy(extractor, name)) for name, label in _MEASURES.items()
+        ),
+        cells=tuple(
+            tuple(_cell(result, measure, extractor.name) for measure in _MEASURES) for result in shown
+        ),
+        seed=seed_of(shown),
+        **item_context(shown[0]),
+        notes=(
+            f"Fréchet: of the two Gaussians of the features. Kernel: unbiased, (u·v/d + 1)^3, over all pairs. "
+            f"Precision and recall: {_PRECISION_K} nearest neighbours; density and coverage: {_DENSITY_K}.",
+            "The floor is the same measure of as many other real images against the same real ones: sets of one law "
+            "are not at distance 0, nor at precision 1.",
+            *(
+                f"{label}: real images are {result['reference'].item()}."
+                for label, result in zip(row_labels(shown), shown, strict=True)
+            ),
+        ),
+    )
+
+
+def _proxy(extractor: Extractor, measure: str) -> str:
+    return _PROXIES.get(measure, "") if extractor.stands_for else ""
+
+
+def _cell(result: xr.Dataset, measure: str, extractor: str) -> Cell:
+    if measure not in result:
+        return DASH
+    of_real = f"{measure}_real"
+    floor = float(result[of_real].sel(extractor=extractor)) if of_real in result else None
+    return cell(result, measure, floor=floor, extractor=extractor)
+
+
+def _pictures(
+    label: str, result: xr.Dataset, index: int, results: Sequence[xr.Dataset]
+) -> tuple[Figure, ...]:
+    rows, names = [], []
+    for name, title in (("samples", "samples"), ("real", "real")):
+        if name in result:
+            halves = np.array_split(result[name].values, 2)
+            rows += [plots.image_tiles(half) for half in halves]
+            names += [title, ""]
+    least = min(map(len, rows))
+    return (
+        Figure(
+            item_id("sample-quality-samples", index, results),
+            f"Samples of {label} beside real images",
+            "The first samples by their ids, and real images of the kind that they are compared with.",
+            lambda: plots.tile_grid([row[:least] for row in rows], names),
+            **item_context(result),
+        ),
+    )
