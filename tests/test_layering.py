@@ -27,6 +27,7 @@ FORBIDDEN = {
     "taba_core": {"cluster", "workflows", *RAY},
     "taba_core/diffusion": {"taba_core.store", "taba_core.stats", *STORES},
     "taba_core/models": {"taba_core.store", *STORES},
+    "taba_core/metrics": {"taba_core.store", "taba_core.stats", *STORES},
     "taba_core/stats": {"taba_core.models", "taba_core.store", *TORCH},
     "taba_core/store": {"taba_core.models", *TORCH},
     "taba_core/artifacts": {*TORCH, *STORES},
