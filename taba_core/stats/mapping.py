@@ -1,6 +1,6 @@
 """Smallest-distance mapping between two kinds of states: does the nearest one belong to the same sample? (Table 13)
 
-acc(A -> B) = mean over i of [argmin_j |A_i - B_j| = i], over the candidates j of i's division (ST10; paper, App. N).
+acc(A -> B) = mean over i of [argmin_j |A_i - B_j| = i], over the candidates j of i's division (paper, App. N).
 """
 
 from __future__ import annotations

@@ -99,7 +99,8 @@ class Quantiles(SampleStatistic):
 
 @dataclass(frozen=True)
 class ValueRange(Statistic):
-    """Smallest and largest entry of a variable over all samples: what a set is scaled to [0, 1] by (studies ST16).
+    """Smallest and largest entry of a variable over all samples: what a set is scaled to [0, 1] by, as
+    images are before their alignment over training is measured (paper, App. O).
 
     Values (scalars): low, high. Exact; no interval, because extremes of n samples say nothing of the next.
     """

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from taba_core.store.group import ArtifactGroup
-from taba_core.store.integrity import Problem
+from taba_core.store.integrity import Defect
 from taba_core.store.ledger import FileRecord, Receipt
 from taba_core.store.missing import MissingShards
 from taba_core.store.root import Store
 
-__all__ = ["ArtifactGroup", "FileRecord", "MissingShards", "Problem", "Receipt", "Store"]
+__all__ = ["ArtifactGroup", "Defect", "FileRecord", "MissingShards", "Receipt", "Store"]

@@ -13,7 +13,7 @@ from taba_core.artifacts.layout import Extent
 from taba_core.store import results, template
 from taba_core.store.files import LEDGER_DIRECTORY
 from taba_core.store.group import ArtifactGroup
-from taba_core.store.integrity import Problem
+from taba_core.store.integrity import Defect
 from taba_core.store.place import Place
 from taba_core.store.root import Store
 from taba_core.store.shards import META
@@ -25,7 +25,7 @@ _NO_DATA = (LEDGER_DIRECTORY, "report")
 class Audit:
     """What was found: problems, and how much was looked at (bytes: read completely if deep, else listed)."""
 
-    problems: tuple[Problem, ...]
+    problems: tuple[Defect, ...]
     artifacts: int
     results: int
     bytes: int
@@ -47,7 +47,7 @@ def audit(store: Store, *, deep: bool = False, forget: bool = False) -> Audit:
             problems += _unknown(group.place, group.name, {*group.artifact.variables(), *_coordinates()})
         for name in names:
             found = [
-                Problem(name, "result", "", None, file, text)
+                Defect(name, "result", "", None, file, text)
                 for file, text in results.damage_of(store.place, name)
             ]
             problems += found
@@ -63,7 +63,7 @@ def _coordinates() -> set[str]:
     return set(template.COORDINATE_ATTRS)
 
 
-def _of_coordinates(group: ArtifactGroup) -> Iterator[Problem]:
+def _of_coordinates(group: ArtifactGroup) -> Iterator[Defect]:
     for name in sorted(_coordinates() & set(group.place.children())):
         place = group.place / name
         values = template.read_coordinate(place)
@@ -73,7 +73,7 @@ def _of_coordinates(group: ArtifactGroup) -> Iterator[Problem]:
             else _wrong(group.extent, group.artifact.num_steps, name, values)
         )
         if wrong:
-            yield Problem(
+            yield Defect(
                 group.name, "coordinate", name, None, place, f"{wrong}; the next run writes it again"
             )
 
@@ -93,13 +93,13 @@ def _wrong(extent: Extent, steps: int, name: str, values: NDArray[Any]) -> str |
     return None
 
 
-def _unknown(place: Place, artifact: str, known: set[str]) -> Iterator[Problem]:
+def _unknown(place: Place, artifact: str, known: set[str]) -> Iterator[Defect]:
     left = place.interrupted()
     for name in sorted({*place.children()} - known - set(left)):
-        yield Problem(
+        yield Defect(
             artifact, "unknown file", name, None, place / name, "a folder that is not of taba's making"
         )
     for name in left:
-        yield Problem(artifact, "orphan", name, None, place / name, "is left of an interrupted write")
+        yield Defect(artifact, "orphan", name, None, place / name, "is left of an interrupted write")
     for name in sorted({*place.sizes()} - {META} - set(left)):
-        yield Problem(artifact, "unknown file", name, None, place / name, "is not of taba's making")
+        yield Defect(artifact, "unknown file", name, None, place / name, "is not of taba's making")

@@ -19,7 +19,7 @@ from taba_core.artifacts.layout import Extent
 from taba_core.errors import StoreError, UsageError
 from taba_core.store import integrity
 from taba_core.store.files import LEDGER_DIRECTORY as LEDGER_DIRECTORY
-from taba_core.store.integrity import Problem
+from taba_core.store.integrity import Defect
 from taba_core.store.ledger import FileRecord, Ledger, Receipt
 from taba_core.store.local_place import local_path
 from taba_core.store.missing import MissingShards
@@ -195,7 +195,7 @@ class ArtifactGroup:
         self.ledger.place.compact()
         return integrity.adopt(self)
 
-    def verify(self, deep: bool = False, forget: bool = False) -> list[Problem]:
+    def verify(self, deep: bool = False, forget: bool = False) -> list[Defect]:
         """Everything wrong with the artifact; see `taba_core.store.integrity.verify`. Driver only."""
         return integrity.verify(self, deep=deep, forget=forget)
 

@@ -12,17 +12,17 @@ from taba_core.store.ledger import FileRecord, Ledger, Receipt, Records
 from taba_core.store.place import Place
 from taba_core.store.shards import META, ShardedArray
 
-ProblemKind = Literal[
+DefectKind = Literal[
     "missing", "size", "no receipt", "checksum", "orphan", "unknown file", "coordinate", "result"
 ]
 
 
 @dataclass(frozen=True)
-class Problem:
+class Defect:
     """One thing wrong. `missing` alone is unfinished work, not damage."""
 
     artifact: str
-    kind: ProblemKind
+    kind: DefectKind
     variable: str
     shard: int | None
     file: Place
@@ -52,7 +52,7 @@ class Held(Protocol):
         """The array of a variable."""
 
 
-def verify(held: Held, *, deep: bool = False, forget: bool = False) -> list[Problem]:
+def verify(held: Held, *, deep: bool = False, forget: bool = False) -> list[Defect]:
     """Compare the files of an artifact with their receipts.
 
     Args:
@@ -111,7 +111,7 @@ def remove_orphans(held: Held) -> list[Place]:
     return found
 
 
-def _of_array(held: Held, name: str, records: Records, deep: bool) -> Iterator[Problem]:
+def _of_array(held: Held, name: str, records: Records, deep: bool) -> Iterator[Defect]:
     array = held.array(name)
     sizes, left = array.place.sizes(), array.place.interrupted()
     expected = array.layout.shard_bytes
@@ -121,19 +121,19 @@ def _of_array(held: Held, name: str, records: Records, deep: bool) -> Iterator[P
             continue
         found = _of_shard(file, sizes.pop(file.name, None), records.get((shard, name)), expected, deep)
         if found is not None:
-            yield Problem(held.name, found[0], name, shard, file, found[1])
+            yield Defect(held.name, found[0], name, shard, file, found[1])
     for orphan in left:
         sizes.pop(orphan, None)
         place = array.place / orphan
-        yield Problem(held.name, "orphan", name, None, place, f"{orphan} is left of an interrupted write")
+        yield Defect(held.name, "orphan", name, None, place, f"{orphan} is left of an interrupted write")
     for unknown in sorted(sizes.keys() - {META}):
         place = array.place / unknown
-        yield Problem(held.name, "unknown file", name, None, place, f"{unknown} is not of taba's making")
+        yield Defect(held.name, "unknown file", name, None, place, f"{unknown} is not of taba's making")
 
 
 def _of_shard(
     file: Place, size: int | None, record: FileRecord | None, expected: int, deep: bool
-) -> tuple[ProblemKind, str] | None:
+) -> tuple[DefectKind, str] | None:
     if size is None:
         return "missing", "no file" if record is None else "no file, although its receipt says it was written"
     if size != expected:

@@ -20,7 +20,15 @@ from workflows.bench import (
     stats_scale,
     step_error,
 )
-from workflows.bench.paired import Comparison, Measurement, Pairs, Row, print_measurement, run_pairs, timed
+from workflows.bench.paired import (
+    Comparison,
+    Measurement,
+    Pairs,
+    TableRow,
+    print_measurement,
+    run_pairs,
+    timed,
+)
 
 SMALL_MIXTURE = {"num_components_per_photo": 1, "rank": 4}
 
@@ -70,7 +78,7 @@ def test_timed_measures_the_seconds_of_the_call(monkeypatch):
 
 
 def test_columns_nobody_fills_are_not_printed(capsys):
-    print_measurement(Measurement((Row("share", "3", "A", "1 %", target=">= 1 %"),), {}, ("a note",)))
+    print_measurement(Measurement((TableRow("share", "3", "A", "1 %", target=">= 1 %"),), {}, ("a note",)))
     header, _, row, note = capsys.readouterr().out.splitlines()
     assert header.split() == ["what", "n", "side", "median", "target"]
     assert row.split() == ["share", "3", "A", "1", "%", ">=", "1", "%"] and note == "  a note"

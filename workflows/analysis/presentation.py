@@ -12,11 +12,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from taba_core.stats.verdict import Verdict
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
 
 Provenance = Literal["certain", "probable", "secondary"]
-Verdict = Literal["holds", "fails", "not resolved"]
 
 PROVENANCE_MEANING: Mapping[str, str] = {
     "certain": "digits quoted from the paper, and the cell they belong to is certain",

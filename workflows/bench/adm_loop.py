@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 from taba_core.errors import UsageError
 from workflows.bench.mixture import SEED
-from workflows.bench.paired import Comparison, Measurement, Row, run_pairs, seconds_text, timed, torch_threads
+from workflows.bench.paired import (
+    Comparison,
+    Measurement,
+    TableRow,
+    run_pairs,
+    seconds_text,
+    timed,
+    torch_threads,
+)
 from workflows.text import count_text
 
 if TYPE_CHECKING:
@@ -56,7 +64,7 @@ def measure(
     """
     import torch
 
-    rows: list[Row] = []
+    rows: list[TableRow] = []
     figures: dict[str, float] = {}
     notes: list[str] = []
     with torch_threads(threads), torch.inference_mode():
@@ -213,7 +221,7 @@ def _plain_way(case: _Case, T: int) -> Callable[[], tuple[Tensor, Tensor]]:
 def _options(case: _Case, repeats: int, compiled: bool) -> Measurement:
     """One evaluation under each option, against eager float32 with channels first."""
     name = case.card.name if case.label == case.card.name else f"{case.card.name}-small"
-    rows: list[Row] = []
+    rows: list[TableRow] = []
     figures: dict[str, float] = {}
     notes: list[str] = []
     eager = case.network(_eager())

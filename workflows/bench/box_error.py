@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from workflows.bench.paired import Measurement, Row
+from workflows.bench.paired import Measurement, TableRow
 
 if TYPE_CHECKING:
     from taba_core.models.cards import Card
@@ -35,11 +35,11 @@ def measure(*, repeats: int = 1, num_samples: int = 256, networks: Sequence[str]
         if space not in filters:
             filters[space] = fitted_wiener(model, card, photos, seed=SEED)
         found = compare(model, card, photos, filters[space], count=num_samples, seed=SEED)
-        rows.append(Row(card.title, f"{num_samples} crops", "alpha_bar", _line(found.alpha_bar)))
+        rows.append(TableRow(card.title, f"{num_samples} crops", "alpha_bar", _line(found.alpha_bar)))
         for side in ("network", "wiener", "mixture"):
             errors = getattr(found, side)
             if errors is not None:
-                rows.append(Row("", "", side, _line(errors)))
+                rows.append(TableRow("", "", side, _line(errors)))
                 figures |= {
                     f"{name}-level-{level}-{side}": e for level, e in zip(LEVELS, errors, strict=True)
                 }

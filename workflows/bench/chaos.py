@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from taba_core.errors import WorkError
-from workflows.bench.paired import Measurement, Row
+from workflows.bench.paired import Measurement, TableRow
 from workflows.launch import program
 
 if TYPE_CHECKING:
@@ -219,7 +219,8 @@ def _measurement(run: Disturbed, store: Path, calm: dict[str, int], seconds: flo
     kinds = ", ".join(f"{run.kills[kind]} {kind}s" for kind in dict.fromkeys(KINDS))
     n = f"{sum(run.kills.values())} kills"
     rows = [
-        Row(f"of {len(calm)} shard files", n, name, f"{figures[name]:.0f}", target="0") for name in CHECKS
+        TableRow(f"of {len(calm)} shard files", n, name, f"{figures[name]:.0f}", target="0")
+        for name in CHECKS
     ]
     note = (
         f"killed {kinds}; the command was started {run.starts} times"

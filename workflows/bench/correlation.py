@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from workflows.bench.paired import Comparison, Measurement, Row, Side, run_pairs, torch_threads
+from workflows.bench.paired import Comparison, Measurement, Side, TableRow, run_pairs, torch_threads
 
 SAMPLES_PER_READ = 512
 TOP_K = 20
@@ -46,7 +46,7 @@ def measure(
         )
         return float(found["r"].summary()["mean_top"])
 
-    rows: list[Row] = []
+    rows: list[TableRow] = []
     figures: dict[str, float] = {}
     use_one_blas_thread()
     for kind in ("float32", "float64"):

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from workflows.bench.paired import Comparison, Measurement, Pairs, Row
+from workflows.bench.paired import Comparison, Measurement, Pairs, TableRow
 from workflows.launch import program
 from workflows.text import bytes_text
 
@@ -34,7 +34,7 @@ def measure(
 
     Figures: <way>_bytes_small, <way>_bytes_large (peaks), state_small, state_large (final states).
     """
-    rows: list[Row] = []
+    rows: list[TableRow] = []
     figures: dict[str, float] = {}
     for way, title in WAYS.items():
         found = [[_in_fresh_process(way, n, sample_shape, patch_size) for n in sizes] for _ in range(repeats)]

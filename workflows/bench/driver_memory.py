@@ -15,7 +15,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from taba_core.errors import WorkError
-from workflows.bench.paired import Measurement, Row
+from workflows.bench.paired import Measurement, TableRow
 from workflows.launch import inline_program
 from workflows.text import bytes_text, count_text
 
@@ -40,7 +40,7 @@ def measure(*, repeats: int = 3, sizes: tuple[int, ...] = SIZES) -> Measurement:
     medians = {size: median(runs) for size, runs in found.items()}
     growth = medians[sizes[-1]] - medians[sizes[0]]
     rows = [
-        Row(
+        TableRow(
             "peak of the driver",
             f"{count_text(size)} units",
             "whole driver",

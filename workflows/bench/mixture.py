@@ -11,7 +11,15 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from workflows.bench.paired import Comparison, Measurement, Row, run_pairs, seconds_text, timed, torch_threads
+from workflows.bench.paired import (
+    Comparison,
+    Measurement,
+    TableRow,
+    run_pairs,
+    seconds_text,
+    timed,
+    torch_threads,
+)
 from workflows.text import count_text
 
 if TYPE_CHECKING:
@@ -45,7 +53,7 @@ def measure(
     level_seconds = _prepare_seconds(model, states)
     # One model a thread, as every worker has its own.
     models = [PhotoMixture(model.mixture, options=model.options) for _ in range(workers)]
-    rows: list[Row] = []
+    rows: list[TableRow] = []
     rates: list[float] = []
     for side, around in (
         (f"torch on {workers} threads", functools.partial(_one_caller, model, states, workers)),

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from typing import TYPE_CHECKING
 
-from workflows.bench.paired import Comparison, Measurement, Pairs, Row, run_pairs, seconds_text, timed
+from workflows.bench.paired import Comparison, Measurement, Pairs, TableRow, run_pairs, seconds_text, timed
 from workflows.bench.shard_runs import (
     WORKLOADS,
     Shares,
@@ -55,7 +55,7 @@ def measure(
     from cluster.ray.executor import RayExecutor
 
     samples = samples_per_shard or samples_of_a_unit(model, num_steps, UNIT_SECONDS)
-    rows: list[Row] = []
+    rows: list[TableRow] = []
     figures: dict[str, float] = {}
     starts: list[float] = []
     notes: list[str] = []
@@ -85,7 +85,9 @@ def measure(
     return Measurement(tuple(rows), figures, tuple(notes))
 
 
-def _rows(workload: str, work: Work, pairs: Pairs, unit_seconds: float, workers: int) -> tuple[Row, Row]:
+def _rows(
+    workload: str, work: Work, pairs: Pairs, unit_seconds: float, workers: int
+) -> tuple[TableRow, TableRow]:
     units = work.num_shards * len(work.artifacts)
     return Comparison(
         what=workload,

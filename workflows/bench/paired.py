@@ -21,7 +21,7 @@ HEADER = ("what", "n", "side", "median", "min to max", "figure", "ratio", "of pa
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One line of a benchmark's table, as text."""
 
     what: str
@@ -39,7 +39,7 @@ class Row:
 class Measurement:
     """What a benchmark found: the table, what a reader must know beside it, and its figures by name."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
     figures: Mapping[str, float]
     notes: tuple[str, ...] = ()
 
@@ -102,7 +102,7 @@ class Comparison:
     target: str = ""
     unit: Callable[[float], str] = field(default=seconds_text)
 
-    def rows(self, pairs: Pairs) -> tuple[Row, Row]:
+    def rows(self, pairs: Pairs) -> tuple[TableRow, TableRow]:
         """Both rows."""
         texts = [
             (self.unit(median), f"{self.unit(min(runs))} to {self.unit(max(runs))}")
@@ -110,8 +110,8 @@ class Comparison:
         ]
         low, high = min(pairs.ratios), max(pairs.ratios)
         return (
-            Row(self.what, self.n, self.sides[0], *texts[0], figure=self.figures[0]),
-            Row(
+            TableRow(self.what, self.n, self.sides[0], *texts[0], figure=self.figures[0]),
+            TableRow(
                 "",
                 "",
                 self.sides[1],

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from workflows.bench.mixture import SEED, load_mixture
-from workflows.bench.paired import Measurement, Row
+from workflows.bench.paired import Measurement, TableRow
 
 BATCH = 64
 
@@ -49,8 +49,8 @@ def measure(
     what = f"pixels with a mean difference below {THRESHOLD} on [-1, 1]"
     return Measurement(
         (
-            Row(what, n, "generated", f"{100 * shares['generated']:.1f} %", target=">= 10 %"),
-            Row("", "", "real crops", f"{100 * shares['real']:.1f} %"),
+            TableRow(what, n, "generated", f"{100 * shares['generated']:.1f} %", target=">= 10 %"),
+            TableRow("", "", "real crops", f"{100 * shares['real']:.1f} %"),
         ),
         shares,
     )

@@ -14,7 +14,7 @@ import numpy as np
 
 from taba_core import rng
 from taba_core.models.base import card_with_options
-from workflows.bench.paired import Measurement, Row
+from workflows.bench.paired import Measurement, TableRow
 
 STATISTICS = {
     "correlation": "correlation of latents (Table 2)",
@@ -41,7 +41,7 @@ def measure(
     Raises:
       UsageError: unknown model or profile, missing or unusable weights.
     """
-    rows: list[Row] = []
+    rows: list[TableRow] = []
     figures: dict[str, float] = {}
     for name in models:
         found = {p: _statistics(name, p, weights, num_samples, num_inference_steps) for p in profiles}
@@ -52,7 +52,7 @@ def measure(
                 drift = value - first[statistic][0]
                 figures[f"{name}_{profile}_{statistic}_drift"] = drift
                 rows.append(
-                    Row(
+                    TableRow(
                         text if profile == profiles[0] else "",
                         f"{num_samples}, T={num_inference_steps}",
                         profile,

@@ -12,7 +12,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from workflows.bench.paired import Comparison, Measurement, Row, run_pairs, timed
+from workflows.bench.paired import Comparison, Measurement, TableRow, run_pairs, timed
 from workflows.text import bytes_text
 
 # Samples of a shard and the shape of a state at T = 100: those of DiT (105 MB) and ADM-64 (315 MB).
@@ -30,7 +30,7 @@ def measure(
 
     Figures, by shard: "<shard>/share" (plain time over ours), "<shard>/bytes_per_second" (ours).
     """
-    rows: list[Row] = []
+    rows: list[TableRow] = []
     figures: dict[str, float] = {}
     for name, (samples, shape) in (shards or SHARDS).items():
         with tempfile.TemporaryDirectory(prefix="taba-bench-", dir=directory) as scratch:
@@ -48,7 +48,7 @@ def _measure_one(
     num_steps: int,
     scratch: Path,
     repeats: int,
-    rows: list[Row],
+    rows: list[TableRow],
     figures: dict[str, float],
 ) -> int:
     from taba_core import rng

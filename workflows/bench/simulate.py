@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from workflows.analysis.study import PAPER
-from workflows.bench.paired import Measurement, Row, run_pairs, timed
+from workflows.bench.paired import Measurement, TableRow, run_pairs, timed
 from workflows.planning.jobs import Asked, check_all, each_model
 from workflows.planning.simulate import parse_failures, simulate_plan
 from workflows.planning.stages import Machines
@@ -26,8 +26,8 @@ def measure(*, repeats: int) -> Measurement:
     pairs = run_pairs(timed(lambda: simulated("")), timed(lambda: simulated(_BAD_DAY)), repeats=repeats)
     units = count_text(sum(plan.units for plan in plans))
     rows = (
-        Row("all models of the paper", units, "nothing fails", duration_text(pairs.medians[0])),
-        Row(
+        TableRow("all models of the paper", units, "nothing fails", duration_text(pairs.medians[0])),
+        TableRow(
             "",
             units,
             _BAD_DAY,

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-from workflows.bench.paired import Measurement, Row, seconds_text
+from workflows.bench.paired import Measurement, TableRow, seconds_text
 from workflows.launch import inline_program
 
 _MARK = "first unit at"
@@ -43,7 +43,7 @@ def measure(
     Figures: seconds (median).
     """
     runs = [_seconds(executor, model) for _ in range(repeats + warm_up)][warm_up:]
-    row = Row(
+    row = TableRow(
         "`taba run` to its first unit",
         model,
         f"--executor {executor}",

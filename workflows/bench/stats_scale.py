@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from workflows.bench.correlation_memory import resident
-from workflows.bench.paired import Measurement, Row, seconds_text
+from workflows.bench.paired import Measurement, TableRow, seconds_text
 from workflows.launch import program
 from workflows.text import bytes_text
 
@@ -39,7 +39,7 @@ def measure(
 
     Figures: <name>_peak_bytes, <name>_state_bytes, largest_bytes.
     """
-    rows: list[Row] = []
+    rows: list[TableRow] = []
     figures: dict[str, float] = {}
     for name in names or STATISTICS:
         asked = json.dumps({"name": name, "n": num_samples, "shape": sample_shape, "features": num_features})
@@ -47,7 +47,7 @@ def measure(
         found = json.loads(done.stdout)
         figures |= {f"{name}_peak_bytes": found["peak"], f"{name}_state_bytes": found["state"]}
         rows.append(
-            Row(
+            TableRow(
                 name,
                 f"{num_samples}",
                 found["reads"],

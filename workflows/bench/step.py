@@ -15,7 +15,7 @@ from typing import Any
 
 from taba_core.models.cards import Card
 from taba_core.models.catalog import load_card
-from workflows.bench.paired import Measurement, Row, seconds_text
+from workflows.bench.paired import Measurement, TableRow, seconds_text
 from workflows.text import bytes_text
 
 CPU_BATCH = {"adm-32": 4, "adm-64": 2, "ldm": 1, "dit": 2}
@@ -45,7 +45,7 @@ def measure(
     chosen_profiles = [profile_named(name) for name in profiles]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_num_threads(threads or os.cpu_count() or 1)
-    rows: list[Row] = []
+    rows: list[TableRow] = []
     notes, figures = [f"device: {_device_name(device)}"], {}
     for name in models or [m for m in architectures() if device == "cuda" or m in CPU_BATCH]:
         card = load_card(name)
@@ -61,7 +61,7 @@ def measure(
             times.append(median)
             figures |= {f"{name}_{profile.name}_seconds": median, f"{name}_{profile.name}_flops": flops}
             rows.append(
-                Row(
+                TableRow(
                     card.title if len(times) == 1 else "",
                     f"{batch} images",
                     profile.name,

@@ -62,7 +62,7 @@ def parse_failures(text: str | None) -> Failures:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SimulatedRun:
     """One model's simulated run.
 
     Attributes:
@@ -74,7 +74,9 @@ class Outcome:
     spans: dict[str, tuple[float, float]]
 
 
-def simulate_plan(plan: Plan, machines: Machines, failures: Failures, seed: int, store: str = "") -> Outcome:
+def simulate_plan(
+    plan: Plan, machines: Machines, failures: Failures, seed: int, store: str = ""
+) -> SimulatedRun:
     """The missing units of a plan on machines."""
     units, chains = PlanUnits(plan, store), plan.chains
     by_key = {planned.artifact.key: planned for planned in plan.artifacts}
@@ -106,7 +108,7 @@ def simulate_plan(plan: Plan, machines: Machines, failures: Failures, seed: int,
         seed=seed,
         watch=note,
     )
-    return Outcome(simulation, spans)
+    return SimulatedRun(simulation, spans)
 
 
 def print_simulation(
@@ -153,7 +155,7 @@ def print_simulation(
     )
 
 
-def _row(machines: Machines, outcomes: Sequence[Outcome]) -> tuple[str, ...]:
+def _row(machines: Machines, outcomes: Sequence[SimulatedRun]) -> tuple[str, ...]:
     runs = [outcome.simulation for outcome in outcomes]
     had = sum(run.busy_worker_seconds / run.utilisation for run in runs if run.utilisation)
     busy = sum(run.busy_worker_seconds for run in runs)
@@ -173,7 +175,7 @@ def _row(machines: Machines, outcomes: Sequence[Outcome]) -> tuple[str, ...]:
 _WIDTH = 60  # characters of the text timeline
 
 
-def _print_spans(plan: Plan, outcome: Outcome) -> None:
+def _print_spans(plan: Plan, outcome: SimulatedRun) -> None:
     end = outcome.simulation.makespan
     print(f"{plan.context.title}: {duration_text(end)}")
     width = max(map(len, outcome.spans))

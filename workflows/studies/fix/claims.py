@@ -40,7 +40,7 @@ def find_claims(
             {f"K={k}": interval_numbers("margin", gap) for k, gap in gaps.items()},
             _why_above({k: positive(gap) for k, gap in gaps.items()}, context, steps, rule),
         )
-        # Under the exact rule K = 2 % adds noise of the first level only, too little to matter (the catalogue, C4).
+        # Under the exact rule K = 2 % adds noise of the first level only, too little to matter.
         percent = 2 if rule == "matched" else 4
         counted = [k for k in sweep if 100 * k >= percent * steps]
         halves = {k: 0.5 * plain["kl"] - rows[rule, k]["kl"] for k in counted}

@@ -12,7 +12,7 @@ from taba_core.stats.verdict import Verdict, every, positive
 from workflows.analysis.findings import Findings, interval_numbers
 from workflows.configuration.context import Context
 
-TAU = -0.8  # the catalogue's bound on Kendall's tau of correlation against T
+TAU = -0.8  # most that Kendall's tau of correlation against T may be for "it falls with T" to hold
 
 
 def find_claims(

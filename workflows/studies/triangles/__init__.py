@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from taba_core.stats.estimate import Estimate
     from workflows.analysis.inputs import Inputs
 
-_WIDEST = 30.0  # degrees, the catalogue's bound on a peak
+_WIDEST = 30.0  # degrees, how wide a peak of the histogram of angles may be
 
 
 @register
