@@ -178,3 +178,10 @@ def test_a_spec_of_what_is_measured_is_read_back_whatever_its_kind_and_kinds_tel
     assert len({spec.key for spec in specs}) == 3
     with pytest.raises(ValueError, match="source: inversion has no images to measure"):
         Features(source=back.source, extractor="e", fingerprint="1", num_features=3)
+
+
+def test_the_list_says_which_measures_there_are_and_what_they_lack(capsys):
+    assert taba("list") == 0
+    shown = capsys.readouterr().out
+    assert "pca-64               features  Inception-v3   ready" in shown
+    assert "random-lpips         distance  LPIPS          ready" in shown

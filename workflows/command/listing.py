@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from taba_core.diffusion.inversion import StepMethod, inversion_method_class, list_methods
+from taba_core.metrics.extractor import extractors
+from taba_core.metrics.image_distance import distances
+from taba_core.metrics.measure import Measure
 from taba_core.models.catalog import list_cards
 from taba_core.models.options import OPTIONS, NetworkOptions
 from taba_core.models.weights import status
@@ -20,8 +23,13 @@ def _method_row(name: str) -> tuple[str, str, str, str]:
     return name, "yes" if wraps else "no", told or "-", (cls.__doc__ or "").strip().splitlines()[0].strip()
 
 
+def _measure_row(kind: str, measure: Measure) -> tuple[str, str, str, str]:
+    """Name, kind, what it stands in for, and whether it can measure here."""
+    return measure.name, kind, measure.stands_for or "-", measure.why_not() or "ready"
+
+
 def print_listing() -> None:
-    """Models with what they need, inversion methods, studies with the paper's tables and figures."""
+    """Models with what they need, inversion methods, measures of images, studies with tables and figures."""
     print("models")
     print_table(
         ("name", "state", "train set", "condition", "weights"),
@@ -36,6 +44,14 @@ def print_listing() -> None:
     print("\ninversion methods (and your own: --method package.module:Class)")
     print_table(
         ("name", "forward steps", "needs", "what it does"), [_method_row(name) for name in list_methods()]
+    )
+    print("\nfeature extractors and image distances")
+    print_table(
+        ("name", "kind", "stands in for", "here"),
+        [
+            *(_measure_row("features", measure) for measure in extractors().values()),
+            *(_measure_row("distance", measure) for measure in distances().values()),
+        ],
     )
     print("\nstudies")
     print_table(
