@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from workflows.analysis.study import studies
+from workflows.analysis.study import read_settings, studies
 from workflows.configuration.context import Context
-from workflows.configuration.settings import parse_settings
 
 # Made before options belonged to their study; a store keeps what it has as long as they hold.
 KEYS = json.loads((Path(__file__).parent.parent / "data/result_keys.json").read_text())
@@ -26,5 +25,5 @@ SETS = {
 @pytest.mark.parametrize("case", KEYS)
 def test_the_keys_of_results_are_what_they_were(case):
     model, which = case.split()
-    context = Context(model, "ddim", parse_settings(SETS[which]))
+    context = Context(model, "ddim", read_settings(SETS[which]))
     assert {name: studies()[name].result_key(context) for name in KEYS[case]} == KEYS[case]

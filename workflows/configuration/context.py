@@ -34,13 +34,13 @@ from taba_core.models.prompt_shapes import prompt_embedding_shape
 from taba_core.models.prompts import NAMED_LISTS, RECAP_COCO, load_prompts, recap_coco_path
 from workflows.configuration.given_images import image_list, open_given
 from workflows.configuration.method import ChosenMethod
+from workflows.configuration.options import Declared, options_of
 from workflows.configuration.settings import Settings
 
 if TYPE_CHECKING:
     from taba_core.diffusion.grid import TimestepGrid
 
 Conditioning = Literal["none", "class", "prompt"]
-SweepField = Literal["forward_steps", "long_forward_steps"]
 _NEEDED: dict[str, Conditioning] = {"none": "none", "class": "class", "text": "prompt"}
 _OVERRIDES = ("network_time", "levels", "sampling_x0_rule", "inversion_x0_rule", "forward_level")
 
@@ -62,6 +62,10 @@ class Context:
     def card(self) -> Card:
         """The model's card. Raises UsageError for an unknown model."""
         return card_with_options(self.model, self.settings.model_options)
+
+    def options(self, declared: type[Declared]) -> Declared:
+        """The options that a study declares, with what the user gave. Raises UsageError: as `options_of`."""
+        return options_of(declared, self.settings.study_options)
 
     @property
     def name(self) -> str:
@@ -372,76 +376,6 @@ class Context:
         """Plain masks of the images."""
         s = self.settings
         return PlainRegions(source=source, threshold=s.plain_threshold, value_range=s.plain_range)
-
-    def sweep(self, num_inference_steps: int, field: SweepField = "forward_steps") -> tuple[int, ...]:
-        """K of the fix, ascending and without repeats, from the setting `field`.
-
-        Raises:
-          UsageError: a fraction that is no whole step at this T, or a K outside 1..T-1.
-        """
-        grid = self.grid(num_inference_steps)
-        chosen = field in self.settings.model_fields_set
-        steps = sorted(set(self._whole_steps(grid, field, keep_all=chosen)))
-        if steps[0] < 1 or steps[-1] >= num_inference_steps:
-            bad = steps[0] if steps[0] < 1 else steps[-1]
-            raise UsageError(
-                f"{field}: K={bad} of T={num_inference_steps}; the sweep needs 1 <= K < T "
-                f"(K=0, plain inversion, is always in the table)."
-            )
-        return tuple(steps)
-
-    def _whole_steps(self, grid: TimestepGrid, field: SweepField, *, keep_all: bool) -> list[int]:
-        """K of the sweep; of the default sweep only what is a whole step at this T, and K = 1 if nothing is."""
-        found = []
-        for text in getattr(self.settings, field):
-            try:
-                found.append(grid.steps_of(text))
-            except UsageError as error:
-                if keep_all:
-                    raise UsageError(f"--set {field}, entry {text}: {error}") from None
-        return found or [1]
-
-    def inversion_sweep(self) -> tuple[int, ...]:
-        """T of the inversions of fixed images, ascending; of the default list what the model's schedule has.
-
-        Raises:
-          UsageError: a T that does not divide the training timesteps; its levels would end below the others'.
-        """
-        chosen = "inversion_steps" in self.settings.model_fields_set
-        found = []
-        for steps in sorted(set(self.settings.inversion_steps)):
-            try:
-                self.check_divides("inversion_steps", steps)
-                found.append(steps)
-            except UsageError:
-                if chosen:
-                    raise
-        return tuple(found)
-
-    def check_divides(self, field: str, num_inference_steps: int) -> None:
-        """Refuse (UsageError) a T that the schedule cannot have, or that does not divide its training timesteps."""
-        try:
-            grid = self.grid(num_inference_steps)
-        except UsageError as error:
-            raise UsageError(f"{field}: {error}") from None
-        N = grid.schedule.num_train_timesteps
-        if N % num_inference_steps:
-            divisors = [t for t in range(1, N + 1) if N % t == 0 and self._has_grid(t)]
-            near = [
-                *[t for t in divisors if t < num_inference_steps][-1:],
-                *[t for t in divisors if t > num_inference_steps][:1],
-            ]
-            raise UsageError(
-                f"{field}: T={num_inference_steps} does not divide the {N} training timesteps of {self.card.title}, "
-                f"so its last level would be another than that of the other T; use {' or '.join(map(str, near))}."
-            )
-
-    def _has_grid(self, num_inference_steps: int) -> bool:
-        try:
-            self.grid(num_inference_steps)
-        except UsageError:
-            return False
-        return True
 
     def with_preferred(self, small: Mapping[str, Any], network_samples: int) -> Context:
         """This context at the settings a costly study prefers, where the user chose none.

@@ -16,7 +16,9 @@ from taba_core.errors import UsageError, WorkError
 from taba_core.store import ArtifactGroup, Receipt, Store
 from taba_core.store.group import LEDGER_DIRECTORY
 from workflows.analysis.inputs import Inputs
+from workflows.analysis.study import declared_options
 from workflows.configuration.context import Context
+from workflows.configuration.settings import stored_settings
 from workflows.execution.session import stop_if_asked
 from workflows.execution.watch import Watch
 from workflows.planning.plan import Plan, has_result, still_missing
@@ -124,7 +126,7 @@ def result_attrs(study: Any, context: Context, requests: Mapping[str, Request]) 
         "T": next(r.artifact.num_steps for r in requests.values() if r.artifact.num_steps),
         "seed": context.settings.seed,
         "conventions": context.convention_line(),
-        "settings": context.settings.model_dump(mode="json"),
+        "settings": stored_settings(context.settings, declared_options([study])),
         "artifacts": {name: r.artifact.name for name, r in requests.items()},
     }
 

@@ -16,6 +16,8 @@ from taba_core.errors import UsageError, WorkError
 from taba_core.models.base import card_with_options
 from taba_core.store import Store
 from taba_core.store.address import is_remote
+from workflows.analysis.study import declared_options
+from workflows.configuration.settings import stored_settings
 from workflows.execution.session import DRAIN_FILE, driving
 from workflows.launch import PACKAGES
 from workflows.planning.budget import over_budget
@@ -212,7 +214,7 @@ def provenance(plan: Plan, done: Any, started: datetime, code: dict[str, str]) -
         "units": done.units,
         "network_evaluations": done.evaluations,
         "bytes": plan.bytes_total,
-        "settings": plan.context.settings.model_dump(mode="json"),
+        "settings": stored_settings(plan.context.settings, declared_options(plan.studies)),
         "conventions": plan.context.convention_line(),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
         "code": code,

@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 from taba_core.errors import UsageError
 from taba_core.models.base import model_notes
 from taba_core.store import Store
-from workflows.analysis.study import PAPER, Study, find_studies
+from workflows.analysis.study import PAPER, Study, find_studies, read_settings
 from workflows.configuration.context import Context
-from workflows.configuration.settings import parse_settings
 from workflows.planning.plan import Plan, make_plan
 
 # Several models by one name. Each is asked for the studies that the paper made with a model of it, or for all ("").
@@ -84,7 +83,7 @@ def check(asked: Asked) -> Job:
       UsageError: unknown names or impossible values.
     """
     chosen = find_studies(asked.studies)
-    context = Context(asked.model, asked.method, parse_settings(asked.assignments), asked.weights)
+    context = Context(asked.model, asked.method, read_settings(asked.assignments), asked.weights)
     context.chosen.check()
     if asked.as_in_paper:
         chosen = [study for study in chosen if asked.as_in_paper in study.paper_models]

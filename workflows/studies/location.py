@@ -44,6 +44,7 @@ class Location(Study):
     question = "Where on its way from noise to image is a sample nearest to its latent?"
     paper_section = "3.2"
     paper_models = ("adm-64", "ldm", "dit")
+    reads = ("bootstrap_replicates",)
 
     def requests(self, context: Context) -> Mapping[str, Request]:
         """Inner products of every sample's path with the segment to its latent, and a few paths to look at."""
