@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import pytest
+import xarray as xr
 from engine_runs import taba
 
 import workflows.studies
