@@ -116,7 +116,7 @@ class Study(ABC):
                 if name not in KEPT_TO_LOOK_AT
             },
             "conventions": context.conventions.model_dump(mode="json"),
-            "method": context.method_key,
+            "method": context.chosen.key,
             "analysis": self.analysis_settings(context),
         }
         text = json.dumps(parts, sort_keys=True, separators=(",", ":"))

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from taba_core.artifacts.request import Request
 from workflows.analysis.findings import Findings, for_each, row_labels
+from workflows.analysis.gaussianity import patch_features
 from workflows.analysis.presentation import Section
 from workflows.analysis.step_counts import replaced_steps
 from workflows.analysis.study import Study, register
@@ -56,7 +57,7 @@ class Fix(Study):
 
     def requests(self, context: Context) -> Mapping[str, Request]:
         """Latents and reconstructions for K = 0 and for every K and rule."""
-        context.patch_features()
+        patch_features(context)
         steps = context.num_steps(self.paper_steps)
         images = context.images(steps)
         asked = sweep_requests(

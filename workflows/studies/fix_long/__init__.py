@@ -14,6 +14,8 @@ from taba_core.stats.estimate import Estimate
 from taba_core.stats.verdict import every, positive
 from workflows.analysis.closed_form import latent_theory
 from workflows.analysis.findings import Findings, for_each, interval_numbers, row_labels
+from workflows.analysis.gaussianity import patch_features
+from workflows.analysis.preferred import with_preferred
 from workflows.analysis.presentation import Section
 from workflows.analysis.step_counts import check_divides, replaced_steps
 from workflows.analysis.study import Study, register
@@ -64,8 +66,8 @@ class FixLong(Study):
 
     def requests(self, context: Context) -> Mapping[str, Request]:
         """The images, and latents and reconstructions at the long T for K = 0 and for every K and rule."""
-        context = context.with_preferred(EMBEDDED, PAPER_SAMPLES)
-        context.patch_features()
+        context = with_preferred(context, EMBEDDED, PAPER_SAMPLES)
+        patch_features(context)
         steps = context.options(FixLongOptions).steps
         check_divides(context, "fix-long.steps", steps)
         generation = context.generation(context.num_steps(self.paper_steps))
@@ -74,7 +76,7 @@ class FixLong(Study):
 
     def analyse(self, inputs: Inputs, context: Context) -> xr.Dataset:
         """Correlation, divergence and reconstruction by rule and K, claims C9."""
-        context = context.with_preferred(EMBEDDED, PAPER_SAMPLES)
+        context = with_preferred(context, EMBEDDED, PAPER_SAMPLES)
         steps = context.options(FixLongOptions).steps
         sweep = _sweep(context)
         found = Findings()

@@ -10,6 +10,8 @@ import xarray as xr
 from taba_core.artifacts.request import Request
 from taba_core.artifacts.self_interpolation import SelfInterpolation
 from workflows.analysis.findings import Findings, for_each, row_labels
+from workflows.analysis.gaussianity import patch_features
+from workflows.analysis.preferred import with_preferred
 from workflows.analysis.presentation import Section
 from workflows.analysis.study import Study, register
 from workflows.configuration.context import Context
@@ -104,8 +106,8 @@ class Methods(Study):
 
     def _asked(self, context: Context) -> tuple[Context, tuple[MethodRow, ...], int]:
         """The study's own settings, rows and T."""
-        context = context.with_preferred(EMBEDDED, PAPER_SAMPLES)
-        context.patch_features()
+        context = with_preferred(context, EMBEDDED, PAPER_SAMPLES)
+        patch_features(context)
         steps = context.num_steps(self.paper_steps)
         rows = method_rows(context, steps)
         check_any(rows, context)

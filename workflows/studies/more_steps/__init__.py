@@ -14,8 +14,9 @@ from taba_core.stats.estimate import Estimate
 from taba_core.stats.regions import RegionError
 from workflows.analysis.closed_form import flat_mode_latent, lag_theory, latent_theory
 from workflows.analysis.findings import Findings, for_each, row_labels
-from workflows.analysis.gaussianity import MEASURES, find_floors, gaussianity, named, stacked
+from workflows.analysis.gaussianity import MEASURES, find_floors, gaussianity, named, patch_features, stacked
 from workflows.analysis.inputs import PICTURE_DIMS
+from workflows.analysis.preferred import with_preferred
 from workflows.analysis.presentation import Section
 from workflows.analysis.step_counts import check_divides, divides
 from workflows.analysis.study import Study, register
@@ -65,8 +66,8 @@ class MoreSteps(Study):
 
     def requests(self, context: Context) -> Mapping[str, Request]:
         """The images, their latents at every T, and images and latents of every T's own path."""
-        context = context.with_preferred(EMBEDDED, PAPER_SAMPLES)
-        context.patch_features()
+        context = with_preferred(context, EMBEDDED, PAPER_SAMPLES)
+        patch_features(context)
         images = context.generation(context.num_steps(self.paper_steps))
         asked = {
             "generation": context.request(images, ("noise", "image")),
@@ -82,7 +83,7 @@ class MoreSteps(Study):
 
     def analyse(self, inputs: Inputs, context: Context) -> xr.Dataset:
         """Measures of the latents of both paths at every T, claims C8 and CF9, maps for Figure 9."""
-        context = context.with_preferred(EMBEDDED, PAPER_SAMPLES)
+        context = with_preferred(context, EMBEDDED, PAPER_SAMPLES)
         sweep = compared_steps(context)
         replicates = context.settings.bootstrap_replicates
         found = Findings()
