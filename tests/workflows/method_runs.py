@@ -7,16 +7,15 @@ import json
 from cluster.pool.executor import Resources
 from cluster.pool.local import LocalExecutor
 from taba_core.store import Store
-from workflows.analysis.study import find_studies
+from workflows.analysis.study import find_studies, read_settings
 from workflows.configuration.context import Context
-from workflows.configuration.settings import parse_settings
 from workflows.execution.engine import run_plan
 from workflows.planning.plan import make_plan
 from workflows.report.from_store import write_store_report
 
 
 def context(*sets: str, model: str = "gaussian", method: str = "ddim") -> Context:
-    return Context(model, method, parse_settings(list(sets)))
+    return Context(model, method, read_settings(list(sets)))
 
 
 def run(path, names, *sets, method: str = "ddim", workers: int = 2):

@@ -11,9 +11,8 @@ from PIL import Image
 from cluster.pool.executor import Resources
 from cluster.pool.local import LocalExecutor
 from taba_core.store import Store
-from workflows.analysis.study import find_studies
+from workflows.analysis.study import find_studies, read_settings
 from workflows.configuration.context import Context
-from workflows.configuration.settings import parse_settings
 from workflows.execution.engine import run_plan
 from workflows.planning.plan import make_plan
 
@@ -46,7 +45,7 @@ def write_metadata(folder, count=10, **columns):
 
 def context_of(folder, *sets, model="photo-mixture", small=SMALL):
     options = MIXTURE if model == "photo-mixture" else ()
-    return Context(str(model), "ddim", parse_settings([*small, *options, f"images={folder}", *sets]))
+    return Context(str(model), "ddim", read_settings([*small, *options, f"images={folder}", *sets]))
 
 
 def run(store, context, studies=STUDIES, workers=1):

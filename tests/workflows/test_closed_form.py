@@ -9,9 +9,8 @@ import pytest
 from cluster.pool.executor import Resources
 from cluster.pool.local import LocalExecutor
 from taba_core.store import Store
-from workflows.analysis.study import find_studies
+from workflows.analysis.study import find_studies, read_settings
 from workflows.configuration.context import Context
-from workflows.configuration.settings import parse_settings
 from workflows.execution.engine import run_plan
 from workflows.planning.plan import make_plan
 from workflows.report.from_store import write_store_report
@@ -20,7 +19,7 @@ from workflows.report.from_store import write_store_report
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
     path = tmp_path_factory.mktemp("gaussian") / "store"
-    settings = parse_settings(["num_samples=64", "num_inference_steps=20", "forward_steps=1,2,4"])
+    settings = read_settings(["num_samples=64", "num_inference_steps=20", "forward_steps=1,2,4"])
     context = Context("gaussian", "ddim", settings)
     store = Store.open(path, mode="a")
     plan = make_plan(context, find_studies(["correlation", "regions", "step-error", "fix"]), store)

@@ -10,9 +10,8 @@ import pytest
 import typer
 
 from taba_core.models.catalog import load_card
-from workflows.analysis.study import find_studies
+from workflows.analysis.study import find_studies, read_settings
 from workflows.command.cli import app
-from workflows.configuration.settings import parse_settings
 from workflows.planning.jobs import Asked, each_model
 
 ROOT = Path(__file__).parent.parent.parent
@@ -77,7 +76,7 @@ def test_studies_models_and_fields_exist(words):
             for part in each_model(Asked([], "", "", "ddim", []), [words[index + 1]]):
                 load_card(part.model)
         if words[index] == "--set":
-            parse_settings([words[index + 1]])
+            read_settings([words[index + 1]])
 
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"slurm/(\w+\.sh(?:\.example)?)", PAGE.read_text()))))

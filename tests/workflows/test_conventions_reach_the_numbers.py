@@ -12,6 +12,7 @@ from taba_core.models.base import load_model
 from taba_core.models.cards import Card
 from taba_core.models.catalog import load_card
 from taba_core.models.grids import timestep_grid
+from workflows.analysis import step_rows
 from workflows.analysis.study import find_studies
 from workflows.configuration.context import Context
 from workflows.configuration.settings import parse_settings
@@ -49,7 +50,7 @@ def test_levels_reach_the_step_predictions_key():
     exact, shifted = (
         context("gaussian", "network_time=source", f"levels={levels}") for levels in ("exact", "shifted")
     )
-    keys = {c.step_predictions(c.generation(10)).key for c in (exact, shifted)}
+    keys = {step_rows.step_predictions(c, c.generation(10)).key for c in (exact, shifted)}
     assert len(keys) == 2
 
 

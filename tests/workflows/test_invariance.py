@@ -15,9 +15,8 @@ import pytest
 from cluster.pool.executor import Resources
 from cluster.pool.local import LocalExecutor
 from taba_core.store import Store
-from workflows.analysis.study import find_studies
+from workflows.analysis.study import find_studies, read_settings
 from workflows.configuration.context import Context
-from workflows.configuration.settings import parse_settings
 from workflows.execution.engine import run_plan
 from workflows.planning.plan import make_plan
 
@@ -38,7 +37,7 @@ class LastFirst(LocalExecutor):
 
 
 def run(path, make_executor, settings=SETTINGS, studies=("paper",), scheduler="threads", workers=2):
-    context = Context("photo-mixture", "ddim", parse_settings(list(settings)))
+    context = Context("photo-mixture", "ddim", read_settings(list(settings)))
     store = Store.open(path, mode="a")
     plan = make_plan(context, find_studies(list(studies)), store)
     return run_plan(plan, store, make_executor, Resources(num_cpus=1), workers=workers, scheduler=scheduler)

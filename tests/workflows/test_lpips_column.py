@@ -11,11 +11,10 @@ from taba_core.metrics import measure
 from taba_core.metrics.distances.lpips import ALEXNET, Lpips
 from taba_core.store import Store
 from workflows.analysis.presentation import DASH
-from workflows.analysis.study import find_studies
+from workflows.analysis.study import find_studies, read_settings
 from workflows.compute.batch import Batch
 from workflows.compute.kinds.pictures import distances
 from workflows.configuration.context import Context
-from workflows.configuration.settings import parse_settings
 from workflows.planning.plan import make_plan
 from workflows.studies.methods.lpips import unsuited
 from workflows.studies.methods.tables import tables_of
@@ -58,7 +57,7 @@ def test_without_it_the_run_works_and_says_so_and_with_it_nothing_else_is_made_a
     store, (result,) = run(tmp_path / "store")
     before = {group.name for group in store.artifacts()}
     tables = {table.id: table for table in tables_of("Gaussian field", result, 0, [result])}
-    note = "LPIPS is not measured: it was not asked for; --set lpips=on measures it."
+    note = "LPIPS is not measured: it was not asked for; --set methods.lpips=on measures it."
     assert note in tables["table7"].notes and note in tables["methods-accuracy"].notes
     assert lpips_cell(tables["table7"], "DDIM inversion") == DASH and np.isnan(result["lpips"]).all()
 
@@ -103,7 +102,7 @@ class Held:
 
 
 def test_of_a_latent_model_it_is_the_distance_of_decoded_pictures(measurable):
-    context = Context("dit", "ddim", parse_settings(["num_samples=4", "methods=ddim", "lpips=on"]))
+    context = Context("dit", "ddim", read_settings(["num_samples=4", "methods=ddim", "lpips=on"]))
     artifact = find_studies(["methods"])[0].requests(context)["lpips/ddim"].artifact
     # 8-bit 204 is 204 / 127.5 - 1 = .6; .25 decodes to .5, in 8 bits round(191.25) = 191: .498; off the screen 1.
     latent = np.full((2, 4, 32, 32), 0.25, dtype=np.float32)
@@ -118,7 +117,7 @@ def test_of_a_latent_model_it_is_the_distance_of_decoded_pictures(measurable):
 def test_the_key_of_a_result_depends_on_what_was_asked_and_not_on_what_is_installed(monkeypatch):
     (study,) = find_studies(["methods"])
     contexts = {
-        on: Context("gaussian", "ddim", parse_settings([*SMALL, f"lpips={on}"])) for on in ("on", "off")
+        on: Context("gaussian", "ddim", read_settings([*SMALL, f"lpips={on}"])) for on in ("on", "off")
     }
     keys = {}
     for there, reason in (("here", None), ("missing", "lpips is not installed.")):
@@ -144,14 +143,17 @@ def test_a_run_that_asks_for_it_where_it_is_missing_is_refused_before_the_store_
     monkeypatch.setattr(measure, "find_spec", lambda name: object())
     assert run_methods(tmp_path / "store", "lpips=on") == 2
     said = capsys.readouterr().err
-    assert "--set lpips=on: AlexNet's weights are not here" in said and "alexnet-owt-7be5be79.pth" in said
-    assert f"download them from {ALEXNET.url}" in said and "--set lpips=off" in said
+    assert (
+        "--set methods.lpips=on: AlexNet's weights are not here" in said
+        and "alexnet-owt-7be5be79.pth" in said
+    )
+    assert f"download them from {ALEXNET.url}" in said and "--set methods.lpips=off" in said
     assert not (tmp_path / "store").exists()
 
 
 def test_images_too_small_are_said_to_be(measurable, monkeypatch):
     monkeypatch.setattr(Lpips, "least_side", 33)
-    context = Context("gaussian", "ddim", parse_settings(["lpips=on"]))
+    context = Context("gaussian", "ddim", read_settings(["lpips=on"]))
     assert unsuited(context) == (
         "it takes RGB images with sides of at least 33, and this model's are 3x32x32."
     )

@@ -11,9 +11,8 @@ from method_runs import context, report_of, run
 from taba_core.artifacts import variable
 from taba_core.diffusion.inversion import Fallback
 from taba_core.errors import UsageError
-from workflows.analysis.study import find_studies, in_group
+from workflows.analysis.study import find_studies, in_group, read_settings
 from workflows.command.plan_page import inversion_text
-from workflows.configuration.settings import parse_settings
 from workflows.planning.plan import make_plan
 from workflows.report.comparison import front
 from workflows.studies.methods.claims import proportional
@@ -117,7 +116,7 @@ def test_rows_that_cannot_be_are_refused_before_work(sets, message):
 
 def test_no_rows_are_no_comparison():
     with pytest.raises(UsageError, match=re.escape("give at least one row, e.g. ddim,noise-initialised")):
-        parse_settings(["methods="])
+        read_settings(["methods="])
 
 
 def test_the_study_is_found_by_its_table_and_as_part_of_the_paper_but_the_demo_does_not_wait_for_it():

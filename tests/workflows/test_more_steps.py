@@ -14,12 +14,12 @@ from taba_core.artifacts.reconstruction import Reconstruction
 from taba_core.errors import UsageError
 from taba_core.stats.estimate import Estimate
 from taba_core.store import Store
-from workflows.analysis.study import GROUPS, find_studies, in_group
+from workflows.analysis.study import GROUPS, find_studies, in_group, read_settings
 from workflows.configuration.context import Context
-from workflows.configuration.settings import parse_settings
 from workflows.execution.engine import coordinates, run_plan
 from workflows.planning.plan import make_plan
 from workflows.report.from_store import write_store_report
+from workflows.studies.more_steps import compared_steps
 from workflows.studies.more_steps.claims import decreasing
 
 T = 20  # of the images
@@ -29,7 +29,7 @@ STUDIES = ["more-steps", "fix-long", "derivation"]
 
 
 def context(*sets: str, model: str = "gaussian") -> Context:
-    return Context(model, "ddim", parse_settings(list(sets)))
+    return Context(model, "ddim", read_settings(list(sets)))
 
 
 def run(path, names, *sets):
@@ -170,31 +170,31 @@ def test_a_costly_study_prefers_its_own_n_unless_the_user_chose_one():
         (
             "more-steps",
             ["inversion_steps=10,300"],
-            "inversion_steps: T=300 does not divide the 1000 training timesteps of Gaussian field, so its last level "
+            "more-steps.steps: T=300 does not divide the 1000 training timesteps of Gaussian field, so its last level "
             "would be another than that of the other T; use 250 or 500.",
         ),
         (
             "fix-long",
             ["long_steps=999"],
-            "long_steps: T=999 does not divide the 1000 training timesteps of Gaussian field, so its last level would "
-            "be another than that of the other T; use 500 or 1000.",
+            "fix-long.steps: T=999 does not divide the 1000 training timesteps of Gaussian field, so its last level "
+            "would be another than that of the other T; use 500 or 1000.",
         ),
         (
             "fix-long",
             ["long_steps=100", "long_forward_steps=0.5%"],
-            "--set long_forward_steps, entry 0.5%: forward_fraction=0.005 of num_inference_steps=100 is 0.5 steps; "
+            "--set fix-long.forward_steps, entry 0.5%: forward_fraction=0.005 of num_inference_steps=100 is 0.5 steps; "
             "it must be whole. Use a multiple of 0.01.",
         ),
         (
             "fix-long",
             ["long_forward_steps=100%"],
-            "long_forward_steps: K=1000 of T=1000; the sweep needs 1 <= K < T "
+            "fix-long.forward_steps: K=1000 of T=1000; the sweep needs 1 <= K < T "
             "(K=0, plain inversion, is always in the table).",
         ),
         (
             "more-steps",
             ["inversion_steps=2000"],
-            "inversion_steps: num_inference_steps=2000 on a schedule of 1000 training timesteps; use 1 to 1000.",
+            "more-steps.steps: num_inference_steps=2000 on a schedule of 1000 training timesteps; use 1 to 1000.",
         ),
     ],
 )
@@ -208,19 +208,19 @@ def test_steps_that_cannot_be_are_refused_before_work(study, sets, message):
     [
         ("inversion_steps=", "give at least one step count, e.g. 10,100,1000"),
         ("inversion_steps=0,10", "T=0 is no number of steps; use 1 or more"),
-        ("inversion_steps=ten", "--set inversion_steps=ten"),
+        ("inversion_steps=ten", "--set more-steps.steps=ten"),
         ("long_steps=1", "greater than or equal to 2"),
     ],
 )
 def test_settings_that_are_no_steps_are_refused(text, message):
     with pytest.raises(UsageError, match=re.escape(message)):
-        parse_settings([text])
+        read_settings([text])
 
 
 def test_the_default_list_keeps_what_the_schedule_has():
     # A schedule of 4000 (ADM-64) has all; SDXL's offset of 1 puts the last of 1000 steps outside its 1000 timesteps.
-    assert context(model="adm-64").inversion_sweep() == (10, 20, 50, 100, 200, 500, 1000)
-    assert context(model="sdxl").inversion_sweep() == (10, 20, 50, 100, 200, 500)
+    assert compared_steps(context(model="adm-64")) == (10, 20, 50, 100, 200, 500, 1000)
+    assert compared_steps(context(model="sdxl")) == (10, 20, 50, 100, 200, 500)
 
 
 # ---------------------------------------------------------------- the verdict on a trend

@@ -14,10 +14,9 @@ from engine_runs import taba
 
 from taba_core.errors import UsageError
 from taba_core.store import Store
-from workflows.analysis.study import find_studies
+from workflows.analysis.study import find_studies, read_settings
 from workflows.compute.own_module import check_own_module, own_module
 from workflows.configuration.context import Context
-from workflows.configuration.settings import parse_settings
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "taba_core/diffusion/inversion/README.md"
@@ -44,7 +43,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def requests(method, *sets):
-    context = Context("gaussian", method, parse_settings(["num_samples=8", "num_inference_steps=10", *sets]))
+    context = Context("gaussian", method, read_settings(["num_samples=8", "num_inference_steps=10", *sets]))
     return find_studies(["fix"])[0].requests(context)
 
 

@@ -132,7 +132,7 @@ def test_of_a_latent_model_decoded_images_are_compared_with_a_folder(tmp_path):
     rng = np.random.default_rng(0)
     for index in range(10):
         Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(folder / f"{index}.png")
-    assert run(tmp_path / "s", f"reference={folder}", model=model) == 0
+    assert run(tmp_path / "s", f"sample-quality.reference={folder}", model=model) == 0
     result = result_of(tmp_path / "s")
     assert result.attrs["n"] == 10 and "frechet_real" not in result  # no more images than the folder has
     assert result["reference"].item().startswith("10 images of real, fingerprint ")
@@ -142,14 +142,15 @@ def test_of_a_latent_model_decoded_images_are_compared_with_a_folder(tmp_path):
 def test_what_cannot_be_compared_is_refused_before_a_store_is_made(tmp_path, capsys):
     model = tiny.tiny_unet(tmp_path / "tiny-unet")
     lacking = (
-        "the training images of tiny-unet are not here. Give a folder of such images: --set reference=FOLDER"
+        "the training images of tiny-unet are not here. Give a folder of such images: "
+        "--set sample-quality.reference=FOLDER"
     )
     nowhere = tmp_path / "no"
     for of, settings, said in (
         (model, (), lacking),
-        (model, (f"reference={nowhere}",), str(nowhere)),
-        ("photo-mixture", ("extractors=inception",), "unknown feature extractor 'inception'"),
-        ("photo-mixture", ("extractors=",), "give at least one extractor"),
+        (model, (f"sample-quality.reference={nowhere}",), str(nowhere)),
+        ("photo-mixture", ("sample-quality.extractors=inception",), "unknown feature extractor 'inception'"),
+        ("photo-mixture", ("sample-quality.extractors=",), "give at least one extractor"),
         ("photo-mixture", ("num_samples=5",), "looks for 5 neighbours of an image, and there are 5 images"),
     ):
         assert run(tmp_path / "s", *settings, model=of) == 2

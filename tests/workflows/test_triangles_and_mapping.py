@@ -12,9 +12,8 @@ from taba_core.errors import UsageError
 from taba_core.stats.nearest import Nearest
 from taba_core.store import Store
 from workflows.analysis.findings import Findings
-from workflows.analysis.study import find_studies
+from workflows.analysis.study import find_studies, read_settings
 from workflows.configuration.context import Context
-from workflows.configuration.settings import parse_settings
 from workflows.execution.engine import run_plan
 from workflows.planning.plan import make_plan
 from workflows.report import attractors, triangles
@@ -32,7 +31,7 @@ MIXTURE = [
 
 
 def context_of(model="gaussian", settings=SMALL):
-    return Context(model, "ddim", parse_settings(list(settings)))
+    return Context(model, "ddim", read_settings(list(settings)))
 
 
 def run(path, model, settings, names=("triangles", "mapping")):
@@ -155,10 +154,10 @@ def test_divisions_follow_the_paper_where_there_are_enough_images():
     [
         (
             ["mapping_divisions=class"],
-            "mapping_divisions=class: images of Gaussian field are drawn without a class",
+            "mapping.divisions=class: images of Gaussian field are drawn without a class",
         ),
         (["num_samples=7", "mapping_divisions=eighths"], "7 images make no 8 divisions; use whole"),
-        (["mapping_steps=2000"], "--set mapping_steps, entry 2000: "),
+        (["mapping_steps=2000"], "--set mapping.steps, entry 2000: "),
     ],
 )
 def test_impossible_mappings_are_refused_before_work(settings, message):
@@ -168,7 +167,7 @@ def test_impossible_mappings_are_refused_before_work(settings, message):
 
 def test_no_step_is_no_number_of_steps():
     with pytest.raises(UsageError, match="T=0 is no number of steps; use 1 or more"):
-        parse_settings(["mapping_steps=0,10"])
+        read_settings(["mapping_steps=0,10"])
 
 
 def mapped(shares, n=1000):

@@ -142,11 +142,11 @@ def test_one_family_through_ray_gives_the_same_bits_as_without(checkpoint, tmp_p
 def test_the_weights_are_in_the_key_and_their_place_is_not(checkpoint, tmp_path):
     import shutil
 
+    from workflows.analysis.study import read_settings
     from workflows.configuration.context import Context
-    from workflows.configuration.settings import parse_settings
 
     def key(folder):
-        return Context(str(folder), "ddim", parse_settings(SMALL)).generation(4).key
+        return Context(str(folder), "ddim", read_settings(SMALL)).generation(4).key
 
     first = checkpoint("tiny-unet")
     moved = shutil.copytree(first, tmp_path / "tiny-unet")

@@ -231,7 +231,9 @@ def row_labels(results: Sequence[xr.Dataset]) -> list[str]:
     labels = list(titles)
     for title in set(titles):
         same = [i for i, t in enumerate(titles) if t == title]
-        differing = [key for key in facts[same[0]] if len({str(facts[i].get(key)) for i in same}) > 1]
+        # Versions differ in the settings they store: a result does not differ in what it does not say.
+        told_by_all = [key for key in facts[same[0]] if all(key in facts[i] for i in same)]
+        differing = [key for key in told_by_all if len({str(facts[i][key]) for i in same}) > 1]
         shown = [key for key in differing if key not in _UNSHOWN]
         for i in same if len(same) > 1 else ():
             told = [f"{key}={_short(facts[i].get(key))}" for key in shown]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from taba_core.errors import UsageError
 from taba_core.stats.correlation import LagCorrelation, PatchCorrelation
 from taba_core.stats.estimate import Estimate
 from taba_core.stats.floor import correlation_floor, kl_floor
@@ -40,6 +41,26 @@ def gaussianity(variable: str, settings: Settings) -> dict[str, Statistic]:
         "lag": LagCorrelation(variable),
         "moments": Moments(variable),
     }
+
+
+def patch_features(context: Context) -> int:
+    """p, positions of a correlation patch over all channels.
+
+    Raises:
+      UsageError: patch_size does not divide the state, or a patch has fewer than top_k pairs.
+    """
+    size, (channels, height, width) = context.settings.patch_size, context.card.sample_shape
+    if height % size or width % size:
+        raise UsageError(
+            f"patch_size={size} does not divide states of {height}x{width}; use a divisor of both."
+        )
+    features = channels * size**2
+    pairs = features * (features - 1) // 2
+    if context.settings.top_k > pairs:
+        raise UsageError(
+            f"top_k={context.settings.top_k}: a patch of {features} positions has {pairs} pairs; use fewer."
+        )
+    return features
 
 
 def named(of: Mapping[str, Mapping[str, Estimate]]) -> dict[str, Estimate]:
@@ -75,5 +96,5 @@ def stacked(
 def find_floors(found: Findings, context: Context) -> None:
     """What white noise reads at this n."""
     s, n = context.settings, context.num_samples
-    found.array("correlation_floor", correlation_floor(n, context.patch_features(), s.top_k).mean)
+    found.array("correlation_floor", correlation_floor(n, patch_features(context), s.top_k).mean)
     found.array("kl_floor", kl_floor(n) if n >= 4 else np.nan)

@@ -12,12 +12,14 @@ import importlib
 import json
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from taba_core.artifacts.base import SCHEMA_VERSION
 from taba_core.errors import unknown_name
 from workflows.configuration.context import Context
+from workflows.configuration.options import Options
+from workflows.configuration.settings import Settings, parse_settings
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -45,6 +47,9 @@ class Study(ABC):
     by_name_only: ClassVar[bool] = False
     # Raise it when the numbers of a finished study would change: stored results of another version are not read.
     version: ClassVar[int] = 1
+    # What it reads alone, set as STUDY.OPTION=VALUE; and which settings of the analysis its numbers depend on.
+    options: ClassVar[type[Options] | None] = None
+    reads: ClassVar[tuple[str, ...]] = ("patch_size", "top_k", "bootstrap_replicates")
 
     @abstractmethod
     def requests(self, context: Context) -> Mapping[str, Request]:
@@ -87,9 +92,18 @@ class Study(ABC):
             claims=(*all_claims(results, row_labels(results)), *claims),
         )
 
+    def option_key(self, context: Context) -> dict[str, Any]:
+        """The options that enter the result's key: all. A study leaves out those that its artifacts are made by."""
+        if self.options is None:
+            return {}
+        return {"options": context.options(self.options).model_dump(mode="json")}
+
     def analysis_settings(self, context: Context) -> dict[str, Any]:
-        """The settings that only the analysis reads; they enter the result's key."""
-        return context.settings.analysis()
+        """What only the analysis reads, as it enters the result's key: of settings it does not read the default."""
+        read = {name: getattr(context.settings, name) for name in self.reads}
+        return {
+            key: read.get(name, Settings.model_fields[name].default) for name, key in _ANALYSIS_KEYS.items()
+        } | self.option_key(context)
 
     def result_key(self, context: Context) -> str:
         """Content key of the result: study, version, model, artifacts, conventions, method, analysis."""
@@ -104,7 +118,7 @@ class Study(ABC):
                 if name not in KEPT_TO_LOOK_AT
             },
             "conventions": context.conventions.model_dump(mode="json"),
-            "method": context.method_key,
+            "method": context.chosen.key,
             "analysis": self.analysis_settings(context),
         }
         text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
@@ -124,11 +138,19 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "main-text": ("2", "3", "4"),
     "paper-analysis": ("3", "E", "F", "H", "I", "J", "N"),
 }
+# Settings that the analysis alone reads -> their names in the keys of results.
+_ANALYSIS_KEYS = {"patch_size": "patch_size", "top_k": "top_k", "bootstrap_replicates": "replicates"}
 _REGISTRY: dict[str, Study] = {}
 
 
 def register(cls: type[Study]) -> type[Study]:
-    """Class decorator: make a study known by its name."""
+    """Class decorator: make a study known by its name.
+
+    Raises:
+      ValueError: options declared for a study of another name.
+    """
+    if cls.options is not None and cls.options.study != cls.name:
+        raise ValueError(f"study {cls.name}: its options are declared for study {cls.options.study}.")
     _REGISTRY[cls.name] = cls()
     return cls
 
@@ -139,6 +161,20 @@ def studies() -> dict[str, Study]:
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"workflows.studies.{module.name}")
     return {study.name: study for study in sorted(_REGISTRY.values(), key=_place)}
+
+
+def read_settings(assignments: Sequence[str]) -> Settings:
+    """Settings from `--set` texts, options of all studies among them.
+
+    Raises:
+      UsageError: as `parse_settings`.
+    """
+    return parse_settings(assignments, declared_options(studies().values()))
+
+
+def declared_options(chosen: Iterable[Study]) -> list[type[Options]]:
+    """The options that these studies declare."""
+    return [study.options for study in chosen if study.options is not None]
 
 
 def _place(study: Study) -> tuple[bool, bool, str, str]:

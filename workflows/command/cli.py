@@ -14,7 +14,7 @@ from workflows.command import train as train_command
 from workflows.configuration.settings import FIELDS, Settings
 
 _SET_HELP = "Fields for --set (field=value, repeatable): " + "; ".join(
-    f"{name} ({Settings.model_fields[name].description})" for name in FIELDS if not name.endswith("_options")
+    f"{name} ({Settings.model_fields[name].description})" for name in FIELDS
 )
 
 
@@ -35,7 +35,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Audit how diffusion models turn noise into images, and images back into noise.",
-    epilog=_SET_HELP + "; model.NAME and method.NAME (options of the model or the method).",
+    epilog=_SET_HELP
+    + "; model.NAME and method.NAME (options of the model or the method); STUDY.OPTION (see `taba list STUDY`).",
 )
 
 app.add_typer(cluster_commands.app, name="cluster")
@@ -109,11 +110,18 @@ EMBEDDED_DEFAULT = "photo-mixture"
 
 
 @app.command("list")
-def list_everything() -> None:
-    """Models, inversion methods and studies, with the paper's sections, tables and figures."""
-    from workflows.command.listing import print_listing
+def list_everything(
+    studies: Annotated[
+        list[str] | None, typer.Argument(help="Studies whose options to list. Default: list what there is.")
+    ] = None,
+) -> None:
+    """Models, inversion methods and studies, with the paper's sections, tables and figures; or options of studies."""
+    from workflows.command.listing import print_listing, print_options
 
-    print_listing()
+    if studies:
+        print_options(studies)
+    else:
+        print_listing()
 
 
 @app.command()

@@ -9,7 +9,8 @@ from taba_core.metrics.measure import Measure
 from taba_core.models.catalog import list_cards
 from taba_core.models.options import OPTIONS, NetworkOptions
 from taba_core.models.weights import status
-from workflows.analysis.study import GROUPS, in_group, studies
+from workflows.analysis.study import GROUPS, find_studies, in_group, studies
+from workflows.configuration.options import described
 from workflows.text import print_table
 
 
@@ -53,7 +54,7 @@ def print_listing() -> None:
             *(_measure_row("distance", measure) for measure in distances().values()),
         ],
     )
-    print("\nstudies")
+    print("\nstudies (options of one: taba list STUDY)")
     print_table(
         ("name", "aliases", "section", "question"),
         [(s.name, " ".join(s.aliases), s.paper_section, s.question) for s in studies().values()],
@@ -63,3 +64,18 @@ def print_listing() -> None:
         ("name", "studies"),
         [(group, " ".join(s.name for s in studies().values() if in_group(s, group))) for group in GROUPS],
     )
+
+
+def print_options(names: list[str]) -> None:
+    """Of each study its question, and its options with default, rule and description.
+
+    Raises:
+      UsageError: an unknown study.
+    """
+    for study in find_studies(names):
+        print(f"{study.name} (section {study.paper_section}): {study.question}")
+        if study.options is None:
+            print("  no options of its own; `taba run --help` lists the settings of all studies\n")
+            continue
+        print_table(("--set NAME=VALUE", "default", "rule", "what it is"), list(described(study.options)))
+        print()

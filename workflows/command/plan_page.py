@@ -9,6 +9,7 @@ from taba_core.artifacts.base import Artifact
 from taba_core.artifacts.inversion import Inversion
 from taba_core.errors import UsageError
 from taba_core.models.weights import status
+from workflows.configuration.prompt_list import prompt_note
 from workflows.planning.budget import over_budget
 from workflows.planning.jobs import Asked, Job, check_all, notes_of
 from workflows.planning.plan import Plan
@@ -55,7 +56,7 @@ def _print_what(plan: Plan) -> None:
     print(f"{plan.context.title}: {', '.join(s.name for s in plan.studies)}")
     if status(plan.context.card).startswith("missing") and plan.context.weights is None:
         print(f"weights: {status(plan.context.card)}")
-    if note := plan.context.prompt_note:
+    if note := prompt_note(plan.context.prompts):
         print(f"prompts: {note}")
 
 

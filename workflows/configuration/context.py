@@ -6,21 +6,17 @@ content key, and the plan computes it once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from taba_core.artifacts.base import Artifact, SampleSource
+from taba_core.artifacts.base import Artifact
 from taba_core.artifacts.generation import Generation
 from taba_core.artifacts.images import ImageList
 from taba_core.artifacts.inversion import Inversion
 from taba_core.artifacts.reconstruction import Reconstruction
 from taba_core.artifacts.regions import PlainRegions
 from taba_core.artifacts.request import Request
-from taba_core.artifacts.step_errors import StepErrors
-from taba_core.artifacts.step_predictions import StepPredictions
 from taba_core.conventions import EXACT, Conventions, ForwardLevel
 from taba_core.errors import UsageError
 from taba_core.images.collection import ImageCollection
@@ -29,18 +25,18 @@ from taba_core.model_spec import ModelSpec, PromptSpec
 from taba_core.models.base import card_with_options, model_spec, planned_spec
 from taba_core.models.cards import Card
 from taba_core.models.grids import timestep_grid
-from taba_core.models.prompt_files import repeated
 from taba_core.models.prompt_shapes import prompt_embedding_shape
-from taba_core.models.prompts import NAMED_LISTS, RECAP_COCO, load_prompts, recap_coco_path
+from taba_core.models.prompts import load_prompts
 from workflows.configuration.given_images import image_list, open_given
 from workflows.configuration.method import ChosenMethod
+from workflows.configuration.options import Declared, options_of
+from workflows.configuration.prompt_list import prompt_source, prompt_spec
 from workflows.configuration.settings import Settings
 
 if TYPE_CHECKING:
     from taba_core.diffusion.grid import TimestepGrid
 
 Conditioning = Literal["none", "class", "prompt"]
-SweepField = Literal["forward_steps", "long_forward_steps"]
 _NEEDED: dict[str, Conditioning] = {"none": "none", "class": "class", "text": "prompt"}
 _OVERRIDES = ("network_time", "levels", "sampling_x0_rule", "inversion_x0_rule", "forward_level")
 
@@ -63,6 +59,10 @@ class Context:
         """The model's card. Raises UsageError for an unknown model."""
         return card_with_options(self.model, self.settings.model_options)
 
+    def options(self, declared: type[Declared]) -> Declared:
+        """The options that a study declares, with what the user gave. Raises UsageError: as `options_of`."""
+        return options_of(declared, self.settings.study_options)
+
     @property
     def name(self) -> str:
         """The model's name in stores and tables: the card's."""
@@ -71,27 +71,8 @@ class Context:
     @property
     def title(self) -> str:
         """What tables call a row: the card's title, and the folder of real images where some are given."""
-        given = self._collection
+        given = self.given_images
         return self.card.title if given is None else f"{self.card.title} on {given.folder.name}"
-
-    def images_line(self) -> str:
-        """Which real images were given, for the attributes of a result; "" where images are generated."""
-        given = self._collection
-        if given is None:
-            return ""
-        return f"{len(given.files)} images of {given.folder.name}, fingerprint {given.fingerprint()}"
-
-    def notes(self) -> tuple[str, ...]:
-        """What a user should know of the real images that were given before anything is computed."""
-        given, asked = self._collection, self.settings.num_samples
-        if given is None:
-            return ()
-        short = ""
-        if asked is not None and asked > len(given.files):
-            short = (
-                f"num_samples={asked}: {given.folder} holds {len(given.files)} images, and n is their number."
-            )
-        return tuple(filter(None, (given.skipped, short)))
 
     @cached_property
     def model_spec(self) -> ModelSpec:
@@ -101,7 +82,7 @@ class Context:
     def check_runnable(self) -> None:
         """Refuse (UsageError) what can be planned here but not run: weights or prompts that are elsewhere."""
         model_spec(self.model, self.settings.model_options, self.weights)
-        if self.conditioning == "prompt" and self._collection is None:
+        if self.conditioning == "prompt" and self.given_images is None:
             load_prompts(self._prompt_source)
 
     @property
@@ -121,30 +102,14 @@ class Context:
 
     @property
     def _prompt_source(self) -> str:
-        source = self.settings.prompts or self.card.defaults.prompts
-        # Workers start in other directories than the driver.
-        return source if source in NAMED_LISTS else str(Path(source).expanduser().resolve())
+        return prompt_source(self.settings.prompts or self.card.defaults.prompts)
 
     @cached_property
     def prompts(self) -> PromptSpec | None:
-        """The prompt list as it enters every key; without a fingerprint where the paper's is planned only.
-
-        None where images have no prompts, or bring captions of their own.
-        """
-        if self.conditioning != "prompt" or self._collection is not None:
+        """The prompt list; None where images have no prompts, or bring captions of their own."""
+        if self.conditioning != "prompt" or self.given_images is not None:
             return None
-        source = self._prompt_source
-        if source == RECAP_COCO and not recap_coco_path().exists():
-            return PromptSpec(fingerprint="", location=source)
-        return PromptSpec(fingerprint=load_prompts(source).fingerprint, location=source)
-
-    @property
-    def prompt_note(self) -> str:
-        """What to know of the prompts of a user's own file, a sentence; "" if there is nothing to know."""
-        if self.prompts is None or self.prompts.location in NAMED_LISTS:
-            return ""
-        note = repeated(load_prompts(self.prompts.location).prompts)
-        return f"{note}; such a prompt is drawn that much more often." if note else ""
+        return prompt_spec(self._prompt_source)
 
     @property
     def decoded_shape(self) -> tuple[int, int, int] | None:
@@ -174,12 +139,6 @@ class Context:
         return ChosenMethod(self.method, self.settings.method_options)
 
     @property
-    def method_key(self) -> list[Any]:
-        """The method as it enters a result's key: name, all options, and the hash of a user's own file."""
-        own = [self.chosen.module.fingerprint] if self.chosen.module.fingerprint else []
-        return [self.method, self.chosen.options, *own]
-
-    @property
     def cond_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of one sample's conditioning, as far as methods carry anything of their size."""
         if self.conditioning == "prompt":
@@ -194,8 +153,8 @@ class Context:
     @property
     def num_samples(self) -> int:
         """n: the user's, else the card's; of real images no more than there are."""
-        if self._collection is not None:
-            count = len(self._collection.files)
+        if self.given_images is not None:
+            count = len(self.given_images.files)
             return min(self.settings.num_samples or count, count)
         return self.settings.num_samples or self.card.defaults.num_samples
 
@@ -212,47 +171,14 @@ class Context:
         preferred = s.batch_size or self.card.defaults.batch_size
         return min(preferred, s.samples_per_shard or self.num_samples, self.num_samples)
 
-    def samples_per_shard(self, source: SampleSource, num_samples: int) -> int:
-        """Samples stored together, for a store that has none of the source's yet.
-
-        Raises:
-          UsageError: a shard that is no whole number of batches.
-        """
-        asked, batch = self.settings.samples_per_shard, source.batch_size
-        if asked is None:
-            return batch
-        if asked % batch:
-            raise UsageError(
-                f"samples_per_shard={asked}: a shard holds whole batches, and batch_size is {batch}; use a multiple "
-                f"of {batch}, or --set batch_size with a divisor of {asked}."
-            )
-        return min(asked, -(-num_samples // batch) * batch)
-
     def request(self, artifact: Artifact, variables: tuple[str, ...], first: int | None = None) -> Request:
         """Variables of all samples of this context, or of the `first` so many."""
         samples = self.num_samples if first is None else min(first, self.num_samples)
         return Request(artifact, variables, samples)
 
-    def path_requests(
-        self, generation: Generation, at_least: int = 0, *, predictions: bool = True
-    ) -> dict[str, Request]:
-        """The sampling paths that are kept to be looked at: those of the first `trajectories` samples, or of all.
-
-        Args:
-          at_least: how many paths a study reads itself.
-          predictions: whether the inversion's predictions from their states are kept too.
-        """
-        kept = self.settings.trajectories
-        first = None if kept == "all" else max(kept, at_least)
-        if first == 0:
-            return {}
-        paths = {"paths": self.request(generation, ("x_t", "eps_t"), first)}
-        if predictions:
-            paths["predictions"] = self.request(self.step_predictions(generation), ("eps_hat",), first)
-        return paths
-
     @cached_property
-    def _collection(self) -> ImageCollection | None:
+    def given_images(self) -> ImageCollection | None:
+        """The real images that the user gives; None where images are generated."""
         return None if self.settings.images is None else open_given(self.settings.images)
 
     def images(self, num_inference_steps: int) -> Generation | ImageList:
@@ -261,7 +187,7 @@ class Context:
         Raises:
           UsageError: images the model cannot work on, or that lack the condition that its network reads.
         """
-        given = self._collection
+        given = self.given_images
         if given is None:
             return self.generation(num_inference_steps)
         self.grid(num_inference_steps)
@@ -350,136 +276,7 @@ class Context:
         """The latent sampled back to an image."""
         return Reconstruction(source=source, x0_rule=self.conventions.sampling_x0_rule)
 
-    def step_predictions(self, source: Generation) -> StepPredictions:
-        """Inversion predictions from the cached states of the sampling path."""
-        return StepPredictions(
-            source=source,
-            network_time=self.conventions.network_time,
-            levels=self.conventions.levels,
-            x0_rule=self.conventions.inversion_x0_rule,
-        )
-
-    def step_errors(self, source: Generation) -> StepErrors:
-        """Rows of the errors of `step_predictions` over `regions`."""
-        return StepErrors(
-            source=self.regions(source),
-            network_time=self.conventions.network_time,
-            levels=self.conventions.levels,
-            x0_rule=self.conventions.inversion_x0_rule,
-        )
-
     def regions(self, source: Generation | ImageList) -> PlainRegions:
         """Plain masks of the images."""
         s = self.settings
         return PlainRegions(source=source, threshold=s.plain_threshold, value_range=s.plain_range)
-
-    def sweep(self, num_inference_steps: int, field: SweepField = "forward_steps") -> tuple[int, ...]:
-        """K of the fix, ascending and without repeats, from the setting `field`.
-
-        Raises:
-          UsageError: a fraction that is no whole step at this T, or a K outside 1..T-1.
-        """
-        grid = self.grid(num_inference_steps)
-        chosen = field in self.settings.model_fields_set
-        steps = sorted(set(self._whole_steps(grid, field, keep_all=chosen)))
-        if steps[0] < 1 or steps[-1] >= num_inference_steps:
-            bad = steps[0] if steps[0] < 1 else steps[-1]
-            raise UsageError(
-                f"{field}: K={bad} of T={num_inference_steps}; the sweep needs 1 <= K < T "
-                f"(K=0, plain inversion, is always in the table)."
-            )
-        return tuple(steps)
-
-    def _whole_steps(self, grid: TimestepGrid, field: SweepField, *, keep_all: bool) -> list[int]:
-        """K of the sweep; of the default sweep only what is a whole step at this T, and K = 1 if nothing is."""
-        found = []
-        for text in getattr(self.settings, field):
-            try:
-                found.append(grid.steps_of(text))
-            except UsageError as error:
-                if keep_all:
-                    raise UsageError(f"--set {field}, entry {text}: {error}") from None
-        return found or [1]
-
-    def inversion_sweep(self) -> tuple[int, ...]:
-        """T of the inversions of fixed images, ascending; of the default list what the model's schedule has.
-
-        Raises:
-          UsageError: a T that does not divide the training timesteps; its levels would end below the others'.
-        """
-        chosen = "inversion_steps" in self.settings.model_fields_set
-        found = []
-        for steps in sorted(set(self.settings.inversion_steps)):
-            try:
-                self.check_divides("inversion_steps", steps)
-                found.append(steps)
-            except UsageError:
-                if chosen:
-                    raise
-        return tuple(found)
-
-    def check_divides(self, field: str, num_inference_steps: int) -> None:
-        """Refuse (UsageError) a T that the schedule cannot have, or that does not divide its training timesteps."""
-        try:
-            grid = self.grid(num_inference_steps)
-        except UsageError as error:
-            raise UsageError(f"{field}: {error}") from None
-        N = grid.schedule.num_train_timesteps
-        if N % num_inference_steps:
-            divisors = [t for t in range(1, N + 1) if N % t == 0 and self._has_grid(t)]
-            near = [
-                *[t for t in divisors if t < num_inference_steps][-1:],
-                *[t for t in divisors if t > num_inference_steps][:1],
-            ]
-            raise UsageError(
-                f"{field}: T={num_inference_steps} does not divide the {N} training timesteps of {self.card.title}, "
-                f"so its last level would be another than that of the other T; use {' or '.join(map(str, near))}."
-            )
-
-    def _has_grid(self, num_inference_steps: int) -> bool:
-        try:
-            self.grid(num_inference_steps)
-        except UsageError:
-            return False
-        return True
-
-    def with_preferred(self, small: Mapping[str, Any], network_samples: int) -> Context:
-        """This context at the settings a costly study prefers, where the user chose none.
-
-        Args:
-          small: settings by name for models that run on any machine. All samples in one shard are cheapest there at
-            many levels: the exact denoiser prepares every level once a shard.
-          network_samples: most images of any other network, unless its card has fewer.
-        """
-        preferred: Mapping[str, Any] = {"num_samples": min(network_samples, self.card.defaults.num_samples)}
-        if self.card.runs_anywhere:
-            preferred = small
-        return Context(self.model, self.method, self.settings.with_defaults(preferred), self.weights)
-
-    def patch_features(self) -> int:
-        """p, positions of a correlation patch over all channels.
-
-        Raises:
-          UsageError: patch_size does not divide the state, or a patch has fewer than top_k pairs.
-        """
-        size, (channels, height, width) = self.settings.patch_size, self.card.sample_shape
-        if height % size or width % size:
-            raise UsageError(
-                f"patch_size={size} does not divide states of {height}x{width}; use a divisor of both."
-            )
-        features = channels * size**2
-        pairs = features * (features - 1) // 2
-        if self.settings.top_k > pairs:
-            raise UsageError(
-                f"top_k={self.settings.top_k}: a patch of {features} positions has {pairs} pairs; use fewer."
-            )
-        return features
-
-    def convention_line(self) -> str:
-        """The conventions as one line printed under every table."""
-        c = self.conventions
-        profile = "" if self.card.embedded else f", profile={self.model_spec.options['profile']}"
-        return (
-            f"network_time={c.network_time}, levels={c.levels}, sampling_x0_rule={c.sampling_x0_rule}, "
-            f"inversion_x0_rule={c.inversion_x0_rule}, forward_level={c.forward_level}{profile}"
-        )

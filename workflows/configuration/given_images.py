@@ -33,6 +33,23 @@ def open_given(folder: str) -> ImageCollection:
     return images
 
 
+def images_line(images: ImageCollection | None) -> str:
+    """Which real images were given, for the attributes of a result; "" where images are generated."""
+    if images is None:
+        return ""
+    return f"{len(images.files)} images of {images.folder.name}, fingerprint {images.fingerprint()}"
+
+
+def images_notes(images: ImageCollection | None, num_samples: int | None) -> tuple[str, ...]:
+    """What a user who asked for so many samples should know of the real images before anything is computed."""
+    if images is None:
+        return ()
+    short = ""
+    if num_samples is not None and num_samples > len(images.files):
+        short = f"num_samples={num_samples}: {images.folder} holds {len(images.files)} images, and n is their number."
+    return tuple(filter(None, (images.skipped, short)))
+
+
 def image_list(
     images: ImageCollection,
     card: Card,

@@ -46,6 +46,12 @@ class ChosenMethod:
         """All options, defaults included: leaving one out is no other artifact."""
         return asdict(self.method)  # type: ignore[call-overload, no-any-return]
 
+    @property
+    def key(self) -> list[Any]:
+        """The method as it enters a result's key: name, all options, and the hash of a user's own file."""
+        own = [self.module.fingerprint] if self.module.fingerprint else []
+        return [self.name, self.options, *own]
+
     def check_wraps(self, forward_steps: int) -> None:
         """Refuse (UsageError) to replace the first steps of a method that has none to replace."""
         if forward_steps:

@@ -1,29 +1,31 @@
-"""The settings of a run: every field a user can `--set`, typed, validated and listed in `--help`."""
+"""The settings of a run that any study may read, typed, validated and listed in `--help`.
+
+What one study reads alone is declared beside it: see `workflows.configuration.options`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, JsonValue, ValidationError
 
 from taba_core.artifacts.generation import Draws
 from taba_core.artifacts.inversion import RoundTrip
 from taba_core.conventions import ForwardLevel, Levels, NetworkTime, X0Rule
 from taba_core.errors import UsageError, unknown_name
+from workflows.configuration.options import Given, Options, by_flat_name, name_to_set, options_of, refusal
 
 MAX_SEED = (
     2**63 - 1
 )  # what taba_core.rng takes; not imported from there, because --help should not load scipy
 
 
-class Settings(BaseModel):
+class Settings(Given):
     """What may change a number, and how much of it to compute.
 
     A value of None means: the model's own (its card), or the paper's for that study.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     num_samples: int | None = Field(
         None, ge=4, description="n, images per artifact (default: the card's); floors need 4"
@@ -75,47 +77,6 @@ class Settings(BaseModel):
     )
     inversion_x0_rule: X0Rule | None = Field(None, description="override: as sampling_x0_rule")
     forward_level: ForwardLevel | None = Field(None, description="override: exact | matched")
-    forward_steps: tuple[str, ...] = Field(
-        ("2%", "4%", "10%", "20%"),
-        description="K sweep of the fix: counts or percentages of T, comma-separated",
-    )
-    inversion_steps: tuple[int, ...] = Field(
-        (10, 20, 50, 100, 200, 500, 1000),
-        description="T of the inversions that study more-steps compares, comma-separated",
-    )
-    long_steps: int = Field(1000, ge=2, description="T of the inversions of study fix-long")
-    long_forward_steps: tuple[str, ...] = Field(
-        ("0.1%", "0.2%", "0.5%", "1%", "2%", "4%"), description="K sweep of study fix-long, as forward_steps"
-    )
-    mapping_steps: tuple[int, ...] = Field(
-        (10, 100), description="T that study mapping compares beside the run's own, comma-separated"
-    )
-    mapping_divisions: Literal["auto", "whole", "eighths", "class"] = Field(
-        "auto",
-        description="candidates of study mapping: whole | eighths | class | auto (class where images have one, "
-        "eighths from 2048 images, else whole)",
-    )
-    methods: tuple[str, ...] = Field(
-        ("all",),
-        description="rows of study methods: all | table7 | names of rows or methods, comma-separated",
-    )
-    arc_samples: int = Field(
-        128, ge=2, description="first samples of which study methods makes the self-interpolation curves"
-    )
-    lpips: Literal["on", "off"] = Field(
-        "off",
-        description="study methods: measure LPIPS, which needs extra metrics and AlexNet's weights: on | off",
-    )
-    reference: str | None = Field(
-        None,
-        min_length=1,
-        description="study sample-quality: folder of real images to compare samples with (default: crops of the "
-        "photographs that the model was made from)",
-    )
-    extractors: tuple[str, ...] = Field(
-        ("pca-64", "random-convolutions"),
-        description="study sample-quality: feature extractors, comma-separated",
-    )
     patch_size: int = Field(8, ge=2, description="side of the patches of the correlation, pixels")
     top_k: int = Field(20, ge=1, description="largest |r| kept per patch")
     plain_threshold: float = Field(
@@ -134,60 +95,29 @@ class Settings(BaseModel):
     method_options: dict[str, JsonValue] = Field(
         default_factory=dict, description="options of the inversion method, set as method.NAME=VALUE"
     )
-
-    @field_validator(
-        "forward_steps",
-        "long_forward_steps",
-        "inversion_steps",
-        "mapping_steps",
-        "methods",
-        "extractors",
-        mode="before",
+    study_options: dict[str, dict[str, JsonValue]] = Field(
+        default_factory=dict, description="options of studies by study, set as STUDY.OPTION=VALUE"
     )
-    @classmethod
-    def _split_list(cls, value: Any, info: ValidationInfo) -> Any:
-        if isinstance(value, str):
-            value = [part.strip() for part in value.split(",") if part.strip()]
-        if isinstance(value, (list, tuple)) and not value:
-            if info.field_name == "methods":
-                raise ValueError("give at least one row, e.g. ddim,noise-initialised")
-            if info.field_name == "extractors":
-                raise ValueError("give at least one extractor, e.g. pca-64")
-            example = "10,100,1000" if info.field_name in ("inversion_steps", "mapping_steps") else "2%,4%"
-            raise ValueError(f"give at least one step count, e.g. {example}")
-        if info.field_name in ("inversion_steps", "mapping_steps") or not isinstance(value, (list, tuple)):
-            return value
-        return tuple(str(v) for v in value)
-
-    @field_validator("inversion_steps", "mapping_steps")
-    @classmethod
-    def _at_least_one_step(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        if min(value) < 1:
-            raise ValueError(f"T={min(value)} is no number of steps; use 1 or more")
-        return value
-
-    def with_defaults(self, defaults: Mapping[str, Any]) -> Settings:
-        """These settings with other defaults: of fields the user did not set, which still count as not set."""
-        user = self.model_fields_set
-        values = dict(self) | {name: value for name, value in defaults.items() if name not in user}
-        return self.model_construct(_fields_set=set(user), **values)
-
-    def analysis(self) -> dict[str, Any]:
-        """The fields that only the analysis reads (they enter a result's key, not an artifact's)."""
-        return {"patch_size": self.patch_size, "top_k": self.top_k, "replicates": self.bootstrap_replicates}
 
 
-FIELDS = tuple(Settings.model_fields)
+FIELDS = tuple(name for name in Settings.model_fields if not name.endswith("_options"))
 _GROUPS = {"model": "model_options", "method": "method_options"}
 
 
-def parse_settings(assignments: list[str]) -> Settings:
-    """Settings from `field=value` texts; `model.name=value` and `method.name=value` reach the options.
+def parse_settings(assignments: Sequence[str], options: Sequence[type[Options]] = ()) -> Settings:
+    """Settings from `field=value` texts.
+
+    Args:
+      assignments: `model.name=value` and `method.name=value` reach the options of model and method,
+        `STUDY.OPTION=value` those of a study.
+      options: those that studies declare; `workflows.analysis.study.read_settings` gives those of all studies.
 
     Raises:
-      UsageError: no '=', an unknown field (with the nearest names), or a value the field refuses.
+      UsageError: no '=', an unknown field or option (with the nearest names), or a value that a rule refuses.
     """
+    declared, flat = {each.study: each for each in options}, by_flat_name(options)
     values: dict[str, Any] = {}
+    of_studies: dict[str, dict[str, JsonValue]] = {}
     for text in assignments:
         name, equals, value = text.partition("=")
         name = name.strip()
@@ -196,18 +126,40 @@ def parse_settings(assignments: list[str]) -> Settings:
         group, dot, option = name.partition(".")
         if dot and group in _GROUPS:
             values.setdefault(_GROUPS[group], {})[option] = _scalar(value)
-        elif name in FIELDS and name not in _GROUPS.values():
-            if name in values:
-                raise UsageError(f"--set {name}: given twice ({values[name]} and {value}); give it once.")
-            values[name] = value
+        elif name in flat or (dot and group in declared):
+            study, option = flat.get(name, (group, option))
+            _give(of_studies.setdefault(study, {}), option, name, value)
+        elif name in FIELDS:
+            _give(values, name, name, value)
         else:
-            raise unknown_name(
-                "field", name, [*(f for f in FIELDS if f not in _GROUPS.values()), "model.NAME"]
-            )
+            raise unknown_name("field", name, [*FIELDS, "model.NAME", *_all_names(options)])
+    for study in of_studies:
+        options_of(declared[study], of_studies)
+    if of_studies:
+        values["study_options"] = of_studies
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
-        raise UsageError(_first_problem(error)) from None
+        raise UsageError(refusal(Settings, error)) from None
+
+
+def _give(values: dict[str, Any], key: str, typed: str, value: str) -> None:
+    if key in values:
+        raise UsageError(f"--set {typed}: given twice ({values[key]} and {value}); give it once.")
+    values[key] = value
+
+
+def _all_names(options: Sequence[type[Options]]) -> list[str]:
+    return [f"{each.study}.{option}" for each in options for option in each.model_fields]
+
+
+def stored_settings(settings: Settings, options: Iterable[type[Options]]) -> dict[str, Any]:
+    """Settings and the options of some studies as a result stores them: plain values by what `--set` takes."""
+    plain = settings.model_dump(mode="json", exclude={"study_options"})
+    for declared in options:
+        values = options_of(declared, settings.study_options).model_dump(mode="json")
+        plain |= {name_to_set(declared, option): value for option, value in values.items()}
+    return plain
 
 
 def _scalar(text: str) -> JsonValue:
@@ -221,11 +173,3 @@ def _scalar(text: str) -> JsonValue:
         except ValueError:
             continue
     return text
-
-
-def _first_problem(error: ValidationError) -> str:
-    problem = error.errors()[0]
-    field = str(problem["loc"][0]) if problem["loc"] else "?"
-    message = problem["msg"].removeprefix("Value error, ")
-    described = Settings.model_fields[field].description if field in Settings.model_fields else ""
-    return f"--set {field}={problem['input']}: {message}. {field} is: {described}."

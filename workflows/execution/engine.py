@@ -16,7 +16,10 @@ from taba_core.errors import UsageError, WorkError
 from taba_core.store import ArtifactGroup, Receipt, Store
 from taba_core.store.group import LEDGER_DIRECTORY
 from workflows.analysis.inputs import Inputs
+from workflows.analysis.study import declared_options
 from workflows.configuration.context import Context
+from workflows.configuration.given_images import images_line
+from workflows.configuration.settings import stored_settings
 from workflows.execution.session import stop_if_asked
 from workflows.execution.watch import Watch
 from workflows.planning.plan import Plan, has_result, still_missing
@@ -117,16 +120,26 @@ def result_attrs(study: Any, context: Context, requests: Mapping[str, Request]) 
         "study_version": study.version,
         "model": context.name,
         "model_title": context.title,
-        "images": context.images_line(),
+        "images": images_line(context.given_images),
         "model_spec": context.model_spec.model_dump(mode="json"),
         "method": context.method,
         "n": first.samples,
         "T": next(r.artifact.num_steps for r in requests.values() if r.artifact.num_steps),
         "seed": context.settings.seed,
-        "conventions": context.convention_line(),
-        "settings": context.settings.model_dump(mode="json"),
+        "conventions": convention_line(context),
+        "settings": stored_settings(context.settings, declared_options([study])),
         "artifacts": {name: r.artifact.name for name, r in requests.items()},
     }
+
+
+def convention_line(context: Context) -> str:
+    """The conventions as one line, printed under every table."""
+    c = context.conventions
+    profile = "" if context.card.embedded else f", profile={context.model_spec.options['profile']}"
+    return (
+        f"network_time={c.network_time}, levels={c.levels}, sampling_x0_rule={c.sampling_x0_rule}, "
+        f"inversion_x0_rule={c.inversion_x0_rule}, forward_level={c.forward_level}{profile}"
+    )
 
 
 def _ensure(store: Store, context: Context, planned: PlannedArtifact) -> ArtifactGroup:

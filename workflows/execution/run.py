@@ -16,6 +16,9 @@ from taba_core.errors import UsageError, WorkError
 from taba_core.models.base import card_with_options
 from taba_core.store import Store
 from taba_core.store.address import is_remote
+from workflows.analysis.study import declared_options
+from workflows.configuration.prompt_list import prompt_note
+from workflows.configuration.settings import stored_settings
 from workflows.execution.session import DRAIN_FILE, driving
 from workflows.launch import PACKAGES
 from workflows.planning.budget import over_budget
@@ -113,7 +116,7 @@ def _run_one(plan: Plan, store: Store, chosen: _Chosen, watch: Watch, code: dict
         f"({count_text(plan.evaluations_missing)} network evaluations, {bytes_text(plan.bytes_total)} in all).",
         flush=True,
     )
-    if note := plan.context.prompt_note:
+    if note := prompt_note(plan.context.prompts):
         print(f"prompts: {note}", flush=True)
     done = run_plan(plan, store, make_executor, resources, workers=workers, watch=watch)
     if done.units or done.analysed:
@@ -201,6 +204,8 @@ def provenance(plan: Plan, done: Any, started: datetime, code: dict[str, str]) -
     """One line of the store's log: command, code, versions, machine, times, counts, settings."""
     from importlib.metadata import version
 
+    from workflows.execution.engine import convention_line
+
     packages = ("taba", "torch", "numpy", "zarr", "xarray", "dask", "ray", "scipy")
     return {
         "command": "taba " + " ".join(sys.argv[1:]),
@@ -212,8 +217,8 @@ def provenance(plan: Plan, done: Any, started: datetime, code: dict[str, str]) -
         "units": done.units,
         "network_evaluations": done.evaluations,
         "bytes": plan.bytes_total,
-        "settings": plan.context.settings.model_dump(mode="json"),
-        "conventions": plan.context.convention_line(),
+        "settings": stored_settings(plan.context.settings, declared_options(plan.studies)),
+        "conventions": convention_line(plan.context),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
         "code": code,
         "device": "gpu" if done.on_gpu else "cpu",

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from taba_core.errors import UsageError
 from taba_core.models.base import model_notes
 from taba_core.store import Store
-from workflows.analysis.study import PAPER, Study, find_studies
+from workflows.analysis.study import PAPER, Study, find_studies, read_settings
 from workflows.configuration.context import Context
-from workflows.configuration.settings import parse_settings
+from workflows.configuration.given_images import images_notes
 from workflows.planning.plan import Plan, make_plan
 
 # Several models by one name. Each is asked for the studies that the paper made with a model of it, or for all ("").
@@ -84,7 +84,7 @@ def check(asked: Asked) -> Job:
       UsageError: unknown names or impossible values.
     """
     chosen = find_studies(asked.studies)
-    context = Context(asked.model, asked.method, parse_settings(asked.assignments), asked.weights)
+    context = Context(asked.model, asked.method, read_settings(asked.assignments), asked.weights)
     context.chosen.check()
     if asked.as_in_paper:
         chosen = [study for study in chosen if asked.as_in_paper in study.paper_models]
@@ -118,5 +118,8 @@ def check_all(parts: list[Asked], *, write: bool) -> tuple[list[Job], Store | No
 
 def notes_of(jobs: list[Job]) -> list[str]:
     """What a user should know of the models asked for before anything is computed, each line once."""
-    notes = (note for job in jobs for note in (*model_notes(job.context.model_spec), *job.context.notes()))
+    notes: list[str] = []
+    for context in (job.context for job in jobs):
+        notes += model_notes(context.model_spec)
+        notes += images_notes(context.given_images, context.settings.num_samples)
     return list(dict.fromkeys(notes))

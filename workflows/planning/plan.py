@@ -9,7 +9,7 @@ from taba_core.artifacts import layout as layouts
 from taba_core.artifacts.base import Artifact, SampleSource
 from taba_core.artifacts.layout import Extent
 from taba_core.artifacts.request import Request
-from taba_core.errors import StoreError
+from taba_core.errors import StoreError, UsageError
 from taba_core.store import ArtifactGroup, MissingShards, Store
 from workflows.analysis.study import Study
 from workflows.configuration.context import Context
@@ -199,9 +199,7 @@ class _Extents:
         if held is None:
             first = self._held(source)
             size = (
-                first.samples_per_shard
-                if first
-                else self._context.samples_per_shard(source, self._most[source])
+                first.samples_per_shard if first else first_shard(self._context, source, self._most[source])
             )
             return Extent.covering(samples, size, source.limit)
         wanted = Extent.covering(samples, held.samples_per_shard, source.limit)
@@ -210,6 +208,23 @@ class _Extents:
     def _held(self, artifact: Artifact) -> Extent | None:
         group = self._store.find(artifact) if self._store is not None else None
         return None if group is None else group.extent
+
+
+def first_shard(context: Context, source: SampleSource, num_samples: int) -> int:
+    """Samples stored together, for a store that has none of the source's yet.
+
+    Raises:
+      UsageError: a shard that is no whole number of batches.
+    """
+    asked, batch = context.settings.samples_per_shard, source.batch_size
+    if asked is None:
+        return batch
+    if asked % batch:
+        raise UsageError(
+            f"samples_per_shard={asked}: a shard holds whole batches, and batch_size is {batch}; use a multiple "
+            f"of {batch}, or --set batch_size with a divisor of {asked}."
+        )
+    return min(asked, -(-num_samples // batch) * batch)
 
 
 def has_result(store: Store, name: str) -> bool:

@@ -27,6 +27,7 @@ from workflows.analysis.findings import (
     row_labels,
     seed_of,
 )
+from workflows.analysis.gaussianity import patch_features
 from workflows.analysis.inputs import PICTURE_DIMS
 from workflows.analysis.presentation import Column, Figure, Row, Section, Table
 from workflows.analysis.published import paper_value
@@ -53,7 +54,7 @@ class Correlation(Study):
 
     def requests(self, context: Context) -> Mapping[str, Request]:
         """Noise, images and their latents."""
-        context.patch_features()
+        patch_features(context)
         steps = context.num_steps(self.paper_steps)
         images = context.images(steps)
         return {
@@ -84,7 +85,7 @@ class Correlation(Study):
             found.estimate(
                 f"lag1_{o}", estimates[f"lag/{o}"]["value"], long_name="signed lag-1 autocorrelation"
             )
-        floor = correlation_floor(context.num_samples, context.patch_features(), settings.top_k)
+        floor = correlation_floor(context.num_samples, patch_features(context), settings.top_k)
         found.array("correlation_floor", floor.mean)
         found.array("correlation_floor_spread", floor.spread)
         theory = lag_theory(context, context.num_steps(self.paper_steps))

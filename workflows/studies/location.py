@@ -22,6 +22,7 @@ from workflows.analysis.findings import (
     row_labels,
 )
 from workflows.analysis.presentation import Figure, Row, Section
+from workflows.analysis.step_rows import path_requests
 from workflows.analysis.study import Study, register
 from workflows.configuration.context import Context
 from workflows.report import plots
@@ -44,6 +45,7 @@ class Location(Study):
     question = "Where on its way from noise to image is a sample nearest to its latent?"
     paper_section = "3.2"
     paper_models = ("adm-64", "ldm", "dit")
+    reads = ("bootstrap_replicates",)
 
     def requests(self, context: Context) -> Mapping[str, Request]:
         """Inner products of every sample's path with the segment to its latent, and a few paths to look at."""
@@ -52,7 +54,7 @@ class Location(Study):
         return {
             "generation": context.request(generation, ("noise", "image")),
             "rows": context.request(rows, ("a", "b", "c")),
-            **context.path_requests(generation, predictions=False),
+            **path_requests(context, generation, predictions=False),
         }
 
     def analyse(self, inputs: Inputs, context: Context) -> xr.Dataset:

@@ -44,6 +44,7 @@ class ModelCard(Study):
     title = "The models"
     question = "Which models differ in what?"
     paper_section = "2"
+    reads = ()
 
     def requests(self, context: Context) -> Mapping[str, Request]:
         """The generated images, to compare the card's shape with what is stored."""

@@ -52,6 +52,7 @@ class Regions(Study):
     question = "Where do latents deviate from the noise, and where do they lack variance?"
     paper_section = "3.1"
     version = 2
+    reads = ("bootstrap_replicates",)
 
     def requests(self, context: Context) -> Mapping[str, Request]:
         """Noise, images, latents and plain masks."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import xarray as xr
+from pydantic import Field
 
 from taba_core.artifacts.base import SampleSource
 from taba_core.artifacts.crops import Crops
@@ -26,6 +27,7 @@ from workflows.analysis.presentation import DASH, Cell, Column, Figure, Section,
 from workflows.analysis.study import Study, register
 from workflows.configuration.context import Context
 from workflows.configuration.given_images import image_list, open_given
+from workflows.configuration.options import Options, listed
 from workflows.report import plots
 
 if TYPE_CHECKING:
@@ -45,6 +47,22 @@ _MEASURES = {
 }
 
 
+class SampleQualityOptions(Options):
+    """Options of study `sample-quality`."""
+
+    study = "sample-quality"
+
+    reference: str | None = Field(
+        None,
+        min_length=1,
+        description="folder of real images to compare samples with (default: crops of the photographs that the model "
+        "was made from)",
+    )
+    extractors: Annotated[tuple[str, ...], listed("extractor, e.g. pca-64")] = Field(
+        ("pca-64", "random-convolutions"), description="feature extractors, comma-separated (see taba list)"
+    )
+
+
 @register
 class SampleQuality(Study):
     """Distances of the samples' features from those of real images, beside real images against real images."""
@@ -56,6 +74,8 @@ class SampleQuality(Study):
     paper_section = "4"
     paper_models = ()
     by_name_only = True
+    options = SampleQualityOptions
+    reads = ("bootstrap_replicates",)
 
     def requests(self, context: Context) -> Mapping[str, Request]:
         """Images, and their features and those of two sets of real images, by every extractor."""
@@ -68,23 +88,23 @@ class SampleQuality(Study):
                 "(--set num_samples)."
             )
         asked = {"images": context.request(images, ("image",), n)}
-        for name in context.settings.extractors:
+        for name in _options(context).extractors:
             extractor = extractor_named(name)
             if unsuited := extractor.unsuited(context.decoded_shape or context.card.sample_shape):
-                raise UsageError(f"extractors={name}: {unsuited} Leave it out.")
+                raise UsageError(f"sample-quality.extractors={name}: {unsuited} Leave it out.")
             for of, source in sets.items():
                 asked[f"{of}/{name}"] = context.request(_features(source, extractor), ("features",), n)
         return asked
 
     def check_runnable(self, context: Context) -> None:
         """Refuse (UsageError) an extractor whose packages or weights are missing."""
-        for name in context.settings.extractors:
+        for name in _options(context).extractors:
             if reason := extractor_named(name).why_not():
-                raise UsageError(f"extractors={name}: {reason} Or leave it out.")
+                raise UsageError(f"sample-quality.extractors={name}: {reason} Or leave it out.")
 
     def analyse(self, inputs: Inputs, context: Context) -> xr.Dataset:
         """Every measure of samples against real images, and of real images against others."""
-        found, names = Findings(), context.settings.extractors
+        found, names = Findings(), _options(context).extractors
         pairs = {"": "samples"} | ({"_real": "other"} if f"other/{names[0]}" in inputs.requests else {})
         measured = {
             suffix: [_measures(inputs, name, of, context.settings.bootstrap_replicates) for name in names]
@@ -111,16 +131,20 @@ class SampleQuality(Study):
         )
 
 
+def _options(context: Context) -> SampleQualityOptions:
+    return context.options(SampleQualityOptions)
+
+
 def _real(context: Context) -> dict[str, SampleSource]:
     """The real images that samples are compared with, and where they can be drawn, as many others."""
-    folder, place = context.settings.reference, training_photos(context.model_spec)
+    folder, place = _options(context).reference, training_photos(context.model_spec)
     if folder is not None:
         given = image_list(open_given(folder), context.card, context.model_spec, "none", context.batch_size)
         return {"real": given}
     if place is None:
         raise UsageError(
             f"sample-quality compares samples with real images, and the training images of {context.title} are not "
-            "here. Give a folder of such images: --set reference=FOLDER."
+            "here. Give a folder of such images: --set sample-quality.reference=FOLDER."
         )
     content = content_of(load_photos(place)).fingerprint
     return {
@@ -167,11 +191,11 @@ def _keep(found: Findings, name: str, values: Sequence[Estimate]) -> None:
 def _some_real(context: Context, count: int) -> Any:
     from taba_core.models.base import training_images
 
-    return None if context.settings.reference is not None else training_images(context.model_spec, count)
+    return None if _options(context).reference is not None else training_images(context.model_spec, count)
 
 
 def _reference_text(context: Context) -> str:
-    folder, place = context.settings.reference, training_photos(context.model_spec)
+    folder, place = _options(context).reference, training_photos(context.model_spec)
     if folder is not None:
         given = open_given(folder)
         return f"{len(given.files)} images of {given.folder.name}, fingerprint {given.fingerprint()}"

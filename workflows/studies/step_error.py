@@ -51,6 +51,7 @@ class StepErrors(Study):
     paper_models = ("adm-64", "dit", "if")
     paper_steps = 50
     version = 2
+    reads = ("bootstrap_replicates",)
 
     def requests(self, context: Context) -> Mapping[str, Request]:
         """Sums over every sample's predictions by region, and a few paths to look at."""

@@ -16,6 +16,7 @@ from taba_core.stats.verdict import all_positive, positive
 from taba_core.theory import GaussianModes
 from workflows.analysis.findings import Findings, for_each, interval_numbers, row_labels
 from workflows.analysis.presentation import Section
+from workflows.analysis.step_counts import divides
 from workflows.analysis.step_law import StepLaw, step_laws
 from workflows.analysis.step_rows import ROWS, step_error_requests
 from workflows.analysis.study import Study, register
@@ -46,6 +47,7 @@ class Derivation(Study):
     )
     paper_section = "E"
     paper_steps = 50
+    reads = ("bootstrap_replicates",)
 
     def requests(self, context: Context) -> Mapping[str, Request]:
         """Sums over every sample's predictions, and the paths that are walked back."""
@@ -118,23 +120,13 @@ def _find_terms(found: Findings, context: Context, steps: int) -> None:
 
 def _find_latents(found: Findings, context: Context) -> None:
     """Latent std of every mode at several T: where the deficit lies, and that more steps shrink it."""
-    counts = [T for T in STEP_COUNTS if _has_grid(context, T)]
+    counts = [T for T in STEP_COUNTS if divides(context, T)]
     found.coordinate("inversion_steps", counts)
     found.coordinate("swept_variance", SWEPT)
     modes = [GaussianModes(np.array(SWEPT), context.grid(T)) for T in counts]
     for name, label in (("target", "target"), ("source", "source")):
         values = [m.latent(network_time=label).std for m in modes]  # type: ignore[arg-type]
         found.array(f"swept_std_{name}", values, ("inversion_steps", "swept_variance"))
-
-
-def _has_grid(context: Context, steps: int) -> bool:
-    from taba_core.errors import UsageError
-
-    try:
-        context.check_divides("T", steps)
-    except UsageError:
-        return False
-    return True
 
 
 def _find_round_trip(found: Findings, inputs: Inputs, context: Context, steps: int) -> None:

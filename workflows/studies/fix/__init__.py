@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import xarray as xr
+from pydantic import Field
 
 from taba_core.artifacts.request import Request
 from workflows.analysis.findings import Findings, for_each, row_labels
+from workflows.analysis.gaussianity import patch_features
 from workflows.analysis.presentation import Section
+from workflows.analysis.step_counts import replaced_steps
 from workflows.analysis.study import Study, register
 from workflows.analysis.sweep import find_rows, find_theory, find_worst_images, sweep_requests
 from workflows.configuration.context import Context
+from workflows.configuration.options import Options, ReplacedSteps
 from workflows.studies.fix.claims import find_claims
 from workflows.studies.fix.views import figures_of, tables_of
 
 if TYPE_CHECKING:
     from workflows.analysis.inputs import Inputs
+
+
+class FixOptions(Options):
+    """Options of study `fix`."""
+
+    study = "fix"
+    flat_names: ClassVar = {"forward_steps": "forward_steps"}
+
+    forward_steps: ReplacedSteps = Field(
+        ("2%", "4%", "10%", "20%"), description="K sweep: counts or percentages of T, comma-separated"
+    )
 
 
 @register
@@ -34,19 +49,29 @@ class Fix(Study):
     paper_models = ("dit", "if")
     paper_steps = 50
     version = 2
+    options = FixOptions
+
+    def option_key(self, context: Context) -> dict[str, Any]:
+        """None: there is an artifact for every K."""
+        return {}
 
     def requests(self, context: Context) -> Mapping[str, Request]:
         """Latents and reconstructions for K = 0 and for every K and rule."""
-        context.patch_features()
+        patch_features(context)
         steps = context.num_steps(self.paper_steps)
         images = context.images(steps)
-        asked = sweep_requests(context, images, steps, context.sweep(steps))
+        asked = sweep_requests(
+            context,
+            images,
+            steps,
+            replaced_steps(context, steps, context.options(FixOptions), "forward_steps"),
+        )
         return {"images": context.request(images, images.end_points), **asked}
 
     def analyse(self, inputs: Inputs, context: Context) -> xr.Dataset:
         """Correlation, divergence and reconstruction by rule and K, claims C4, and the worst reconstructions."""
         steps = context.num_steps(self.paper_steps)
-        sweep = context.sweep(steps)
+        sweep = replaced_steps(context, steps, context.options(FixOptions), "forward_steps")
         found = Findings()
         noise, rows = find_rows(found, inputs, context, sweep)
         find_theory(found, context, steps, (0, *sweep))

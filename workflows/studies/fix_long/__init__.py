@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import xarray as xr
+from pydantic import Field
 
 from taba_core.artifacts.request import Request
 from taba_core.conventions import ForwardLevel
@@ -13,23 +14,38 @@ from taba_core.stats.estimate import Estimate
 from taba_core.stats.verdict import every, positive
 from workflows.analysis.closed_form import latent_theory
 from workflows.analysis.findings import Findings, for_each, interval_numbers, row_labels
+from workflows.analysis.gaussianity import patch_features
+from workflows.analysis.preferred import with_preferred
 from workflows.analysis.presentation import Section
+from workflows.analysis.step_counts import check_divides, replaced_steps
 from workflows.analysis.study import Study, register
 from workflows.analysis.sweep import Rows, find_rows, find_theory, sweep_requests
 from workflows.configuration.context import Context
+from workflows.configuration.options import Options, ReplacedSteps
 from workflows.studies.fix_long.views import figures_of, tables_of
 
 if TYPE_CHECKING:
     from workflows.analysis.inputs import Inputs
 
 # Models that run everywhere: what resolves every claim whose margin is not 0; a K is 2T evaluations of each image.
-EMBEDDED = {
-    "num_samples": 512,
-    "batch_size": 256,
-    "long_forward_steps": ("0.1%", "1%", "4%"),
-}
+EMBEDDED = {"num_samples": 512, "batch_size": 256}
+EMBEDDED_SWEEP = ("0.1%", "1%", "4%")
 PAPER_SAMPLES = 4096
 FOUR_PERCENT = 0.04
+
+
+class FixLongOptions(Options):
+    """Options of study `fix-long`."""
+
+    study = "fix-long"
+    flat_names: ClassVar = {"steps": "long_steps", "forward_steps": "long_forward_steps"}
+
+    steps: int = Field(1000, ge=2, description="T of the inversions")
+    forward_steps: ReplacedSteps = Field(
+        ("0.1%", "0.2%", "0.5%", "1%", "2%", "4%"),
+        description="K sweep: counts or percentages of T, comma-separated (default of models that run on any "
+        f"machine: {','.join(EMBEDDED_SWEEP)})",
+    )
 
 
 @register
@@ -42,22 +58,27 @@ class FixLong(Study):
     question = "Does replacing the first steps still repair the latents of an inversion in a thousand steps?"
     paper_section = "F"
     paper_models = ("adm-64", "dit", "if")
+    options = FixLongOptions
+
+    def option_key(self, context: Context) -> dict[str, Any]:
+        """None: there is an artifact for every K at this T."""
+        return {}
 
     def requests(self, context: Context) -> Mapping[str, Request]:
         """The images, and latents and reconstructions at the long T for K = 0 and for every K and rule."""
-        context = context.with_preferred(EMBEDDED, PAPER_SAMPLES)
-        context.patch_features()
-        steps = context.settings.long_steps
-        context.check_divides("long_steps", steps)
+        context = with_preferred(context, EMBEDDED, PAPER_SAMPLES)
+        patch_features(context)
+        steps = context.options(FixLongOptions).steps
+        check_divides(context, "fix-long.steps", steps)
         generation = context.generation(context.num_steps(self.paper_steps))
-        asked = sweep_requests(context, generation, steps, context.sweep(steps, "long_forward_steps"))
+        asked = sweep_requests(context, generation, steps, _sweep(context))
         return {"images": context.request(generation, ("noise", "image")), **asked}
 
     def analyse(self, inputs: Inputs, context: Context) -> xr.Dataset:
         """Correlation, divergence and reconstruction by rule and K, claims C9."""
-        context = context.with_preferred(EMBEDDED, PAPER_SAMPLES)
-        steps = context.settings.long_steps
-        sweep = context.sweep(steps, "long_forward_steps")
+        context = with_preferred(context, EMBEDDED, PAPER_SAMPLES)
+        steps = context.options(FixLongOptions).steps
+        sweep = _sweep(context)
         found = Findings()
         found.array("long_steps", steps)
         noise, rows = find_rows(found, inputs, context, sweep)
@@ -76,6 +97,14 @@ class FixLong(Study):
         )
 
 
+def _sweep(context: Context) -> tuple[int, ...]:
+    """K that are compared; fewer by default where a model runs on any machine."""
+    options = context.options(FixLongOptions)
+    if context.card.runs_anywhere:
+        options = options.with_defaults({"forward_steps": EMBEDDED_SWEEP})
+    return replaced_steps(context, options.steps, options, "forward_steps")
+
+
 def _claims(
     found: Findings,
     noise: Mapping[str, Estimate],
@@ -85,7 +114,7 @@ def _claims(
     rule: ForwardLevel,
 ) -> None:
     """Claims C9 under one level rule; the numbers in brackets are the paper's (ADM-64, DiT, IF)."""
-    steps = context.settings.long_steps
+    steps = context.options(FixLongOptions).steps
     plain, first = rows[rule, 0], rows[rule, sweep[0]]
     percent = f"{100 * sweep[0] / steps:g} %"
     half = 0.5 * plain["kl"] - first["kl"]
@@ -136,7 +165,7 @@ def _claims(
 
 def _left_over(context: Context, counts: Sequence[int], rule: ForwardLevel) -> str:
     """What the closed form says of the latents that are not at noise: how much of it is the images' own T."""
-    steps, image_steps = context.settings.long_steps, context.num_steps(FixLong.paper_steps)
+    steps, image_steps = context.options(FixLongOptions).steps, context.num_steps(FixLong.paper_steps)
     said = []
     for k in counts:
         crossed, own = (latent_theory(context, steps, k, rule, T) for T in (image_steps, steps))

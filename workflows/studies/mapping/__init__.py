@@ -28,6 +28,7 @@ from workflows.studies.mapping.measures import (
     samples_per_read,
     sampling_steps,
 )
+from workflows.studies.mapping.options import MappingOptions
 from workflows.studies.mapping.views import figures_of, table13
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ class SmallestDistanceMapping(Study):
     question = "Can noise, image and latent of one sample be told to belong together by their distance alone?"
     paper_section = "N"
     paper_models = ("adm-32", "adm-64", "adm-256", "ldm", "dit")
+    options = MappingOptions
+    reads = ("bootstrap_replicates",)
 
     def requests(self, context: Context) -> Mapping[str, Request]:
         """Noise, images and latents at the run's T, then at the other T."""
@@ -56,9 +59,9 @@ class SmallestDistanceMapping(Study):
             asked[f"inversion {steps}"] = context.request(context.inversion(generation), ("latent",))
         return asked
 
-    def analysis_settings(self, context: Context) -> dict[str, Any]:
-        """Also the candidates."""
-        return {**super().analysis_settings(context), "divisions": kind_of_division(context)}
+    def option_key(self, context: Context) -> dict[str, Any]:
+        """The candidates; the artifacts say which T there are."""
+        return {"divisions": kind_of_division(context)}
 
     def analyse(self, inputs: Inputs, context: Context) -> xr.Dataset:
         """Nearest states by distance and by cosine in every direction at every T; claims C13 and CF14."""

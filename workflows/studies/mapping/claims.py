@@ -82,7 +82,7 @@ def _pixel_claims(
         numbers,
         _BY_NORM + ", at few steps as at many."
         if few and many
-        else f"Needs T ≤ {_FEW} and T ≥ {_MANY} in mapping_steps.",
+        else f"Needs T ≤ {_FEW} and T ≥ {_MANY} in mapping.steps.",
     )
     both = ("image_latent", "latent_image")
     found.claim(

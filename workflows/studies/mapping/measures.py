@@ -23,6 +23,7 @@ from taba_core.stats.nearest import METRICS, Metric, Nearest
 from workflows.analysis.findings import Findings
 from workflows.analysis.inputs import PICTURE_DIMS
 from workflows.configuration.context import Context
+from workflows.studies.mapping.options import MappingOptions
 
 if TYPE_CHECKING:
     from taba_core.stats.estimate import Estimate
@@ -63,19 +64,20 @@ class Traits(NamedTuple):
 
 
 def sampling_steps(context: Context, own: int) -> tuple[int, ...]:
-    """T of the table, ascending: the run's own, and of the setting `mapping_steps` what the schedule has.
+    """T of the table, ascending: the run's own, and of the option `steps` what the schedule has.
 
     Raises:
       UsageError: a T the user chose and the schedule cannot have.
     """
     found = {own}
-    for steps in context.settings.mapping_steps:
+    options = context.options(MappingOptions)
+    for steps in options.steps:
         try:
             context.grid(steps)
             found.add(steps)
         except UsageError as error:
-            if "mapping_steps" in context.settings.model_fields_set:
-                raise UsageError(f"--set mapping_steps, entry {steps}: {error}") from None
+            if "steps" in options.model_fields_set:
+                raise UsageError(f"--set mapping.steps, entry {steps}: {error}") from None
     return tuple(sorted(found))
 
 
@@ -85,17 +87,17 @@ def kind_of_division(context: Context) -> str:
     Raises:
       UsageError: class where images have none; eighths of fewer than 8 images.
     """
-    asked, classes = context.settings.mapping_divisions, context.conditioning == "class"
+    asked, classes = context.options(MappingOptions).divisions, context.conditioning == "class"
     if asked == "auto":
         return "class" if classes else "eighths" if context.num_samples >= _FROM else "whole"
     if asked == "class" and not classes:
         raise UsageError(
-            f"mapping_divisions=class: images of {context.card.title} are drawn without a class here; use whole or "
+            f"mapping.divisions=class: images of {context.card.title} are drawn without a class here; use whole or "
             "eighths, or a conditioning=class model."
         )
     if asked == "eighths" and context.num_samples < _DIVISIONS:
         raise UsageError(
-            f"mapping_divisions=eighths: {context.num_samples} images make no {_DIVISIONS} divisions; use whole."
+            f"mapping.divisions=eighths: {context.num_samples} images make no {_DIVISIONS} divisions; use whole."
         )
     return asked
 

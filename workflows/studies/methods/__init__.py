@@ -10,6 +10,8 @@ import xarray as xr
 from taba_core.artifacts.request import Request
 from taba_core.artifacts.self_interpolation import SelfInterpolation
 from workflows.analysis.findings import Findings, for_each, row_labels
+from workflows.analysis.gaussianity import patch_features
+from workflows.analysis.preferred import with_preferred
 from workflows.analysis.presentation import Section
 from workflows.analysis.study import Study, register
 from workflows.configuration.context import Context
@@ -17,6 +19,7 @@ from workflows.studies.methods.claims import find_claims, time_claims
 from workflows.studies.methods.figures import figures_of
 from workflows.studies.methods.lpips import check_lpips, lpips_request
 from workflows.studies.methods.measures import find_noise, find_rows
+from workflows.studies.methods.options import MethodsOptions
 from workflows.studies.methods.rows import MethodRow, check_any, method_rows
 from workflows.studies.methods.tables import tables_of
 from workflows.studies.methods.times import with_times
@@ -44,6 +47,7 @@ class Methods(Study):
     paper_models = ("sdxl",)
     paper_steps = 50
     costly = True
+    options = MethodsOptions
 
     def requests(self, context: Context) -> Mapping[str, Request]:
         """The images, and of every row latents, costs, reconstructions, LPIPS and the self-interpolation curve."""
@@ -64,7 +68,9 @@ class Methods(Study):
             if distance := lpips_request(context, inversion):
                 asked[f"lpips/{row.name}"] = distance
             arc = SelfInterpolation(source=inversion)
-            asked[f"arc/{row.name}"] = context.request(arc, ("distance",), context.settings.arc_samples)
+            asked[f"arc/{row.name}"] = context.request(
+                arc, ("distance",), context.options(MethodsOptions).arc_samples
+            )
         return asked
 
     def analyse(self, inputs: Inputs, context: Context) -> xr.Dataset:
@@ -76,9 +82,9 @@ class Methods(Study):
         find_claims(found, noise, measured, context)
         return found.dataset()
 
-    def analysis_settings(self, context: Context) -> dict[str, Any]:
-        """And of how many samples the curves are."""
-        return {**super().analysis_settings(context), "arc_samples": context.settings.arc_samples}
+    def option_key(self, context: Context) -> dict[str, Any]:
+        """Of how many samples the curves are; the other options decide which artifacts there are."""
+        return {"arc_samples": context.options(MethodsOptions).arc_samples}
 
     def annotate(self, store: Store, result: xr.Dataset) -> xr.Dataset:
         """The measured times of every row."""
@@ -100,8 +106,8 @@ class Methods(Study):
 
     def _asked(self, context: Context) -> tuple[Context, tuple[MethodRow, ...], int]:
         """The study's own settings, rows and T."""
-        context = context.with_preferred(EMBEDDED, PAPER_SAMPLES)
-        context.patch_features()
+        context = with_preferred(context, EMBEDDED, PAPER_SAMPLES)
+        patch_features(context)
         steps = context.num_steps(self.paper_steps)
         rows = method_rows(context, steps)
         check_any(rows, context)

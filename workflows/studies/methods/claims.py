@@ -13,6 +13,7 @@ from taba_core.stats.estimate import Estimate
 from taba_core.stats.floor import correlation_floor
 from taba_core.stats.verdict import Verdict, every, positive
 from workflows.analysis.findings import Findings, interval_numbers
+from workflows.analysis.gaussianity import patch_features
 from workflows.analysis.presentation import Claim
 from workflows.configuration.context import Context
 from workflows.studies.methods.rows import REGULARISED_PRIORS
@@ -70,7 +71,7 @@ def find_claims(
             {name: interval_numbers("margin", one) for name, one in above.items()},
             "" if len(priors) == len(REGULARISED_PRIORS) else "Not all of the paper's rows were asked for.",
         )
-    floor = correlation_floor(context.num_samples, context.patch_features(), context.settings.top_k).mean
+    floor = correlation_floor(context.num_samples, patch_features(context), context.settings.top_k).mean
     for claim in OURS:
         for rule in RULES:
             if {claim.row, f"forward-2-{rule}"} <= rows.keys():

@@ -20,6 +20,7 @@ from workflows.analysis.gaussianity import find_floors, gaussianity, named
 from workflows.analysis.inputs import Inputs
 from workflows.configuration.context import Context
 from workflows.studies.methods.lpips import lpips, unsuited
+from workflows.studies.methods.options import MethodsOptions
 from workflows.studies.methods.rows import MethodRow
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def find_rows(
     for end, function in (("least", np.min), ("most", np.max)):
         found.array(f"evaluations_{end}", [int(function(counts)) for counts in counted], ("row",))
     found.array("row_own_sampler", [row.chosen.method.own_sampler for row in rows], ("row",))
-    found.array("arc_samples", min(context.settings.arc_samples, inputs.num_samples))
+    found.array("arc_samples", min(context.options(MethodsOptions).arc_samples, inputs.num_samples))
     found.coordinate("weight", np.linspace(0, 1, measured[rows[0].name]["arc"].shape[0]))
     about = _about_lpips(inputs, context, rows)
     for measure, dims in (
@@ -167,7 +168,12 @@ def _measure(inputs: Inputs, context: Context, row: MethodRow) -> dict[str, Esti
         statistics["lpips"] = ValueMean("lpips")
     of = inputs.reduce(columns, statistics, s.bootstrap_replicates)
     curve = {"arc": InterpolationCurve()}
-    of |= inputs.reduce({"distance": (arc, "distance")}, curve, s.bootstrap_replicates, s.arc_samples)
+    of |= inputs.reduce(
+        {"distance": (arc, "distance")},
+        curve,
+        s.bootstrap_replicates,
+        context.options(MethodsOptions).arc_samples,
+    )
     unknown = Estimate.exact(np.nan)
     return {
         **named(of),

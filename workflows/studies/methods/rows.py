@@ -13,6 +13,7 @@ from taba_core.diffusion.inversion import inversion_method_class, list_methods
 from taba_core.errors import UsageError, unknown_name
 from workflows.configuration.context import Context
 from workflows.configuration.method import ChosenMethod
+from workflows.studies.methods.options import MethodsOptions
 
 PAPER, FORWARD, IMPLICIT, NOISE, REGULARISED, SAMPLERS, OWN = (
     "Table 7",
@@ -26,7 +27,7 @@ PAPER, FORWARD, IMPLICIT, NOISE, REGULARISED, SAMPLERS, OWN = (
 GROUPS = (PAPER, FORWARD, IMPLICIT, NOISE, REGULARISED, SAMPLERS, OWN)
 # Rows that pull predictions or latents towards white noise.
 REGULARISED_PRIORS = ("pix2pix-zero", "renoise-k1", "renoise-k2", "renoise-k4")
-# What `--set methods=` takes beside the names of rows and methods.
+# What `--set methods.rows=` takes beside the names of rows and methods.
 ALL, TABLE7 = "all", "table7"
 
 
@@ -35,7 +36,7 @@ class MethodRow:
     """One inversion to compare.
 
     Attributes:
-      name: of the row, as `--set methods=` takes it.
+      name: of the row, as `--set methods.rows=` takes it.
       label: as tables show it.
       group: one of GROUPS.
       method, options: the inversion method.
@@ -68,7 +69,7 @@ def method_rows(context: Context, steps: int) -> tuple[MethodRow, ...]:
     """The rows that apply to a model and were asked for, in the order of the tables; `steps` is the images' T.
 
     A name that is no row's but a method's stands for all rows of that method. A method given by `--method` has a row
-    of its own, whatever `--set methods=` says.
+    of its own, whatever `--set methods.rows=` says.
 
     Raises:
       UsageError: no such row or method, or none that applies.
@@ -78,7 +79,7 @@ def method_rows(context: Context, steps: int) -> tuple[MethodRow, ...]:
     methods = {row.method for row in everything} - names
     unfit = _unfit(context)
     chosen: set[str] = {row.name for row in everything if row.group == OWN}
-    for asked in context.settings.methods:
+    for asked in context.options(MethodsOptions).rows:
         if asked in unfit:
             ChosenMethod(asked).check_condition(context.conditioning, context.card.title)
         elif asked not in {*names, *methods, ALL, TABLE7}:
@@ -244,6 +245,5 @@ def named(rows: Sequence[MethodRow], name: str) -> MethodRow | None:
 def check_any(rows: Sequence[MethodRow], context: Context) -> None:
     """Refuse (UsageError) a comparison of nothing."""
     if not rows:
-        raise UsageError(
-            f"--set methods={','.join(context.settings.methods)}: none of them applies to {context.card.title}."
-        )
+        asked = ",".join(context.options(MethodsOptions).rows)
+        raise UsageError(f"--set methods.rows={asked}: none of them applies to {context.card.title}.")

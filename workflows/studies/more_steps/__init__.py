@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import xarray as xr
+from pydantic import Field
 
 from taba_core.artifacts.request import Request
 from taba_core.stats.estimate import Estimate
 from taba_core.stats.regions import RegionError
 from workflows.analysis.closed_form import flat_mode_latent, lag_theory, latent_theory
 from workflows.analysis.findings import Findings, for_each, row_labels
-from workflows.analysis.gaussianity import MEASURES, find_floors, gaussianity, named, stacked
+from workflows.analysis.gaussianity import MEASURES, find_floors, gaussianity, named, patch_features, stacked
 from workflows.analysis.inputs import PICTURE_DIMS
+from workflows.analysis.preferred import with_preferred
 from workflows.analysis.presentation import Section
+from workflows.analysis.step_counts import check_divides, divides
 from workflows.analysis.study import Study, register
 from workflows.configuration.context import Context
+from workflows.configuration.options import Options, StepCounts
 from workflows.studies.more_steps.claims import find_claims
 from workflows.studies.more_steps.views import figures_of, tables_of
 
@@ -32,6 +36,18 @@ _SHOWN = 6
 _MAPS = 4  # T shown as maps
 
 
+class MoreStepsOptions(Options):
+    """Options of study `more-steps`."""
+
+    study = "more-steps"
+    flat_names: ClassVar = {"steps": "inversion_steps"}
+
+    steps: StepCounts = Field(
+        (10, 20, 50, 100, 200, 500, 1000),
+        description="T of the inversions that are compared, comma-separated",
+    )
+
+
 @register
 class MoreSteps(Study):
     """The same images inverted with several T, and beside it images that were sampled with that T themselves."""
@@ -42,17 +58,22 @@ class MoreSteps(Study):
     question = "Do latents become Gaussian when the same images are inverted in more and smaller steps?"
     paper_section = "F"
     paper_models = ("adm-64", "dit", "if")
+    options = MoreStepsOptions
+
+    def option_key(self, context: Context) -> dict[str, Any]:
+        """None: there are artifacts for every T."""
+        return {}
 
     def requests(self, context: Context) -> Mapping[str, Request]:
         """The images, their latents at every T, and images and latents of every T's own path."""
-        context = context.with_preferred(EMBEDDED, PAPER_SAMPLES)
-        context.patch_features()
+        context = with_preferred(context, EMBEDDED, PAPER_SAMPLES)
+        patch_features(context)
         images = context.generation(context.num_steps(self.paper_steps))
         asked = {
             "generation": context.request(images, ("noise", "image")),
             "regions": context.request(context.regions(images), ("region",)),
         }
-        for steps in context.inversion_sweep():
+        for steps in compared_steps(context):
             own = context.generation(steps)
             for path, source in (("fixed", images), ("own", own)):
                 latent = context.inversion(source, num_inference_steps=steps)
@@ -62,8 +83,8 @@ class MoreSteps(Study):
 
     def analyse(self, inputs: Inputs, context: Context) -> xr.Dataset:
         """Measures of the latents of both paths at every T, claims C8 and CF9, maps for Figure 9."""
-        context = context.with_preferred(EMBEDDED, PAPER_SAMPLES)
-        sweep = context.inversion_sweep()
+        context = with_preferred(context, EMBEDDED, PAPER_SAMPLES)
+        sweep = compared_steps(context)
         replicates = context.settings.bootstrap_replicates
         found = Findings()
         found.coordinate("path", _PATHS)
@@ -108,6 +129,21 @@ class MoreSteps(Study):
             tables=for_each(tables_of, results, labels),
             figures=for_each(figures_of, results, labels),
         )
+
+
+def compared_steps(context: Context) -> tuple[int, ...]:
+    """T of the inversions of fixed images, ascending; of the default list what the model's schedule has.
+
+    Raises:
+      UsageError: a T that does not divide the training timesteps; its levels would end below the others'.
+    """
+    options = context.options(MoreStepsOptions)
+    asked = sorted(set(options.steps))
+    if "steps" not in options.model_fields_set:
+        return tuple(steps for steps in asked if divides(context, steps))
+    for steps in asked:
+        check_divides(context, "more-steps.steps", steps)
+    return tuple(asked)
 
 
 def _row(inputs: Inputs, context: Context, path: str, steps: int) -> dict[str, Estimate]:

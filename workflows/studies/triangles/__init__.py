@@ -35,6 +35,7 @@ class Triangles(Study):
     title = "Latents lie off the line from noise to image"
     question = "Where is the latent, seen from the noise and from the image?"
     paper_section = "H"
+    reads = ("bootstrap_replicates",)
 
     def requests(self, context: Context) -> Mapping[str, Request]:
         """Noise, images and latents, as Table 2 reads them."""

@@ -1,0 +1,23 @@
+"""The settings that a costly study prefers to the card's, where the user chose none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from workflows.configuration.context import Context
+
+
+def with_preferred(context: Context, small: Mapping[str, Any], network_samples: int) -> Context:
+    """This context at the settings that a study prefers.
+
+    Args:
+      small: settings by name for models that run on any machine. All samples in one shard are cheapest there at
+        many levels: the exact denoiser prepares every level once a shard.
+      network_samples: most images of any other network, unless its card has fewer.
+    """
+    preferred: Mapping[str, Any] = {"num_samples": min(network_samples, context.card.defaults.num_samples)}
+    if context.card.runs_anywhere:
+        preferred = small
+    return replace(context, settings=context.settings.with_defaults(preferred))
