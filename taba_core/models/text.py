@@ -1,7 +1,7 @@
 """Text encoders: from prompts to what conditions a text-to-image network.
 
 Every distinct prompt is encoded alone, so its embedding does not depend on the batch it comes in, and a prompt
-shared by many samples costs one pass. Guidance is off (scale 1): there is no null prompt.
+shared by many samples costs one pass.
 """
 
 from __future__ import annotations

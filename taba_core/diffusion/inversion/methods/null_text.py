@@ -56,6 +56,7 @@ class NullText(WholeMethod):
     needs_gradient = True
     needs_text = True
     own_sampler = True
+    own_guidance = True
 
     guidance_scale: Scale = 7.5
     num_inner_steps: Annotated[int, Field(ge=1)] = 10
@@ -161,6 +162,7 @@ class NegativePrompt(StepMethod):
 
     needs_text = True
     own_sampler = True
+    own_guidance = True
     implicit = True
 
     guidance_scale: Scale = 7.5
