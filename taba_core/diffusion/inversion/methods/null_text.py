@@ -46,7 +46,7 @@ class NullText(WholeMethod):
     `tolerance` + `tolerance_growth` i; the next step starts from it. `reconstruct` samples under guidance with these.
 
     Carries null_embeds, (B, T, L, D), entry l-1 of step l: for SD 77 * 768 numbers a step, 12 MB an image at T = 50.
-    The pooled embedding of SDXL stays that of the empty prompt.
+    The pooled embedding of SDXL stays that of the null condition.
 
     Attributes:
       guidance_scale: w of the sampler, above 1.
