@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_checkpoints import DIT_LABELS, edit_json, tiny_class_unet, tiny_dit, tiny_unet
+from tiny_checkpoints import DIT_LABELS, edit_json, tiny_class_unet, tiny_dit, tiny_ldm, tiny_unet
 from tiny_text_checkpoints import save_scheduler, save_tiny_if, save_tiny_sd, save_tiny_sdxl
 from torch.testing import assert_close
 
@@ -15,6 +15,7 @@ from taba_core.errors import UsageError
 from taba_core.models.base import load_model
 from taba_core.models.catalog import load_card
 from taba_core.models.grids import timestep_grid
+from taba_core.models.null_condition import why_no_null_condition
 
 V = {"prediction_type": "v_prediction", "timestep_spacing": "trailing"} | {
     "rescale_betas_zero_snr": True,
@@ -165,3 +166,25 @@ def test_a_wrapper_that_only_knows_eps_still_changes_what_methods_see():
     model = load_model("gaussian", options={"size": 8})
     x, grid = noise_of(model), TimestepGrid.build(model.schedule, 3)
     assert_close(Doubled(model).predict(x, grid.levels[2], {}).eps, 2 * model.eps(x, grid.levels[2].time, {}))
+
+
+FAMILIES = {
+    "tiny-unet": tiny_unet, "tiny-class-unet": tiny_class_unet, "tiny-ldm": tiny_ldm, "tiny-dit": tiny_dit,
+    "tiny-if": save_tiny_if, "tiny-sd": save_tiny_sd, "tiny-sdxl": save_tiny_sdxl,
+    **dict.fromkeys(("gaussian", "photo-mixture", "photo-adm", "photo-ldm", "photo-dit", "photo-if")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_card_says_of_every_family_what_the_loaded_model_says(name, tmp_path):
+    make = FAMILIES[name]
+    model = name if make is None else str(make(tmp_path / name))
+    reason = why_no_null_condition(load_card(model))
+    options = {"num_components_per_photo": 2, "rank": 8} if name == "photo-mixture" else None
+    loaded = load_model(model, options=options)
+    if not reason:
+        assert all(len(value) == 3 for value in null_condition(loaded, 3).values())
+        return
+    with pytest.raises(UsageError) as error:
+        null_condition(loaded, 3)
+    assert reason.split(" has ")[1] in str(error.value)
