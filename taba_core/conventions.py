@@ -6,7 +6,7 @@ a branch on a model's name.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -14,6 +14,15 @@ NetworkTime = Literal["target", "source"]
 Levels = Literal["exact", "shifted"]
 X0Rule = Literal["none", "clip", "clip-rederive", "dynamic"]
 ForwardLevel = Literal["exact", "matched"]
+
+# w of classifier-free guidance, eps = eps_null + w (eps_cond - eps_null).
+GuidanceScale = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+UNGUIDED = 1.0  # the prediction with the condition, which needs no other
+
+
+def evaluations_per_prediction(guidance_scale: float) -> int:
+    """Network evaluations (NFE) of one prediction: 1, or 2 under guidance, with the condition and without it."""
+    return 1 if guidance_scale == UNGUIDED else 2
 
 
 class Conventions(BaseModel):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from taba_core.artifacts.base import SampleSource
 from taba_core.artifacts.variable import CLASS_ID, NOISE_UNITS, PATH, PROMPT, STATE, Variable, picture
-from taba_core.conventions import X0Rule
+from taba_core.conventions import UNGUIDED, GuidanceScale, X0Rule, evaluations_per_prediction
 from taba_core.model_spec import ModelSpec, PromptSpec
 
 # Conditions of samples: counter-based (any sample alone), or the reference code's sequential draws.
@@ -19,10 +19,12 @@ class Generation(SampleSource):
     """Noise sampled to images.
 
     `drawn_samples` is the number of samples that the reference code's draws are made for: their order depends on it.
+    `guidance_scale` is w of the sampler; whatever walks the sampling path again walks it at this scale.
     """
 
     kind: ClassVar[str] = "generation"
     image_variable: ClassVar[str] = "image"
+    added_later: ClassVar[dict[str, Any]] = {"guidance_scale": UNGUIDED}
     stored: ClassVar[tuple[Variable, ...]] = (
         Variable("noise", STATE, NOISE_UNITS, "Gaussian noise x_T that sampling started from"),
         Variable("image", STATE, "1", "generated image x_0 in the model's own space"),
@@ -46,12 +48,17 @@ class Generation(SampleSource):
         default=1, ge=1, description="consecutive samples that share a condition"
     )
     x0_rule: X0Rule = "none"
+    guidance_scale: GuidanceScale = UNGUIDED
 
     @model_validator(mode="after")
     def _fields_go_together(self) -> Generation:
         if (self.conditioning == "prompt") != (self.prompts is not None):
             raise ValueError(
                 f"conditioning={self.conditioning}: prompts are given for conditioning=prompt only."
+            )
+        if self.conditioning == "none" and self.guidance_scale != UNGUIDED:
+            raise ValueError(
+                f"guidance_scale={self.guidance_scale:g}: conditioning=none has nothing to guide to."
             )
         if (self.draws == "reference") != (self.drawn_samples is not None):
             raise ValueError(f"draws={self.draws}: drawn_samples is given for draws=reference only.")
@@ -77,5 +84,5 @@ class Generation(SampleSource):
         return ("noise", "image", *self.condition_variables, *(("decoded",) if latent else ()))
 
     def num_evaluations(self) -> int:
-        """T: one evaluation per transition."""
-        return self.num_inference_steps
+        """T: one evaluation per transition; 2 T under guidance."""
+        return self.num_inference_steps * evaluations_per_prediction(self.guidance_scale)

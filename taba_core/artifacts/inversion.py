@@ -18,7 +18,15 @@ from taba_core.artifacts.variable import (
     Variable,
     row,
 )
-from taba_core.conventions import ForwardLevel, Levels, NetworkTime, X0Rule
+from taba_core.conventions import (
+    UNGUIDED,
+    ForwardLevel,
+    GuidanceScale,
+    Levels,
+    NetworkTime,
+    X0Rule,
+    evaluations_per_prediction,
+)
 
 # What a latent image goes through before it is inverted: nothing, or decoder and encoder (posterior mean or a draw).
 RoundTrip = Literal["none", "mean", "sample"]
@@ -31,10 +39,14 @@ class Inversion(Artifact):
 
     `method_fingerprint` is the hash of the file of a user's own method, `method_location` the folder to import it from.
     `expected_evaluations` (least and most of an image; None is T - K), `sampling_evaluations` (of its reconstruction;
-    None is T) and `carried` (dimensions and sizes of what is kept beside the latent) follow from method and model.
+    None is T) and `carried` (dimensions and sizes of what is kept beside the latent) follow from method and model; both
+    counts are those of a network without guidance.
+
+    `guidance_scale` is w of the inversion's own predictions, whatever the images were sampled with.
     """
 
     kind: ClassVar[str] = "inversion"
+    added_later: ClassVar[dict[str, Any]] = {"guidance_scale": UNGUIDED}
     outside_key: ClassVar[frozenset[str]] = frozenset(
         {"method_location", "expected_evaluations", "sampling_evaluations", "carried"}
     )
@@ -77,6 +89,7 @@ class Inversion(Artifact):
     forward_level: ForwardLevel = "exact"
     forward_seed: int = Field(default=42, ge=0)
     round_trip: RoundTrip = "none"
+    guidance_scale: GuidanceScale = UNGUIDED
     draws_noise: bool = Field(default=False, description="the method starts from noise of forward_seed")
     method_fingerprint: str = ""
     method_location: str = ""
@@ -121,15 +134,24 @@ class Inversion(Artifact):
         return self.carried.get(variable, {})
 
     def num_evaluations(self) -> int:
-        """Those of the method, the most where they depend on the image; of DDIM T - K."""
-        if self.expected_evaluations is not None:
-            return self.expected_evaluations[1]
-        return self.num_inference_steps - self.forward_steps
+        """Those of the method, the most where they depend on the image; of DDIM T - K. Twice that under guidance."""
+        return self._bounds[1]
 
     def least_evaluations(self) -> int:
-        """The method's lower bound."""
-        return self.num_evaluations() if self.expected_evaluations is None else self.expected_evaluations[0]
+        """The method's lower bound, twice under guidance."""
+        return self._bounds[0]
 
     def measuring_evaluations(self, variables: tuple[str, ...]) -> int:
-        """One for every step that is not replaced, where the residual is asked."""
-        return self.num_inference_steps - self.forward_steps if "residual" in variables else 0
+        """One prediction for every step that is not replaced, where the residual is asked."""
+        if "residual" not in variables:
+            return 0
+        steps = self.num_inference_steps - self.forward_steps
+        return steps * evaluations_per_prediction(self.guidance_scale)
+
+    @property
+    def _bounds(self) -> tuple[int, int]:
+        """Least and most network evaluations of an image."""
+        plain = self.num_inference_steps - self.forward_steps
+        low, high = self.expected_evaluations or (plain, plain)
+        each = evaluations_per_prediction(self.guidance_scale)
+        return low * each, high * each

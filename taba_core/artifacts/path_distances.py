@@ -38,9 +38,9 @@ class PathDistances(Artifact):
         return (self.source.source, self.source)
 
     def num_evaluations(self) -> int:
-        """T: the path."""
-        return self.num_steps
+        """Those of the sampling path."""
+        return self.samples.num_evaluations()
 
     def saved_evaluations(self, made: frozenset[Artifact]) -> int:
-        """T for a path that was just walked."""
-        return self.num_steps if self.samples in made else 0
+        """Those of a path that was just walked."""
+        return self.samples.num_evaluations() if self.samples in made else 0

@@ -12,7 +12,10 @@ from taba_core.artifacts.variable import Variable, row
 
 
 class SelfInterpolation(Artifact):
-    """Distances to each image of what the sampler makes of slerp(x_T, x̂_T; c), c = 0, ..., 1 in equal steps."""
+    """Distances to each image of what the sampler makes of slerp(x_T, x̂_T; c), c = 0, ..., 1 in equal steps.
+
+    The sampler is the generation's, with its x_0 rule and guidance scale, so that c = 0 gives the image itself.
+    """
 
     kind: ClassVar[str] = "self-interpolation"
     reads: ClassVar[tuple[str, ...]] = ("noise", "image", "latent", "class_id", "prompt")
@@ -41,5 +44,5 @@ class SelfInterpolation(Artifact):
         return {"weight": self.num_weights}
 
     def num_evaluations(self) -> int:
-        """T of the images at every c."""
-        return self.num_weights * self.num_steps
+        """Those of the images, at every c."""
+        return self.num_weights * self.samples.num_evaluations()

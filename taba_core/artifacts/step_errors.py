@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from taba_core.artifacts.base import Artifact, SampleSource
 from taba_core.artifacts.regions import PlainRegions
 from taba_core.artifacts.step_predictions import StepPredictions
 from taba_core.artifacts.variable import Variable, row
-from taba_core.conventions import Levels, NetworkTime, X0Rule
+from taba_core.conventions import (
+    UNGUIDED,
+    GuidanceScale,
+    Levels,
+    NetworkTime,
+    X0Rule,
+    evaluations_per_prediction,
+)
 
 _BY_REGION = ("sample", "step", "region")
 
@@ -19,9 +26,12 @@ class StepErrors(Artifact):
     Equal to the rows of `taba_core.stats.step_error.StepError` over `eps_t`, `eps_hat` and `region`. They are made by
     the unit that walks the path; where the images are stored already the path is walked again, from the noise and in
     the generation's batches, so its states have the same bits.
+
+    `guidance_scale` is that of the predictions; where the path has another, the difference is part of the error.
     """
 
     kind: ClassVar[str] = "step-errors"
+    added_later: ClassVar[dict[str, Any]] = {"guidance_scale": UNGUIDED}
     reads: ClassVar[tuple[str, ...]] = ("image", "class_id", "prompt", "region")
     paths_in_memory: ClassVar[int] = 3  # x_t, eps_t and eps_hat
     stored: ClassVar[tuple[Variable, ...]] = (
@@ -38,6 +48,7 @@ class StepErrors(Artifact):
     network_time: NetworkTime = "target"
     levels: Levels = "exact"
     x0_rule: X0Rule = "none"
+    guidance_scale: GuidanceScale = UNGUIDED
 
     @property
     def samples(self) -> SampleSource:
@@ -49,12 +60,17 @@ class StepErrors(Artifact):
         return (self.source.source, self.source)
 
     def num_evaluations(self) -> int:
-        """2 T: the path, and one prediction from each of its states."""
-        return 2 * self.num_steps
+        """The path, and one prediction from each of its states: 2 T without guidance."""
+        return self.samples.num_evaluations() + self._prediction_evaluations
 
     def saved_evaluations(self, made: frozenset[Artifact]) -> int:
-        """T for a path that was just walked, T for predictions that were just made."""
-        return self.num_steps * ((self.samples in made) + (self.predictions in made))
+        """Those of a path that was just walked, and those of predictions that were just made."""
+        path = self.samples.num_evaluations() if self.samples in made else 0
+        return path + (self._prediction_evaluations if self.predictions in made else 0)
+
+    @property
+    def _prediction_evaluations(self) -> int:
+        return self.num_steps * evaluations_per_prediction(self.guidance_scale)
 
     @property
     def predictions(self) -> StepPredictions:
@@ -64,4 +80,5 @@ class StepErrors(Artifact):
             network_time=self.network_time,
             levels=self.levels,
             x0_rule=self.x0_rule,
+            guidance_scale=self.guidance_scale,
         )

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from taba_core.artifacts.base import Artifact, SampleSource
 from taba_core.artifacts.generation import Generation
 from taba_core.artifacts.variable import NOISE_UNITS, PATH, Variable
-from taba_core.conventions import Levels, NetworkTime, X0Rule
+from taba_core.conventions import (
+    UNGUIDED,
+    GuidanceScale,
+    Levels,
+    NetworkTime,
+    X0Rule,
+    evaluations_per_prediction,
+)
 
 
 class StepPredictions(Artifact):
-    """eps_hat[l] = eps(x_{l-1}, .) from every state of the path: T evaluations an image, no inversion is restarted."""
+    """eps_hat[l] = eps(x_{l-1}, .) from every state of the path: T predictions an image, no inversion is restarted.
+
+    The states are of the generation's path, at its guidance scale; the predictions are the inversion's, at the
+    `guidance_scale` of this spec.
+    """
 
     kind: ClassVar[str] = "step-predictions"
+    added_later: ClassVar[dict[str, Any]] = {"guidance_scale": UNGUIDED}
     reads: ClassVar[tuple[str, ...]] = ("image", "class_id", "prompt")
     paths_in_memory: ClassVar[int] = 1  # x_t
     stored: ClassVar[tuple[Variable, ...]] = (
@@ -29,6 +41,7 @@ class StepPredictions(Artifact):
     network_time: NetworkTime = "target"
     levels: Levels = "exact"
     x0_rule: X0Rule = "none"
+    guidance_scale: GuidanceScale = UNGUIDED
 
     @property
     def samples(self) -> SampleSource:
@@ -40,9 +53,10 @@ class StepPredictions(Artifact):
         return (self.source,)
 
     def num_evaluations(self) -> int:
-        """2 T: the path, and one prediction from each of its states."""
-        return 2 * self.source.num_inference_steps
+        """The path, and one prediction from each of its T states: 2 T without guidance."""
+        predictions = self.num_steps * evaluations_per_prediction(self.guidance_scale)
+        return self.source.num_evaluations() + predictions
 
     def saved_evaluations(self, made: frozenset[Artifact]) -> int:
-        """T for a path that was just walked."""
-        return self.source.num_inference_steps if self.source in made else 0
+        """Those of a path that was just walked."""
+        return self.source.num_evaluations() if self.source in made else 0

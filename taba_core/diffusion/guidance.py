@@ -70,6 +70,7 @@ class Guided(WrappedDenoiser):
     """A denoiser under classifier-free guidance: two evaluations of the network for one prediction.
 
     Attributes:
+      guidance_scale: w.
       evaluations_per_image: 2 times those of the denoiser, what counting drivers multiply with.
     """
 
@@ -92,7 +93,7 @@ class Guided(WrappedDenoiser):
                 f"the null condition has rows {rows}; give each of its tensors one row, or None for the model's own."
             )
         super().__init__(denoiser)
-        self.scale, self.null = scale, null
+        self.guidance_scale, self.null = scale, null
         self.evaluations_per_image = 2 * int(getattr(denoiser, "evaluations_per_image", 1))
 
     def eps(self, x_t: Tensor, t: float, cond: Conditioning) -> Tensor:
@@ -102,7 +103,7 @@ class Guided(WrappedDenoiser):
           UsageError: no condition to be guided towards.
         """
         null = self._null(cond, len(x_t))
-        return guided(self.denoiser.eps(x_t, t, cond), self.denoiser.eps(x_t, t, null), self.scale)
+        return guided(self.denoiser.eps(x_t, t, cond), self.denoiser.eps(x_t, t, null), self.guidance_scale)
 
     def predict(self, x: Tensor, level: Level, cond: Conditioning) -> Ends:
         """The guided prediction of both ends.
@@ -112,12 +113,12 @@ class Guided(WrappedDenoiser):
         """
         null = self._null(cond, len(x))
         towards = predict_ends(self.denoiser, x, level, cond)
-        return guided_ends(towards, predict_ends(self.denoiser, x, level, null), self.scale)
+        return guided_ends(towards, predict_ends(self.denoiser, x, level, null), self.guidance_scale)
 
     def _null(self, cond: Conditioning, batch: int) -> dict[str, Tensor]:
         if not cond:
             raise UsageError(
-                f"guidance_scale={self.scale:g} without a condition: there is nothing to guide towards; give cond, or "
-                "use the model itself."
+                f"guidance_scale={self.guidance_scale:g} without a condition: there is nothing to guide towards; give "
+                "cond, or use the model itself."
             )
         return {key: value.expand(batch, *value.shape[1:]) for key, value in self.null.items()}

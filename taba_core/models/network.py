@@ -68,6 +68,10 @@ class TextEncoder(Protocol):
         """Batch-first conditioning of B prompts (`prompt_embeds` (B, tokens, D), ...), on the network's device."""
         ...
 
+    def null(self, batch: int) -> dict[str, Tensor]:
+        """What the network reads where nothing is said, `batch` rows: the null condition of guidance."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class Network:
@@ -139,13 +143,13 @@ class Network:
         return Held.NOISE if self.prediction == "epsilon" else Held.VELOCITY
 
     def null_condition(self, batch: int) -> dict[str, Tensor]:
-        """The condition that says nothing, `batch` rows: the empty prompt, or the null class.
+        """The condition that says nothing, `batch` rows: that of the text encoder, or the null class.
 
         Raises:
           UsageError: an unconditional network, or one with classes that was trained without a null class.
         """
         if self.text is not None:
-            return self.text.encode([""] * batch)
+            return self.text.null(batch)
         if self.null_class is None:
             what = (
                 f"{self.name} has classes but no null class"

@@ -1,7 +1,7 @@
 """Text encoders: from prompts to what conditions a text-to-image network.
 
 Every distinct prompt is encoded alone, so its embedding does not depend on the batch it comes in, and a prompt
-shared by many samples costs one pass. Guidance is off (scale 1): there is no null prompt.
+shared by many samples costs one pass.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor
 from taba_core.errors import UsageError, WorkError
 from taba_core.models.cards import Card
 from taba_core.models.component import load_component
+from taba_core.models.json_file import read_json
 from taba_core.models.profile import Profile, usable_device
 from taba_core.models.prompt_tokens import (
     NUM_TOKENS,
@@ -54,6 +55,10 @@ class T5TextEncoder:
         """Conditioning of B prompts. Raises UsageError for no prompts."""
         return _encode_distinct([prompt.lower().strip() for prompt in prompts], self._encode_one)
 
+    def null(self, batch: int) -> Conditioning:
+        """The null condition of guidance: the empty prompt, `batch` rows."""
+        return self.encode([""] * batch)
+
     @torch.no_grad()
     def _encode_one(self, prompt: str) -> Conditioning:
         tokens = _tokens(self.tokenizer, prompt, self.model)
@@ -77,6 +82,10 @@ class CLIPTextEncoder:
         """Conditioning of B prompts. Raises UsageError for no prompts."""
         return _encode_distinct(prompts, self._encode_one)
 
+    def null(self, batch: int) -> Conditioning:
+        """The null condition of guidance: the empty prompt, `batch` rows."""
+        return self.encode([""] * batch)
+
     @torch.no_grad()
     def _encode_one(self, prompt: str) -> Conditioning:
         with self.precision():
@@ -91,7 +100,7 @@ class CLIPPairTextEncoder:
     - pooled (B, P): projected output of the second;
     - time_ids (B, 6): original height and width, top and left of the crop, target height and width.
 
-    All float32.
+    All float32. `zero_null` says that the null condition is zeros, not the empty prompt.
     """
 
     def __init__(
@@ -101,9 +110,10 @@ class CLIPPairTextEncoder:
         tokenizers: tuple[PromptTokenizer, PromptTokenizer],
         *,
         image_size: int,
+        zero_null: bool = True,
         precision: Precision = nullcontext,
     ) -> None:
-        self.first, self.second, self.tokenizers = first, second, tokenizers
+        self.first, self.second, self.tokenizers, self.zero_null = first, second, tokenizers, zero_null
         self.image_size, self.precision = image_size, precision
 
     @property
@@ -122,6 +132,17 @@ class CLIPPairTextEncoder:
         size = float(self.image_size)
         sizes = torch.tensor([[size, size, 0.0, 0.0, size, size]], device=cond["prompt_embeds"].device)
         return cond | {"time_ids": sizes.repeat(len(prompts), 1)}
+
+    def null(self, batch: int) -> Conditioning:
+        """The null condition of guidance, `batch` rows: zeros with the sizes of an image, or the empty prompt.
+
+        SDXL was trained with zeros in place of dropped prompts, and its pipeline says so
+        (`force_zeros_for_empty_prompt`).
+        """
+        empty = self.encode([""] * batch)
+        if not self.zero_null:
+            return empty
+        return {key: value if key == "time_ids" else torch.zeros_like(value) for key, value in empty.items()}
 
     @torch.no_grad()
     def _encode_one(self, prompt: str) -> Conditioning:
@@ -176,7 +197,13 @@ def load_clip_pair_encoder(
     _check_vocabulary(directory / "tokenizer", tokenizers[0], first)
     _check_vocabulary(directory / "tokenizer_2", tokenizers[1], second)
     return CLIPPairTextEncoder(
-        first, second, tokenizers, image_size=card.image_size, precision=_precision(card, device, profile)
+        first,
+        second,
+        tokenizers,
+        image_size=card.image_size,
+        # What the pipeline's class takes where its file says nothing.
+        zero_null=bool(read_json(directory / "model_index.json").get("force_zeros_for_empty_prompt", True)),
+        precision=_precision(card, device, profile),
     )
 
 

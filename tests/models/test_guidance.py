@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_checkpoints import DIT_LABELS, tiny_class_unet, tiny_dit, tiny_unet
+from tiny_checkpoints import DIT_LABELS, edit_json, tiny_class_unet, tiny_dit, tiny_ldm, tiny_unet
 from tiny_text_checkpoints import save_scheduler, save_tiny_if, save_tiny_sd, save_tiny_sdxl
 from torch.testing import assert_close
 
@@ -15,12 +15,12 @@ from taba_core.errors import UsageError
 from taba_core.models.base import load_model
 from taba_core.models.catalog import load_card
 from taba_core.models.grids import timestep_grid
+from taba_core.models.null_condition import why_no_null_condition
 
 V = {"prediction_type": "v_prediction", "timestep_spacing": "trailing"} | {
     "rescale_betas_zero_snr": True,
     "clip_sample": False,
 }
-TEXT = {"if": save_tiny_if, "sdxl": save_tiny_sdxl, "sd": save_tiny_sd}
 
 
 def noise_of(model, batch=2):
@@ -32,15 +32,40 @@ def loaded(directory):
     return load_model(str(directory)), timestep_grid(load_card(str(directory)), 5)
 
 
-@pytest.mark.parametrize("name", TEXT)
-def test_the_null_condition_of_a_text_model_is_the_empty_prompt(name, tmp_path):
-    model, grid = loaded(TEXT[name](tmp_path / "model"))
+def sdxl_of_the_empty_prompt(directory):
+    save_tiny_sdxl(directory)
+    edit_json(directory / "model_index.json", force_zeros_for_empty_prompt=False)
+    return directory
+
+
+@pytest.mark.parametrize("make", [save_tiny_if, save_tiny_sd, sdxl_of_the_empty_prompt])
+def test_the_null_condition_of_a_text_model_is_the_empty_prompt(make, tmp_path):
+    model, grid = loaded(make(tmp_path / "model"))
     null, empty = null_condition(model, 2), model.text.encode(["", ""])
     assert null.keys() == empty.keys()
     assert all(torch.equal(null[key], empty[key]) for key in null)
+    check_formula(model, grid, empty)
+
+
+def check_formula(model, grid, null):
     cond, x, t = model.text.encode(["a red boat", "the horse"]), noise_of(model), float(grid.network_times[2])
-    given, nothing = model.eps(x, t, cond), model.eps(x, t, empty)
+    given, nothing = model.eps(x, t, cond), model.eps(x, t, null)
+    assert not torch.allclose(given, nothing)
     assert_close(Guided(model, 3.0).eps(x, t, cond), nothing + 3 * (given - nothing), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("stated", [True, None])
+def test_the_null_condition_of_sdxl_is_zeros_with_the_sizes_of_an_image(stated, tmp_path):
+    # As its pipeline class has it, also where the file says nothing.
+    directory = save_tiny_sdxl(tmp_path / "model")
+    if stated:
+        edit_json(directory / "model_index.json", force_zeros_for_empty_prompt=True)
+    model, grid = loaded(directory)
+    null, given = null_condition(model, 2), model.text.encode(["a red boat", "the horse"])
+    assert null.keys() == given.keys() and all(null[key].shape == given[key].shape for key in null)
+    assert torch.equal(null["time_ids"], given["time_ids"])
+    assert not null["prompt_embeds"].any() and not null["pooled"].any()
+    check_formula(model, grid, null)
 
 
 def test_the_null_condition_of_dit_is_the_class_after_the_last(tmp_path):
@@ -141,3 +166,25 @@ def test_a_wrapper_that_only_knows_eps_still_changes_what_methods_see():
     model = load_model("gaussian", options={"size": 8})
     x, grid = noise_of(model), TimestepGrid.build(model.schedule, 3)
     assert_close(Doubled(model).predict(x, grid.levels[2], {}).eps, 2 * model.eps(x, grid.levels[2].time, {}))
+
+
+FAMILIES = {
+    "tiny-unet": tiny_unet, "tiny-class-unet": tiny_class_unet, "tiny-ldm": tiny_ldm, "tiny-dit": tiny_dit,
+    "tiny-if": save_tiny_if, "tiny-sd": save_tiny_sd, "tiny-sdxl": save_tiny_sdxl,
+    **dict.fromkeys(("gaussian", "photo-mixture", "photo-adm", "photo-ldm", "photo-dit", "photo-if")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_card_says_of_every_family_what_the_loaded_model_says(name, tmp_path):
+    make = FAMILIES[name]
+    model = name if make is None else str(make(tmp_path / name))
+    reason = why_no_null_condition(load_card(model))
+    options = {"num_components_per_photo": 2, "rank": 8} if name == "photo-mixture" else None
+    loaded = load_model(model, options=options)
+    if not reason:
+        assert all(len(value) == 3 for value in null_condition(loaded, 3).values())
+        return
+    with pytest.raises(UsageError) as error:
+        null_condition(loaded, 3)
+    assert reason.split(" has ")[1] in str(error.value)

@@ -1,8 +1,10 @@
 """What a stored claim says to its reader."""
 
 import pytest
+import xarray as xr
 
-from workflows.analysis.findings import Findings, claims_of
+from workflows.analysis.findings import Findings, cell, claims_of, is_guided, row_labels
+from workflows.analysis.presentation import PaperValue
 
 
 def claim(verdict, numbers, explanation=""):
@@ -38,3 +40,36 @@ def test_an_unresolved_margin_says_how_many_images_would_decide_it():
 )
 def test_nothing_is_added_to_what_is_decided_or_cannot_be_told(verdict, numbers):
     assert claim(verdict, numbers, "As it is.") == "As it is."
+
+
+def stored_result(name, **settings):
+    attrs = {
+        "model_title": "DiT",
+        "method": "ddim",
+        "n": 8,
+        "T": 4,
+        "seed": 420,
+        "conventions": "",
+        "name": name,
+    }
+    result = xr.Dataset({"correlation": ((), 0.5)}).assign_attrs(**attrs, settings={"seed": 420, **settings})
+    return result
+
+
+def test_the_papers_value_stands_beside_no_guided_number():
+    paper = PaperValue(0.4, None, "certain")
+    plain = {"guidance_scale": 1.0, "inversion_guidance_scale": 1.0}
+    for settings in (plain, {}):  # results that were stored before there was a scale
+        assert cell(stored_result("dit-correlation-a", **settings), "correlation", paper=paper).paper == paper
+    for name in plain:
+        guided = stored_result("dit-correlation-a", **plain | {name: 3.0})
+        assert is_guided(guided) and cell(guided, "correlation", paper=paper).paper is None
+
+
+def test_rows_of_one_model_are_told_apart_by_the_scale_and_older_results_count_as_unguided():
+    before = stored_result("dit-correlation-a")
+    after = stored_result("dit-correlation-b", guidance_scale=1.0, inversion_guidance_scale=1.0)
+    guided = stored_result("dit-correlation-c", guidance_scale=3.0, inversion_guidance_scale=1.0)
+    assert row_labels([before, guided]) == ["DiT, guidance_scale=1.0", "DiT, guidance_scale=3.0"]
+    # Nothing that a setting says tells these two apart: the key does.
+    assert row_labels([before, after]) == ["DiT, a", "DiT, b"]

@@ -56,10 +56,12 @@ class FlatCrossing(NamedTuple):
 
 
 def plain_ddim(context: Context) -> bool:
-    """Whether the closed forms of one mode apply: DDIM at target times on exact levels, no x_0 rule."""
+    """Whether the closed forms of one mode apply: DDIM at target times on exact levels, no x_0 rule, no guidance."""
     c = context.conventions
     rules = (c.network_time, c.levels, c.sampling_x0_rule, c.inversion_x0_rule)
     generated = context.settings.images is None  # real images have no distribution that is known
+    if not context.guidance.off:
+        return False  # a guided prediction is that of no distribution
     return generated and context.method == "ddim" and rules == ("target", "exact", "none", "none")
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
+from taba_core.conventions import UNGUIDED
 from workflows.analysis.presentation import Cell, Claim, PaperValue
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 View = TypeVar("View")
 _MANY = 1e7  # images that nobody makes to decide one claim
+_GUIDANCE = ("guidance_scale", "inversion_guidance_scale")
 # Settings that tell no two results apart: n and T are told anyway, how paths are stored changes no number.
 _UNSHOWN = ("num_samples", "num_inference_steps", "trajectories")
 
@@ -149,7 +151,8 @@ def cell(
 ) -> Cell:
     """A table cell of the number `name` at coordinates `where`, with its interval if one is stored.
 
-    The paper's value stands beside DDIM inversion only, which is what the paper's tables of one method are about.
+    The paper's value stands beside DDIM inversion without guidance only, which is what its tables of one method are
+    about.
     """
     value = float(result[name].sel(where)) * scale
     ci95 = None
@@ -164,7 +167,7 @@ def cell(
         floor=floor,
         spread=spread,
         theory=theory,
-        paper=paper if method_text(result) == "DDIM" else None,
+        paper=paper if method_text(result) == "DDIM" and not is_guided(result) else None,
         digits=digits,
         unit=unit,
         seed=seed_of([result]),
@@ -184,6 +187,12 @@ def item_context(result: xr.Dataset) -> dict[str, Any]:
 def on_real_images(result: xr.Dataset) -> bool:
     """Whether a result is of real images that somebody gave, not of generated ones."""
     return bool(result.attrs.get("images"))
+
+
+def is_guided(result: xr.Dataset) -> bool:
+    """Whether a result is of a sampler or an inversion under classifier-free guidance; the paper's numbers are not."""
+    settings = result.attrs.get("settings", {})
+    return any(settings.get(name, UNGUIDED) != UNGUIDED for name in _GUIDANCE)
 
 
 def images_notes(labels: Sequence[str], results: Sequence[xr.Dataset]) -> tuple[str, ...]:
@@ -227,7 +236,9 @@ def shared_context(results: Sequence[xr.Dataset]) -> dict[str, Any]:
 def row_labels(results: Sequence[xr.Dataset]) -> list[str]:
     """One label a result: the model's title, and where titles repeat the settings in which the results differ."""
     titles = [_title(r) for r in results]
-    facts = [{"n": r.attrs["n"], "T": r.attrs["T"], **dict(r.attrs["settings"])} for r in results]
+    # A setting that came after a result was stored was at what its default is.
+    unset = dict.fromkeys(_GUIDANCE, UNGUIDED)
+    facts = [{"n": r.attrs["n"], "T": r.attrs["T"], **unset, **dict(r.attrs["settings"])} for r in results]
     labels = list(titles)
     for title in set(titles):
         same = [i for i, t in enumerate(titles) if t == title]

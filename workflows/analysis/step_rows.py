@@ -60,4 +60,9 @@ def _step_errors(context: Context, generation: Generation) -> StepErrors:
 
 def _rules(context: Context) -> dict[str, Any]:
     rules = context.conventions
-    return {"network_time": rules.network_time, "levels": rules.levels, "x0_rule": rules.inversion_x0_rule}
+    return {
+        "network_time": rules.network_time,
+        "levels": rules.levels,
+        "x0_rule": rules.inversion_x0_rule,
+        "guidance_scale": context.guidance.inversion,
+    }

@@ -7,6 +7,7 @@ from taba_core.metrics.extractor import extractors
 from taba_core.metrics.image_distance import distances
 from taba_core.metrics.measure import Measure
 from taba_core.models.catalog import list_cards
+from taba_core.models.null_condition import why_no_null_condition
 from taba_core.models.options import OPTIONS, NetworkOptions
 from taba_core.models.weights import status
 from workflows.analysis.study import GROUPS, find_studies, in_group, studies
@@ -19,7 +20,12 @@ def _method_row(name: str) -> tuple[str, str, str, str]:
     cls = inversion_method_class(name)
     method = cls()
     wraps = isinstance(method, StepMethod) and not method.own_grid
-    needs = {"noise": method.needs_noise, "gradient": method.needs_gradient, "text": method.needs_text}
+    needs = {
+        "noise": method.needs_noise,
+        "gradient": method.needs_gradient,
+        "text": method.needs_text,
+        "inversion_guidance_scale=1": method.own_guidance,
+    }
     told = " ".join(word for word, needed in needs.items() if needed)
     return name, "yes" if wraps else "no", told or "-", (cls.__doc__ or "").strip().splitlines()[0].strip()
 
@@ -33,9 +39,16 @@ def print_listing() -> None:
     """Models with what they need, inversion methods, measures of images, studies with tables and figures."""
     print("models")
     print_table(
-        ("name", "state", "train set", "condition", "weights"),
+        ("name", "state", "train set", "condition", "guidance", "weights"),
         [
-            (c.name, "x".join(map(str, c.sample_shape)), c.train_set, c.conditional, status(c))
+            (
+                c.name,
+                "x".join(map(str, c.sample_shape)),
+                c.train_set,
+                c.conditional,
+                "no" if why_no_null_condition(c) else "yes",
+                status(c),
+            )
             for c in list_cards()
         ],
     )

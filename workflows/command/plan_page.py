@@ -7,6 +7,7 @@ from typing import Any
 
 from taba_core.artifacts.base import Artifact
 from taba_core.artifacts.inversion import Inversion
+from taba_core.conventions import UNGUIDED
 from taba_core.errors import UsageError
 from taba_core.models.weights import status
 from workflows.configuration.prompt_list import prompt_note
@@ -56,6 +57,8 @@ def _print_what(plan: Plan) -> None:
     print(f"{plan.context.title}: {', '.join(s.name for s in plan.studies)}")
     if status(plan.context.card).startswith("missing") and plan.context.weights is None:
         print(f"weights: {status(plan.context.card)}")
+    if guidance := plan.context.guidance.text:
+        print(f"guidance: {guidance}; a prediction under a scale other than 1 takes two network evaluations")
     if note := prompt_note(plan.context.prompts):
         print(f"prompts: {note}")
 
@@ -92,7 +95,7 @@ def _print_artifacts(plan: Plan) -> None:
 
 
 def inversion_text(artifact: Artifact) -> str:
-    """The inversion an artifact is or comes from: method, its own T where it is not the images', replaced steps."""
+    """The inversion an artifact is or comes from: method, its own T where it is not the images', replaced steps, w."""
     inversion = artifact if isinstance(artifact, Inversion) else getattr(artifact, "source", None)
     if not isinstance(inversion, Inversion):
         return ""
@@ -100,6 +103,7 @@ def inversion_text(artifact: Artifact) -> str:
     parts = [inversion.method]
     parts += [f"T={T}"] if inversion.source.num_steps != T else []
     parts += [f"K={K} {inversion.forward_level}"] if K else []
+    parts += [f"w={inversion.guidance_scale:g}"] if inversion.guidance_scale != UNGUIDED else []
     return " ".join(parts)
 
 
@@ -202,6 +206,8 @@ def _as_json(jobs: list[Job], plans: list[Plan], tables: list[Timetable]) -> dic
         "models": [
             {
                 "model": plan.context.name,
+                "guidance_scale": plan.context.guidance.sampling,
+                "inversion_guidance_scale": plan.context.guidance.inversion,
                 "studies": [study.name for study in plan.studies],
                 "evaluations": plan.evaluations,
                 "evaluations_missing": plan.evaluations_missing,

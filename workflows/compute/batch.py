@@ -44,8 +44,12 @@ class Batch:
 
     @property
     def model(self) -> Any:
-        """The denoiser, loaded once for each worker."""
+        """The denoiser without guidance, loaded once for each worker, with its codec and text encoder."""
         return self.worker.model(self.artifact.samples.model)
+
+    def denoiser(self, guidance_scale: float) -> Any:
+        """What predicts at a guidance scale; see `Workbench.denoiser`."""
+        return self.worker.denoiser(self.artifact.samples.model, guidance_scale)
 
     @property
     def card(self) -> Card:

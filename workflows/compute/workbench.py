@@ -9,6 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from taba_core.artifacts.base import Artifact
+from taba_core.conventions import UNGUIDED
+from taba_core.diffusion.guidance import Guided, null_condition
 from taba_core.model_spec import ModelSpec
 from taba_core.store import Store
 from workflows.compute.shared_models import SharedModels
@@ -25,6 +27,8 @@ class Workbench:
         self.device = device
         self.notes: dict[str, Any] = {}  # what a kind says beside its arrays; it goes into the receipt
         self._models = SharedModels(device)
+        # The condition that says nothing, of the models that were asked under guidance: one text encoding each.
+        self._nulls: dict[ModelSpec, dict[str, torch.Tensor]] = {}
         self._store: Store | None = None
         # What the running unit has made, by artifact key and first sample of a batch.
         self._memory: dict[tuple[str, int], Arrays] = {}
@@ -54,6 +58,22 @@ class Workbench:
     def model(self, spec: ModelSpec) -> Any:
         """The denoiser of a model spec, loaded once. Raises HopelessUnit where it cannot be loaded."""
         return self._models.get(spec)
+
+    def denoiser(self, spec: ModelSpec, guidance_scale: float) -> Any:
+        """The model itself at a guidance scale of 1, else the model under guidance: two evaluations a prediction.
+
+        The two are made one after the other, each of the whole batch, so a device needs no more memory than for one;
+        methods that differentiate through the network keep the graphs of both.
+
+        Raises:
+          HopelessUnit: it cannot be loaded. UsageError: it has no null condition.
+        """
+        model = self.model(spec)
+        if guidance_scale == UNGUIDED:
+            return model
+        if spec not in self._nulls:
+            self._nulls[spec] = null_condition(model, 1)
+        return Guided(model, guidance_scale, self._nulls[spec])
 
     def add_note(self, name: str, value: float | str) -> None:
         """Put a fact into the receipt; numbers of several batches are added."""

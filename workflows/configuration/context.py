@@ -17,7 +17,7 @@ from taba_core.artifacts.inversion import Inversion
 from taba_core.artifacts.reconstruction import Reconstruction
 from taba_core.artifacts.regions import PlainRegions
 from taba_core.artifacts.request import Request
-from taba_core.conventions import EXACT, Conventions, ForwardLevel
+from taba_core.conventions import EXACT, UNGUIDED, Conventions, ForwardLevel
 from taba_core.errors import UsageError
 from taba_core.images.collection import ImageCollection
 from taba_core.images.metadata import METADATA
@@ -28,6 +28,7 @@ from taba_core.models.grids import timestep_grid
 from taba_core.models.prompt_shapes import prompt_embedding_shape
 from taba_core.models.prompts import load_prompts
 from workflows.configuration.given_images import image_list, open_given
+from workflows.configuration.guidance import Guidance
 from workflows.configuration.method import ChosenMethod
 from workflows.configuration.options import Declared, options_of
 from workflows.configuration.prompt_list import prompt_source, prompt_spec
@@ -127,6 +128,15 @@ class Context:
             return Conventions.model_validate(preset.model_dump() | chosen)
         except ValueError as error:
             raise UsageError(str(error).split("Value error, ")[-1].split(" [type=")[0]) from None
+
+    @cached_property
+    def guidance(self) -> Guidance:
+        """Classifier-free guidance in both directions. Raises UsageError for images or a model that cannot have it."""
+        s = self.settings
+        guidance = Guidance(s.guidance_scale, s.inversion_guidance_scale)
+        if not guidance.off:
+            guidance.check(self.card, self.conditioning)
+        return guidance
 
     def num_steps(self, paper_steps: int) -> int:
         """T: the user's, else the card's (models that run everywhere), else the paper's for the study."""
@@ -228,6 +238,7 @@ class Context:
             drawn_samples=self.num_samples if draws == "reference" else None,
             noises_per_condition=1 if self.conditioning == "none" else s.noises_per_condition,
             x0_rule=self.conventions.sampling_x0_rule,
+            guidance_scale=self.guidance.sampling,
         )
 
     def inversion(
@@ -245,7 +256,8 @@ class Context:
           chosen: the method; None = the user's.
 
         Raises:
-          UsageError: steps cannot be replaced in that method, or it needs a condition the images have not.
+          UsageError: steps cannot be replaced in that method, it needs a condition the images have not, or it
+            guides by itself and a guidance of the inversion is asked.
         """
         rules = self.conventions
         if self.settings.round_trip != "none" and self.card.domain == "pixel":
@@ -259,6 +271,7 @@ class Context:
         chosen = chosen or self.chosen
         chosen.check_wraps(forward_steps)
         chosen.check_condition(source.conditioning, self.card.title)
+        chosen.check_guidance(self.guidance)
         return Inversion(
             source=source,
             num_inference_steps=steps,
@@ -270,11 +283,17 @@ class Context:
             forward_level=forward_level or rules.forward_level,
             forward_seed=self.settings.forward_seed,
             round_trip=self.settings.round_trip,
+            guidance_scale=self.guidance.inversion,
         )
 
     def reconstruction(self, source: Inversion) -> Reconstruction:
-        """The latent sampled back to an image."""
-        return Reconstruction(source=source, x0_rule=self.conventions.sampling_x0_rule)
+        """The latent sampled back to an image, as images are sampled; a method may guide its own sampler."""
+        method = ChosenMethod(source.method, source.method_options).method
+        return Reconstruction(
+            source=source,
+            x0_rule=self.conventions.sampling_x0_rule,
+            guidance_scale=UNGUIDED if method.own_guidance else self.guidance.sampling,
+        )
 
     def regions(self, source: Generation | ImageList) -> PlainRegions:
         """Plain masks of the images."""

@@ -7,8 +7,10 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from taba_core.conventions import UNGUIDED
 from taba_core.errors import UsageError
 from workflows.compute.own_module import OwnModule, own_module
+from workflows.configuration.guidance import Guidance
 
 if TYPE_CHECKING:
     from taba_core.diffusion.grid import TimestepGrid
@@ -65,6 +67,15 @@ class ChosenMethod:
             raise UsageError(
                 f"inversion method '{self.name}' works on a text condition, and the images of {title} have none; use "
                 "a text-conditional model, or another method."
+            )
+
+    def check_guidance(self, guidance: Guidance) -> None:
+        """Refuse (UsageError) a guided inversion by a method that is defined at scale 1 and guides its own sampler."""
+        if guidance.inversion != UNGUIDED and self.method.own_guidance:
+            raise UsageError(
+                f"inversion_guidance_scale={guidance.inversion:g}: inversion method '{self.name}' inverts without "
+                "guidance by definition, and guides its own sampler (--set method.guidance_scale=W); use "
+                "inversion_guidance_scale=1, or another method."
             )
 
     def spec_fields(

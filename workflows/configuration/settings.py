@@ -12,7 +12,7 @@ from pydantic import Field, JsonValue, ValidationError
 
 from taba_core.artifacts.generation import Draws
 from taba_core.artifacts.inversion import RoundTrip
-from taba_core.conventions import ForwardLevel, Levels, NetworkTime, X0Rule
+from taba_core.conventions import UNGUIDED, ForwardLevel, GuidanceScale, Levels, NetworkTime, X0Rule
 from taba_core.errors import UsageError, unknown_name
 from workflows.configuration.options import Given, Options, by_flat_name, name_to_set, options_of, refusal
 
@@ -57,6 +57,15 @@ class Settings(Given):
     )
     noises_per_condition: int = Field(
         1, ge=1, description="consecutive samples that share a class or prompt (the paper: 8, 4)"
+    )
+    guidance_scale: GuidanceScale = Field(
+        UNGUIDED,
+        description="w of the sampler's classifier-free guidance, eps_null + w (eps_cond - eps_null), for images and "
+        "reconstructions; 1 (the paper) takes one evaluation of the network, any other two",
+    )
+    inversion_guidance_scale: GuidanceScale = Field(
+        UNGUIDED,
+        description="w of the inversion's own predictions (the paper: 1); give both to use one in both directions",
     )
     round_trip: RoundTrip = Field(
         "none", description="latent models: decode and encode again before inverting: none | mean | sample"

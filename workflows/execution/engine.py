@@ -138,7 +138,7 @@ def convention_line(context: Context) -> str:
     profile = "" if context.card.embedded else f", profile={context.model_spec.options['profile']}"
     return (
         f"network_time={c.network_time}, levels={c.levels}, sampling_x0_rule={c.sampling_x0_rule}, "
-        f"inversion_x0_rule={c.inversion_x0_rule}, forward_level={c.forward_level}{profile}"
+        f"inversion_x0_rule={c.inversion_x0_rule}, forward_level={c.forward_level}{profile}{context.guidance.line}"
     )
 
 

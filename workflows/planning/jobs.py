@@ -86,6 +86,7 @@ def check(asked: Asked) -> Job:
     chosen = find_studies(asked.studies)
     context = Context(asked.model, asked.method, read_settings(asked.assignments), asked.weights)
     context.chosen.check()
+    context.chosen.check_guidance(context.guidance)
     if asked.as_in_paper:
         chosen = [study for study in chosen if asked.as_in_paper in study.paper_models]
     for study in chosen:

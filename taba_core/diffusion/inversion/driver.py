@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from taba_core.conventions import ForwardLevel, Levels, NetworkTime, X0Rule
+from taba_core.conventions import UNGUIDED, ForwardLevel, Levels, NetworkTime, X0Rule
 from taba_core.diffusion.denoiser import Denoiser
 from taba_core.diffusion.grid import PURE_NOISE, TimestepGrid, Transition
 from taba_core.diffusion.inversion.forward_replacement import ForwardReplaced
@@ -117,7 +117,8 @@ def invert_with_report(
 
     Raises:
       UsageError: unknown method, impossible conventions or K, or noise, text or single steps that the method or K
-        needs and does not have; a grid with a level of pure noise and a model that predicts the noise alone.
+        needs and does not have; a grid with a level of pure noise and a model that predicts the noise alone; a model
+        under guidance and a method that guides by itself.
       WorkError: the network or the inversion returned NaN or infinity.
       TypeError: a keyword that `InversionOptions` does not have.
     """
@@ -187,11 +188,12 @@ def reconstruct(
 
     Raises:
       UsageError: a carried tensor that the method's sampler needs is missing; a grid with a level of pure noise and a
-        model that predicts the noise alone.
+        model that predicts the noise alone; a model under guidance and a method that guides by itself.
       TypeError: a keyword that `InversionOptions` does not have.
     """
     options = InversionOptions(**conventions)
     chosen = inversion_method_named(method) if isinstance(method, str) else method
+    _check_own_guidance(chosen, model)
     if not chosen.own_sampler:
         return generate(model, latent, grid, cond, x0_rule=options.x0_rule, on_step=options.on_step)
     check_levels(model, grid)
@@ -261,6 +263,7 @@ def _on_grid(moves: Sequence[Transition], grid: TimestepGrid) -> bool:
 
 
 def _check_needs(method: Method, problem: Problem) -> None:
+    _check_own_guidance(method, problem.denoiser)
     if method.needs_noise and problem.noise is None:
         raise UsageError(
             f"inversion method '{method.name}' needs forward_noise; give standard normal numbers of shape "
@@ -270,6 +273,15 @@ def _check_needs(method: Method, problem: Problem) -> None:
         raise UsageError(
             f"inversion method '{method.name}' works on a text condition, and the model was given none; use a "
             "text-conditional model and its prompts."
+        )
+
+
+def _check_own_guidance(method: Method, model: Denoiser) -> None:
+    scale = getattr(model, "guidance_scale", UNGUIDED)
+    if method.own_guidance and scale != UNGUIDED:
+        raise UsageError(
+            f"inversion method '{method.name}' guides its own sampler (option guidance_scale), and the model is under "
+            f"guidance of scale {scale:g} already; give it the model itself, or use another method."
         )
 
 

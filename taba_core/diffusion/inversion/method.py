@@ -89,6 +89,7 @@ class Method:
       needs_text: works on a text condition only.
       own_sampler: images come back through `reconstruct`, not through the DDIM sampler.
       own_grid: moves between other levels than those of the sampler's grid.
+      own_guidance: is defined by a guidance of its own, so it takes the network's plain predictions.
     """
 
     # Plain attributes of a class that is no dataclass: none of them becomes an option.
@@ -98,6 +99,7 @@ class Method:
     needs_text: bool = False
     own_sampler: bool = False
     own_grid: bool = False
+    own_guidance: bool = False
 
     def evaluations(self, grid: TimestepGrid, forward_steps: int = 0) -> int | Between:
         """Network evaluations (NFE) of one image's inversion; bounds where they depend on the image.

@@ -25,7 +25,8 @@ class Wrapper(StepMethod):
 
     def __post_init__(self) -> None:
         """Take over what the inner method needs."""
-        for attribute in ("needs_noise", "needs_gradient", "needs_text", "own_sampler", "implicit"):
+        taken = ("needs_noise", "needs_gradient", "needs_text", "own_sampler", "own_guidance", "implicit")
+        for attribute in taken:
             # None of these is a field, so a frozen dataclass does not expect them to be set.
             object.__setattr__(self, attribute, getattr(self, attribute) or getattr(self.wrapped, attribute))
         object.__setattr__(self, "name", self.name or self.wrapped.name)

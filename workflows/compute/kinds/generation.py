@@ -33,7 +33,7 @@ def walk(
     steps = generation.num_inference_steps
     on_step, path = _recorder((len(noise), steps, *noise.shape[1:]), variables)
     image = generate(
-        batch.model,
+        batch.denoiser(generation.guidance_scale),
         batch.tensor(noise),
         batch.grid(steps),
         cond,

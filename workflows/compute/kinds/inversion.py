@@ -33,7 +33,8 @@ def invert(batch: Batch) -> Arrays:
         )
     stored = batch.tensor(batch.read(source, "image")["image"])
     image = round_trip(model, stored, artifact.round_trip, ids, source.draw_seed)
-    clock = TimedDenoiser(model, batch.worker.wait)
+    # The clock is outermost: it sees what a prediction costs, both evaluations of a guided one.
+    clock = TimedDenoiser(batch.denoiser(artifact.guidance_scale), batch.worker.wait)
     report = invert_with_report(
         clock,
         image,
@@ -80,7 +81,7 @@ def sample_again(batch: Batch) -> Arrays:
     inversion = artifact.source
     read = batch.read(inversion, "latent", *inversion.carried)
     image = reconstruct(
-        batch.model,
+        batch.denoiser(artifact.guidance_scale),
         batch.tensor(read.pop("latent")),
         batch.grid(inversion.num_inference_steps),
         method_of(inversion),

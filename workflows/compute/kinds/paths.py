@@ -28,11 +28,12 @@ def _predictions(batch: Batch, artifact: StepPredictions) -> NDArray[np.float32]
     image, x_t = batch.read(artifact.source, "image")["image"], path_of(batch, artifact.source)["x_t"]
     cond, steps = batch.cond(), artifact.num_steps
     grid, eps_hat = batch.grid(steps), np.empty_like(x_t)
+    denoiser = batch.denoiser(artifact.guidance_scale)
     for step in range(1, steps + 1):
         # x_{l-1}: the image for l = 1, else what sampling step l-1 read.
         state = image if step == 1 else x_t[:, step - 2]
         eps = step_predictions(
-            batch.model,
+            denoiser,
             batch.tensor(state[:, None]),
             grid,
             (step,),
@@ -71,7 +72,7 @@ def interpolate(batch: Batch) -> Arrays:
     generation = artifact.source.source
     ends = batch.read(generation, "noise", "image") | batch.read(artifact.source, "latent")
     distance = self_interpolation(
-        batch.model,
+        batch.denoiser(generation.guidance_scale),
         *(batch.tensor(ends[name]) for name in ("noise", "latent", "image")),
         batch.grid(artifact.num_steps),
         np.linspace(0, 1, artifact.num_weights).tolist(),

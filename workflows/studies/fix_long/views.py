@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import xarray as xr
 
-from workflows.analysis.findings import cell, item_context, item_id, method_text
+from workflows.analysis.findings import cell, is_guided, item_context, item_id, method_text
 from workflows.analysis.presentation import Cell, Column, Figure, PaperValue, Table
 from workflows.analysis.published import paper_value
 from workflows.analysis.sweep import RULE_TEXT
@@ -97,7 +97,7 @@ def _style(result: xr.Dataset, measure: str) -> dict[str, object]:
 
 def _paper(result: xr.Dataset, row: str, measure: str, steps: int) -> PaperValue | None:
     """The paper's cell in the table's unit; it printed T = 1000 only."""
-    if measure not in ("kl", "mae"):
+    if measure not in ("kl", "mae") or is_guided(result):
         return None
     column = {"kl": "kl", "mae": "reconstruction"}[measure]
     found = paper_value("9", f"{result.attrs['model_title']} (T={steps}) / {row}", column)

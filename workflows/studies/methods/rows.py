@@ -8,7 +8,7 @@ from typing import Any
 
 from taba_core.artifacts.generation import Generation
 from taba_core.artifacts.inversion import Inversion
-from taba_core.conventions import ForwardLevel
+from taba_core.conventions import UNGUIDED, ForwardLevel
 from taba_core.diffusion.inversion import inversion_method_class, list_methods
 from taba_core.errors import UsageError, unknown_name
 from workflows.configuration.context import Context
@@ -82,6 +82,7 @@ def method_rows(context: Context, steps: int) -> tuple[MethodRow, ...]:
     for asked in context.options(MethodsOptions).rows:
         if asked in unfit:
             ChosenMethod(asked).check_condition(context.conditioning, context.card.title)
+            ChosenMethod(asked).check_guidance(context.guidance)
         elif asked not in {*names, *methods, ALL, TABLE7}:
             raise unknown_name("row of study methods", asked, (*names, *methods, ALL, TABLE7))
         chosen |= {
@@ -107,10 +108,14 @@ def _all_rows(context: Context, steps: int) -> list[MethodRow]:
 
 
 def _unfit(context: Context) -> set[str]:
-    """Methods that work on text, where the images have none."""
-    if context.conditioning == "prompt":
-        return set()
-    return {name for name in built_in_methods() if ChosenMethod(name).method.needs_text}
+    """Methods that work on text, where the images have none, or that guide by themselves, in a guided comparison."""
+    prompts, plain = context.conditioning == "prompt", context.guidance.inversion == UNGUIDED
+    made = {name: ChosenMethod(name).method for name in built_in_methods()}
+    return {
+        name
+        for name, method in made.items()
+        if (method.needs_text and not prompts) or (method.own_guidance and not plain)
+    }
 
 
 def built_in_methods() -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from workflows.analysis.findings import cell, item_context, item_id
+from workflows.analysis.findings import cell, is_guided, item_context, item_id
 from workflows.analysis.presentation import DASH, Cell, Column, Table
 from workflows.analysis.published import paper_value
 from workflows.studies.methods.lpips import lpips_notes
@@ -224,14 +224,16 @@ def _noise_cell(result: xr.Dataset, column: str) -> Cell:
         return DASH
     where = {"region": region} if region else {}
     spread = float(result["spread_noise"]) if measure == "correlation" else None
-    paper = paper_value("table7", "Gaussian Noise", _HEADINGS.get(measure, ""))
+    paper = None if is_guided(result) else paper_value("table7", "Gaussian Noise", _HEADINGS.get(measure, ""))
     found = cell(result, name, spread=spread, **where, **_style(result, measure))
     return replace(found, paper=_scaled(paper, measure))
 
 
 def _paper(result: xr.Dataset, name: str, measure: str) -> Any:
     row, heading = str(result["row_paper"].sel(row=name).item()), _HEADINGS.get(measure)
-    return _scaled(paper_value("table7", row, heading), measure) if row and heading else None
+    if not (row and heading) or is_guided(result):
+        return None
+    return _scaled(paper_value("table7", row, heading), measure)
 
 
 def _scaled(paper: Any, measure: str) -> Any:

@@ -46,7 +46,7 @@ class NullText(WholeMethod):
     `tolerance` + `tolerance_growth` i; the next step starts from it. `reconstruct` samples under guidance with these.
 
     Carries null_embeds, (B, T, L, D), entry l-1 of step l: for SD 77 * 768 numbers a step, 12 MB an image at T = 50.
-    The pooled embedding of SDXL stays that of the empty prompt.
+    The pooled embedding of SDXL stays that of the null condition.
 
     Attributes:
       guidance_scale: w of the sampler, above 1.
@@ -56,6 +56,7 @@ class NullText(WholeMethod):
     needs_gradient = True
     needs_text = True
     own_sampler = True
+    own_guidance = True
 
     guidance_scale: Scale = 7.5
     num_inner_steps: Annotated[int, Field(ge=1)] = 10
@@ -161,6 +162,7 @@ class NegativePrompt(StepMethod):
 
     needs_text = True
     own_sampler = True
+    own_guidance = True
     implicit = True
 
     guidance_scale: Scale = 7.5
