@@ -21,11 +21,10 @@ from taba_core.models.grids import timestep_grid
 from taba_core.models.network import Network
 from taba_core.models.photo_mixture import PhotoMixture
 from taba_core.store import Store
-from workflows.analysis.study import find_studies
+from workflows.analysis.study import find_studies, read_settings
 from workflows.compute.conditioning import condition
 from workflows.compute.shared_models import SharedModels
 from workflows.configuration.context import Context
-from workflows.configuration.settings import parse_settings
 from workflows.execution.engine import run_plan
 from workflows.planning.plan import make_plan
 
@@ -42,7 +41,7 @@ MIXED_FIT = {"num_components_per_photo": 2, "rank": 8}
 
 
 def run(path, sets, *, studies=("correlation",), model="photo-mixture", executor=None):
-    context = Context(str(model), "ddim", parse_settings(list(sets)))
+    context = Context(str(model), "ddim", read_settings(list(sets)))
     store = Store.open(path, mode="a")
     plan = make_plan(context, find_studies(list(studies)), store)
     units, make = plan.units, executor or (lambda: LocalExecutor(workers=1))
@@ -121,7 +120,7 @@ def guided(request, tmp_path_factory):
     assert taba("run", "correlation", "--model", model, "--store", folder / "s", "--executor", "local",
                 "--workers", "1", *assignments) == 0  # fmt: skip
     options = MIXED_FIT if model == "photo-mixture" else None
-    return folder / "s", Context(model, "ddim", parse_settings(sets)).card, load_model(model, options=options)
+    return folder / "s", Context(model, "ddim", read_settings(sets)).card, load_model(model, options=options)
 
 
 def conditions(path, network, rows):
@@ -164,7 +163,7 @@ def test_the_guided_noise_of_the_mixture_is_the_formula_of_two_exact_posteriors(
     x_t, eps_t = (stored(tmp_path / "s", "generation", name) for name in ("x_t", "eps_t"))
     class_id = torch.from_numpy(stored(tmp_path / "s", "generation", "class_id").astype(np.int64))
     model = load_model("photo-mixture", options=MIXED_FIT)
-    grid = timestep_grid(Context("photo-mixture", "ddim", parse_settings(MIXTURE)).card, T)
+    grid = timestep_grid(Context("photo-mixture", "ddim", read_settings(MIXTURE)).card, T)
     for level in range(1, T + 1):
         x, t = torch.from_numpy(x_t[:, level - 1]), float(grid.network_times[level - 1])
         # The posterior of the photograph, and that of any photograph.

@@ -22,9 +22,10 @@ from taba_core.artifacts.step_errors import StepErrors
 from taba_core.artifacts.step_predictions import StepPredictions
 from taba_core.errors import UsageError
 from taba_core.model_spec import ModelSpec
-from workflows.analysis.study import studies
+from workflows.analysis.step_rows import step_errors, step_predictions
+from workflows.analysis.study import read_settings, studies
 from workflows.configuration.context import Context
-from workflows.configuration.settings import parse_settings
+from workflows.execution.engine import convention_line
 from workflows.studies.methods.rows import method_rows
 
 sys.path.append(str(Path(__file__).parents[1] / "models"))
@@ -39,7 +40,7 @@ def generation(**fields):
 
 
 def context(*sets, model="photo-mixture"):
-    return Context(model, "ddim", parse_settings(["conditioning=class", *sets] if sets else []))
+    return Context(model, "ddim", read_settings(["conditioning=class", *sets] if sets else []))
 
 
 # Made before there was a guidance scale.
@@ -85,7 +86,7 @@ def test_inversions_of_real_images_keep_their_keys():
 
 def test_results_keep_their_names():
     sets = ["num_samples=8", "num_inference_steps=10", "forward_steps=1", "methods=ddim,edict"]
-    plain = Context("photo-mixture", "ddim", parse_settings(sets))
+    plain = Context("photo-mixture", "ddim", read_settings(sets))
     names = {
         "correlation": "33bc8e9b0894", "step-error": "ce66f26a2258", "fix": "4dcbf4490ab7", "methods": "7e40b25cf8cc",
     }  # fmt: skip
@@ -187,16 +188,16 @@ def test_settings_reach_the_artifacts_of_their_direction():
             images,
             inversion,
             c.reconstruction(inversion),
-            c.step_predictions(images),
-            c.step_errors(images),
+            step_predictions(c, images),
+            step_errors(c, images),
         )
     ]
     assert scales == [7.5, 2.0, 7.5, 2.0, 2.0]
-    assert c.step_errors(images).predictions == c.step_predictions(images)
-    assert c.convention_line().endswith(", guidance_scale=7.5, inversion_guidance_scale=2")
+    assert step_errors(c, images).predictions == step_predictions(c, images)
+    assert convention_line(c).endswith(", guidance_scale=7.5, inversion_guidance_scale=2")
     only = context("guidance_scale=7.5")
     assert only.inversion(only.generation(T)).guidance_scale == 1.0
-    assert "guidance" not in context().convention_line()
+    assert "guidance" not in convention_line(context())
 
 
 def test_a_guided_result_has_another_key_and_no_closed_form():
@@ -251,7 +252,7 @@ def text_model(tmp_path_factory):
 
 def test_methods_that_guide_by_themselves_take_the_plain_network(text_model, tmp_path, capsys):
     def asked(*sets):
-        return Context(text_model, "null-text", parse_settings(["prompts=builtin", *sets]))
+        return Context(text_model, "null-text", read_settings(["prompts=builtin", *sets]))
 
     c = asked("guidance_scale=3")
     inversion = c.inversion(c.generation(4))
@@ -269,7 +270,7 @@ def test_methods_that_guide_by_themselves_take_the_plain_network(text_model, tmp
 
 def test_a_comparison_of_guided_inversions_leaves_them_out_unless_they_are_asked_for(text_model):
     def rows(*sets):
-        c = Context(text_model, "ddim", parse_settings(["prompts=builtin", *sets]))
+        c = Context(text_model, "ddim", read_settings(["prompts=builtin", *sets]))
         return {row.name for row in method_rows(c, 10)}
 
     own = {"null-text", "negative-prompt"}

@@ -24,7 +24,7 @@ def step_error_requests(context: Context, num_steps: int, at_least: int = 0) -> 
     generation = context.generation(num_steps)
     return {
         "generation": context.request(generation, ("noise", "image")),
-        ROWS: context.request(_step_errors(context, generation), STEP_ERROR_ROWS),
+        ROWS: context.request(step_errors(context, generation), STEP_ERROR_ROWS),
         **path_requests(context, generation, at_least),
     }
 
@@ -53,7 +53,7 @@ def step_predictions(context: Context, generation: Generation) -> StepPrediction
     return StepPredictions(source=generation, **_rules(context))
 
 
-def _step_errors(context: Context, generation: Generation) -> StepErrors:
+def step_errors(context: Context, generation: Generation) -> StepErrors:
     """Rows of the errors of `step_predictions` over the regions."""
     return StepErrors(source=context.regions(generation), **_rules(context))
 
