@@ -169,3 +169,14 @@ class TestNetworksAndGraphs:
         assert torch.isfinite(report.latent).all()
         assert not report.latent.requires_grad
         assert report.evaluations.tolist() == [8, 8]
+
+
+@pytest.mark.parametrize("name", ["null-text", "negative-prompt"])
+def test_a_method_that_guides_by_itself_is_not_given_a_guided_model(name, model, cond):
+    told = (
+        f"'{name}' guides its own sampler .option guidance_scale., and the model is under guidance of scale 3"
+    )
+    with pytest.raises(UsageError, match=told):
+        invert(Guided(model, 3.0), IMAGES, GRID, name, cond)
+    with pytest.raises(UsageError, match=told):
+        reconstruct(Guided(model, 3.0), IMAGES, GRID, name, cond)
