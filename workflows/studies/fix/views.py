@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import xarray as xr
 
 from workflows.analysis.findings import (
+    Shown,
     cell,
     images_notes,
     item_context,
@@ -15,6 +16,7 @@ from workflows.analysis.findings import (
     on_real_images,
     seed_of,
 )
+from workflows.analysis.gaussianity import shown_beside_floor
 from workflows.analysis.presentation import Cell, Column, Figure, Row, Table
 from workflows.analysis.sweep import RULE_TEXT
 from workflows.report import plots
@@ -105,16 +107,8 @@ _SCALE = {"kl": 1e3, "kl_excess": 1e3, "kl_global": 1e3, "excess_r2": 1e3}
 _DIGITS = {"mae": 4, "kl_excess": 2, "psnr": 2, "kl": 2, "kl_global": 2}
 
 
-def _style(result: xr.Dataset, measure: str) -> dict[str, object]:
-    scale = _SCALE.get(measure, 1.0)
-    floors = {"correlation": "correlation_floor", "kl": "kl_floor"}
-    floor = float(result[floors[measure]]) * scale if measure in floors else None
-    return {
-        "scale": scale,
-        "digits": _DIGITS.get(measure, 3),
-        "floor": floor,
-        "unit": "dB" if measure == "psnr" else "",
-    }
+def _style(result: xr.Dataset, measure: str) -> Shown:
+    return shown_beside_floor(result, measure, _SCALE, _DIGITS, "dB" if measure == "psnr" else "")
 
 
 def _noise_cell(result: xr.Dataset, measure: str) -> Cell:
@@ -122,7 +116,7 @@ def _noise_cell(result: xr.Dataset, measure: str) -> Cell:
         return Cell(0.0, digits=4)
     if f"{measure}_noise" not in result:
         return Cell(None)
-    return cell(result, f"{measure}_noise", **_style(result, measure))
+    return cell(result, f"{measure}_noise", _style(result, measure))
 
 
 def _latent_cell(result: xr.Dataset, measure: str, rule: str, count: int) -> Cell:
@@ -130,7 +124,7 @@ def _latent_cell(result: xr.Dataset, measure: str, rule: str, count: int) -> Cel
     if f"{measure}_theory" in result:
         value = float(result[f"{measure}_theory"].sel(rule=rule, forward_steps=count))
         theory = value * _SCALE.get(measure, 1.0)
-    return cell(result, measure, theory=theory, rule=rule, forward_steps=count, **_style(result, measure))
+    return cell(result, measure, _style(result, measure), theory=theory, rule=rule, forward_steps=count)
 
 
 def figures_of(

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import xarray as xr
 
-from workflows.analysis.findings import cell, item_context, item_id, method_text
+from workflows.analysis.findings import Shown, cell, item_context, item_id, method_text
+from workflows.analysis.gaussianity import shown_beside_floor
 from workflows.analysis.presentation import Cell, Column, Figure, PaperValue, Table
 from workflows.analysis.published import paper_value
 from workflows.analysis.sweep import RULE_TEXT
@@ -87,12 +88,8 @@ def tables_of(label: str, result: xr.Dataset, index: int, results: Sequence[xr.D
     )
 
 
-def _style(result: xr.Dataset, measure: str) -> dict[str, object]:
-    scale = _SCALE.get(measure, 1.0)
-    floors = {"correlation": "correlation_floor", "kl": "kl_floor"}
-    floor = float(result[floors[measure]]) * scale if measure in floors else None
-    unit = "dB" if measure == "psnr" else ""
-    return {"scale": scale, "digits": _DIGITS.get(measure, 3), "floor": floor, "unit": unit}
+def _style(result: xr.Dataset, measure: str) -> Shown:
+    return shown_beside_floor(result, measure, _SCALE, _DIGITS, "dB" if measure == "psnr" else "")
 
 
 def _paper(result: xr.Dataset, row: str, measure: str, steps: int) -> PaperValue | None:
@@ -110,7 +107,7 @@ def _noise_cell(result: xr.Dataset, measure: str, steps: int) -> Cell:
         return Cell(0.0, digits=4, paper=paper)
     if f"{measure}_noise" not in result:
         return Cell(None)
-    return replace(cell(result, f"{measure}_noise", paper=paper, **_style(result, measure)), T=None)
+    return replace(cell(result, f"{measure}_noise", _style(result, measure), paper=paper), T=None)
 
 
 def _latent_cell(result: xr.Dataset, measure: str, rule: str, count: int, steps: int) -> Cell:
@@ -121,7 +118,7 @@ def _latent_cell(result: xr.Dataset, measure: str, rule: str, count: int, steps:
     row = f"w/ our fix ({_percent(count, steps)})" if count else "DDIM Latent"
     paper = _paper(result, row, measure, steps)
     return replace(
-        cell(result, measure, theory=theory, paper=paper, **where, **_style(result, measure)), T=steps
+        cell(result, measure, _style(result, measure), theory=theory, paper=paper, **where), T=steps
     )
 
 
