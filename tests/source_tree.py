@@ -107,3 +107,17 @@ def work_in_asserts(file: Path, names_of_properties: frozenset[str]) -> Iterator
             if called or read or isinstance(part, ast.NamedExpr | ast.Await | ast.Yield):
                 yield f"{file.name}:{node.lineno}: {ast.unparse(node)}"
                 break
+
+
+def functions_of_more_than(count: int, file: Path) -> list[str]:
+    """Functions of a file that take more than `count` parameters, `self` and `cls` apart."""
+    found = []
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            given = node.args
+            names = [each.arg for each in (*given.posonlyargs, *given.args)]
+            own = len(names) - (names[:1] in (["self"], ["cls"]))
+            taken = own + len(given.kwonlyargs) + bool(given.vararg) + bool(given.kwarg)
+            if taken > count:
+                found.append(f"{file.name}:{node.lineno}: {getattr(node, 'name', 'lambda')} takes {taken}")
+    return found

@@ -5,13 +5,16 @@ Every rule is read from the syntax trees of all files, at any depth: imports ins
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 
 import pytest
 from source_tree import (
+    ROOT,
     circle_of_imports,
     files_below,
+    functions_of_more_than,
     imports_of,
     is_within,
     module_name,
@@ -137,3 +140,39 @@ def test_importing_the_packages_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("place", ["taba_core", "cluster", "workflows", "tests"])
+def test_files_and_parameters_are_few_enough_to_read(place):
+    files = files_below(place)
+    assert files
+    long = {str(file): lines for file in files if (lines := len(file.read_text().splitlines())) > 400}
+    wide = [found for file in files for found in functions_of_more_than(8, file)]
+    assert not long and not wide
+
+
+def test_the_context_stays_what_every_study_needs():
+    assert len((ROOT / "workflows/configuration/context.py").read_text().splitlines()) < 300
+
+
+def test_parameters_are_counted_without_self(tmp_path):
+    (tmp_path / "a.py").write_text(
+        "class A:\n    def f(self, a, /, b, *c, d, **e): ...\n    @staticmethod\n    def g(a, b, c, d, e): ...\n"
+    )
+    assert functions_of_more_than(4, tmp_path / "a.py") == ["a.py:2: f takes 5", "a.py:4: g takes 5"]
+    assert not functions_of_more_than(5, tmp_path / "a.py")
+
+
+def test_nothing_reads_the_private_parts_of_ray():
+    private = [
+        f"{module_name(file)}: {node.attr}"
+        for file in files_below("cluster") + files_below("workflows")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Attribute) and ast.unparse(node).startswith("ray._")
+    ]
+    imported = [name for file in modules().values() for name in imports_of(file) if name.startswith("ray._")]
+    assert not imported
+    # Ray prints the log of a dead raylet on the driver, and has no public way to say no.
+    assert set(private) <= {
+        f"cluster.ray.session: {name}" for name in ("_private", "worker", "print_to_stdstream")
+    }

@@ -10,7 +10,7 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from cluster.pool.backend import Answer, Node, Reply
@@ -20,8 +20,9 @@ from cluster.pool.events import OnEvent
 from cluster.pool.executor import THREAD_VARIABLES, Outcome, Resources, Worker
 from cluster.pool.limits import Limits
 from cluster.pool.pool import Pool
+from cluster.pool.queued import QueuedExecutor
 from cluster.pool.unit_queue import UnitQueue
-from cluster.pool.units import Unit, Units
+from cluster.pool.units import Unit
 from cluster.pool.worker import WarmWorker
 
 # A thread cannot be ended, so nothing is ever late; what cannot be built here cannot be built a second time.
@@ -41,12 +42,13 @@ def is_computing() -> bool:
     return any(thread.is_alive() for thread in _abandoned)
 
 
-class LocalExecutor:
+class LocalExecutor(QueuedExecutor):
     """Runs units in this process, without Ray.
 
     One worker runs in the calling thread, so a debugger works. Several workers run in as many threads, each
     with its own worker object; that pays off where the work releases the interpreter lock (torch, numpy, file
-    writes). A unit that never returns cannot be ended here: there are no deadlines.
+    writes). A unit that never returns cannot be ended here: there are no deadlines. The resources of a run only bound
+    the threads of each worker.
 
     Args:
       workers: number of units that may compute at the same time, 1 or more.
@@ -60,19 +62,8 @@ class LocalExecutor:
         if workers < 1:
             raise ValueError(f"workers={workers}; a local executor needs 1 worker or more.")
         self.workers = workers
-        self._retry_delay = retry_delay
+        super().__init__(retry_delay)
         self._drain_file = drain_file
-
-    def execute(
-        self,
-        units: Sequence[Unit] | Units,
-        make_worker: Callable[[], Worker],
-        resources: Resources = Resources(),
-        on_event: OnEvent | None = None,
-    ) -> Iterator[Outcome]:
-        """Run the units; see `Executor.execute`. `resources` only bounds the threads of each worker."""
-        pending = UnitQueue(units, retry_delay=self._retry_delay)
-        return self._execute(pending, make_worker, resources, on_event)
 
     def describe(self) -> str:
         """Say in one line where work runs."""

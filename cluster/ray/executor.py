@@ -12,8 +12,8 @@ from cluster.pool.events import OnEvent
 from cluster.pool.executor import Outcome, Resources, Worker
 from cluster.pool.limits import Limits
 from cluster.pool.pool import Pool
+from cluster.pool.queued import QueuedExecutor
 from cluster.pool.unit_queue import UnitQueue
-from cluster.pool.units import Unit, Units
 from cluster.ray.address import ray_address
 from cluster.ray.backend import RayBackend, alive_nodes
 from cluster.ray.code import code_of
@@ -31,10 +31,13 @@ def offered(address: str | None = None) -> list[Node]:
         return executor.offered()
 
 
-class RayExecutor:
+class RayExecutor(QueuedExecutor):
     """Runs units on warm worker processes of a Ray cluster, on this machine or on many.
 
-    Ray starts with the first run, not before, and stays until `close()`. Workers live as long as one run.
+    Ray starts with the first run, not before, and stays until `close()`. Workers live as long as one run. A unit is
+    also tried again, within the same four attempts, when its worker or node is lost or when it runs past its deadline.
+    A run raises ClusterUnreachable where there is no cluster at the address, ClusterLost where a private cluster has
+    died (after `close()` another executor can go on), and OtherCode where a node would run other code than this process.
 
     Args:
       address: see `RaySession`; None = the cluster this process belongs to, else a private one made here.
@@ -60,33 +63,13 @@ class RayExecutor:
         self.num_workers = num_workers
         self._address = address
         self._limits = limits
-        self._retry_delay = retry_delay
+        super().__init__(retry_delay)
         self._drain_file = drain_file
         self._session: RaySession | None = None
         self._packages = tuple(packages)
         code_of(
             packages
         )  # read now: what this process runs is what the files say now, not when a worker starts
-
-    def execute(
-        self,
-        units: Sequence[Unit] | Units,
-        make_worker: Callable[[], Worker],
-        resources: Resources = Resources(),
-        on_event: OnEvent | None = None,
-    ) -> Iterator[Outcome]:
-        """Run the units; see `Executor.execute`.
-
-        A unit is also tried again, within the same four attempts, when its worker or node is lost or when it
-        runs past its deadline (`Limits`).
-
-        Raises:
-          ClusterUnreachable: there is no cluster at the address.
-          ClusterLost: a private cluster has died; after `close()` another executor can go on.
-          OtherCode: a node would run other code than this process.
-        """
-        pending = UnitQueue(units, retry_delay=self._retry_delay)
-        return self._execute(pending, make_worker, resources, on_event)
 
     def describe(self) -> str:
         """Say in one line where work runs."""
@@ -117,12 +100,6 @@ class RayExecutor:
         if self._session is not None:
             self._session.close()
             self._session = None
-
-    def __enter__(self) -> RayExecutor:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
 
     def _execute(
         self,

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cluster.ray.code import Code, code_of, run_code_of
+from cluster.ray.processes import runs_here
 from cluster.ray.session import RaySession, host_and_port, knock
 
 NODE_ANSWER_S = 60.0
@@ -81,7 +82,8 @@ def inspect(request: dict[str, Any]) -> dict[str, Any]:
     from cluster.pool.executor import ClusterError
     from cluster.ray.same_code import send_by_value
 
-    if not request["address"].startswith("ray://") and not _is_node():
+    if not request["address"].startswith("ray://") and not runs_here("raylet"):
+        # Ray itself would look for a node for a minute.
         return {"error": "this machine runs no Ray node", "outside": True}
     try:
         session = RaySession(request["address"])
@@ -122,13 +124,6 @@ def look_around(request: dict[str, Any]) -> dict[str, Any]:
         "scratch_free": shutil.disk_usage(scratch).free,
         "devices": len(os.listdir(devices)) if os.path.isdir(devices) else 0,
     }
-
-
-def _is_node() -> bool:
-    """Whether a raylet runs here; Ray itself would look for one for a minute."""
-    from ray._private.services import find_node_ids
-
-    return bool(find_node_ids())
 
 
 def _ask_all(request: dict[str, Any]) -> dict[str, Any]:

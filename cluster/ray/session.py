@@ -16,6 +16,7 @@ from typing import Any
 from cluster.pool.executor import ClusterError, ClusterLost
 from cluster.ray.address import VARIABLE, RayAddress, ray_address
 from cluster.ray.logs import copy_logs
+from cluster.ray.processes import Process, children_named, has_ended
 from cluster.ray.scratch import PrivateDirectory
 
 OBJECT_STORE_BYTES = 200_000_000  # results are receipts and partial sums; arrays go straight to storage
@@ -55,6 +56,7 @@ class RaySession:
         self.address = wanted.text
         self._saved: dict[str, str | None] = {}
         self._directory: PrivateDirectory | None = None
+        self._vital: tuple[Process, ...] = ()  # processes that a local cluster cannot live without
         self._owned = True
         if _is_connected():
             self.address, self._owned = "the open connection", False
@@ -75,9 +77,7 @@ class RaySession:
         Raises:
           ClusterLost: a process it cannot live without has ended.
         """
-        ray = sys.modules.get("ray")
-        node = ray._private.worker._global_node if self.local and ray is not None else None
-        dead = {name for name, _ in node.dead_processes()} & _VITAL if node is not None else set()
+        dead = {process.name for process in self._vital if has_ended(process)}
         if dead:
             raise ClusterLost(f"Ray on this machine has died ({' and '.join(sorted(dead))} ended).")
 
@@ -121,6 +121,7 @@ class RaySession:
         except BaseException:
             self._clean_up_start()
             raise
+        self._vital = children_named(_VITAL)
 
     def _clean_up_start(self) -> None:
         """End what a start that failed left running."""

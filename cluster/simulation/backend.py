@@ -26,6 +26,7 @@ class Failures:
       worker_loss_per_hour: of one worker, from its start.
       node_loss_per_hour: of one node.
       node_return_seconds: after which a lost node is back, empty; None = never.
+      seed: of what happens.
     """
 
     unit_error_rate: float = 0.0
@@ -33,6 +34,22 @@ class Failures:
     node_loss_per_hour: float = 0.0
     node_return_seconds: float | None = None
     hang_rate: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Durations:
+    """How long things take.
+
+    Attributes:
+      compute: seconds of computing a unit.
+      write: seconds of finishing a unit, beside the computing of the next one.
+      load: seconds of building a worker.
+    """
+
+    compute: Callable[[Unit], float]
+    write: Callable[[Unit], float] = lambda unit: 0.0
+    load: float = 0.0
 
 
 @dataclass
@@ -51,16 +68,11 @@ class SimulatedBackend:
     def __init__(
         self,
         nodes: Sequence[tuple[str, Mapping[str, float]]],
-        load_seconds: float,
-        unit_seconds: Callable[[Unit], float],
-        write_seconds: Callable[[Unit], float],
+        durations: Durations,
         failures: Failures,
-        seed: int,
     ) -> None:
         self._time = 0.0
-        self._load = load_seconds
-        self._unit_seconds, self._write_seconds = unit_seconds, write_seconds
-        self._failures, self._seed = failures, seed
+        self._durations, self._failures = durations, failures
         self._events: list[tuple[float, int, Callable[[], list[Answer]]]] = []
         self._order = itertools.count()
         self._alive: dict[str, Node] = {}
@@ -81,10 +93,10 @@ class SimulatedBackend:
     def start(self, worker: str, node: Node) -> None:
         """See `Backend`."""
         state = self._workers[worker] = _Worker(node.key)
-        self._at(self._load, lambda: self._built(worker, state))
+        self._at(self._durations.load, lambda: self._built(worker, state))
         lifetime = self._lifetime(self._failures.worker_loss_per_hour, "worker", worker)
         if math.isfinite(lifetime):
-            self._at(self._load + lifetime, lambda: self._lost(worker, "its process ended"))
+            self._at(self._durations.load + lifetime, lambda: self._lost(worker, "its process ended"))
 
     def give(self, worker: str, unit: Unit) -> None:
         """See `Backend`."""
@@ -96,8 +108,8 @@ class SimulatedBackend:
         begin, error = self._time, None
         if draw < self._failures.hang_rate + self._failures.unit_error_rate:
             error = "SimulatedError: this attempt was drawn to fail"
-        seconds = self._unit_seconds(unit)
-        if error is not None or not self._write_seconds(unit):
+        seconds = self._durations.compute(unit)
+        if error is not None or not self._durations.write(unit):
             self._at(seconds, lambda: self._answer(worker, unit.id, Reply(error=error, seconds=seconds)))
             return
         self._computed[worker, unit.id] = (unit, begin, error)
@@ -107,7 +119,7 @@ class SimulatedBackend:
         """See `Backend`."""
         unit, begin, _ = self._computed.pop((worker, unit_id))
         state = self._workers[worker]
-        state.finish_free = max(state.finish_free, self._time) + self._write_seconds(unit)
+        state.finish_free = max(state.finish_free, self._time) + self._durations.write(unit)
         end = state.finish_free
         reply = Reply(seconds=end - begin)
         self._at(end - self._time, lambda: self._answer(worker, unit_id, reply))
@@ -133,7 +145,7 @@ class SimulatedBackend:
 
     def _built(self, worker: str, state: _Worker) -> list[Answer]:
         state.built = self._time
-        return self._answer(worker, "", Reply(seconds=self._load))
+        return self._answer(worker, "", Reply(seconds=self._durations.load))
 
     def _answer(self, worker: str, unit_id: str, reply: Reply) -> list[Answer]:
         return [Answer(worker, unit_id, reply)] if worker in self._workers else []
@@ -164,4 +176,4 @@ class SimulatedBackend:
         return self._random(*what).expovariate(per_hour / _HOUR_S) if per_hour else math.inf
 
     def _random(self, *what: Any) -> random.Random:
-        return random.Random(f"{self._seed}/{what}")
+        return random.Random(f"{self._failures.seed}/{what}")

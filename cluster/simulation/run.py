@@ -18,7 +18,7 @@ from cluster.pool.limits import Limits
 from cluster.pool.pool import Pool
 from cluster.pool.unit_queue import UnitQueue
 from cluster.pool.units import Unit, Units
-from cluster.simulation.backend import Failures, SimulatedBackend
+from cluster.simulation.backend import Durations, Failures, SimulatedBackend
 
 
 @dataclass(frozen=True)
@@ -57,14 +57,10 @@ def simulate(
     units: Sequence[Unit] | Units,
     resources: Resources,
     nodes: Sequence[tuple[str, Mapping[str, float]]],
+    durations: Durations,
     *,
-    unit_seconds: Callable[[Unit], float],
-    load_seconds: float = 0.0,
-    write_seconds: Callable[[Unit], float] | float = 0.0,
     failures: Failures = Failures(),
-    seed: int = 0,
     limits: Limits = Limits(),
-    max_workers: int | None = None,
     stop_after: float | None = None,
     watch: Callable[[float, Event], None] | None = None,
 ) -> Simulation:
@@ -72,22 +68,18 @@ def simulate(
 
     Args:
       nodes: name and what it offers (CPU, GPU, memory), as Ray counts.
-      unit_seconds: what computing a unit takes.
-      load_seconds: what building a worker takes.
-      write_seconds: what finishing a unit takes, beside the computing of the next one.
+      durations: what units and workers take.
       limits: deadlines, as of a real run.
-      max_workers: upper bound over all nodes; None for as many as fit.
       stop_after: seconds after which the run is asked to stop gently, as by a time limit; None = never.
       watch: shown every event and the second it happened in.
 
     Raises:
       NoWorkers: no node holds a worker, or all are lost for good.
     """
-    write = write_seconds if callable(write_seconds) else lambda unit: write_seconds
-    backend = SimulatedBackend(nodes, load_seconds, unit_seconds, write, failures, seed)
+    backend = SimulatedBackend(nodes, durations, failures)
     queue = UnitQueue(units)
     record = _Record(backend, watch)
-    pool = Pool(backend, resources, max_workers, limits, on_event=record)
+    pool = Pool(backend, resources, None, limits, on_event=record)
     remaining = 0
     try:
         for outcome in drive(queue, pool, backend, _StopAfter(backend, stop_after), record):

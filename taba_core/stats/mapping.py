@@ -41,14 +41,14 @@ class SmallestDistance(PairStatistic):
         eligible = labels[:, None] == other_labels
         squares_a, squares_b = np.square(a).sum(axis=1), np.square(b).sum(axis=1)
         stored = np.asarray(block[self.first]), np.asarray(other[self.second])
-        product, unit = product_of(*stored, squares_a, squares_b)
+        product = product_of(*stored, squares_a, squares_b)
         ids, other_ids = np.asarray(block[SAMPLE], np.int64), np.asarray(other[SAMPLE], np.int64)
         forth: State = {SAMPLE: ids}
         back: State = {SAMPLE: other_ids}
         for metric in self.metrics:
             check_states(a, b, metric)
-            there = screen(product, a, b, squares_a, squares_b, other_ids, eligible, metric=metric, unit=unit)
-            again = screen(product.T, b, a, squares_b, squares_a, ids, eligible.T, metric=metric, unit=unit)
+            there = screen(product, a, b, squares_a, squares_b, other_ids, eligible, metric=metric)
+            again = screen(product.swapped, b, a, squares_b, squares_a, ids, eligible.T, metric=metric)
             _put(forth, f"forth/{metric}", there)
             _put(forth, f"back/{metric}", Nearest.nobody(len(ids)))
             _put(back, f"back/{metric}", again)

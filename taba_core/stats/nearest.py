@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,10 +76,10 @@ def nearest(queries: Array, candidates: Array, metric: Metric = "l2", *, block: 
         rows, best = slice(i, i + block), Nearest.nobody(len(a[i : i + block]))
         for j in range(0, len(b), block):
             cols = slice(j, j + block)
-            product, unit = product_of(queries[rows], candidates[cols], norms_a[rows], norms_b[cols])
+            product = product_of(queries[rows], candidates[cols], norms_a[rows], norms_b[cols])
             ids = np.arange(j, min(j + block, len(b)))
             best = best.best(
-                screen(product, a[rows], b[cols], norms_a[rows], norms_b[cols], ids, metric=metric, unit=unit)
+                screen(product, a[rows], b[cols], norms_a[rows], norms_b[cols], ids, metric=metric)
             )
         found.append(best)
     return Nearest(np.concatenate([x.distance for x in found]), np.concatenate([x.id for x in found]))
@@ -114,8 +114,20 @@ def check_states(a: Array, b: Array, metric: str) -> None:
         )
 
 
-def product_of(queries: Array, candidates: Array, squares_a: Array, squares_b: Array) -> tuple[Array, float]:
-    """Inner products of all pairs, (m, k) float64, and the rounding unit they were formed with.
+class Products(NamedTuple):
+    """Inner products of all pairs of queries and candidates, (m, k) float64, and the rounding unit of their sums."""
+
+    values: Array
+    unit: float = _UNIT[np.float64]
+
+    @property
+    def swapped(self) -> Products:
+        """The same with queries and candidates swapped."""
+        return Products(self.values.T, self.unit)
+
+
+def product_of(queries: Array, candidates: Array, squares_a: Array, squares_b: Array) -> Products:
+    """Inner products of all pairs.
 
     States stored in float32 are multiplied in float32, in half the time, since the product only screens; not where
     their squared norms (m,) and (k,) are so small or large that products could leave its range.
@@ -123,8 +135,8 @@ def product_of(queries: Array, candidates: Array, squares_a: Array, squares_b: A
     stored = queries.dtype == candidates.dtype == np.float32
     if stored and _within(squares_a) and _within(squares_b):
         product = queries.reshape(len(queries), -1) @ candidates.reshape(len(candidates), -1).T
-        return product.astype(np.float64), _UNIT[np.float32]
-    return flat(queries) @ flat(candidates).T, _UNIT[np.float64]
+        return Products(product.astype(np.float64), _UNIT[np.float32])
+    return Products(flat(queries) @ flat(candidates).T)
 
 
 def _within(squares: Array) -> bool:
@@ -132,7 +144,7 @@ def _within(squares: Array) -> bool:
 
 
 def screen(
-    product: Array,
+    product: Products,
     a: Array,
     b: Array,
     squares_a: Array,
@@ -141,30 +153,29 @@ def screen(
     eligible: Array | None = None,
     *,
     metric: Metric,
-    unit: float = _UNIT[np.float64],
 ) -> Nearest:
     """Nearest candidates of one tile from its matrix product, decided by distances taken from the states.
 
     Args:
-      product, unit: of `product_of`: a @ b.T, (m, k). a: (m, d), b: (k, d), float64, with their squared norms (m,)
+      product: of `product_of`: a @ b.T, (m, k). a: (m, d), b: (k, d), float64, with their squared norms (m,)
         and (k,).
       ids: (k,) of the candidates, ascending.
       eligible: (m, k); False forbids a pair.
     """
     lengths_a, lengths_b = np.sqrt(squares_a), np.sqrt(squares_b)
     if metric == "l2":
-        score = squares_b - 2 * product
+        score = squares_b - 2 * product.values
         of_product, rest = 2 * lengths_a * lengths_b.max(), np.square(lengths_a + lengths_b.max())
         allowed = eligible
     else:
-        score = -product / np.where(squares_b > 0, lengths_b, 1.0)
+        score = -product.values / np.where(squares_b > 0, lengths_b, 1.0)
         of_product, rest = lengths_a, lengths_a
         directed = (squares_a > 0)[:, None] & (squares_b > 0)
         allowed = directed if eligible is None else directed & eligible
     if allowed is not None:
         score = np.where(allowed, score, np.inf)
     # A sum of d products is off by at most about d units of its terms' size; twice for two scores, twice to be safe.
-    bound = 4 * (a.shape[1] + 8) * (unit * of_product + _UNIT[np.float64] * rest)
+    bound = 4 * (a.shape[1] + 8) * (product.unit * of_product + _UNIT[np.float64] * rest)
     smallest = score.min(axis=1)
     close = (score <= (smallest + bound)[:, None]) & np.isfinite(score)
     best = Nearest.nobody(len(a))

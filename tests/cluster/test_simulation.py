@@ -2,13 +2,15 @@
 
 import math
 import time
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster import Limits, NoWorkers, Resources, Unit
-from cluster.simulation.run import Failures, simulate
+from cluster.simulation.backend import Durations, Failures
+from cluster.simulation.run import simulate
 
 GPU = Resources(num_cpus=1, num_gpus=1)
 
@@ -21,10 +23,19 @@ def units(count, after=lambda i: ()):
     return [Unit(f"u{i}", None, after=tuple(f"u{j}" for j in after(i))) for i in range(count)]
 
 
-def run(count, num_nodes=1, gpus=4, seconds=8.0, after=lambda i: (), **options):
-    return simulate(
-        units(count, after), GPU, nodes(num_nodes, gpus), unit_seconds=lambda u: seconds, **options
-    )
+def run(
+    count,
+    num_nodes=1,
+    gpus=4,
+    seconds=8.0,
+    after=lambda i: (),
+    *,
+    load_seconds=0.0,
+    write_seconds=0.0,
+    **options,
+):
+    durations = Durations(lambda unit: seconds, lambda unit: write_seconds, load_seconds)
+    return simulate(units(count, after), GPU, nodes(num_nodes, gpus), durations, **options)
 
 
 @settings(max_examples=30, deadline=None)
@@ -61,14 +72,14 @@ def test_a_chain_runs_in_its_order_however_many_workers_there_are():
 
 def test_two_workers_share_a_device_when_each_holds_half():
     half = Resources(num_cpus=1, num_gpus=0.5)
-    found = simulate(units(16), half, nodes(1), unit_seconds=lambda u: 8.0)
+    found = simulate(units(16), half, nodes(1), Durations(lambda unit: 8.0))
     assert found.makespan == 2 * 8.0  # 4 devices, 8 workers
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_losing_a_node_loses_at_most_the_units_on_it(seed):
-    failures = Failures(node_loss_per_hour=12.0, node_return_seconds=60.0)
-    found = run(1000, num_nodes=5, load_seconds=10.0, write_seconds=1.0, failures=failures, seed=seed)
+    failures = Failures(node_loss_per_hour=12.0, node_return_seconds=60.0, seed=seed)
+    found = run(1000, num_nodes=5, load_seconds=10.0, write_seconds=1.0, failures=failures)
     assert found.nodes_lost > 0 and found.completed + len(found.failed_units) == 1000
     assert found.attempts - 1000 <= 2 * 4 * found.nodes_lost  # 4 workers, each computing one and writing one
     assert found.lost_worker_seconds <= 2 * 9.0 * 4 * found.nodes_lost
@@ -78,7 +89,7 @@ def test_what_happens_is_a_function_of_the_seed():
     failures = Failures(0.05, 0.5, 0.5, 30.0, 0.01)
 
     def found(seed):
-        return run(300, num_nodes=3, load_seconds=4.0, failures=failures, seed=seed)
+        return run(300, num_nodes=3, load_seconds=4.0, failures=replace(failures, seed=seed))
 
     assert found(1) == found(1)
     assert found(1) != found(2)
@@ -95,7 +106,7 @@ def test_failing_and_hanging_attempts_are_tried_again_until_all_is_done():
 
 
 def test_a_stop_lets_running_units_finish_and_says_what_is_left():
-    found = run(100, seconds=8.0, load_seconds=0.0, stop_after=20.0)
+    found = run(100, seconds=8.0, stop_after=20.0)
     # Rounds of 4 end at 8, 16 and 24 s; the stop at 20 s lets the third one end.
     assert (found.completed, found.remaining, found.makespan) == (12, 88, 24.0)
 

@@ -3,67 +3,23 @@
 from __future__ import annotations
 
 import errno
-import json
-import os
-import pickle
 import re
 import shutil
-import struct
-import zipfile
-import zlib
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
-from adm_cases import network_flags, tiny_card, tiny_weights
-from safetensors import SafetensorError
+from adm_cases import tiny_weights
+from damaged_cases import MAKERS, code_of, files_read, model_of
 from safetensors.torch import load_file, save_file
-from tiny_checkpoints import tiny_dit, tiny_ldm, tiny_unet
-from tiny_text_checkpoints import save_tiny_if, save_tiny_sd, save_tiny_sdxl
+from tiny_checkpoints import tiny_unet
 from torch.testing import assert_close
 
-from taba_core.errors import UsageError, WorkError
-from taba_core.models.adm import load
+from taba_core.errors import UsageError
 from taba_core.models.base import load_model, model_spec
-from taba_core.models.profile import profile_named
 from taba_core.models.state_dict_file import read_state_dict
-from taba_core.models.weight_files import check_weight_file
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:%s\nsize 3438167534\n" % (b"ab" * 32)
-MAKERS = {
-    "sd": save_tiny_sd, "sdxl": save_tiny_sdxl, "if": save_tiny_if, "ldm": tiny_ldm, "dit": tiny_dit,
-}  # fmt: skip
-
-
-def adm_folder(folder: Path) -> Path:
-    """A card of one's own beside its weights."""
-    folder.mkdir()
-    (folder / "ema.pt").write_bytes(tiny_weights("adm32").read_bytes())
-    card = {"extends": "adm-32", "title": "Own", "image_size": 32, "sample_shape": [3, 32, 32]}
-    card |= {"network": network_flags("adm32"), "weights": "ema.pt"}
-    (folder / "own.yaml").write_text(yaml.safe_dump(card))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    base = tmp_path_factory.mktemp("models")
-    made = {name: make(base / f"tiny-{name}") for name, make in MAKERS.items()}
-    return made | {"adm": adm_folder(base / "adm")}
-
-
-def model_of(folder: Path) -> str:
-    own = folder / "own.yaml"
-    return str(own if own.exists() else folder)
-
-
-def files_read(folder: Path) -> list[Path]:
-    """Of IF's tokenizer the SentencePiece file alone is read."""
-    unread = {folder / "own.yaml"}
-    if (folder / "tokenizer" / "spiece.model").exists():
-        unread.add(folder / "tokenizer" / "tokenizer_config.json")
-    return [path for path in sorted(folder.rglob("*")) if path.is_file() and path not in unread]
 
 
 def other_format(path: Path, content: bytes) -> None:
@@ -237,11 +193,6 @@ def test_a_folder_without_weights_says_what_is_there(tmp_path):
 # ------------------------------------------------------------------------------------------ the ways out
 
 
-def code_of(message: str) -> str:
-    """The code of the command that a message tells."""
-    return re.search(r'python -c "(.*)"', message)[1]
-
-
 def test_a_file_of_the_other_format_loads_once_it_has_its_own_name(tmp_path):
     folder = tiny_unet(tmp_path / "model")
     file = folder / "unet" / "diffusion_pytorch_model.safetensors"
@@ -269,201 +220,3 @@ def test_a_safetensors_file_named_pt_is_converted_by_the_command_that_is_told(tm
     exec(code_of(str(error.value)))
     converted = read_state_dict(tmp_path / "w-converted.pt")
     assert converted.keys() == state.keys() and all(torch.equal(converted[k], state[k]) for k in state)
-
-
-# -------------------------------------------------------------------- saved by other people's training code
-
-
-@pytest.fixture(scope="module")
-def adm_state():
-    return read_state_dict(tiny_weights("adm32"))
-
-
-def prefixed(state, prefix):
-    return {f"{prefix}{key}": value for key, value in state.items()}
-
-
-WRAPPED = {
-    "data parallel": lambda s: prefixed(s, "module."),
-    "compiled": lambda s: prefixed(s, "_orig_mod."),
-    "both": lambda s: prefixed(s, "module._orig_mod."),
-    "model": lambda s: prefixed(s, "model."),
-    "ema": lambda s: prefixed(s, "ema."),
-    "latent diffusion": lambda s: prefixed(s, "model.diffusion_model."),
-    "under state_dict": lambda s: {"state_dict": s, "step": 3},
-    "under model": lambda s: {"model": s, "optimizer": {"lr": 0.1}, "epoch": 4},
-    "under ema": lambda s: {"ema": s, "step": 3},
-    "Lightning": lambda s: {
-        "state_dict": prefixed(s, "model."), "epoch": 4, "global_step": 9, "pytorch-lightning_version": "2.1",
-        "optimizer_states": [{"state": {}}], "callbacks": {}, "hyper_parameters": {"lr": 1e-4},
-    },
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("wrap", WRAPPED)
-@pytest.mark.parametrize("old_format", [False, True])
-def test_the_one_network_of_a_checkpoint_is_found(wrap, old_format, adm_state, tmp_path):
-    torch.save(WRAPPED[wrap](adm_state), tmp_path / "w.pt", _use_new_zipfile_serialization=not old_format)
-    found = read_state_dict(tmp_path / "w.pt")
-    assert found.keys() == adm_state.keys() and all(torch.equal(found[k], adm_state[k]) for k in found)
-
-
-@pytest.mark.parametrize("together", ["entries", "prefixes"])
-def test_of_two_networks_the_user_says_which(together, adm_state, tmp_path):
-    path = tmp_path / "w.pt"
-    other = {key: value + 1 for key, value in adm_state.items()}
-    if together == "entries":
-        torch.save({"model": other, "ema": adm_state, "step": 3}, path)
-    else:
-        torch.save(prefixed(other, "online_model.") | prefixed(adm_state, "ema_model."), path)
-    with pytest.raises(UsageError) as error:
-        read_state_dict(path)
-    names = (
-        "(model, ema)" if together == "entries" else ", whose names begin with 'online_model.', 'ema_model.'"
-    )
-    assert str(error.value).startswith(
-        f"weights '{path}' hold 2 networks{names if names[0] == ',' else ' ' + names}; "
-    )
-    exec(code_of(str(error.value)))
-    found = read_state_dict(tmp_path / "w-network.pt")
-    assert found.keys() == adm_state.keys() and all(torch.equal(found[k], adm_state[k]) for k in found)
-
-
-class Code:
-    def __reduce__(self):
-        return (os.system, ("false",))
-
-
-@pytest.mark.parametrize("old_format", [False, True])
-def test_code_is_told_by_the_header(old_format, tmp_path):
-    torch.save(
-        {"w": torch.ones(3), "c": Code()}, tmp_path / "w.pt", _use_new_zipfile_serialization=not old_format
-    )
-    with pytest.raises(
-        UsageError, match=r"hold more than tensors \('posix\.system'\), and loading that could run"
-    ):
-        check_weight_file(tmp_path / "w.pt")
-
-
-def test_a_zip_that_torch_did_not_write_and_a_plain_pickle(tmp_path):
-    path = tmp_path / "w.pt"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("readme.txt", "words")
-    with pytest.raises(UsageError, match=r"w\.pt is a zip archive, not a PyTorch file\. Unpack it"):
-        check_weight_file(path)
-    path.write_bytes(pickle.dumps({"w": 1}))
-    with pytest.raises(UsageError, match=r"w\.pt is a Python pickle that PyTorch did not write"):
-        check_weight_file(path)
-    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), path)
-    with pytest.raises(UsageError, match=r"w\.pt is a TorchScript program, not a file of weights"):
-        check_weight_file(path)
-
-
-# ------------------------------------------------------------------------------- what only loading can tell
-
-
-def load_adm(path):
-    return load(tiny_card("adm32"), path, device="cpu", profile=profile_named("exact"))
-
-
-def test_one_byte_that_differs_in_a_pytorch_file_is_found_by_its_checksum(tmp_path):
-    content = bytearray(tiny_weights("adm32").read_bytes())
-    content[len(content) // 2] ^= 1
-    path = tmp_path / "w.pt"
-    path.write_bytes(content)
-    with pytest.raises(
-        UsageError, match=r"w\.pt is incomplete or damaged: the part '.*' has another checksum"
-    ):
-        load_adm(path)
-
-
-@pytest.mark.parametrize("old_format", [False, True])
-def test_quantised_tensors_are_named(old_format, adm_state, tmp_path):
-    state = adm_state | {"out.0.bias": adm_state["out.0.bias"].to(torch.float8_e4m3fn)}
-    torch.save(state, tmp_path / "w.pt", _use_new_zipfile_serialization=not old_format)
-    with pytest.raises(UsageError, match=r"quantised"):
-        load_adm(tmp_path / "w.pt")
-    torch.save(adm_state | {"out.0.bias": torch.ones(32, dtype=torch.int32)}, tmp_path / "w.pt")
-    with pytest.raises(
-        UsageError, match=r"are quantised: 'out\.0\.bias' is of type int32, and the numbers of"
-    ):
-        load_adm(tmp_path / "w.pt")
-
-
-@pytest.mark.parametrize("value", [torch.nan, torch.inf])
-@pytest.mark.parametrize("name", MAKERS)
-def test_numbers_that_are_none_are_named_by_file_and_tensor(name, value, folders, tmp_path):
-    for file in (path for path in files_read(folders[name]) if path.suffix == ".safetensors"):
-        folder = shutil.copytree(folders[name], tmp_path / f"tiny-{name}", dirs_exist_ok=True)
-        damaged = folder / file.relative_to(folders[name])
-        state = load_file(damaged)
-        key = max(k for k, v in state.items() if v.is_floating_point() and v.ndim == 1)
-        state[key][0] = value
-        save_file(state, damaged, metadata={"format": "pt"})
-        with pytest.raises(WorkError) as error:
-            load_model(str(folder))
-        assert f"{damaged} is damaged: NaN or infinity in '{key}', read as torch.float32." in str(error.value)
-        shutil.rmtree(folder)
-
-
-ABOUT_THE_FILE = [
-    OSError("Error no file named x"), ValueError("v"), RuntimeError("r"), KeyError("k"), TypeError("t"), EOFError(),
-    AttributeError("a"), NotImplementedError("n"), ImportError("i"), IndexError("x"), AssertionError(),
-    RecursionError("deep"), UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"), pickle.UnpicklingError("p"),
-    SafetensorError("header too large"), zlib.error("z"), struct.error("s"), zipfile.BadZipFile("b"),
-    json.JSONDecodeError("j", "{", 1), OverflowError("o"),
-]  # fmt: skip
-NOT_ABOUT_THE_FILE = [
-    MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), OSError(errno.EIO, "Input/output error"),
-    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
-]  # fmt: skip
-
-
-def raising(error):
-    def call(*arguments, **options):
-        raise error
-
-    return call
-
-
-@pytest.mark.parametrize("name", ["sd", "adm"])
-@pytest.mark.parametrize("error", ABOUT_THE_FILE, ids=lambda e: type(e).__name__)
-def test_whatever_a_library_raises_becomes_one_message_with_the_place(name, error, folders, monkeypatch):
-    from transformers import CLIPTextModel
-
-    monkeypatch.setattr(torch, "load", raising(error))
-    monkeypatch.setattr(CLIPTextModel, "from_pretrained", raising(error))
-    with pytest.raises(UsageError) as caught:
-        load_model(model_of(folders[name]))
-    place = folders[name] / ("ema.pt" if name == "adm" else "text_encoder")
-    assert str(place) in str(caught.value) and "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("name", ["sd", "adm"])
-@pytest.mark.parametrize("error", NOT_ABOUT_THE_FILE, ids=lambda e: str(e)[:12] or "MemoryError")
-def test_memory_and_disk_are_no_fault_of_a_file(name, error, folders, monkeypatch):
-    from transformers import CLIPTextModel
-
-    monkeypatch.setattr(torch, "load", raising(error))
-    monkeypatch.setattr(CLIPTextModel, "from_pretrained", raising(error))
-    with pytest.raises(type(error)) as caught:
-        load_model(model_of(folders[name]))
-    assert caught.value is error
-
-
-def test_the_libraries_say_nothing_beside_the_message(folders, tmp_path, capfd):
-    folder = shutil.copytree(folders["sd"], tmp_path / "tiny-sd")
-    for part, change in (
-        ("unet", {"extra.weight": torch.ones(2)}),
-        ("text_encoder", {"extra.bias": torch.ones(2)}),
-    ):
-        file = next((folder / part).glob("*.safetensors"))
-        content = file.read_bytes()
-        save_file(load_file(file) | change, file, metadata={"format": "pt"})
-        with pytest.raises(
-            UsageError, match=rf"{part}: weights and config.json disagree in 1 tensors, .*extra"
-        ):
-            load_model(str(folder))
-        file.write_bytes(content)
-    written = capfd.readouterr()
-    assert (written.out, written.err) == ("", "")

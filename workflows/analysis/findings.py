@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import xarray as xr
@@ -136,24 +136,33 @@ def all_claims(results: Sequence[xr.Dataset], labels: Sequence[str]) -> tuple[Cl
     )
 
 
+class Shown(NamedTuple):
+    """How a table shows a stored number: decimals, unit, by what it is multiplied, and the floor beside it."""
+
+    digits: int = 3
+    unit: str = ""
+    scale: float = 1.0
+    floor: float | None = None
+
+
 def cell(
     result: xr.Dataset,
     name: str,
+    shown: Shown = Shown(),
     *,
-    floor: float | None = None,
     spread: float | None = None,
     theory: float | None = None,
     paper: PaperValue | None = None,
-    digits: int = 3,
-    unit: str = "",
-    scale: float = 1.0,
     **where: Any,
 ) -> Cell:
     """A table cell of the number `name` at coordinates `where`, with its interval if one is stored.
 
+    `spread`, `theory` and `paper` are in the unit of the table, as the floor is.
+
     The paper's value stands beside DDIM inversion without guidance only, which is what its tables of one method are
     about.
     """
+    scale = shown.scale
     value = float(result[name].sel(where)) * scale
     ci95 = None
     if f"{name}_low" in result:
@@ -164,12 +173,12 @@ def cell(
     return Cell(
         value,
         ci95=ci95,
-        floor=floor,
+        floor=shown.floor,
         spread=spread,
         theory=theory,
         paper=paper if method_text(result) == "DDIM" and not is_guided(result) else None,
-        digits=digits,
-        unit=unit,
+        digits=shown.digits,
+        unit=shown.unit,
         seed=seed_of([result]),
         **item_context(result),
     )

@@ -17,10 +17,12 @@ from taba_core.stats.correlation import LagCorrelation, PatchCorrelation
 from taba_core.stats.estimate import Estimate
 from taba_core.stats.floor import correlation_floor, kl_floor
 from taba_core.stats.moments import EntryKL, GlobalKL, Moments
-from workflows.analysis.findings import Findings
+from workflows.analysis.findings import Findings, Shown
 from workflows.analysis.inputs import INDEPENDENT
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from taba_core.stats.base import Statistic
     from workflows.configuration.context import Context
     from workflows.configuration.settings import Settings
@@ -98,3 +100,13 @@ def find_floors(found: Findings, context: Context) -> None:
     s, n = context.settings, context.num_samples
     found.array("correlation_floor", correlation_floor(n, patch_features(context), s.top_k).mean)
     found.array("kl_floor", kl_floor(n) if n >= 4 else np.nan)
+
+
+def shown_beside_floor(
+    result: xr.Dataset, measure: str, scales: Mapping[str, float], digits: Mapping[str, int], unit: str = ""
+) -> Shown:
+    """How a table shows a measure: by the table's scales and decimals, with its stored floor where it has one."""
+    scale = scales.get(measure, 1.0)
+    floors = {"correlation": "correlation_floor", "kl": "kl_floor"}
+    floor = float(result[floors[measure]]) * scale if measure in floors else None
+    return Shown(digits.get(measure, 3), unit, scale, floor)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -11,7 +12,11 @@ from typer.core import TyperGroup
 from taba_core.errors import Stopped, WorkError
 from workflows.command import cluster as cluster_commands
 from workflows.command import train as train_command
+from workflows.command.grouped import grouped
 from workflows.configuration.settings import FIELDS, Settings
+
+if TYPE_CHECKING:
+    from workflows.planning.jobs import Asked
 
 _SET_HELP = "Fields for --set (field=value, repeatable): " + "; ".join(
     f"{name} ({Settings.model_fields[name].description})" for name in FIELDS
@@ -40,7 +45,7 @@ app = typer.Typer(
 )
 
 app.add_typer(cluster_commands.app, name="cluster")
-app.command("train")(train_command.train)
+app.command("train")(grouped(train_command.train))
 
 Studies = Annotated[
     list[str],
@@ -109,6 +114,35 @@ DEFAULT_STORE = "runs/taba"
 EMBEDDED_DEFAULT = "photo-mixture"
 
 
+@dataclass(frozen=True)
+class Question:
+    """What is asked of which models, and where the answer is kept: options of `plan`, `simulate` and `run`."""
+
+    studies: Studies
+    store: StorePath = DEFAULT_STORE
+    model: Models = None
+    method: Method = "ddim"
+    weights: Weights = None
+    set_: Sets = None
+
+    def parts(self, budget: str | None = None) -> list[Asked]:
+        """The question of each model; see `workflows.planning.jobs.each_model`."""
+        from workflows.planning.jobs import Asked, each_model
+
+        asked = Asked(self.studies, self.store, "", self.method, self.set_ or [], self.weights, budget=budget)
+        return each_model(asked, self.model or [EMBEDDED_DEFAULT])
+
+
+@dataclass(frozen=True)
+class Where:
+    """What computes a run."""
+
+    address: Address = None
+    executor: ExecutorName = "ray"
+    workers: Workers = None
+    gpus_per_worker: GpusPerWorker = None
+
+
 @app.command("list")
 def list_everything(
     studies: Annotated[
@@ -138,13 +172,9 @@ def fetch(
 
 
 @app.command()
+@grouped
 def plan(
-    studies: Studies,
-    store: StorePath = DEFAULT_STORE,
-    model: Models = None,
-    method: Method = "ddim",
-    weights: Weights = None,
-    set_: Sets = None,
+    question: Question,
     budget: Budget = None,
     nodes: Annotated[int | None, typer.Option(min=1, help="Also say how long it takes on this many.")] = None,
     workers_per_node: Annotated[
@@ -154,17 +184,16 @@ def plan(
 ) -> None:
     """What would run: artifacts to compute or reuse, network evaluations, hours, bytes, memory. Changes nothing."""
     from workflows.command.plan_page import print_plan
-    from workflows.planning.jobs import Asked, each_model
     from workflows.planning.stages import Machines
 
-    asked = Asked(studies, store, "", method, set_ or [], weights, budget=budget)
     machines = None if nodes is None else Machines(nodes, workers_per_node)
-    print_plan(each_model(asked, model or [EMBEDDED_DEFAULT]), machines, as_json=json)
+    print_plan(question.parts(budget), machines, as_json=json)
 
 
 @app.command()
+@grouped
 def simulate(
-    studies: Studies,
+    question: Question,
     nodes: Annotated[str, typer.Option(help="Number of nodes, or several: 1,4,28,110.")] = "4",
     workers_per_node: Annotated[int, typer.Option(min=1, help="Workers on each node, one a GPU.")] = 4,
     failures: Annotated[
@@ -175,34 +204,21 @@ def simulate(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the failures.")] = 0,
-    store: StorePath = DEFAULT_STORE,
-    model: Models = None,
-    method: Method = "ddim",
-    weights: Weights = None,
-    set_: Sets = None,
 ) -> None:
     """How a plan would run on many nodes: the real scheduler, simulated units. Needs no cluster, changes nothing."""
-    from workflows.planning.jobs import Asked, each_model
     from workflows.planning.simulate import print_simulation, with_nodes
     from workflows.planning.stages import Machines
 
-    parts = each_model(Asked(studies, store, "", method, set_ or [], weights), model or [EMBEDDED_DEFAULT])
-    print_simulation(parts, with_nodes(Machines(1, workers_per_node), nodes), failures, seed)
+    machines = with_nodes(Machines(1, workers_per_node), nodes)
+    print_simulation(question.parts(), machines, failures, seed)
 
 
 @app.command(epilog=_SET_HELP)
+@grouped
 def run(
-    studies: Studies,
-    store: StorePath = DEFAULT_STORE,
-    model: Models = None,
-    method: Method = "ddim",
-    weights: Weights = None,
-    set_: Sets = None,
+    question: Question,
+    where: Where,
     budget: Budget = None,
-    address: Address = None,
-    executor: ExecutorName = "ray",
-    workers: Workers = None,
-    gpus_per_worker: GpusPerWorker = None,
     report: Annotated[bool, typer.Option(help="Write the report at the end.")] = True,
     metrics: Annotated[
         bool,
@@ -213,19 +229,8 @@ def run(
 ) -> None:
     """Compute what is missing and only that, reduce it, write the report. Resumable: run it again."""
     from workflows.execution.run import run_studies
-    from workflows.planning.jobs import Asked, each_model
 
-    asked = Asked(studies, store, "", method, set_ or [], weights, budget=budget)
-    parts = each_model(asked, model or [EMBEDDED_DEFAULT])
-    run_studies(
-        parts,
-        address=address,
-        executor=executor,
-        workers=workers,
-        report=report,
-        gpus_per_worker=gpus_per_worker,
-        metrics=metrics,
-    )
+    run_studies(question.parts(budget), **asdict(where), report=report, metrics=metrics)
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -34,17 +35,31 @@ Batch = Annotated[int | None, typer.Option("--batch-size", help="Rows of a step.
 Rate = Annotated[float | None, typer.Option("--learning-rate", help="At its peak. Default: the recipe's.")]
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """What every network is trained on and by; the process of each network takes these options as they are."""
+
+    seed: Seed = 0
+    photos: Photos = "builtin"
+    batch_size: Batch = None
+    learning_rate: Rate = None
+
+    def arguments(self) -> tuple[str, ...]:
+        """As arguments of a command; what is not given is left to the recipe."""
+        given = {name: value for name, value in asdict(self).items() if value is not None}
+        return tuple(
+            part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", str(value))
+        )
+
+
 def train(
+    recipe: Recipe,
     what: What = "box",
     out: Out = Path("runs/box"),
     minutes: Minutes = None,
     steps: Steps = None,
     device: Device = "cpu",
     parallel: Parallel = None,
-    seed: Seed = 0,
-    photos: Photos = "builtin",
-    batch_size: Batch = None,
-    learning_rate: Rate = None,
 ) -> None:
     """Train small networks of the paper's families on photographs, as those that come with taba were.
 
@@ -52,10 +67,7 @@ def train(
     """
     from taba_core.training.box import BoxRun, failed, train_box
 
-    options = ["--seed", str(seed), "--photos", photos]
-    options += [] if batch_size is None else ["--batch-size", str(batch_size)]
-    options += [] if learning_rate is None else ["--learning-rate", str(learning_rate)]
     names = () if what == "box" else (what,)
-    run = BoxRun(out, minutes, steps, names, device, parallel, tuple(options))
+    run = BoxRun(out, minutes, steps, names, device, parallel, recipe.arguments())
     if failed(train_box(run)):
         raise SystemExit(3)

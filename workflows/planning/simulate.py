@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from cluster.pool.events import Event
 from cluster.pool.executor import Resources
 from cluster.pool.units import Unit
-from cluster.simulation.backend import Failures
+from cluster.simulation.backend import Durations, Failures
 from cluster.simulation.run import Simulation, simulate
 from taba_core.errors import UsageError, unknown_name
 from workflows.planning.jobs import Asked, check_all
@@ -101,11 +101,8 @@ def simulate_plan(
         units,
         Resources(num_cpus=1),
         [(f"node{i + 1}", offered) for i in range(machines.nodes)],
-        unit_seconds=seconds(0),
-        write_seconds=seconds(1),
-        load_seconds=load_seconds(plan),
-        failures=failures,
-        seed=seed,
+        Durations(seconds(0), seconds(1), load_seconds(plan)),
+        failures=replace(failures, seed=seed),
         watch=note,
     )
     return SimulatedRun(simulation, spans)

@@ -145,8 +145,7 @@ def curve_grid(
     panels: Mapping[str, Sequence[Curve]],
     x: Values,
     *,
-    xlabel: str,
-    ylabel: str,
+    labels: tuple[str, str],
     log: tuple[bool, bool] = (False, False),
     columns: int = 2,
     one_legend_a_row: bool = False,
@@ -156,7 +155,7 @@ def curve_grid(
     """Panels of curves over x, each with its legend on the right.
 
     Args:
-      log: of x and of y.
+      labels, log: of x and of y.
       share_y: all panels on one scale.
       one_legend_a_row: the panels of a row show the same curves.
     """
@@ -173,10 +172,10 @@ def curve_grid(
         if not one_legend_a_row or number % columns == columns - 1:
             axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=_SMALL, handlelength=1.6)
         if number + columns >= len(panels):
-            axis.set_xlabel(xlabel)
+            axis.set_xlabel(labels[0])
             axis.tick_params(labelbottom=True)
         if number % columns == 0:
-            axis.set_ylabel(ylabel)
+            axis.set_ylabel(labels[1])
     return figure
 
 

@@ -117,14 +117,13 @@ def sweep_curves(
     floor_label: str = "noise at this n",
     tick_labels: Sequence[str] | None = None,
     log: Sequence[bool] = (),
-    height: float = 2.6,
 ) -> Figure:
     """Metrics against a swept quantity, a panel per metric, a line per convention (paper, Tables 4 and 9).
 
     `floors[i]` is the level of panel i below which nothing can be told from noise. Positions are evenly
     spaced, because K = 0, 1, 2, 5, 10 is a list of cases rather than an axis.
     """
-    figure, axes = _panels(list(panels), height)
+    figure, axes = _panels(list(panels), 2.6)
     positions = np.arange(len(x))
     for number, (axis, curves) in enumerate(zip(axes, panels.values(), strict=True)):
         for index, curve in enumerate(curves):
@@ -165,12 +164,12 @@ def bars_with_ci(
     floor_label: str = "floor at this n",
     paper: Mapping[str, Sequence[float | None]] | None = None,
     log: bool = False,
-    height: float = 2.8,
 ) -> Figure:
     """Grouped bars with 95 % intervals; `floors` draws a dotted line across each group.
 
     `paper` adds a hollow diamond at the paper's value of the same bar.
     """
+    height = 2.8
     figure, (axis,) = _panels([""], height)
     figure.set_size_inches(min(TEXT_WIDTH, 1.6 + 0.5 * len(labels) * len(series)), height)
     width = 0.78 / len(series)

@@ -5,6 +5,8 @@ Coordinates of a panel: x is the noise level, 0..10 from clean to noisy; y only 
 
 from __future__ import annotations
 
+from typing import Any
+
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
@@ -48,7 +50,7 @@ def inversion_step_schematic() -> Figure:
 
 
 def _levels(axis: Axes) -> None:
-    _arrow(axis, (0.5, _AXIS), (9.7, _AXIS), MUTED, width=0.9)
+    _arrow(axis, (0.5, _AXIS), (9.7, _AXIS), MUTED, linewidth=0.9)
     axis.text(9.75, _AXIS + 0.22, "noise level", color=MUTED, fontsize=7, ha="right", va="bottom")
     for x, name in ((_LOW, "$t-1$"), (_HIGH, "$t$")):
         axis.plot((x, x), (_AXIS - 0.14, _AXIS + 0.14), color=MUTED, linewidth=0.9)
@@ -63,7 +65,7 @@ def _sampling(axis: Axes) -> None:
 
 def _inversion(axis: Axes, prediction: str, label_level: float) -> None:
     start = (_LOW, _TRUE - _RADIUS)
-    _arrow(axis, start, (3.5, _MADE), _INVERSION, bend="angle3,angleA=-90,angleB=180", head=False)
+    _arrow(axis, start, (3.5, _MADE), _INVERSION, bend="angle3,angleA=-90,angleB=180", arrowstyle="-")
     _arrow(axis, (3.4, _MADE), (_HIGH - _RADIUS, _MADE), _INVERSION)
     _network(axis, (5.0, _MADE), prediction, _INVERSION)
     text = {"fontsize": 7.5, "ha": "center", "va": "center"}
@@ -72,7 +74,7 @@ def _inversion(axis: Axes, prediction: str, label_level: float) -> None:
     side = 1 if label_level > 5 else -1
     start, end = (label_level - 0.15 * side, _AXIS + 0.2), (5.0 + 0.85 * side, _MADE - 0.46)
     bend = f"arc3,rad={-0.22 * side}"
-    _arrow(axis, start, end, _LABEL, bend=bend, style=(0, (3, 2)), width=1.2)
+    _arrow(axis, start, end, _LABEL, bend=bend, linestyle=(0, (3, 2)), linewidth=1.2)
     axis.text(5.0, _AXIS + 0.4, "label", color=_LABEL, **text)
 
 
@@ -81,7 +83,7 @@ def _states(axis: Axes) -> None:
     _state(axis, (_HIGH, _TRUE), "$x_t$", INK)
     _state(axis, (_HIGH, _MADE), r"$\hat{x}_t$", _INVERSION)
     ends = ((_HIGH, _TRUE - _RADIUS), (_HIGH, _MADE + _RADIUS))
-    _arrow(axis, *ends, COLORS["Plain"], arrow="<|-|>", width=1.0, scale=6)
+    _arrow(axis, *ends, COLORS["Plain"], arrowstyle="<|-|>", linewidth=1.0, mutation_scale=6)
     axis.text(8.2, (_TRUE + _MADE) / 2, "error", color=COLORS["Plain"], fontsize=7.5, va="center")
 
 
@@ -101,31 +103,9 @@ def _network(axis: Axes, centre: Point, text: str, color: str) -> None:
     axis.text(*centre, text, ha="center", va="center", zorder=4)
 
 
-def _arrow(
-    axis: Axes,
-    start: Point,
-    end: Point,
-    color: str,
-    *,
-    bend: str = "arc3",
-    head: bool = True,
-    arrow: str = "-|>",
-    style: object = "-",
-    width: float = 1.4,
-    scale: float = 9,
-) -> None:
+def _arrow(axis: Axes, start: Point, end: Point, color: str, *, bend: str = "arc3", **look: Any) -> None:
+    """An arrow from start to end; `look` as `FancyArrowPatch` takes it."""
+    look = {"arrowstyle": "-|>", "mutation_scale": 9, "linewidth": 1.4} | look
     axis.add_patch(
-        FancyArrowPatch(
-            start,
-            end,
-            arrowstyle=arrow if head else "-",
-            connectionstyle=bend,
-            mutation_scale=scale,
-            shrinkA=0,
-            shrinkB=0,
-            color=color,
-            linewidth=width,
-            linestyle=style,  # type: ignore[arg-type]
-            zorder=2,
-        )
+        FancyArrowPatch(start, end, connectionstyle=bend, shrinkA=0, shrinkB=0, color=color, zorder=2, **look)
     )

@@ -16,6 +16,7 @@ from taba_core.stats.verdict import every, positive
 from workflows.analysis.closed_form import lag_theory
 from workflows.analysis.findings import (
     Findings,
+    Shown,
     cell,
     each_own,
     for_each,
@@ -142,8 +143,8 @@ def _table2(labels: list[str], results: Sequence[xr.Dataset]) -> Table:
             cell(
                 result,
                 f"correlation_{o}",
+                Shown(floor=float(result["correlation_floor"])),
                 spread=float(result[f"correlation_{o}_spread"]),
-                floor=float(result["correlation_floor"]),
                 paper=paper_value("2", str(result.attrs["model_title"]), _OBJECTS[o][0]),
             )
             for o in _OBJECTS
@@ -181,8 +182,7 @@ def _unbiased(labels: list[str], results: Sequence[xr.Dataset]) -> Table:
             cell(
                 r,
                 c.name,
-                floor=0.0,
-                scale=1e3 if c.name.startswith("excess") else 1.0,
+                Shown(scale=1e3 if c.name.startswith("excess") else 1.0, floor=0.0),
                 theory=float(r[f"{c.name}_theory"]) if f"{c.name}_theory" in r else None,
             )
             for c in columns

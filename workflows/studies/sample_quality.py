@@ -21,7 +21,16 @@ from taba_core.stats.estimate import Estimate
 from taba_core.stats.frechet import FrechetDistance
 from taba_core.stats.kernel_distance import kernel_distance
 from taba_core.stats.manifold import density_coverage, precision_recall
-from workflows.analysis.findings import Findings, cell, for_each, item_context, item_id, row_labels, seed_of
+from workflows.analysis.findings import (
+    Findings,
+    Shown,
+    cell,
+    for_each,
+    item_context,
+    item_id,
+    row_labels,
+    seed_of,
+)
 from workflows.analysis.inputs import PICTURE_DIMS
 from workflows.analysis.presentation import DASH, Cell, Column, Figure, Section, Table
 from workflows.analysis.study import Study, register
@@ -245,7 +254,7 @@ def _cell(result: xr.Dataset, measure: str, extractor: str) -> Cell:
         return DASH
     of_real = f"{measure}_real"
     floor = float(result[of_real].sel(extractor=extractor)) if of_real in result else None
-    return cell(result, measure, floor=floor, extractor=extractor)
+    return cell(result, measure, Shown(floor=floor), extractor=extractor)
 
 
 def _pictures(

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import xarray as xr
 
 from workflows.analysis.findings import (
-    cell,
     images_notes,
     item_context,
     item_id,
@@ -18,11 +17,20 @@ from workflows.analysis.findings import (
 from workflows.analysis.presentation import Cell, Column, Figure, Row, Table
 from workflows.analysis.sweep import RULE_TEXT
 from workflows.report import plots
+from workflows.report.sweeps import (
+    Units,
+    draw_sweep,
+    is_latent,
+    latent_cell,
+    noise_cell,
+    reconstruction_note,
+    rules_of,
+)
 
-
-def _rules(result: xr.Dataset) -> list[str]:
-    """The rules a result holds: both, or one where shifted levels make them the same."""
-    return [str(rule) for rule in result["rule"].values]
+_UNITS = Units(
+    {"kl": 1e3, "kl_excess": 1e3, "kl_global": 1e3, "excess_r2": 1e3},
+    {"mae": 4, "kl_excess": 2, "psnr": 2, "kl": 2, "kl_global": 2},
+)
 
 
 def _percent(count: int, steps: int) -> str:
@@ -45,24 +53,19 @@ def tables_of(label: str, result: xr.Dataset, index: int, results: Sequence[xr.D
         Column("kl_excess", "KL - floor (×10⁻³)"),
         Column("std", "Standard deviation"),
     )
-    latent_space = str(result.attrs.get("domain", "pixel")) == "latent"
-    if not latent_space:  # decibels refer to the range of images
+    if not is_latent(result):  # decibels refer to the range of images
         unbiased += (Column("psnr", "Recon. PSNR"),)
     noise = "White noise" if on_real_images(result) else "Noise"
     rows, groups = [noise, f"{method_text(result)} latent (K=0)"], ["", ""]
-    for rule in _rules(result):
+    for rule in rules_of(result):
         rows += [_percent(k, T) for k in counts[1:]]
         groups += [RULE_TEXT[rule]] * len(counts[1:])
 
     def cells(columns: Sequence[Column]) -> tuple[tuple[Cell, ...], ...]:
-        lines = [tuple(_noise_cell(result, c.name) for c in columns)]
-        lines.append(tuple(_latent_cell(result, c.name, _rules(result)[0], 0) for c in columns))
-        lines += [
-            tuple(_latent_cell(result, c.name, rule, k) for c in columns)
-            for rule in _rules(result)
-            for k in counts[1:]
-        ]
-        return tuple(lines)
+        rules = rules_of(result)
+        cases = [(rules[0], 0), *((rule, k) for rule in rules for k in counts[1:])]
+        noise = tuple(noise_cell(result, c.name, _UNITS) for c in columns)
+        return (noise, *(tuple(latent_cell(result, c.name, _UNITS, case) for c in columns) for case in cases))
 
     common = {
         "rows": tuple(rows),
@@ -82,9 +85,7 @@ def tables_of(label: str, result: xr.Dataset, index: int, results: Sequence[xr.D
             notes=(
                 "KL is KL(noise ‖ latent) in nats against an independent noise set; its floor is (2n-1)/(n(n-3)), "
                 "about 2/n.",
-                "Reconstruction error in the model's latent space, not on decoded images."
-                if latent_space
-                else "Reconstruction error on images in [-1, 1].",
+                reconstruction_note(result),
                 *images_notes([label], [result]),
             ),
             **common,
@@ -101,60 +102,10 @@ def tables_of(label: str, result: xr.Dataset, index: int, results: Sequence[xr.D
     )
 
 
-_SCALE = {"kl": 1e3, "kl_excess": 1e3, "kl_global": 1e3, "excess_r2": 1e3}
-_DIGITS = {"mae": 4, "kl_excess": 2, "psnr": 2, "kl": 2, "kl_global": 2}
-
-
-def _style(result: xr.Dataset, measure: str) -> dict[str, object]:
-    scale = _SCALE.get(measure, 1.0)
-    floors = {"correlation": "correlation_floor", "kl": "kl_floor"}
-    floor = float(result[floors[measure]]) * scale if measure in floors else None
-    return {
-        "scale": scale,
-        "digits": _DIGITS.get(measure, 3),
-        "floor": floor,
-        "unit": "dB" if measure == "psnr" else "",
-    }
-
-
-def _noise_cell(result: xr.Dataset, measure: str) -> Cell:
-    if measure == "mae":
-        return Cell(0.0, digits=4)
-    if f"{measure}_noise" not in result:
-        return Cell(None)
-    return cell(result, f"{measure}_noise", **_style(result, measure))
-
-
-def _latent_cell(result: xr.Dataset, measure: str, rule: str, count: int) -> Cell:
-    theory = None
-    if f"{measure}_theory" in result:
-        value = float(result[f"{measure}_theory"].sel(rule=rule, forward_steps=count))
-        theory = value * _SCALE.get(measure, 1.0)
-    return cell(result, measure, theory=theory, rule=rule, forward_steps=count, **_style(result, measure))
-
-
 def figures_of(
     label: str, result: xr.Dataset, index: int, results: Sequence[xr.Dataset]
 ) -> tuple[Figure, ...]:
     """The sweep as curves, and the worst reconstructions."""
-    counts = [int(k) for k in result["forward_steps"].values]
-    panels = {"correlation": "pixel correlation", "kl": "KL per entry", "mae": "reconstruction error"}
-
-    def lines(measure: str) -> list[plots.Curve]:
-        return [
-            plots.Curve(
-                f"{rule} rule", *(result[measure + s].sel(rule=rule).values for s in ("", "_low", "_high"))
-            )
-            for rule in _rules(result)
-        ]
-
-    def draw_sweep() -> object:
-        return plots.sweep_curves(
-            {text: lines(measure) for measure, text in panels.items()},
-            counts,
-            floors=(float(result["correlation_noise"]), float(result["kl_noise"]), None),
-            log=(False, True, False),
-        )
 
     def draw_worst() -> object:
         fixed = result["worst_fixed"].values
@@ -178,7 +129,7 @@ def figures_of(
             f"Decorrelation and its price, {label}",
             "Correlation, divergence and reconstruction error against the number of replaced steps K, both rules; "
             f"dotted: {'white noise' if on_real_images(result) else 'noise'} at the same n.",
-            draw_sweep,
+            lambda: draw_sweep(result),
             **item_context(result),
         ),
         Figure(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from workflows.analysis.findings import cell, item_context, item_id
+from workflows.analysis.findings import Shown, cell, item_context, item_id
 from workflows.analysis.presentation import Cell, Column, Figure, Row, Table
 from workflows.analysis.published import paper_value
 from workflows.report import attractors as drawings
@@ -82,10 +82,7 @@ def _accuracy(result: xr.Dataset, T: int, direction: str, metric: str, paper: tu
     found = cell(
         result,
         "accuracy",
-        scale=100.0,
-        digits=1,
-        unit="%",
-        floor=100 * float(result["guessing"]),
+        Shown(1, "%", 100.0, floor=100 * float(result["guessing"])),
         spread=spread if np.isfinite(spread) else None,
         paper=paper_value("13", f"{paper[0]} / T={T}", paper[1]),
         **where,

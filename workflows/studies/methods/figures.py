@@ -113,8 +113,7 @@ def _curves(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Dat
         return plots.curve_grid(
             panels,
             weight,
-            xlabel="c (0: noise, 1: latent)",
-            ylabel="distance to the image",
+            labels=("c (0: noise, 1: latent)", "distance to the image"),
             share_y=False,
         )
 
@@ -148,8 +147,7 @@ def _spectra(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Da
         return plots.curve_grid(
             panels,
             radius,
-            xlabel="frequency (cycles an image)",
-            ylabel="power",
+            labels=("frequency (cycles an image)", "power"),
             log=(True, True),
             one_legend_a_row=True,
         )

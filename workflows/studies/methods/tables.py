@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from workflows.analysis.findings import cell, is_guided, item_context, item_id
+from workflows.analysis.findings import Shown, cell, is_guided, item_context, item_id
+from workflows.analysis.gaussianity import shown_beside_floor
 from workflows.analysis.presentation import DASH, Cell, Column, Table
 from workflows.analysis.published import paper_value
 from workflows.studies.methods.lpips import lpips_notes
@@ -196,7 +197,7 @@ def _cell(result: xr.Dataset, name: str, column: str) -> Cell:
     if measure not in result or not np.isfinite(float(result[measure].sel(where))):
         return DASH
     spread = float(result[_SPREADS[measure]].sel(row=name)) if measure in _SPREADS else None
-    found = cell(result, measure, spread=spread, **where, **_style(result, measure))
+    found = cell(result, measure, _style(result, measure), spread=spread, **where)
     found = replace(found, paper=_paper(result, name, measure))
     if measure.startswith("arc"):
         found = replace(found, n=int(result["arc_samples"]))
@@ -214,7 +215,7 @@ def _evaluations(result: xr.Dataset, name: str) -> Cell:
     paper = _paper(result, name, "evaluations")
     if least == most:
         return Cell(float(least), digits=0, paper=paper)
-    return replace(cell(result, "evaluations", digits=1, row=name), paper=paper)
+    return replace(cell(result, "evaluations", Shown(digits=1), row=name), paper=paper)
 
 
 def _noise_cell(result: xr.Dataset, column: str) -> Cell:
@@ -225,7 +226,7 @@ def _noise_cell(result: xr.Dataset, column: str) -> Cell:
     where = {"region": region} if region else {}
     spread = float(result["spread_noise"]) if measure == "correlation" else None
     paper = None if is_guided(result) else paper_value("table7", "Gaussian Noise", _HEADINGS.get(measure, ""))
-    found = cell(result, name, spread=spread, **where, **_style(result, measure))
+    found = cell(result, name, _style(result, measure), spread=spread, **where)
     return replace(found, paper=_scaled(paper, measure))
 
 
@@ -246,11 +247,8 @@ def _scaled(paper: Any, measure: str) -> Any:
     return replace(paper, value=paper.value * scale, spread=spread, note=note)
 
 
-def _style(result: xr.Dataset, measure: str) -> dict[str, Any]:
-    scale = _SCALE.get(measure, 1.0)
-    floors = {"correlation": "correlation_floor", "kl": "kl_floor"}
-    floor = float(result[floors[measure]]) * scale if measure in floors else None
-    return {"scale": scale, "digits": _DIGITS.get(measure, 3), "unit": _UNIT.get(measure, ""), "floor": floor}
+def _style(result: xr.Dataset, measure: str) -> Shown:
+    return shown_beside_floor(result, measure, _SCALE, _DIGITS, _UNIT.get(measure, ""))
 
 
 def _time_notes(result: xr.Dataset) -> tuple[str, ...]:

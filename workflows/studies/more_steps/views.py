@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from workflows.analysis.closed_form import FLAT_VARIANCE
-from workflows.analysis.findings import cell, item_context, item_id
+from workflows.analysis.findings import Shown, cell, item_context, item_id
 from workflows.analysis.presentation import Cell, Column, Figure, Row, Table
 from workflows.report import plots
 
@@ -72,7 +72,7 @@ def _notes(result: xr.Dataset) -> tuple[str, ...]:
 
 def _noise_cell(result: xr.Dataset, measure: str) -> Cell:
     spread = float(result["spread_noise"]) if measure == "correlation" else None
-    return cell(result, f"{measure}_noise", spread=spread, **_style(result, measure))
+    return cell(result, f"{measure}_noise", _style(result, measure), spread=spread)
 
 
 def _cell(result: xr.Dataset, measure: str, path: str, T: int) -> Cell:
@@ -81,7 +81,7 @@ def _cell(result: xr.Dataset, measure: str, path: str, T: int) -> Cell:
     theory = None
     if f"{measure}_theory" in result:
         theory = float(result[f"{measure}_theory"].sel(where)) * _SCALE.get(measure, 1.0)
-    found = cell(result, measure, spread=spread, theory=theory, **where, **_style(result, measure))
+    found = cell(result, measure, _style(result, measure), spread=spread, theory=theory, **where)
     return _at(found, T)
 
 
@@ -92,9 +92,9 @@ def _at(found: Cell, T: int) -> Cell:
     return replace(found, T=T)
 
 
-def _style(result: xr.Dataset, measure: str) -> dict[str, object]:
+def _style(result: xr.Dataset, measure: str) -> Shown:
     floor = float(result["correlation_floor"]) if measure == "correlation" else None
-    return {"scale": _SCALE.get(measure, 1.0), "digits": _DIGITS.get(measure, 3), "floor": floor}
+    return Shown(_DIGITS.get(measure, 3), scale=_SCALE.get(measure, 1.0), floor=floor)
 
 
 def _by_region(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Dataset]) -> Table:

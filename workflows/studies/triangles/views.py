@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from taba_core.stats.triangle import VERTICES
-from workflows.analysis.findings import cell, item_context, item_id, shared_context
+from workflows.analysis.findings import Shown, cell, item_context, item_id, shared_context
 from workflows.analysis.presentation import Cell, Column, Figure, Row, Table
 from workflows.analysis.published import paper_value
 from workflows.report import triangles as drawings
@@ -38,9 +38,8 @@ def table10(labels: list[str], results: Sequence[xr.Dataset]) -> Table:
             cell(
                 result,
                 "most_probable",
+                Shown(0, "°"),
                 vertex=v,
-                digits=0,
-                unit="°",
                 paper=paper_value("10", title, f"angle_{v}"),
             )
             for v in VERTICES
@@ -49,9 +48,8 @@ def table10(labels: list[str], results: Sequence[xr.Dataset]) -> Table:
             cell(
                 result,
                 "angle_mean",
+                Shown(1, "°"),
                 vertex=v,
-                digits=1,
-                unit="°",
                 spread=float(result["angle_std"].sel(vertex=v)),
                 theory=_theory(result, "angle_theory", vertex=v),
             )
@@ -61,8 +59,8 @@ def table10(labels: list[str], results: Sequence[xr.Dataset]) -> Table:
             cell(
                 result,
                 "side_mean",
+                Shown(1),
                 side=side,
-                digits=1,
                 spread=float(result["side_std"].sel(side=side)),
                 theory=_theory(result, "side_theory", side=side),
             )
@@ -96,7 +94,7 @@ def rules_table(labels: list[str], results: Sequence[xr.Dataset]) -> Table:
     rows, groups, cells = [], [], []
     for label, result in zip(labels, results, strict=True):
         for name, text in _RULES.items():
-            values = tuple(cell(result, name, vertex=v, digits=1, unit="°") for v in VERTICES)
+            values = tuple(cell(result, name, Shown(1, "°"), vertex=v) for v in VERTICES)
             total = float(result[name].sum("vertex", skipna=False))
             rows.append(text)
             groups.append(label)
