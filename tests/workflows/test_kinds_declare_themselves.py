@@ -144,7 +144,7 @@ def test_a_new_kind_is_planned_computed_stored_and_read(tmp_path, kind):
     group = store.open_artifact(length.artifact)
     assert group.artifact == length.artifact == from_attrs(group.artifact.attrs())
     assert group.missing() == {} and group.verify(deep=True) == []
-    node = taba_core.find(taba_core.open_store(tmp_path / "s"), kind="path-length")
+    node = taba_core.find(taba_core.open_store(tmp_path / "s", whole_shards=True), kind="path-length")
     assert node.length.dims == ("sample", "step") and node.length.shape == (12, 3)
     assert node.length.attrs["long_name"] == "distance that the state moves in the step"
     # The distances are those of the path as another run stores it.
