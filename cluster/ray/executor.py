@@ -37,8 +37,7 @@ class RayExecutor(QueuedExecutor):
     Ray starts with the first run, not before, and stays until `close()`. Workers live as long as one run. A unit is
     also tried again, within the same four attempts, when its worker or node is lost or when it runs past its deadline.
     A run raises ClusterUnreachable where there is no cluster at the address, ClusterLost where a private cluster has
-    died (after `close()` another executor can go on), and OtherCode where a node would run other code than this
-    process.
+    died (after `close()` another executor can go on), and OtherCode where a node would run other code than this one.
 
     Args:
       address: see `RaySession`; None = the cluster this process belongs to, else a private one made here.

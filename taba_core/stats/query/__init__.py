@@ -17,11 +17,8 @@ Several statistics in one pass over the data: `taba_core.stats.reduce`.
 
 from taba_core.stats.query.evaluate import Options, evaluate
 from taba_core.stats.query.pictures import (
-    cosine_similarity,
     feature_alignment,
     feature_moments,
-    frechet_distance,
-    inception_score,
     local_variance,
     png_bits,
     power_spectrum,
@@ -29,6 +26,13 @@ from taba_core.stats.query.pictures import (
     reconstruction_error,
     structural_similarity,
     top_examples,
+)
+from taba_core.stats.query.plain import (
+    cosine_similarity,
+    frechet_distance,
+    global_kl,
+    inception_score,
+    moments,
     value_mean,
     value_range,
 )
@@ -36,11 +40,9 @@ from taba_core.stats.query.states import (
     angle_histogram,
     channel_pca,
     entry_kl,
-    global_kl,
     interpolation_curve,
     inversion_cost,
     lag_correlation,
-    moments,
     patch_correlation,
     path_distance,
     region_error,

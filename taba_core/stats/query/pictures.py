@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Unpack
 from taba_core.stats.alignment import FeatureAlignment
 from taba_core.stats.base import RowStatistic
 from taba_core.stats.compressibility import MIN_PIXELS, PngBits
-from taba_core.stats.frechet import FeatureMoments, FrechetDistance, InceptionScore
+from taba_core.stats.frechet import FeatureMoments
 from taba_core.stats.query.evaluate import Options, evaluate
 from taba_core.stats.reconstruction import ReconstructionError
 from taba_core.stats.regions import REGIONS
 from taba_core.stats.similarity import StructuralSimilarity
 from taba_core.stats.texture import LocalVariance, PowerSpectrum
-from taba_core.stats.values import CosineSimilarity, Quantiles, TopExamples, ValueMean, ValueRange
+from taba_core.stats.values import Quantiles, TopExamples
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -100,24 +100,6 @@ def feature_moments(features: xr.DataArray, **options: Unpack[Options]) -> xr.Da
     return evaluate(FeatureMoments("features"), {"features": features}, dims, **options)
 
 
-def frechet_distance(real: xr.DataArray, generated: xr.DataArray, **options: Unpack[Options]) -> xr.Dataset:
-    """Fréchet distance of two sets of features (FID, Figure 5); see `FrechetDistance`.
-
-    >>> bool(query.frechet_distance(features.of_photos, features.of_samples).distance > 0)
-    True
-    """
-    return evaluate(FrechetDistance("real", "generated"), {"real": real, "generated": generated}, **options)
-
-
-def inception_score(probability: xr.DataArray, **options: Unpack[Options]) -> xr.Dataset:
-    """Inception score of class probabilities, one split; see `InceptionScore`.
-
-    >>> bool(query.inception_score(features.probability).score > 1)
-    True
-    """
-    return evaluate(InceptionScore("probability"), {"probability": probability}, **options)
-
-
 def feature_alignment(
     x: xr.DataArray, y: xr.DataArray, dims: int = 10, **options: Unpack[Options]
 ) -> xr.Dataset:
@@ -128,24 +110,6 @@ def feature_alignment(
     (1.0, 1.0)
     """
     return evaluate(FeatureAlignment("x", "y", dims), {"x": x, "y": y}, **options)
-
-
-def cosine_similarity(x: xr.DataArray, y: xr.DataArray, **options: Unpack[Options]) -> xr.Dataset:
-    """Cosine of features of pairs (DINO, CLIP; Tables 6, 7, 12); see `CosineSimilarity`.
-
-    >>> float(query.cosine_similarity(features.of_photos, -features.of_photos)["mean"].round(6))
-    -1.0
-    """
-    return evaluate(CosineSimilarity("x", "y"), {"x": x, "y": y}, **options)
-
-
-def value_mean(values: xr.DataArray, **options: Unpack[Options]) -> xr.Dataset:
-    """Mean and spread of one number a sample (LPIPS, CLIP-T, ...); see `ValueMean`.
-
-    >>> query.value_mean(features.score).attrs["interval"]
-    'bootstrap'
-    """
-    return evaluate(ValueMean("values"), {"values": values}, **options)
 
 
 def quantiles(
@@ -159,15 +123,6 @@ def quantiles(
     """
     statistic = Quantiles("values", levels)
     return evaluate(statistic, {"values": values}, {"quantile": ("q",)}, {"q": list(levels)}, **options)
-
-
-def value_range(x: xr.DataArray, **options: Unpack[Options]) -> xr.Dataset:
-    """Smallest and largest entry, without an interval; see `ValueRange`.
-
-    >>> bool(query.value_range(generation.image).high == generation.image.max())
-    True
-    """
-    return evaluate(ValueRange("x"), {"x": x}, **options)
 
 
 def top_examples(

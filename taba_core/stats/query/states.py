@@ -8,7 +8,7 @@ from taba_core.stats.correlation import LAGS, LagCorrelation, PatchCorrelation
 from taba_core.stats.floor import correlation_floor, kl_floor
 from taba_core.stats.inversion_cost import InterpolationCurve, InversionCost
 from taba_core.stats.masked import RegionLagCorrelation, RegionSpectrum
-from taba_core.stats.moments import EntryKL, GlobalKL, Moments
+from taba_core.stats.moments import EntryKL
 from taba_core.stats.pca import ChannelPCA
 from taba_core.stats.query.evaluate import Options, evaluate
 from taba_core.stats.regions import REGIONS, RegionError
@@ -53,24 +53,6 @@ def lag_correlation(x: xr.DataArray, **options: Unpack[Options]) -> xr.Dataset:
     """
     lags = [f"{dy},{dx}" for dy, dx in LAGS]
     return evaluate(LagCorrelation("x"), {"x": x}, {"lags": ("lag",)}, {"lag": lags}, **options)
-
-
-def moments(x: xr.DataArray, **options: Unpack[Options]) -> xr.Dataset:
-    """Mean, std, skewness, excess kurtosis, Jarque-Bera of all entries; see `Moments`.
-
-    >>> sorted(query.moments(generation.noise).data_vars)[:3]
-    ['excess_kurtosis', 'excess_kurtosis_high', 'excess_kurtosis_low']
-    """
-    return evaluate(Moments("x"), {"x": x}, **options)
-
-
-def global_kl(p: xr.DataArray, q: xr.DataArray, **options: Unpack[Options]) -> xr.Dataset:
-    """KL(p || q) of one Gaussian each for all entries, nats; see `GlobalKL`.
-
-    >>> bool(query.global_kl(generation.noise, inversion.latent).kl > 0)
-    True
-    """
-    return evaluate(GlobalKL("p", "q"), {"p": p, "q": q}, **options)
 
 
 def entry_kl(q: xr.DataArray, p: xr.DataArray | None = None, **options: Unpack[Options]) -> xr.Dataset:
