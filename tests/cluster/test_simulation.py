@@ -27,7 +27,7 @@ def run(count, num_nodes=1, gpus=4, seconds=8.0, after=lambda i: (), **options):
     )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(count=st.integers(1, 60), num_nodes=st.integers(1, 4), gpus=st.integers(1, 4), load=st.integers(0, 9))
 def test_equal_units_take_as_many_rounds_as_it_needs(count, num_nodes, gpus, load):
     found = run(count, num_nodes, gpus, load_seconds=float(load))

@@ -1,0 +1,71 @@
+"""The messages of the program that name a way out, read from its sources."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+ROOMS = ("taba_core/store", "cluster", "workflows/command", "workflows/planning", "workflows/configuration")
+
+# A sentence or clause that tells the reader to do something, and verbs that messages use for that.
+_ORDER = re.compile(
+    r"(?:^|[.;:,?`'\n] ?|\bor |\band |\bthen |\bto \w+ it: |\} )"
+    r"(?:add|check|correct|convert|delete|drop|end|fetch|fix|free|give|install|leave|make|open|pass|put|raise|"
+    r"remove|run|say|see to|set|start|state|stop|try|undo|unset|use|wait|write|wrap|did you mean|another directory)\b",
+    re.IGNORECASE,
+)
+_HELP = {"Option", "Argument", "Field", "Typer", "field", "DeprecationWarning"}
+HOLE = "\0"
+
+
+@dataclass(frozen=True)
+class Message:
+    """A literal of the source: its place, and its text with a NUL where a value is put in."""
+
+    place: str
+    line: int
+    text: str
+
+    def holds(self, fragment: str) -> bool:
+        return fragment in self.text
+
+    def __str__(self) -> str:
+        return f"{self.place}:{self.line}: {self.text.replace(HOLE, '…')}"
+
+
+def remedies() -> list[Message]:
+    """Every message of the rooms that orders something, in the order of the sources."""
+    files = [file for room in ROOMS for file in sorted((ROOT / room).rglob("*.py"))]
+    return [message for file in files for message in _messages(file) if _ORDER.search(message.text)]
+
+
+def _messages(file: Path) -> Iterator[Message]:
+    place = str(file.relative_to(ROOT))
+    for node in _literals(ast.parse(file.read_text())):
+        text = _text(node)
+        if text is not None and " " in text.strip():
+            yield Message(place, node.lineno, text)
+
+
+def _literals(node: ast.AST) -> Iterator[ast.expr]:
+    """Whole literals below a node: no part of one, no docstring, no help of an option, no description of a field."""
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+        return
+    if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) in _HELP:
+        return
+    if isinstance(node, ast.Constant | ast.JoinedStr):
+        yield node
+        return
+    for child in ast.iter_child_nodes(node):
+        yield from _literals(child)
+
+
+def _text(node: ast.expr) -> str | None:
+    if isinstance(node, ast.Constant):
+        return node.value if isinstance(node.value, str) else None
+    parts = node.values if isinstance(node, ast.JoinedStr) else []
+    return "".join(str(part.value) if isinstance(part, ast.Constant) else HOLE for part in parts)
