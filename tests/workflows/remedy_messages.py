@@ -11,11 +11,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 ROOMS = ("taba_core/store", "cluster", "workflows/command", "workflows/planning", "workflows/configuration")
 
-# A sentence or clause that tells the reader to do something, and verbs that messages use for that.
+# A sentence or clause that tells the reader to do something, by the verbs that messages use, or names a command.
 _ORDER = re.compile(
-    r"(?:^|[.;:,?`'\n] ?|\bor |\band |\bthen |\bto \w+ it: |\} )"
-    r"(?:add|check|correct|convert|delete|drop|end|fetch|fix|free|give|install|leave|make|open|pass|put|raise|"
-    r"remove|run|say|see to|set|start|state|stop|try|undo|unset|use|wait|write|wrap|did you mean|another directory)\b",
+    r"(?:^|[.;:,?`'\n\0] ?|\bor |\band |\bthen )"
+    r"(?:add|another directory|check|convert|delete|end|fetch|fix|free|give|install|leave|make|open it|put|raise|"
+    r"remove|run|say|see to|set|start|stop|try|undo|unset|use|wait|write)\b"
+    r"|`taba |slurm/\w+\.sh|--run-dir|--live",
     re.IGNORECASE,
 )
 _HELP = {"Option", "Argument", "Field", "Typer", "field", "DeprecationWarning"}
@@ -29,9 +30,6 @@ class Message:
     place: str
     line: int
     text: str
-
-    def holds(self, fragment: str) -> bool:
-        return fragment in self.text
 
     def __str__(self) -> str:
         return f"{self.place}:{self.line}: {self.text.replace(HOLE, '…')}"
@@ -67,5 +65,17 @@ def _literals(node: ast.AST) -> Iterator[ast.expr]:
 def _text(node: ast.expr) -> str | None:
     if isinstance(node, ast.Constant):
         return node.value if isinstance(node.value, str) else None
-    parts = node.values if isinstance(node, ast.JoinedStr) else []
-    return "".join(str(part.value) if isinstance(part, ast.Constant) else HOLE for part in parts)
+    if not isinstance(node, ast.JoinedStr):
+        return None
+    return "".join(str(part.value) if isinstance(part, ast.Constant) else HOLE for part in node.values)
+
+
+def followed() -> dict[str, str]:
+    """Fragments of messages whose ways out a test follows (its mark `follows`), each with the file of the test."""
+    found = {}
+    for file in sorted((ROOT / "tests").rglob("test_*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            called = node.func if isinstance(node, ast.Call) else None
+            if called is not None and getattr(called, "id", getattr(called, "attr", "")) == "follows":
+                found |= {text: file.name for word in node.args if (text := _text(word)) is not None}
+    return found

@@ -1,0 +1,33 @@
+"""No message names a way out that no test follows: the sources are compared with the marks of the tests."""
+
+from __future__ import annotations
+
+from remedy_messages import ROOT, followed, remedies
+
+# Literals that hold a verb and order nothing.
+NO_ORDER = {
+    "run \0 (process \0 on \0": "names a run; it stands within messages that are followed",
+    "; start of the nodes counted with ": "says how a simulation counts",
+}
+# Orders that cannot be followed where tests run, each with the reason.
+NOT_HERE: dict[str, str] = {}
+
+
+def test_every_message_that_names_a_way_out_has_a_test_that_follows_it():
+    known = [*followed(), *NO_ORDER, *NOT_HERE]
+    left = [str(message) for message in remedies() if not any(text in message.text for text in known)]
+    assert not left, "mark the test that follows it: @pytest.mark.follows(part of the message)\n" + "\n".join(
+        left
+    )
+
+
+def test_every_fragment_is_one_of_a_message_that_is_still_there():
+    texts = [message.text for message in remedies()]
+    for fragment in [*followed(), *NO_ORDER, *NOT_HERE]:
+        assert any(fragment in text for text in texts), fragment
+
+
+def test_the_reader_of_the_sources_finds_what_is_plainly_there():
+    found = {message.place for message in remedies()}
+    assert {"taba_core/store/lease.py", "cluster/ray/address.py", "workflows/planning/budget.py"} <= found
+    assert len(remedies()) > 90 and (ROOT / "workflows").is_dir()
