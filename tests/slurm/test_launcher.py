@@ -10,10 +10,13 @@ import shutil
 import signal
 import stat
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
+
+from workflows.__main__ import main
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -195,6 +198,30 @@ def test_cluster_json_says_how_to_reach_the_cluster(job):
     one = job("study.sh")
     assert one.run() == 0
     assert one.cluster["dashboard"] is None and one.cluster["requeue"] is True
+
+
+@pytest.mark.follows("; start another: slurm/cluster.sh.")
+@pytest.mark.follows(" runs one driver of its own and takes no jobs. slurm/cluster.sh holds a cluster for ")
+def test_where_jobs_cannot_be_submitted_cluster_sh_is_started_and_takes_them(job, capsys):
+    def told(one):
+        with pytest.raises(SystemExit):
+            main(["cluster", "env", JOB_ID, "--run-dir", str(one.run_dir.parent)])
+        return capsys.readouterr().err
+
+    one = job("study.sh")
+    assert one.run() == 0
+    assert f"takes no jobs. {SLURM.name}/cluster.sh holds a cluster for `ray job submit`." in told(one)
+    ask = (
+        f'"{sys.executable}" -P -m workflows cluster env {JOB_ID} --run-dir "$TABA_RUN_DIR" >"$SHIM_DIR/env"'
+    )
+    one = job("cluster.sh", SLURM_RESTART_COUNT="1", SHIM_DRIVER=ask, PYTHONPATH=str(SLURM.parent))
+    assert one.run() == 0, one.output
+    assert f"RAY_ADDRESS={one.cluster['address']}" in (one.shim / "env").read_text()
+    # It has ended, so the next one is another job.
+    assert f"has ended with status 0; start another: {SLURM.name}/cluster.sh." in told(one)
+    one = job("cluster.sh", SLURM_RESTART_COUNT="2", SHIM_DRIVER=ask, PYTHONPATH=str(SLURM.parent))
+    assert one.run() == 0
+    assert f"RAY_ADDRESS={one.cluster['address']}" in (one.shim / "env").read_text()
 
 
 def test_ray_is_started_with_explicit_address_devices_and_memory_and_stays_in_the_foreground(job):

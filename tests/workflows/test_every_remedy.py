@@ -8,9 +8,13 @@ from remedy_messages import ROOT, followed, remedies
 NO_ORDER = {
     "run \0 (process \0 on \0": "names a run; it stands within messages that are followed",
     "; start of the nodes counted with ": "says how a simulation counts",
+    "`taba run` here would refuse: ": "repeats the refusal of a run",
 }
 # Orders that cannot be followed where tests run, each with the reason.
-NOT_HERE: dict[str, str] = {}
+NOT_HERE = {
+    "has no API to ask; --live is for slurm/cluster.sh.": "needs Ray's dashboard on a cluster that Slurm started",
+    "stop it": "of a lease without a name, where no command can be named; with a name it is followed",
+}
 
 
 def test_every_message_that_names_a_way_out_has_a_test_that_follows_it():
