@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-ROOMS = ("taba_core/store", "cluster", "workflows/command", "workflows/planning", "workflows/configuration")
+# Those of models are followed in tests/models/test_remedies.py; findings of the doctor in tests of their own.
+ROOMS = ("taba_core/store", "cluster", *(f"workflows/{room}" for room in (
+    "command", "execution", "planning", "studies", "analysis", "configuration", "compute", "report", "bench",
+)))  # fmt: skip
 
 # A sentence or clause that tells the reader to do something, by the verbs that messages use, or names a command.
 _ORDER = re.compile(
@@ -30,6 +33,10 @@ class Message:
     place: str
     line: int
     text: str
+
+    def holds(self, fragment: str) -> bool:
+        """Whether a fragment is of this message: a long one anywhere, a short one as all text between two values."""
+        return fragment in self.text if len(fragment) >= 16 else fragment in self.text.split(HOLE)
 
     def __str__(self) -> str:
         return f"{self.place}:{self.line}: {self.text.replace(HOLE, '…')}"

@@ -33,7 +33,7 @@ def test_images_are_added_to_a_small_folder_or_another_is_given(tmp_path, planne
     assert planned(few)[0] == 0
 
 
-@follows("another model.")
+@follows(" channels, and pictures have 3 or 1. Use ")
 def test_images_for_a_model_of_other_channels_go_to_another_model(tmp_path, planned):
     folder, card = save_pictures(tmp_path / "boats"), tmp_path / "two.yaml"
     card.write_text("extends: adm-64\nsample_shape: [2, 64, 64]\n")

@@ -143,7 +143,8 @@ def test_a_file_size_limit_is_raised_or_met_by_smaller_shards(tmp_path, refused)
     assert taba(*command(16, "store")) == 0
 
 
-@follows(" bytes; run the same command again.")
+@follows(" bytes; run the same command again.", printed=True)
+@follows("Everything else is stored; run the same command again to retry only these.")
 def test_a_file_system_that_kept_fewer_bytes_is_written_to_again(tmp_path, monkeypatch, refused, finished):
     real = os.fstat
 

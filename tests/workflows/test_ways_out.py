@@ -173,7 +173,7 @@ def test_the_way_out_that_a_refused_plan_names_works(request_, said, ways_out, c
         assert code == 0, (way_out, message)
 
 
-@follows(", more than the budget of ", ". Use ")
+@follows(", more than the budget of ")
 def test_a_budget_that_is_exceeded_is_raised_or_asked_less_of(tmp_path, capsys):
     asked = ["location", "step-error", "--model", "gaussian", *FEW, "--set", "samples_per_shard=8"]
     code, said = planned([*asked, "--budget", "5MB"], capsys)
