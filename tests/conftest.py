@@ -6,9 +6,14 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("RAY_DEDUP_LOGS", "0")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny networks lose time to threads, and cores are shared
+
+# How long an example takes, and how long it takes to draw, says how busy the machine is, and nothing of the product.
+settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared machine")
 
 DATA = Path(__file__).parent / "data"
 
@@ -38,3 +43,30 @@ def empty_torch_hub(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TORCH_HOME", str(tmp_path_factory.mktemp("torch-home")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def followed_messages(request):
+    """A test marked `follows(fragment, ...)` follows the ways out that messages name: it must have met all of them.
+
+    Those that are printed, and not raised (`printed=True`), it looks for itself.
+    """
+    marks = [mark for mark in request.node.iter_markers("follows") if not mark.kwargs.get("printed")]
+    wanted = [text for mark in marks for text in mark.args]
+    if not wanted:
+        yield
+        return
+    from cluster.pool.executor import ClusterError
+    from taba_core.errors import TabaError
+
+    said: list[str] = []
+
+    def note(self: Exception, *words: object) -> None:
+        said.extend(map(str, words))
+
+    with pytest.MonkeyPatch.context() as patch:
+        for error in (TabaError, ClusterError):
+            patch.setattr(error, "__init__", note, raising=False)
+        yield
+    for fragment in wanted:
+        assert any(fragment in text for text in said), f"no error said: {fragment}"

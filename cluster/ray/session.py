@@ -6,8 +6,10 @@ import atexit
 import contextlib
 import logging
 import os
+import re
 import secrets
 import socket
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -24,11 +26,12 @@ _CONNECT_S = 5.0
 _VITAL = {"raylet", "gcs_server"}
 # Set here, or by Ray itself when it is imported: not what a user has changed.
 _OWN_SETTINGS = {"RAY_USAGE_STATS_ENABLED", "RAY_ENABLE_UV_RUN_RUNTIME_ENV", "RAY_CLIENT_MODE"}
+_PERMANENT = (ValueError, TypeError, ImportError, AttributeError)
 _token = ""  # one per process: Ray keeps the first token it has read
 
 
 class ClusterUnreachable(ClusterError):
-    """There is no Ray cluster at the address, or it does not let us in."""
+    """There is no Ray cluster at the address, it does not let us in, or none can be started with these settings."""
 
 
 class RaySession:
@@ -45,7 +48,8 @@ class RaySession:
 
     Raises:
       BadAddress: the address has a form that Ray does not know.
-      ClusterUnreachable: nothing listens at the address, or the connection was refused.
+      ClusterUnreachable: nothing listens at the address, the connection was refused, or Ray refuses a setting.
+      ClusterLost: Ray did not start on this machine; another try may succeed.
     """
 
     def __init__(
@@ -61,8 +65,13 @@ class RaySession:
         if _is_connected():
             self.address, self._owned = "the open connection", False
             return
-        # Under `uv run` Ray would otherwise send the current directory to the workers, first on their search path.
-        self._set_environment({"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"})
+        _check_settings()
+        # Under `uv run` Ray would otherwise send the current directory to the workers, first on their search path; with
+        # the mode of a Ray Client set from outside, it would take every local call for a remote one.
+        own = dict.fromkeys(
+            ("RAY_USAGE_STATS_ENABLED", "RAY_ENABLE_UV_RUN_RUNTIME_ENV", "RAY_CLIENT_MODE"), "0"
+        )
+        self._set_environment(own)
         self._saved["RAY_AUTH_MODE"] = os.environ.get("RAY_AUTH_MODE")  # Ray itself may set it
         if self.address == "local":
             self.local = True
@@ -115,7 +124,9 @@ class RaySession:
         except Exception as error:  # one of its processes died while it started, say
             self._clean_up_start()
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ClusterLost(
+            # A value that Ray cannot read stays what it is; anything else may pass.
+            kind = ClusterUnreachable if isinstance(error, _PERMANENT) else ClusterLost
+            raise kind(
                 f"Ray could not be started on this machine: {reason.rstrip('.')}.{_settings_of_ray()}"
             ) from error
         except BaseException:
@@ -188,6 +199,18 @@ def _settings_of_ray(without: tuple[str, ...] = ()) -> str:
     )
 
 
+def _check_settings() -> None:
+    """Refuse settings that end the process: Ray's own code, once imported, crashes on a number that it cannot read.
+
+    Its settings of that kind have names in small letters. They are tried in another process.
+    """
+    if "ray" in sys.modules or not any(re.match("RAY_[a-z]", name) for name in os.environ):
+        return
+    tried = subprocess.run([sys.executable, "-P", "-c", "import ray"], capture_output=True, check=False)
+    if tried.returncode < 0:
+        raise ClusterUnreachable(f"Ray ends at once when it reads its settings.{_settings_of_ray()}")
+
+
 def _is_connected() -> bool:
     ray = sys.modules.get("ray")
     return ray is not None and bool(ray.is_initialized())
@@ -195,10 +218,11 @@ def _is_connected() -> bool:
 
 def _quiet_ray() -> ModuleType:
     """Import Ray with its own messages turned down; what matters is said by the executor."""
-    logging.getLogger("ray").setLevel(logging.ERROR)
+    # Errors too: Ray writes a traceback there of what it also raises.
+    logging.getLogger("ray").setLevel(logging.CRITICAL)
     import ray
 
-    logging.getLogger("ray").setLevel(logging.ERROR)
+    logging.getLogger("ray").setLevel(logging.CRITICAL)
     # Ray prints the last lines of a dead raylet's log on the driver, whatever the levels; `keep_logs` has them.
     if hasattr(ray._private.worker, "print_to_stdstream"):
         ray._private.worker.print_to_stdstream = lambda *arguments, **options: None

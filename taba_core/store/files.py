@@ -22,7 +22,7 @@ _WRITEBACK_BLOCK = 8 * 1024 * 1024
 _WAYS_OUT = {
     errno.ENOSPC: "Free space or use another --store",
     errno.EDQUOT: "Free some of your quota or use another --store",
-    errno.EFBIG: "Raise the file size limit (ulimit -f) or use fewer samples_per_shard",
+    errno.EFBIG: "Raise the file size limit (ulimit -f) or use another --store with fewer samples_per_shard",
     errno.EROFS: "Use a --store on a writable file system",
     errno.EACCES: "Fix the permissions or use another --store",
     errno.EPERM: "Fix the permissions or use another --store",

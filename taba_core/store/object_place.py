@@ -148,7 +148,7 @@ class ObjectPlace:
         if len(whole) > _MOST_BYTES:
             raise WorkError(
                 f"{self.url} would be {len(whole)} bytes, and object storage takes at most {_MOST_BYTES} in one piece: "
-                "use fewer samples_per_shard."
+                "use another --store with fewer samples_per_shard."
             )
         sent = written(whole)
         self._compare(whole, sent, self._put(whole))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -196,7 +197,12 @@ class Store:
 
 
 def _check_root(root: Place) -> None:
-    attrs = read_json(root / META).get("attributes", {})
+    try:
+        attrs = read_json(root / META).get("attributes", {})
+    except StoreError:
+        raise StoreError(
+            f"{root / META} is damaged. Remove this file alone; a run makes it again, and keeps what the store holds."
+        ) from None
     if attrs.get("format") != FORMAT:
         raise UsageError(f"{root} is a Zarr hierarchy but no taba store; give --store another path.")
     version = attrs.get("schema_version")
@@ -210,8 +216,9 @@ def _check_root(root: Place) -> None:
 def _create_root(root: Place) -> None:
     # What an interrupted creation or a lost root leaves is ours; anything else is not.
     ours = {LEDGER_DIRECTORY, "report"}
-    names = [*root.children(), *root.sizes()]
-    foreign = [name for name in names if name not in ours and not name.endswith(PARTIAL_SUFFIX)]
+    names = [name for name in (*root.children(), *root.sizes()) if name not in ours]
+    groups = _groups_of_taba(root, names)
+    foreign = [name for name in names if name not in groups and not name.endswith(PARTIAL_SUFFIX)]
     if foreign:
         raise UsageError(
             f"{root} is not empty and no taba store (it holds '{sorted(foreign)[0]}'); "
@@ -220,3 +227,15 @@ def _create_root(root: Place) -> None:
     root.make()
     attrs = {"format": FORMAT, "schema_version": SCHEMA_VERSION, "created_by": f"taba {__version__}"}
     template.write_group(root, attrs)
+
+
+def _groups_of_taba(root: Place, names: Sequence[str]) -> set[str]:
+    """Those of the names that are groups of artifacts or of results."""
+    known = {*kinds(), "result"}
+    held = root.read_existing(f"{name}/{META}" for name in names)
+    found = set()
+    for file, data in held.items():
+        with contextlib.suppress(StoreError):  # damaged metadata say nothing
+            attrs = parse_json(data, root / file).get("attributes", {})
+            found |= {file.rpartition("/")[0]} if attrs.get("kind") in known else set()
+    return found

@@ -128,7 +128,7 @@ class ShardedArray:
         except ValueError as error:  # zarr's checksum and index errors
             raise StoreError(
                 f"samples {start} to {stop - 1} of {self.place} are damaged: {error} "
-                "Run `taba verify --deep` on the store, then the same command again: it computes them anew."
+                "Run `taba verify --deep --forget` on the store, then the same command again: it computes them anew."
             ) from error
 
     def check(self, shard: int, block: NDArray[Any]) -> None:

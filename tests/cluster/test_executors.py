@@ -223,8 +223,12 @@ def test_zero_workers_are_refused(make):
         make()
 
 
+@pytest.mark.follows("; give num_cpus or num_gpus above 0.", printed=True)
 def test_resources_must_be_possible():
-    with pytest.raises(ValueError, match="a worker must hold some CPU or GPU"):
+    with pytest.raises(
+        ValueError, match=r"a worker must hold some CPU or GPU; give num_cpus or num_gpus above 0\."
+    ):
         Resources(num_cpus=0)
+    assert Resources(num_cpus=0.5).num_gpus == 0 and Resources(num_cpus=0, num_gpus=1).num_gpus == 1
     with pytest.raises(ValueError, match="holds a negative amount"):
         Resources(num_gpus=-1)

@@ -234,6 +234,7 @@ executor.close()
 
 
 @pytest.mark.cluster
+@pytest.mark.follows("If the files were edited while it ran, run the command again.", printed=True)
 def test_files_edited_after_the_driver_read_them_are_refused_when_a_worker_starts(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "__init__.py").write_text("value = 1\n")
@@ -244,6 +245,16 @@ def test_files_edited_after_the_driver_read_them_are_refused_when_a_worker_start
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("refused: the workers on node ")
     assert f"package 'mine': the files in {tmp_path}/mine have content " in done.stdout
+    assert "If the files were edited while it ran, run the command again." in done.stdout
+    again = (
+        EDITED.replace("open(mine", "# open(mine").replace("list(executor", "ran = list(executor")
+        + "print(ran)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", again], cwd=tmp_path, capture_output=True, text=True, timeout=200,
+        env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"},
+    )  # fmt: skip
+    assert done.returncode == 0 and "refused" not in done.stdout and "error=None" in done.stdout, done.stderr
 
 
 @pytest.mark.cluster

@@ -36,6 +36,7 @@ def test_the_address_given_goes_before_the_variable(given, variable, text, from_
 @pytest.mark.parametrize(
     "text", ["host", "host:", ":6379", "host:port", "host:0", "host:70000", "tcp://h:1", "ray://h/"]
 )
+@pytest.mark.follows(". Give ", "use the address 'local' to run on this machine only", "unset ")
 def test_what_is_no_address_is_refused_with_the_forms_there_are(text, monkeypatch):
     with pytest.raises(BadAddress) as caught:
         ray_address(text)
@@ -47,6 +48,14 @@ def test_what_is_no_address_is_refused_with_the_forms_there_are(text, monkeypatc
         f"the variable RAY_ADDRESS is '{text}': this is no address of a Ray cluster. "
         f"{FORMS}unset RAY_ADDRESS, or {LOCAL}"
     )
+    # The forms it names are taken, and win over the variable; without the variable the machine itself is meant.
+    for form, port in [("local", 0), ("auto", 0), ("node1:6379", 6379), ("ray://node1:10001", 10001)]:
+        monkeypatch.setenv("RAY_ADDRESS", form)
+        assert (ray_address().text, ray_address().port) == (form, port)
+    monkeypatch.setenv("RAY_ADDRESS", text)
+    assert ray_address("local").text == "local"
+    monkeypatch.delenv("RAY_ADDRESS")
+    assert ray_address().text == "local"
 
 
 def test_the_address_of_a_dashboard_is_told_apart(monkeypatch):

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 import urllib.request
+from pathlib import Path
 
 import pytest
 
+from cluster import ClusterUnreachable
 from cluster.pool.executor import ClusterLost, Outcome, Unit
 from cluster.ray import logs as ray_logs
 from cluster.ray.scratch import PrivateDirectory
@@ -55,6 +59,61 @@ def test_a_private_cluster_that_does_not_start_is_lost_and_leaves_nothing(no_ray
     )
     assert dict(os.environ) == before
     assert [os.path.exists(directory.path) for directory in made] == [False]
+
+
+@pytest.mark.cluster
+@pytest.mark.follows("; if you did not mean that, unset them.")
+def test_a_setting_that_ray_cannot_read_is_refused_at_once_and_unset(no_ray, monkeypatch, capfd):
+    monkeypatch.setenv("RAY_OVERRIDE_RESOURCES", "no json")
+    with pytest.raises(ClusterUnreachable, match=r"changes Ray's settings: .*RAY_OVERRIDE_RESOURCES=no json"):
+        RaySession("local", num_cpus=1)
+    assert "Traceback" not in capfd.readouterr().err
+    monkeypatch.delenv("RAY_OVERRIDE_RESOURCES")
+    session = RaySession("local", num_cpus=1)
+    assert session.local
+    session.close()
+
+
+START = """
+from cluster.pool.executor import ClusterError
+from cluster.ray.session import RaySession
+try:
+    with_ray = RaySession("local", num_cpus=1)
+    import ray
+    print(ray.get(ray.remote(num_cpus=0)(lambda: 5).remote()))
+    with_ray.close()
+except ClusterError as error:
+    print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        (
+            "RAY_max_direct_call_object_size=many",  # Ray itself would crash without a word
+            "ClusterUnreachable Ray ends at once when it reads its settings. The environment changes Ray's settings: "
+            "RAY_max_direct_call_object_size=many; if you did not mean that, unset them.",
+        ),
+        (
+            "RAY_RUNTIME_ENV_HOOK=no.such",
+            "ClusterUnreachable Ray could not be started on this machine: No module named 'no'. The environment "
+            "changes Ray's settings: RAY_RUNTIME_ENV_HOOK=no.such; if you did not mean that, unset them.",
+        ),
+        ("RAY_CLIENT_MODE=1", "5"),
+    ],
+)
+def test_settings_that_break_a_start_are_named_or_do_not_matter(setting, said, tmp_path):
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    name, _, value = setting.partition("=")
+    paths = os.pathsep.join(map(str, (Path(__file__).parents[2], Path(__file__).parent)))
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", START], env=clean | {name: value, "PYTHONPATH": paths}, cwd=tmp_path,
+        capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(said), done.stdout
 
 
 @pytest.mark.cluster

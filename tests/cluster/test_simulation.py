@@ -38,7 +38,7 @@ def run(
     return simulate(units(count, after), GPU, nodes(num_nodes, gpus), durations, **options)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(count=st.integers(1, 60), num_nodes=st.integers(1, 4), gpus=st.integers(1, 4), load=st.integers(0, 9))
 def test_equal_units_take_as_many_rounds_as_it_needs(count, num_nodes, gpus, load):
     found = run(count, num_nodes, gpus, load_seconds=float(load))

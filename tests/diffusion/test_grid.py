@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -76,7 +76,6 @@ def test_trailing_steps_that_join_no_two_grid_points():
     assert all(down[m.step] == (m.stop.alpha_bar, m.start.alpha_bar) for m in grid.upward())
 
 
-@settings(deadline=None)
 @given(T=st.integers(1, 999), offset=st.integers(0, 1), style=st.sampled_from(["leading", "trailing"]))
 def test_inversion_retraces_the_samplers_levels_on_every_grid(T, offset, style):
     offset = offset if style == "leading" else 0

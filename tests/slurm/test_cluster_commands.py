@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import time
 
@@ -68,14 +69,26 @@ def test_env_is_for_the_shell_and_says_how_to_tunnel(runs, capsys):
     assert "0" * 64 not in out  # the path, never the token
 
 
-def test_env_refuses_what_cannot_work(runs, capsys):
+@pytest.mark.follows(
+    " Another directory: --run-dir or TABA_RUN_DIR.", ": others can run code as you on this cluster. "
+)
+def test_env_refuses_what_cannot_work_and_its_ways_out_work(runs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TABA_RUN_DIR", str(tmp_path))
+    code, _, err = taba(capsys, "env", "4711")
+    assert code == 2 and "There is none. Another directory: --run-dir or TABA_RUN_DIR." in err
+    assert taba(capsys, "env", "4711", "--run-dir", str(runs.parent))[0] == 0
+    monkeypatch.setenv("TABA_RUN_DIR", str(runs.parent))
+    assert taba(capsys, "env", "4711")[0] == 0
     code, _, err = taba(capsys, "env", "12")
     assert code == 2
     assert f"no cluster of job 12 in {runs.parent}. There are: 4711." in err
     runs.joinpath("token").chmod(0o640)
     code, _, err = taba(capsys, "env", "4711")
     assert code == 2 and "has mode 640: others can run code as you" in err
-    runs.joinpath("token").chmod(0o600)
+    subprocess.run(
+        ["bash", "-c", re.findall(r"chmod 600 .*", err)[0].replace("my runs", "my\\ runs")], check=True
+    )
+    assert taba(capsys, "env", "4711")[0] == 0
     runs.joinpath("attempt-1/rc").write_text("0\n")
     code, _, err = taba(capsys, "env", "4711")
     assert code == 1 and "the cluster of job 4711 has ended with status 0" in err

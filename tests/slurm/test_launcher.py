@@ -10,10 +10,13 @@ import shutil
 import signal
 import stat
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
+
+from workflows.__main__ import main
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -21,6 +24,8 @@ SHIMS = Path(__file__).parent / "shims"
 SLURM = Path(__file__).parents[2] / "slurm"
 DRIVEN = ("full_repro.sh", "study.sh", "cluster.sh")
 ARGUMENTS = {"study.sh": ["study-name"]}
+# The ports of a job follow from its id: test processes beside each other must not have one job.
+JOB_ID = str(os.getpid())
 
 
 class Job:
@@ -29,7 +34,7 @@ class Job:
     def __init__(self, directory: Path, script: str = "full_repro.sh", **environment: str) -> None:
         self.directory, self.script = directory, SLURM / script
         self.shim = directory / "shim"
-        self.run_dir = directory / "runs" / "4711"
+        self.run_dir = directory / "runs" / JOB_ID
         self.local = Path(f"/tmp/s{os.getpid()}")  # short, as Ray's sockets demand
         for path in (self.shim, self.local):
             path.mkdir(exist_ok=True)
@@ -40,7 +45,7 @@ class Job:
             "PATH": f"{SHIMS}:{os.environ['PATH']}",
             "SHIM_DIR": str(self.shim),
             "SHIM_DRIVER": "exit 0",
-            "SLURM_JOB_ID": "4711",
+            "SLURM_JOB_ID": JOB_ID,
             "SLURM_NNODES": "2",
             "SLURM_JOB_NODELIST": "shim[0-1]",
             "SLURM_CPUS_PER_TASK": "3",
@@ -110,7 +115,7 @@ def job(tmp_path):
 def test_the_status_of_the_driver_is_the_status_of_the_job_and_no_failure_is_requeued(job, script, status):
     one = job(script, SHIM_DRIVER=f"exit {status}")
     assert one.run() == status
-    assert not one.lines("requeue 4711")
+    assert not one.lines(f"requeue {JOB_ID}")
 
 
 @pytest.mark.parametrize(("script", "requeues"), (("full_repro.sh", 1), ("study.sh", 1), ("cluster.sh", 0)))
@@ -124,7 +129,7 @@ def test_a_signal_drains_and_a_drained_job_is_requeued(job, script, requeues, nu
     process.send_signal(number)  # to the batch shell alone, as --signal=B: does
     output, _ = process.communicate(timeout=50)
     assert process.returncode == 85
-    assert len(one.lines("requeue 4711")) == requeues, output
+    assert len(one.lines(f"requeue {JOB_ID}")) == requeues, output
 
 
 def test_a_job_is_not_requeued_when_it_is_cancelled_or_over_its_limit_or_the_site_refuses(job):
@@ -140,7 +145,7 @@ def test_a_job_is_not_requeued_when_it_is_cancelled_or_over_its_limit_or_the_sit
     one = job(SHIM_DRIVER="exit 85", SHIM_REQUEUE="refused", SLURM_NNODES="1", SLURM_RESTART_COUNT="1")
     assert one.run() == 85
     assert "a chain of jobs: chain.sh" in one.output
-    assert not one.lines("requeue 4711")
+    assert not one.lines(f"requeue {JOB_ID}")
 
 
 def test_a_restart_gets_other_ports_another_token_and_its_own_attempt(job):
@@ -179,7 +184,7 @@ def test_cluster_json_says_how_to_reach_the_cluster(job):
     found = one.cluster
     port = int(found["address"].split(":")[1])
     assert found == {
-        "job_id": "4711",
+        "job_id": JOB_ID,
         "attempt": 0,
         "address": f"127.0.0.1:{port}",
         "dashboard": f"http://127.0.0.1:{port + 1}",
@@ -193,6 +198,30 @@ def test_cluster_json_says_how_to_reach_the_cluster(job):
     one = job("study.sh")
     assert one.run() == 0
     assert one.cluster["dashboard"] is None and one.cluster["requeue"] is True
+
+
+@pytest.mark.follows("; start another: slurm/cluster.sh.")
+@pytest.mark.follows(" runs one driver of its own and takes no jobs. slurm/cluster.sh holds a cluster for ")
+def test_where_jobs_cannot_be_submitted_cluster_sh_is_started_and_takes_them(job, capsys):
+    def told(one):
+        with pytest.raises(SystemExit):
+            main(["cluster", "env", JOB_ID, "--run-dir", str(one.run_dir.parent)])
+        return capsys.readouterr().err
+
+    one = job("study.sh")
+    assert one.run() == 0
+    assert f"takes no jobs. {SLURM.name}/cluster.sh holds a cluster for `ray job submit`." in told(one)
+    ask = (
+        f'"{sys.executable}" -P -m workflows cluster env {JOB_ID} --run-dir "$TABA_RUN_DIR" >"$SHIM_DIR/env"'
+    )
+    one = job("cluster.sh", SLURM_RESTART_COUNT="1", SHIM_DRIVER=ask, PYTHONPATH=str(SLURM.parent))
+    assert one.run() == 0, one.output
+    assert f"RAY_ADDRESS={one.cluster['address']}" in (one.shim / "env").read_text()
+    # It has ended, so the next one is another job.
+    assert f"has ended with status 0; start another: {SLURM.name}/cluster.sh." in told(one)
+    one = job("cluster.sh", SLURM_RESTART_COUNT="2", SHIM_DRIVER=ask, PYTHONPATH=str(SLURM.parent))
+    assert one.run() == 0
+    assert f"RAY_ADDRESS={one.cluster['address']}" in (one.shim / "env").read_text()
 
 
 def test_ray_is_started_with_explicit_address_devices_and_memory_and_stays_in_the_foreground(job):
@@ -250,7 +279,7 @@ def test_the_driver_is_told_of_token_address_and_drain_file_and_no_token_text_is
 def test_a_lost_head_is_requeued_and_its_logs_are_kept(job, moment):
     one = job(SHIM_DRIVER=f'(sleep 0.2; kill -9 "$(cat "$SHIM_DIR/ray-0.pid")") & {moment}')
     assert one.run() == 1
-    assert len(one.lines("requeue 4711")) == 1
+    assert len(one.lines(f"requeue {JOB_ID}")) == 1
     assert not (one.run_dir / "attempt-0" / "rc").exists()
     assert (one.run_dir / "attempt-0" / "ray-0-logs.tgz").exists()
 
@@ -259,11 +288,11 @@ def test_a_driver_that_was_killed_starts_again_and_counts_as_lost_the_third_time
     one = job(SHIM_DRIVER='[ -e "$SHIM_DIR/again" ] && exit 0; touch "$SHIM_DIR/again"; kill -9 $$')
     assert one.run() == 0
     assert len(one.lines("-m workflows run")) == 2
-    assert not one.lines("requeue 4711")
+    assert not one.lines(f"requeue {JOB_ID}")
     one = job(SHIM_DRIVER="kill -9 $$", SLURM_RESTART_COUNT="1")
     assert one.run() == 1
     assert len(one.lines("-m workflows run")) == 2 + 3
-    assert len(one.lines("requeue 4711")) == 1
+    assert len(one.lines(f"requeue {JOB_ID}")) == 1
 
 
 def test_a_worker_whose_ray_is_killed_joins_again(job):
@@ -280,10 +309,10 @@ def test_a_cluster_that_does_not_come_up_is_requeued(job):
     one = job(SHIM_WAIT="1")
     assert one.run() == 1
     assert "the cluster did not come up" in one.output
-    assert len(one.lines("requeue 4711")) == 1 and not one.lines("-m workflows run")
+    assert len(one.lines(f"requeue {JOB_ID}")) == 1 and not one.lines("-m workflows run")
 
 
-@pytest.mark.parametrize(("requeue", "asked"), (("1", "requeue 4711"), ("0", "scancel 4711")))
+@pytest.mark.parametrize(("requeue", "asked"), (("1", "requeue"), ("0", "scancel")))
 def test_workers_left_without_a_head_node_give_the_allocation_back(job, requeue, asked):
     # With --no-kill Slurm lets the job run on without the node of its batch script.
     one = job(TABA_JOIN_SECONDS="2", TABA_REQUEUE=requeue)
@@ -299,10 +328,10 @@ def test_workers_left_without_a_head_node_give_the_allocation_back(job, requeue,
         "SLURM_NODEID": "1",
     }
     assert one.run() == 1
-    assert one.log.splitlines() == [asked]
+    assert one.log.splitlines() == [f"{asked} {JOB_ID}"]
     (one.run_dir / "attempt-1").mkdir()  # it was cut off, and the job has long gone on elsewhere
     assert one.run() == 1
-    assert one.log.splitlines() == [asked]
+    assert one.log.splitlines() == [f"{asked} {JOB_ID}"]
 
 
 def test_an_address_is_resolved_once_and_loopback_is_refused_where_others_must_reach_it(job):
@@ -322,7 +351,7 @@ def test_a_scratch_path_too_long_for_rays_sockets_is_refused_and_not_tried_again
     one = job(TABA_LOCAL_TMP="/tmp/" + "x" * 24)
     assert one.run() == 2
     assert f"/tmp/{'x' * 24} is too long for Ray's sockets; set TABA_LOCAL_TMP" in one.output
-    assert not one.lines("requeue 4711") and not one.lines("scripts start")
+    assert not one.lines(f"requeue {JOB_ID}") and not one.lines("scripts start")
 
 
 def test_a_copy_in_slurms_spool_directory_finds_the_launcher(job, tmp_path):
@@ -345,7 +374,7 @@ def test_the_site_file_is_read_at_submission_and_on_the_nodes(job, tmp_path):
     one = job("full_repro.sh", SLURM_JOB_ID="", SHIM_DRIVER='echo "$TABA_PYTHON" >"$SHIM_DIR/python"')
     assert one.run("fix", "--store", "s") == 0
     assert one.lines("sbatch") == [f"sbatch --account=a --partition=p {SLURM}/full_repro.sh fix --store s"]
-    one.environment["SLURM_JOB_ID"] = "4711"
+    one.environment["SLURM_JOB_ID"] = JOB_ID
     assert one.run() == 0
     assert re.fullmatch(rf"{one.local}/taba-\w+/env/bin/python\n", (one.shim / "python").read_text())
 
@@ -369,7 +398,7 @@ def test_links_left_over_end_at_once_with_the_status_of_the_one_that_ended_the_w
     chain = {"TABA_CHAIN": str(tmp_path), "TABA_REQUEUE": "0", "SLURM_NNODES": "1"}
     one = job(SHIM_DRIVER="exit 85", **chain)
     assert one.run() == 85
-    assert not one.lines("requeue 4711")
+    assert not one.lines(f"requeue {JOB_ID}")
     one = job(SHIM_DRIVER="exit 3", **chain)
     assert one.run() == 3
     one = job(SHIM_DRIVER="exit 0", **chain)

@@ -315,7 +315,7 @@ def test_cosines_by_hand():
 
 
 @given(order=st.permutations(range(8)), cut=st.integers(1, 7))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_alignment_through_every_form_merges_to_the_same_bits(order, cut):
     # 8 blocks of 128 samples: co-moments from the start of each, in any order, over two workers
     from taba_core.stats import MergeTree

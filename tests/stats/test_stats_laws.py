@@ -22,7 +22,7 @@ every_statistic = pytest.mark.parametrize("name", STATISTICS)
 
 
 @given(order=st.permutations(range(len(BLOCKS))), workers=st.lists(st.integers(0, 2), min_size=5, max_size=5))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_any_split_over_any_workers_in_any_order_gives_the_same_bits(order, workers):
     for name, statistic in STATISTICS.items():
         total = MergeTree(statistic, NUM_SAMPLES, max_groups=2)

@@ -86,7 +86,7 @@ def test_float32_states_are_screened_in_float32_unless_their_products_leave_its_
 
 @each_metric
 @given(seed=st.integers(0, 9), block=st.integers(1, 25), offset=st.sampled_from([0.0, 1e4]))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_ties_go_to_the_smallest_id_whatever_the_blocks(metric, seed, block, offset):
     # states on a coarse lattice, far from the origin: many are equal, and products lose most of their digits there
     draw = np.random.default_rng(seed)
@@ -104,7 +104,7 @@ def test_ties_go_to_the_smallest_id_whatever_the_blocks(metric, seed, block, off
 
 
 @given(size=st.integers(9, 80), scheduler=st.sampled_from(["sync", "threads"]))
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 def test_any_blocks_on_any_scheduler_give_the_same_bits(size, scheduler):
     got = reduce_pairs(
         from_arrays(DATA), NUM_SAMPLES, STATISTICS, scheduler=scheduler, workers=2, samples_per_read=size
@@ -114,7 +114,7 @@ def test_any_blocks_on_any_scheduler_give_the_same_bits(size, scheduler):
 
 
 @given(order=st.permutations(range(9)), repeat=st.integers(0, 8))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_partial_minima_merge_in_any_order_and_any_number_of_times(order, repeat):
     statistic, read, labels = STATISTICS["noise"], from_arrays(DATA), np.zeros(24, dtype=np.int64)
 

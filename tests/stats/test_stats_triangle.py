@@ -147,7 +147,7 @@ def test_the_histogram_of_counts_and_the_rows_name_the_same_triangles():
 
 
 @given(hnp.arrays(np.int64, (3, 181), elements=st.integers(0, 3)), st.integers(0, 178), st.integers(1, 180))
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 def test_the_search_is_the_definition(histograms, start, width):
     histograms[0, :start] = 0  # also where a histogram uses few bins, or none
     histograms[2, min(start + width, 181) :] = 0

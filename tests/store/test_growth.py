@@ -72,9 +72,12 @@ def test_growth_that_was_interrupted_is_completed(store, generation, coords, gro
     assert json.loads(meta.read_text())["attributes"]["num_samples"] == 20
 
 
-def test_a_group_never_shrinks_and_keeps_the_size_of_its_shards(grown, store, generation, coords):
+@pytest.mark.follows(" samples in shards of ", ". Use another --store.")
+def test_a_group_never_shrinks_and_keeps_the_size_of_its_shards(grown, store, generation, coords, tmp_path):
     assert store.ensure(generation, ["noise"], WHOLE, SHAPE, coords).extent == Extent(20, 4)
     with pytest.raises(
         StoreError, match=r"holds 20 samples in shards of 4; it cannot become 24 in shards of 8"
     ):
         store.ensure(generation, ["noise"], Extent(24, 8), SHAPE, coords)
+    another = Store.open(tmp_path / "another", mode="a")
+    assert another.ensure(generation, ["noise"], Extent(24, 8), SHAPE, coords).extent == Extent(24, 8)

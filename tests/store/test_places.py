@@ -2,6 +2,7 @@ import os
 import pickle
 import sys
 import time
+import tomllib
 import uuid
 from pathlib import Path
 
@@ -148,6 +149,7 @@ def test_a_compaction_that_was_killed_loses_and_repeats_nothing(bucket, monkeypa
     assert list(book.lines()) == list("01234") and len((bucket / "book.d").sizes()) == 1
 
 
+@pytest.mark.follows("the ledger changes faster than it can be read; try again.")
 def test_a_journal_read_while_it_is_compacted_is_listed_again():
     held = {f"{i:020d}-aa.line": str(i).encode() for i in range(3)}
     whole = {f"{2:020d}-bb.all": b"0\n1\n2\n"}
@@ -162,6 +164,7 @@ def test_a_journal_read_while_it_is_compacted_is_listed_again():
     assert journal.lines(lambda: next(listings), fetch) == ["0", "1", "2"] and len(calls) == 2
     with pytest.raises(StoreError, match="changes faster than it can be read"):
         journal.lines(lambda: held, lambda names: {})
+    assert journal.lines(lambda: whole, lambda names: whole) == ["0", "1", "2"]
 
 
 def test_a_journal_copied_from_objects_to_a_directory_goes_on(bucket, tmp_path):
@@ -182,24 +185,37 @@ def test_a_journal_copied_from_a_directory_to_objects_goes_on(bucket):
     assert list((bucket / "book.jsonl").lines()) == ["0", "1", "2"]
 
 
-@pytest.mark.parametrize("kept", [b"", b"12", b"13"], ids=["empty", "short", "changed"])
+@pytest.mark.parametrize(
+    "kept",
+    [pytest.param(b"", marks=pytest.mark.follows("; run again.")), b"12", b"13"],
+    ids=["empty", "short", "changed"],
+)
 def test_storage_that_keeps_something_else_is_found_out(bucket, monkeypatch, kept):
     put = obstore.put
     monkeypatch.setattr(obstore, "put", lambda client, key, value, **o: put(client, key, kept, **o))
     with pytest.raises(WorkError, match=r"holds \d bytes, not 3|holds other bytes than were sent"):
         (bucket / "a").write_atomic(b"123" if len(kept) != 2 or kept == b"12" else b"12")
         (bucket / "b").write_atomic(b"12")
+    monkeypatch.setattr(obstore, "put", put)
+    for name in "ab":  # run again, it is whole
+        assert (bucket / name).write_atomic(b"123").bytes == (bucket / name).size() == 3
 
 
-def test_an_object_larger_than_one_put_takes_is_refused_with_the_way_out(bucket, monkeypatch):
+@pytest.mark.follows(" in one piece: use another --store with fewer samples_per_shard.")
+def test_an_object_larger_than_one_put_takes_is_refused_and_smaller_ones_are_taken(bucket, monkeypatch):
     monkeypatch.setattr(object_place, "_MOST_BYTES", 3)
     with pytest.raises(
-        WorkError, match=r"/a would be 4 bytes, .* at most 3 in one piece: use fewer samples_per"
+        WorkError, match=r"/a would be 4 bytes, .* at most 3 in one piece: use another --store"
     ):
         (bucket / "a").write_atomic(b"1234")
     assert not (bucket / "a").exists()
+    for name in "bc":
+        assert (bucket / name).write_atomic(b"12").bytes == 2
 
 
+@pytest.mark.follows(
+    "credentials and the endpoint in the environment, then run the same command again: it continues."
+)
 def test_errors_of_the_storage_name_the_place_and_the_way_out(bucket, monkeypatch):
     def refuse(client, key, value, **options):
         raise PermissionError(13, "Access Denied for https://host/key?X-Amz-Signature=secret")
@@ -210,9 +226,17 @@ def test_errors_of_the_storage_name_the_place_and_the_way_out(bucket, monkeypatc
     ) as e:
         (bucket / "a").write_atomic(b"x")
     assert e.value.__cause__.errno == 13 and "secret" not in str(e.value)
+    monkeypatch.undo()
+    assert (bucket / "a").write_atomic(b"x").bytes == 1
 
 
-def test_urls_that_cannot_be_stores_are_refused():
+@pytest.mark.follows(
+    "credentials or options; set the storage's usual variables (AWS_ACCESS_KEY_ID, AWS_PROFILE, ...)."
+)
+@pytest.mark.follows(". Use a directory, s3://BUCKET/PREFIX, ", ": the URL names no place; give ")
+def test_urls_that_cannot_be_stores_are_refused_and_those_the_refusals_name_are_taken(
+    no_aws_settings, monkeypatch, tmp_path
+):
     with pytest.raises(UsageError, match="holds no credentials") as e:
         place_of("s3://key:secret@host/bucket")
     assert "secret" not in str(e.value)
@@ -227,15 +251,30 @@ def test_urls_that_cannot_be_stores_are_refused():
             match=rf"^--store {url}: a store cannot be on {kind}://\. Use a directory, s3://BUCKET",
         ):
             place_of(url)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "account")
+    for scheme in ("s3", "gs", "az", "memory"):
+        assert place_of(f"{scheme}://bucket/prefix").name == "prefix"
+    assert place_of(tmp_path).exists()
 
 
-def test_a_missing_package_names_the_extra(monkeypatch):
+@pytest.mark.follows("Install them: pip install 'taba[remote]'.")
+def test_a_missing_package_names_the_extra_that_holds_it(no_aws_settings, monkeypatch):
     monkeypatch.setitem(sys.modules, "boto3", None)  # importing it raises ImportError
     object_client._bucket.cache_clear()
     with pytest.raises(
         UsageError, match=r"s3:// needs packages .*boto3.*\. Install them: pip install 'taba\[remote\]'"
     ):
         place_of("s3://bucket/x")
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert {name.partition(">")[0] for name in project["optional-dependencies"]["remote"]} == {
+        "boto3",
+        "obstore",
+    }
+    monkeypatch.delitem(sys.modules, "boto3")  # it is installed
+    monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
+    assert place_of("s3://bucket/x").name == "x"
 
 
 @pytest.fixture
@@ -251,13 +290,25 @@ def no_aws_settings(monkeypatch, tmp_path):
     object_client._bucket.cache_clear(), object_client._aws_session.cache_clear()
 
 
+@pytest.mark.follows("Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, ")
 def test_a_bucket_without_credentials_is_refused_before_any_request(no_aws_settings, monkeypatch):
     with pytest.raises(
         UsageError, match=r"^--store s3://bucket: there are no credentials for it\. Set AWS_AC"
     ):
         place_of("s3://bucket/x")
-    monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
-    assert place_of("s3://bucket/x").name == "x"
+    (no_aws_settings / "AWS_SHARED_CREDENTIALS_FILE").write_text(
+        "[site]\naws_access_key_id = key\naws_secret_access_key = word\n"
+    )
+    for settings in (
+        {"AWS_SKIP_SIGNATURE": "true"},
+        {"AWS_PROFILE": "site"},
+        {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "word"},
+    ):
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in settings.items():
+                patch.setenv(name, value)
+            assert place_of("s3://bucket/x").name == "x"
+        object_client._bucket.cache_clear()
 
 
 def test_endpoint_region_and_key_come_from_the_profile(no_aws_settings, monkeypatch):
@@ -275,10 +326,13 @@ def test_endpoint_region_and_key_come_from_the_profile(no_aws_settings, monkeypa
     assert client.credential_provider()["access_key_id"] == "key"
 
 
+@pytest.mark.follows(". See to its settings: ")
 def test_a_bucket_on_azure_without_its_account_says_which_variable(monkeypatch):
     monkeypatch.delenv("AZURE_STORAGE_ACCOUNT_NAME", raising=False)
     with pytest.raises(UsageError, match=r"--store az://box/x: .*ccount.*AZURE_STORAGE_ACCOUNT_NAME"):
         place_of("az://box/x")
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "account")
+    assert place_of("az://box/x").name == "x"
 
 
 def test_content_is_exchanged_only_for_what_was_expected(place):

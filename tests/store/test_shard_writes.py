@@ -103,12 +103,15 @@ def test_the_zarr_trap_this_guards_against_is_real(tmp_path):
 
 
 @pytest.mark.parametrize("rows", [slice(0, 3), slice(1, 4), slice(0, 1)])
-def test_part_of_a_shard_is_refused(group, blocks, rows):
+@pytest.mark.follows("; write it whole.")
+def test_part_of_a_shard_is_refused_and_the_whole_one_is_written(group, blocks, rows):
     part = {"noise": blocks(group, 0)["noise"][rows]}
     with pytest.raises(
         UsageError, match=r"shape \(\d, 3, 4, 4\), but a whole shard is \(4, 3, 4, 4\); write it whole"
     ):
         group.write_shard(0, part)
+    group.record(group.write_shard(0, blocks(group, 0)))
+    assert 0 not in group.missing()
 
 
 def test_why_parts_are_refused_two_writers_of_one_shard_lose_rows(tmp_path):
@@ -124,10 +127,12 @@ def test_why_parts_are_refused_two_writers_of_one_shard_lose_rows(tmp_path):
     assert np.isnan(zarr.open_array(path, mode="r")[1]).all()
 
 
+@pytest.mark.follows("; convert it.")
 def test_wrong_types_names_and_shards_are_refused(group, blocks):
     noise = blocks(group, 0)["noise"]
     with pytest.raises(UsageError, match="type float64, but the store holds float32; convert it"):
         group.write_shard(0, {"noise": noise.astype("float64")})
+    assert group.write_shard(0, {"noise": noise.astype("float64").astype("float32")})
     with pytest.raises(UsageError, match="unknown generation variable 'nois'"):
         group.write_shard(0, {"nois": noise})
     with pytest.raises(StoreError, match=r"no variable 'image' in .*Run the study that needs it"):

@@ -24,7 +24,10 @@ def test_every_network_of_the_family_has_its_small_version():
         assert found.figures[f"{name}/image_difference"] < 1e-3
 
 
+@pytest.mark.follows(" steps like guided-diffusion's; use a divisor.")
 def test_steps_at_which_the_two_libraries_have_other_timesteps_are_refused():
     # 4000 / 3: guided-diffusion's stride is 1334, that of diffusers 1333
     with pytest.raises(UsageError, match="no grid of 3 of 4000 steps like guided-diffusion's; use a divisor"):
         adm_loop.measure(repeats=1, models=("adm-32",), batch_size=1, num_inference_steps=3)
+    found = adm_loop.measure(repeats=1, models=("adm-32",), batch_size=1, num_inference_steps=2, full_size=())
+    assert found.figures["adm-32/image_difference"] < 1e-3

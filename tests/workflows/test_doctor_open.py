@@ -118,6 +118,42 @@ def test_a_cluster_with_a_token_passes_until_others_can_read_the_token(heads):
     assert access.cluster_locked(subject).status == "ok"
 
 
+JOIN = """
+import sys
+from cluster.pool.executor import ClusterError
+from cluster.ray.session import RaySession
+try:
+    session = RaySession(sys.argv[1], num_cpus=1 if sys.argv[1] == "local" else None)
+    print("joined", session.local)
+    session.close()
+except ClusterError as error:
+    print(error)
+"""
+
+
+@pytest.mark.follows("Start one (`ray start --head`) and join it from this machine, or ", printed=True)
+@pytest.mark.follows(
+    "A cluster with a token needs RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH here too.", printed=True
+)
+def test_a_cluster_is_started_and_joined_as_the_message_of_a_refused_connection_says(heads):
+    head = heads["token"]
+
+    def join(address, **environ):
+        command = ["env", *(f"-u{name}" for name, value in environ.items() if value is None)]
+        command += [f"{name}={value}" for name, value in environ.items() if value is not None]
+        return head.run([*command, sys.executable, "-c", JOIN, address]).output
+
+    said = join("127.0.0.1:9", RAY_ADDRESS="http://127.0.0.1:8265")
+    assert (
+        "Start one (`ray start --head`) and join it from this machine, or use the address 'local' to run"
+        in said
+    )
+    assert "needs RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH here too." in said
+    assert "RAY_ADDRESS" not in said and join(head.address).endswith("joined False\n")
+    assert join("local", RAY_ADDRESS="127.0.0.1:9").endswith("joined True\n")
+    assert join("", RAY_ADDRESS=head.address).endswith("joined False\n")
+
+
 def test_behind_a_ray_client_the_head_is_asked_that_the_nodes_name(heads):
     head = heads["disabled"]
     found = access.cluster_locked(Subject(address=head.client, environ=head.environ, run=head.run))

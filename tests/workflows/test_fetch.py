@@ -6,21 +6,23 @@ import hashlib
 import io
 import json
 import pickle
+import re
 import threading
 import urllib.parse
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save
 
-from taba_core.cache import read_json_table
+from taba_core.cache import read_json_table, write_json_table
 from taba_core.errors import UsageError, WorkError
 from taba_core.models.cards import WeightsCard
 from taba_core.models.catalog import load_card
 from taba_core.models.prompts import load_prompts
-from taba_core.models.weights import locate, stored_at
+from taba_core.models.weights import locate, require_weights, stored_at
 from workflows.command import download as downloads
 from workflows.command.download import download
 from workflows.command.fetch import fetch_all, fetch_prompts, fetch_weights
@@ -42,6 +44,12 @@ def weight_file(first: int, size: int = 102_400) -> bytes:
 
 CONTENT = weight_file(0)
 SHA = hashlib.sha256(CONTENT).hexdigest()
+HUB = {
+    "model_index.json": b"{}",
+    **{f"{part}/config.json": b'{"a": 1}' for part in ("unet", "vqvae")},
+    **{f"{part}/model.safetensors": save({"w": torch.ones(3)}) for part in ("unet", "vqvae")},
+}
+follows = pytest.mark.follows
 COMMIT = "c0ffee" * 6 + "c0ff"
 
 
@@ -57,6 +65,8 @@ class Server(ThreadingHTTPServer):
         self.etag = '"one"'
         self.hub: dict[str, bytes] = {}
         self.rows: list[str] = []
+        self.promised: int | None = None  # rows it says there are, if others than it has
+        self.tokens: dict[str, str] = {}  # paths that are answered only to who shows this
 
     @property
     def url(self) -> str:
@@ -78,7 +88,10 @@ class Handler(BaseHTTPRequestHandler):
     def answer(self, body):
         url = urllib.parse.urlsplit(self.path)
         self.server.requests.append((url.path, self.headers.get("Range")))
-        if code := self.server.status.get(url.path):
+        token = self.server.tokens.get(url.path)
+        if token and self.headers.get("Authorization") != f"Bearer {token}":
+            self.reply(401, b"{}", {"X-Error-Code": "GatedRepo"} if "gated" in url.path else {})
+        elif code := self.server.status.get(url.path):
             self.reply(code, b"{}", {"X-Error-Code": "GatedRepo"} if "gated" in url.path else {})
         elif url.path.startswith("/api/models/"):
             siblings = [{"rfilename": name} for name in self.server.hub]
@@ -97,7 +110,12 @@ class Handler(BaseHTTPRequestHandler):
         elif url.path == "/rows":
             start = int(urllib.parse.parse_qs(url.query)["offset"][0])
             page = [{"row": {"recaption": c}} for c in self.server.rows[start : start + 100]]
-            self.reply(200, json.dumps({"rows": page, "num_rows_total": len(self.server.rows)}).encode())
+            self.reply(
+                200,
+                json.dumps(
+                    {"rows": page, "num_rows_total": self.server.promised or len(self.server.rows)}
+                ).encode(),
+            )
         elif url.path in self.server.files:
             self.send_file(self.server.files[url.path])
         else:
@@ -139,7 +157,15 @@ def server():
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("TABA_CACHE", str(tmp_path / "cache"))
-    for name in ("HF_HUB_OFFLINE", "HF_TOKEN", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+    for name in (
+        "HF_HUB_OFFLINE",
+        "HF_TOKEN",
+        "HF_ENDPOINT",
+        "http_proxy",
+        "HTTP_PROXY",
+        "all_proxy",
+        "ALL_PROXY",
+    ):
         monkeypatch.delenv(name, raising=False)
     return tmp_path / "cache"
 
@@ -173,6 +199,7 @@ def test_a_broken_connection_is_taken_up_where_it_ended(server):
     assert [r for _, r in server.requests] == [None, "bytes=30000-", "bytes=50000-"]
 
 
+@follows(" bytes are here. ", "Run the same command again; it continues.")
 def test_an_interrupted_command_continues_the_next_time(server, tmp_path):
     target = tmp_path / "weights.pt"
     server.breaks = [10_000] * downloads.ATTEMPTS
@@ -210,7 +237,9 @@ def test_another_hash_than_the_known_one_is_refused_and_nothing_is_kept(server, 
     assert not list(tmp_path.glob("weights.pt*"))
 
 
-def test_a_file_other_than_the_one_fetched_first_is_refused(server):
+@follows("it was deleted. Fetch again; if it stays so, the file was replaced at its source.")
+@follows("changed. Delete it and fetch again, or delete its entry in ")
+def test_a_file_other_than_the_one_fetched_first_is_refused_and_fetched_again_or_accepted(server):
     path = fetch_weights(url_card(server))
     path.unlink()
     server.files["/weights.pt"] = CONTENT[:-1] + b"?"
@@ -219,41 +248,83 @@ def test_a_file_other_than_the_one_fetched_first_is_refused(server):
     server.files["/weights.pt"] = CONTENT
     path = fetch_weights(url_card(server))
     path.write_bytes(CONTENT[:-1] + b"!")
-    with pytest.raises(WorkError, match=r"the weights changed\. Delete it and fetch again"):
+    with pytest.raises(WorkError, match=r"the weights changed\. Delete it and fetch again") as refused:
         fetch_weights(url_card(server))
+    changed = path.read_bytes()
+    path.unlink()
+    assert fetch_weights(url_card(server)).read_bytes() == CONTENT
+    path.write_bytes(changed)
+    lock = Path(re.findall(r"delete its entry in (\S+) to accept", str(refused.value))[0])
+    write_json_table(lock, {})
+    assert fetch_weights(url_card(server)).read_bytes() == changed
 
 
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        (403, r"HTTP 403\); accept the licence at https://page and set HF_TOKEN to your access token"),
-        (401, r"HTTP 401\); accept the licence"),
-        (404, r"not found \(HTTP 404\); the file has moved"),
-        (503, r"the server answered HTTP 503; try again later"),
+        pytest.param(
+            403,
+            r"HTTP 403\); accept the licence at https://page and download the file as its site allows",
+            marks=follows("download the file as its site allows, then use --weights."),
+        ),
+        (401, r"HTTP 401\); accept the licence at https://page and download"),
+        pytest.param(
+            404,
+            r"not found \(HTTP 404\); the file has moved",
+            marks=follows("the file has moved. Give its new place in a card, or use --weights."),
+        ),
+        pytest.param(
+            503,
+            r"the server answered HTTP 503; try again later",
+            marks=follows("; try again later."),
+        ),
     ],
 )
-def test_refusals_of_a_server_say_the_way_out(server, code, message):
+def test_refusals_of_a_server_say_the_way_out(server, code, message, tmp_path):
     server.status["/weights.pt"] = code
     with pytest.raises(WorkError, match=message):
         fetch_weights(url_card(server, licence_page="https://page"))
     assert locate(url_card(server)) is None
+    (tmp_path / "by-hand.pt").write_bytes(CONTENT)
+    assert require_weights(url_card(server), tmp_path / "by-hand.pt") == tmp_path / "by-hand.pt"
+    server.files["/new/weights.pt"] = CONTENT
+    card = url_card(server)
+    moved = card.weights.model_copy(update={"location": f"{server.url}/new/weights.pt"})
+    assert fetch_weights(card.model_copy(update={"weights": moved})).read_bytes() == CONTENT
+    del server.status["/weights.pt"]
+    assert fetch_weights(card).read_bytes() == CONTENT
 
 
+@follows("set HF_TOKEN to your access token, then fetch again.")
+def test_the_token_goes_to_the_hub_and_to_nobody_else(server, monkeypatch):
+    server.tokens["/weights.pt"] = "mine"
+    monkeypatch.setenv("HF_TOKEN", "mine")
+    with pytest.raises(WorkError, match="as its site allows, then use --weights"):
+        fetch_weights(url_card(server))
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(WorkError, match=r"HTTP 401\); set HF_TOKEN to your access token, then fetch again"):
+        fetch_weights(url_card(server))
+    monkeypatch.setenv("HF_TOKEN", "mine")
+    assert fetch_weights(url_card(server)).read_bytes() == CONTENT
+
+
+@follows("Run `taba fetch` on a machine with internet (a login node) that ")
 def test_without_a_network_the_message_says_where_to_fetch(server, tmp_path):
     url = server.url
     server.shutdown()
     server.server_close()
     with pytest.raises(WorkError, match=r"cannot be reached .*Run `taba fetch` on a machine with internet"):
         download(f"{url}/weights.pt", tmp_path / "w.pt")
+    with Server() as login_node:  # which sees the same folder
+        threading.Thread(target=login_node.serve_forever, args=(0.02,), daemon=True).start()
+        fetched = fetch_weights(url_card(login_node))
+        login_node.shutdown()
+    assert require_weights(url_card(server)) == fetched
 
 
 def test_a_hub_snapshot_has_the_needed_files_of_one_commit(server, cache):
-    server.hub = {
-        "model_index.json": b"{}",
-        **{f"{part}/config.json": b'{"a": 1}' for part in ("unet", "vqvae")},
-        **{f"{part}/model.safetensors": save({"w": torch.ones(3)}) for part in ("unet", "vqvae")},
-        "README.md": b"words",
-    }
+    server.hub = HUB | {"README.md": b"words"}
     card = hub_card(server, files=("model_index.json", "unet/*", "vqvae/*"))
     path = fetch_weights(card, endpoint=server.url)
     found = {str(p.relative_to(path)): p.read_bytes() for p in path.rglob("*") if p.is_file()}
@@ -262,6 +333,7 @@ def test_a_hub_snapshot_has_the_needed_files_of_one_commit(server, cache):
     assert path == stored_at(card) and not path.with_name("own--model.partial").exists()
 
 
+@follows(" To fetch it again: delete ", ", then `taba fetch ")
 def test_what_a_server_sent_in_place_of_weights_is_neither_used_nor_recorded(server, cache):
     server.files["/weights.pt"] = b"<!DOCTYPE html><html>Sign in</html>"
     card = url_card(server)
@@ -285,15 +357,48 @@ def test_a_snapshot_without_weights_is_not_put_in_place(server):
     assert locate(hub_card(server)) is None
 
 
-def test_a_gated_repository_says_which_page_to_accept(server):
+@follows("access token, then fetch again.")
+def test_a_gated_repository_says_which_page_to_accept(server, monkeypatch):
     card = hub_card(server, location="own/gated")
-    server.status["/api/models/own/gated/revision/main"] = 403
+    server.tokens["/api/models/own/gated/revision/main"] = "mine"
     with pytest.raises(WorkError) as error:
         fetch_weights(card, endpoint=server.url)
     assert str(error.value) == (
         "own/gated: access refused (a gated repository); accept the licence at https://huggingface.co/own/gated and "
         "set HF_TOKEN to your access token, then fetch again."
     )
+    server.hub = HUB
+    monkeypatch.setenv("HF_TOKEN", "mine")
+    assert locate(card) is None and fetch_weights(card, endpoint=server.url) == locate(card)
+
+
+@follows(": HF_HUB_OFFLINE is set; unset it on a machine with internet.")
+def test_a_hub_that_may_not_be_asked_is_asked_without_the_variable(server, monkeypatch):
+    import huggingface_hub.constants
+
+    server.hub = HUB
+    with monkeypatch.context() as patch:
+        patch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)  # as the variable at the start
+        with pytest.raises(WorkError, match="own/model: HF_HUB_OFFLINE is set"):
+            fetch_weights(hub_card(server), endpoint=server.url)
+    assert fetch_weights(hub_card(server), endpoint=server.url) == locate(hub_card(server))
+
+
+@follows("; check location and revision of the card, or ")
+@follows("Run `taba fetch` on a machine with internet that shares $TABA_CACHE with this one; what has come ")
+def test_a_hub_that_fails_or_is_not_reached_is_asked_again(server):
+    server.hub = HUB
+    card = hub_card(server, revision="mine")
+    with pytest.raises(WorkError, match="own/model: the hub cannot be reached"):
+        fetch_weights(card, endpoint="http://127.0.0.1:9")
+    server.status["/api/models/own/model/revision/mine"] = 404
+    with pytest.raises(
+        WorkError, match="own/model@mine: the hub answered HTTP 404; check location and revision"
+    ):
+        fetch_weights(card, endpoint=server.url)
+    assert locate(card) is None
+    corrected = hub_card(server)
+    assert fetch_weights(corrected, endpoint=server.url) == locate(corrected)
 
 
 def test_prompts_come_page_by_page_in_order(server):
@@ -305,12 +410,24 @@ def test_prompts_come_page_by_page_in_order(server):
     assert sum(p == "/rows" for p, _ in server.requests) == 3
 
 
-def test_an_incomplete_prompt_list_is_not_kept(server, cache):
+@follows(
+    " captions came; fetch again.", ". Fetch on a machine with internet, or write the column 'recaption' of "
+)
+def test_an_incomplete_prompt_list_is_not_kept_and_is_fetched_again_or_written_by_hand(server, cache):
     server.rows = ["a"] * 150
     server.status["/rows"] = 500
     with pytest.raises(WorkError, match="or write the column 'recaption' of"):
         fetch_prompts(server.url)
     assert not (cache / "prompts" / "recap-coco-30k.jsonl").exists()
+    del server.status["/rows"]
+    server.promised = 300
+    with pytest.raises(WorkError, match="150 of 300 captions came; fetch again"):
+        fetch_prompts(server.url)
+    server.promised = None
+    path = fetch_prompts(server.url)
+    path.unlink()
+    path.write_text("".join(json.dumps({"recaption": text}) + "\n" for text in server.rows))
+    assert load_prompts("recap-coco").prompts == tuple(server.rows)
 
 
 def test_fetch_without_names_says_what_is_here_and_embedded_models_have_nothing(capsys):

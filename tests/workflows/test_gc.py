@@ -67,6 +67,7 @@ def test_a_finished_store_holds_no_garbage(store, capsys):
     assert files(store) == before
 
 
+@pytest.mark.follows("can go. Nothing was deleted; add --delete.", printed=True)
 def test_what_can_go_is_listed_by_default_and_deleted_when_told(store, capsys):
     before = files(store)
     made = litter(store)
@@ -102,13 +103,17 @@ def test_results_of_an_older_study_version_can_go_and_their_artifacts_stay(store
     assert store.results() == [] and len(store.artifacts()) > 1
 
 
+@pytest.mark.follows("stay; add --unreferenced to delete them too.", printed=True)
 def test_artifacts_no_result_refers_to_are_listed_and_go_only_when_named_or_asked(store, capsys):
     (result,) = store.results()
     groups = {g.name for g in store.artifacts()}
     assert taba("gc", "--store", store.path, "--delete", "--artifact", result) == 0
     assert store.results() == [] and {g.name for g in store.artifacts()} == groups
     assert taba("gc", "--store", store.path, "--delete") == 0
-    assert f"{len(groups)} artifacts no result refers to" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert (
+        f"{len(groups)} artifacts no result refers to" in said and "add --unreferenced to delete them" in said
+    )
     assert {g.name for g in store.artifacts()} == groups
     assert taba("gc", "--store", store.path, "--delete", "--unreferenced") == 0
     assert store.artifacts() == []

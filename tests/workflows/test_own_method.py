@@ -89,7 +89,8 @@ def test_where_a_file_lies_is_in_no_key(folder):
     assert here.model_copy(update={"method_location": "/elsewhere"}).key == here.key
 
 
-def test_a_file_that_changed_since_the_plan_is_refused(folder):
+@pytest.mark.follows("). Do not edit it while it runs; run the command again.")
+def test_a_file_that_changed_since_the_plan_is_refused_and_planned_anew(folder):
     path, method = folder
     planned = own_module(method)
     check_own_module(method, *planned)
@@ -99,14 +100,16 @@ def test_a_file_that_changed_since_the_plan_is_refused(folder):
         UsageError, match=f"{method}': its file in {path} is not the one this run was planned with"
     ):
         check_own_module(method, *planned)
+    check_own_module(method, *own_module(method))  # what the command plans with when it is run again
 
 
 @pytest.mark.parametrize(
     ("method", "message"),
     [
-        (
+        pytest.param(
             "no_such_file:Twice",
             "inversion method 'no_such_file:Twice': there is no module 'no_such_file' in ",
+            marks=pytest.mark.follows("Give package.module:Class."),
         ),
         ("no.such.package:Twice", "there is no module 'no.such.package' in "),
         ("{module}:Thrice", "unknown class of module {module} 'Thrice': did you mean Twice"),
@@ -120,6 +123,7 @@ def test_what_is_no_method_is_refused_with_the_way_out(folder, method, message):
     module = folder[1].split(":")[0]
     with pytest.raises(UsageError, match=re.escape(message.format(module=module))):
         requests(method.format(module=module))
+    assert requests(folder[1])  # module:Class of a file that is there
 
 
 def test_a_module_of_a_package_is_found_from_above_it(folder):

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
 
 import pytest
+from real_image_runs import save_pictures
 
 from taba_core.errors import UsageError
+from taba_core.models.catalog import load_card
+from taba_core.models.weights import locate
 from workflows.command.plan_page import print_plan
 from workflows.planning.jobs import GROUPS_OF_MODELS, Asked, check_all, each_model
 from workflows.planning.stages import Machines, list_schedule, timetable
@@ -124,6 +128,23 @@ def test_the_request_names_what_was_asked(capsys):
     text = capsys.readouterr().out
     assert "sbatch --nodes=4 --gpus-per-node=4 --time=" in text
     assert "slurm/full_repro.sh fix --model dit --set seed=7 --store s" in text
+
+
+@pytest.mark.follows("    slurm/full_repro.sh ", printed=True)
+def test_the_request_can_be_pasted_into_a_shell_and_leaves_nothing_out(tmp_path, capsys):
+    folder, store = save_pictures(tmp_path / "my 'best' $pictures"), tmp_path / "my store"
+    part = asked("correlation", method="fixed-point", settings=[f"images={folder}"], store=store)
+    print_plan(each_model(part, ["adm-64"]), Machines(4, 4), as_json=False)
+    command = capsys.readouterr().out.partition("ask for:\n")[2].partition("\nThe limit")[0]
+    pasted = ["bash", "-c", command.replace("sbatch", r"printf '%s\n'", 1)]
+    words = subprocess.run(pasted, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert words[4:] == [
+        *("slurm/full_repro.sh", "correlation", "--model", "adm-64", "--method", "fixed-point"),
+        *("--set", f"images={folder}", "--store", str(store), "--budget", "1PB"),
+    ]
+    own = locate(load_card("photo-adm"))
+    print_plan(each_model(asked("fix", weights=str(own)), ["photo-adm"]), Machines(4, 4), as_json=False)
+    assert f" fix --model photo-adm --weights {own} --store " in capsys.readouterr().out
 
 
 def test_planned_inodes_are_the_files_on_disk(tmp_path):

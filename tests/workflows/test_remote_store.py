@@ -117,6 +117,7 @@ def test_two_drivers_do_not_share_a_remote_store(copied, capsys):
     assert taba(*RUN, "--store", copied.url) == 0
 
 
+@pytest.mark.follows(" is remote, and a report is written to a directory: add --output FOLDER.")
 def test_every_reading_command_takes_a_url(copied, tmp_path, capsys):
     for command in ("status", "verify"):
         assert taba(command, "--store", copied.url) == 0

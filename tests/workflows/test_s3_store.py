@@ -164,6 +164,11 @@ def test_of_twenty_who_take_over_the_store_of_a_dead_driver_one_wins():
     assert time.monotonic() - began < 20  # a dead driver is replaced at once
 
 
-def test_a_bucket_that_is_not_there_says_so():
+@pytest.mark.follows(": there is no such bucket. Make it, or check --store.", printed=True)
+def test_a_bucket_that_is_not_there_says_so_and_is_made():
     done = taba(*RUN, "--store", "s3://nowhere/x")
-    assert done.returncode == 1 and "there is no such bucket" in done.stderr, done.stderr
+    said = "there is no such bucket. Make it, or check --store."
+    assert done.returncode == 1 and said in done.stderr, done.stderr
+    boto3.client("s3").create_bucket(Bucket="nowhere")
+    done = taba(*RUN, "--store", "s3://nowhere/x")
+    assert done.returncode == 0, done.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import os
 import urllib.error
+import urllib.parse
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,9 @@ def _continue(url: str, partial: Path) -> int | None:
     start = partial.stat().st_size if partial.exists() else 0
     stamp = partial.with_name(partial.name + ".etag")
     request = urllib.request.Request(url, headers={"User-Agent": "taba"})
+    if _is_on_hub(url) and (token := os.environ.get("HF_TOKEN")):
+        # Not to the storage that the hub sends us on to: its addresses carry their own signature.
+        request.add_unredirected_header("Authorization", f"Bearer {token}")
     if start:
         request.add_header("Range", f"bytes={start}-")
         if stamp.exists():
@@ -110,12 +114,19 @@ def _total(content_range: str | None) -> int | None:
 def _refusal(url: str, code: int, licence_page: str) -> str:
     if code in (401, 403):
         page = f"accept the licence at {licence_page} and " if licence_page else ""
-        return (
-            f"{url}: access refused (HTTP {code}); {page}set HF_TOKEN to your access token, then fetch again."
-        )
+        if _is_on_hub(url):
+            return f"{url}: access refused (HTTP {code}); {page}set HF_TOKEN to your access token, then fetch again."
+        return f"{url}: access refused (HTTP {code}); {page}download the file as its site allows, then use --weights."
     if code == 404:
         return f"{url}: not found (HTTP 404); the file has moved. Give its new place in a card, or use --weights."
     return f"{url}: the server answered HTTP {code}; try again later."
+
+
+def _is_on_hub(url: str) -> bool:
+    """Whether a URL is one of the hub, which takes the user's access token; nobody else gets it."""
+    hub = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    here, there = urllib.parse.urlsplit(url), urllib.parse.urlsplit(hub)
+    return (here.scheme, here.netloc) == (there.scheme, there.netloc)
 
 
 def _no_network(url: str, error: Exception, partial: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import Any
 
 from taba_core.artifacts.base import Artifact
@@ -16,6 +17,8 @@ from workflows.planning.jobs import Asked, Job, check_all, notes_of
 from workflows.planning.plan import Plan
 from workflows.planning.stages import Machines, Timetable, timetable
 from workflows.text import bytes_text, count_text, duration_text, print_table
+
+_DEFAULT_METHOD = "ddim"  # of `taba run`
 
 
 def print_plan(parts: list[Asked], machines: Machines | None, *, as_json: bool) -> None:
@@ -188,14 +191,16 @@ def _request(jobs: list[Job], tables: list[Timetable]) -> str:
     signal = max(table.signal_seconds for table in tables)
     asked = jobs[0].asked
     models = list(dict.fromkeys(job.asked.group or job.asked.model for job in jobs))
-    words = [*asked.studies, *(f"--model {model}" for model in models)]
-    words += [f"--set {text}" for text in asked.assignments]
-    budget = "" if asked.budget is None else f" --budget '{asked.budget}'"
+    words = [*asked.studies, *(word for model in models for word in ("--model", model))]
+    words += [] if asked.method == _DEFAULT_METHOD else ["--method", asked.method]
+    words += [] if asked.weights is None else ["--weights", asked.weights]
+    words += [word for text in asked.assignments for word in ("--set", text)]
+    words += ["--store", asked.store] + ([] if asked.budget is None else ["--budget", asked.budget])
     return (
         "ask for:\n"
         f"  sbatch --nodes={machines.nodes} --gpus-per-node={machines.workers_per_node} "
         f"--time={minutes // 60}:{minutes % 60:02d}:00 --signal=B:USR1@{signal} \\\n"
-        f"    slurm/full_repro.sh {' '.join(words)} --store {asked.store}{budget}\n"
+        f"    slurm/full_repro.sh {shlex.join(words)}\n"
         "The limit has a margin of a quarter. A shorter one also works: the job stops gently, is queued again and goes "
         "on."
     )

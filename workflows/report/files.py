@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from taba_core.errors import WorkError
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Errors of the file system as one message with the way out."""
+    try:
+        yield
+    except OSError as error:
+        raise WorkError(
+            f"cannot write {path}: {error.strerror or error}. The report needs a writable folder with free "
+            f"space; free some, or write the report elsewhere."
+        ) from error
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -19,21 +32,29 @@ def write_bytes(path: Path, content: bytes) -> None:
     Raises:
       WorkError: the file cannot be written (permission, disk full).
     """
-    temporary: str | None = None
-    try:
+    with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)  # mkstemp makes 0600, which a shared folder's other readers cannot open
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary is not None:
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+            os.chmod(
+                temporary, 0o644
+            )  # mkstemp makes 0600, which a shared folder's other readers cannot open
+            os.replace(temporary, path)
+        except OSError:
             Path(temporary).unlink(missing_ok=True)
-        raise WorkError(
-            f"cannot write {path}: {error.strerror or error}. The report needs a writable folder with free "
-            f"space; free some, or write the report elsewhere."
-        ) from error
+            raise
+
+
+def remove(path: Path) -> None:
+    """Remove a file that may not be there.
+
+    Raises:
+      WorkError: the folder cannot be changed.
+    """
+    with explained(path):
+        path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

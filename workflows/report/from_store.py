@@ -51,10 +51,10 @@ def write_store_report(path: str | Path, output: Path | None, *, force: bool) ->
     index = folder / "index.html"
     if not force and index.exists() and (folder / _STAMP).exists() and (folder / _STAMP).read_text() == stamp:
         return index, []
-    from workflows.report.files import write_text
+    from workflows.report.files import remove, write_text
     from workflows.report.write import write_report
 
-    (folder / _STAMP).unlink(missing_ok=True)
+    remove(folder / _STAMP)
     index, failures = write_report(collect(store, names), folder)
     if not failures:
         write_text(folder / _STAMP, stamp)

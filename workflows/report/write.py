@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from workflows.analysis.presentation import Failure, Figure, Run, Table
-from workflows.report.files import write_bytes, write_json, write_text
+from workflows.report.files import remove, write_bytes, write_json, write_text
 from workflows.report.pages import in_paper_order, render
 from workflows.report.records import claim_records, figure_records, table_records
 from workflows.report.style import RC, figure_files
@@ -74,7 +74,7 @@ def _write_part(
         files, numbers = make()
     except Exception as error:  # whatever is wrong with one part, the others are made
         for suffix in suffixes:
-            stem.with_name(stem.name + suffix).unlink(missing_ok=True)
+            remove(stem.with_name(stem.name + suffix))
         return error
     records += numbers
     for suffix, content in files.items():
