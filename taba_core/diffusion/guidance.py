@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from torch import Tensor
 
 from taba_core.diffusion.denoiser import Denoiser, WrappedDenoiser, predict_ends
 from taba_core.diffusion.ends import Ends
 from taba_core.diffusion.level import Level
+from taba_core.diffusion.sampling import Conditioning
 from taba_core.errors import UsageError
 
 # Axes: B samples in a batch, C channels, H rows, W columns.
-
-Conditioning = Mapping[str, Tensor]
 
 
 def guided(eps_cond: Tensor, eps_null: Tensor, scale: float) -> Tensor:

@@ -30,7 +30,7 @@ from taba_core.models.prompt_tokens import (
 
 # Axes: B prompts, L = 77 tokens, D width of the embedding the network reads, P width of the pooled one.
 
-Conditioning = dict[str, Tensor]
+PromptEmbeddings = dict[str, Tensor]
 Precision = Callable[[], AbstractContextManager[None]]
 # transformers puts hooks into a network to collect its hidden states, and threads may share the network.
 _ENCODING = threading.Lock()
@@ -51,16 +51,16 @@ class T5TextEncoder:
         """D."""
         return int(self.model.config.d_model)
 
-    def encode(self, prompts: Sequence[str]) -> Conditioning:
-        """Conditioning of B prompts. Raises UsageError for no prompts."""
+    def encode(self, prompts: Sequence[str]) -> PromptEmbeddings:
+        """PromptEmbeddings of B prompts. Raises UsageError for no prompts."""
         return _encode_distinct([prompt.lower().strip() for prompt in prompts], self._encode_one)
 
-    def null(self, batch: int) -> Conditioning:
+    def null(self, batch: int) -> PromptEmbeddings:
         """The null condition of guidance: the empty prompt, `batch` rows."""
         return self.encode([""] * batch)
 
     @torch.no_grad()
-    def _encode_one(self, prompt: str) -> Conditioning:
+    def _encode_one(self, prompt: str) -> PromptEmbeddings:
         tokens = _tokens(self.tokenizer, prompt, self.model)
         with self.precision():
             states = self.model(input_ids=tokens.ids, attention_mask=tokens.mask).last_hidden_state
@@ -78,16 +78,16 @@ class CLIPTextEncoder:
         """D."""
         return int(self.model.config.hidden_size)
 
-    def encode(self, prompts: Sequence[str]) -> Conditioning:
-        """Conditioning of B prompts. Raises UsageError for no prompts."""
+    def encode(self, prompts: Sequence[str]) -> PromptEmbeddings:
+        """PromptEmbeddings of B prompts. Raises UsageError for no prompts."""
         return _encode_distinct(prompts, self._encode_one)
 
-    def null(self, batch: int) -> Conditioning:
+    def null(self, batch: int) -> PromptEmbeddings:
         """The null condition of guidance: the empty prompt, `batch` rows."""
         return self.encode([""] * batch)
 
     @torch.no_grad()
-    def _encode_one(self, prompt: str) -> Conditioning:
+    def _encode_one(self, prompt: str) -> PromptEmbeddings:
         with self.precision():
             states = self.model(_tokens(self.tokenizer, prompt, self.model).ids).last_hidden_state
         return {"prompt_embeds": states.float()}
@@ -126,14 +126,14 @@ class CLIPPairTextEncoder:
         """P."""
         return int(self.second.config.projection_dim)
 
-    def encode(self, prompts: Sequence[str]) -> Conditioning:
-        """Conditioning of B prompts. Raises UsageError for no prompts."""
+    def encode(self, prompts: Sequence[str]) -> PromptEmbeddings:
+        """PromptEmbeddings of B prompts. Raises UsageError for no prompts."""
         cond = _encode_distinct(prompts, self._encode_one)
         size = float(self.image_size)
         sizes = torch.tensor([[size, size, 0.0, 0.0, size, size]], device=cond["prompt_embeds"].device)
         return cond | {"time_ids": sizes.repeat(len(prompts), 1)}
 
-    def null(self, batch: int) -> Conditioning:
+    def null(self, batch: int) -> PromptEmbeddings:
         """The null condition of guidance, `batch` rows: zeros with the sizes of an image, or the empty prompt.
 
         SDXL was trained with zeros in place of dropped prompts, and its pipeline says so
@@ -145,7 +145,7 @@ class CLIPPairTextEncoder:
         return {key: value if key == "time_ids" else torch.zeros_like(value) for key, value in empty.items()}
 
     @torch.no_grad()
-    def _encode_one(self, prompt: str) -> Conditioning:
+    def _encode_one(self, prompt: str) -> PromptEmbeddings:
         with self.precision():
             outputs = [
                 model(_tokens(tokenizer, prompt, model).ids, output_hidden_states=True)
@@ -222,8 +222,10 @@ def _tokens(tokenizer: PromptTokenizer, prompt: str, model: Any) -> Tokens:
     return Tokens(tokens.ids.to(model.device), tokens.mask.to(model.device))
 
 
-def _encode_distinct(prompts: Sequence[str], encode_one: Callable[[str], Conditioning]) -> Conditioning:
-    """Conditioning of all prompts, one pass for each distinct one."""
+def _encode_distinct(
+    prompts: Sequence[str], encode_one: Callable[[str], PromptEmbeddings]
+) -> PromptEmbeddings:
+    """PromptEmbeddings of all prompts, one pass for each distinct one."""
     if not prompts:
         raise UsageError("no prompts to encode; give one for each sample.")
     place = {prompt: index for index, prompt in enumerate(dict.fromkeys(prompts))}

@@ -3,110 +3,22 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import re
 import shutil
 import signal
-import stat
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
+from launcher_jobs import JOB_ID, SHIMS, SLURM, mode
 
 from workflows.__main__ import main
 
 pytestmark = pytest.mark.timeout(60)
 
-SHIMS = Path(__file__).parent / "shims"
-SLURM = Path(__file__).parents[2] / "slurm"
 DRIVEN = ("full_repro.sh", "study.sh", "cluster.sh")
-ARGUMENTS = {"study.sh": ["study-name"]}
-# The ports of a job follow from its id: test processes beside each other must not have one job.
-JOB_ID = str(os.getpid())
-
-
-class Job:
-    """One Slurm job on doubles; `log` is what the doubles were asked to do."""
-
-    def __init__(self, directory: Path, script: str = "full_repro.sh", **environment: str) -> None:
-        self.directory, self.script = directory, SLURM / script
-        self.shim = directory / "shim"
-        self.run_dir = directory / "runs" / JOB_ID
-        self.local = Path(f"/tmp/s{os.getpid()}")  # short, as Ray's sockets demand
-        for path in (self.shim, self.local):
-            path.mkdir(exist_ok=True)
-        kept = {
-            k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "SLURM_", "TABA_", "SBATCH_"))
-        }
-        self.environment = kept | {
-            "PATH": f"{SHIMS}:{os.environ['PATH']}",
-            "SHIM_DIR": str(self.shim),
-            "SHIM_DRIVER": "exit 0",
-            "SLURM_JOB_ID": JOB_ID,
-            "SLURM_NNODES": "2",
-            "SLURM_JOB_NODELIST": "shim[0-1]",
-            "SLURM_CPUS_PER_TASK": "3",
-            "SLURM_GPUS_ON_NODE": "4",
-            "TABA_PYTHON": str(SHIMS / "python"),
-            "TABA_RUN_DIR": str(directory / "runs"),
-            "TABA_LOCAL_TMP": str(self.local),
-            "TABA_HEAD_IFACE": "lo",
-            "TABA_TICK_SECONDS": "0.1",  # all limits are counts of it
-            "TABA_SITE": str(directory / "site.sh"),
-        }
-        self.environment |= environment
-
-    def start(self, *arguments: str) -> subprocess.Popen:
-        command = ["bash", str(self.script), *(arguments or ARGUMENTS.get(self.script.name, []))]
-        return subprocess.Popen(
-            command,
-            env=self.environment,
-            cwd=self.directory,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            umask=0o022,
-        )
-
-    def run(self, *arguments: str) -> int:
-        process = self.start(*arguments)
-        self.output, _ = process.communicate(timeout=50)
-        print(self.output)  # shown with a failure
-        return process.returncode
-
-    @property
-    def log(self) -> str:
-        file = self.shim / "log"
-        return file.read_text() if file.exists() else ""
-
-    @property
-    def cluster(self) -> dict:
-        return json.loads((self.run_dir / "cluster.json").read_text())
-
-    def lines(self, word: str) -> list[str]:
-        return [line for line in self.log.splitlines() if word in line]
-
-
-def mode(path: Path) -> int:
-    return stat.S_IMODE(path.stat().st_mode)
-
-
-@pytest.fixture
-def job(tmp_path):
-    made = []
-
-    def make(script: str = "full_repro.sh", **environment: str) -> Job:
-        made.append(Job(tmp_path, script, **environment))
-        return made[-1]
-
-    yield make
-    for one in made:
-        left = list(one.local.glob("taba-*")) if one.local.exists() else []
-        assert left == [], "node-local directories must go with the job"
-        one.local.exists() and one.local.rmdir()
 
 
 @pytest.mark.parametrize(
@@ -377,42 +289,6 @@ def test_the_site_file_is_read_at_submission_and_on_the_nodes(job, tmp_path):
     one.environment["SLURM_JOB_ID"] = JOB_ID
     assert one.run() == 0
     assert re.fullmatch(rf"{one.local}/taba-\w+/env/bin/python\n", (one.shim / "python").read_text())
-
-
-def test_a_chain_submits_each_job_after_the_end_of_the_one_before(job):
-    one = job("chain.sh", TABA_SBATCH="--account=a")
-    script = str(SLURM / "full_repro.sh")
-    assert one.run("3", script, "--store", "s") == 0
-    assert one.output.split() == ["101", "102", "103"]
-    first = f"sbatch --parsable --no-requeue --account=a {script} --store s"
-    after = "sbatch --parsable --no-requeue --account=a --dependency=afterany:{} " + f"{script} --store s"
-    assert one.log.splitlines() == [first, after.format(101), after.format(102)]
-    (shared,) = {line for line in (one.shim / "environment").read_text().splitlines()}
-    chain = re.fullmatch(r"chain=(\S+) requeue=0", shared)
-    assert chain and mode(Path(chain.group(1))) == 0o700
-    assert one.run("0", script) == 2
-    assert "usage: chain.sh N SCRIPT" in one.output
-
-
-def test_links_left_over_end_at_once_with_the_status_of_the_one_that_ended_the_work(job, tmp_path):
-    chain = {"TABA_CHAIN": str(tmp_path), "TABA_REQUEUE": "0", "SLURM_NNODES": "1"}
-    one = job(SHIM_DRIVER="exit 85", **chain)
-    assert one.run() == 85
-    assert not one.lines(f"requeue {JOB_ID}")
-    one = job(SHIM_DRIVER="exit 3", **chain)
-    assert one.run() == 3
-    one = job(SHIM_DRIVER="exit 0", **chain)
-    assert one.run() == 3
-    assert len(one.lines("-m workflows run")) == 2
-    assert "an earlier link of the chain ended with status 3" in one.output
-
-
-def test_a_drain_for_good_ends_the_whole_chain(job, tmp_path):
-    chain = {"TABA_CHAIN": str(tmp_path), "TABA_REQUEUE": "0", "SLURM_NNODES": "1"}
-    assert job(SHIM_DRIVER='echo no-requeue >"$TABA_DRAIN_FILE"; exit 85', **chain).run() == 85
-    one = job(SHIM_DRIVER="exit 0", **chain)
-    assert one.run() == 85
-    assert "an earlier link of the chain ended with status 85" in one.output
 
 
 # A program of the system, in no package registry of Python: its wheel fetches a binary from elsewhere when it is built.

@@ -200,7 +200,7 @@ def test_a_study_is_found_by_being_there():
 def test_studies_come_in_the_papers_order():
     assert list(studies()) == [
         "model-card", "correlation", "regions", "location", "step-error", "fix", "derivation", "more-steps", "fix-long",
-        "triangles", "mapping", "methods",
+        "triangles", "mapping", "methods", "sample-quality",
     ]  # fmt: skip
 
 
@@ -209,7 +209,7 @@ def test_a_field_of_a_run_is_declared_once_and_set_and_help_follow(capsys):
 
     assert taba("run", "--help") == 0
     said = capsys.readouterr().out
-    fields = set(Settings.model_fields) - {"model_options", "method_options"}
+    fields = set(Settings.model_fields) - {"model_options", "method_options", "study_options"}
     assert not {name for name in fields if name not in said}
     assert parse_settings(["trajectories=all"]).trajectories == "all"
     assert parse_settings(["trajectories=0"]).trajectories == 0

@@ -177,10 +177,11 @@ def declared_options(chosen: Iterable[Study]) -> list[type[Options]]:
     return [study.options for study in chosen if study.options is not None]
 
 
-def _place(study: Study) -> tuple[bool, bool, str, str]:
-    """Costly ones last; then by section, appendices (letters) after numbers; then by the first table or figure."""
+def _place(study: Study) -> tuple[bool, bool, bool, str, str]:
+    """Those in no group last, costly ones before them; else by section (appendices last), then by the first item."""
     section = study.paper_section
-    return study.costly, section[0].isalpha(), section, study.aliases[0] if study.aliases else study.name
+    first = study.aliases[0] if study.aliases else study.name
+    return study.by_name_only, study.costly, section[0].isalpha(), section, first
 
 
 def find_studies(names: list[str]) -> list[Study]:

@@ -1,7 +1,6 @@
 """One model under one set of settings: where card, conventions and settings meet to become artifact specs.
 
-Studies ask the context for artifacts; two studies that ask for the same thing get the same spec, hence the same
-content key, and the plan computes it once.
+Studies ask the context for artifacts; two studies that ask for the same thing get the same spec, and one key.
 """
 
 from __future__ import annotations
@@ -37,8 +36,8 @@ from workflows.configuration.settings import Settings
 if TYPE_CHECKING:
     from taba_core.diffusion.grid import TimestepGrid
 
-Conditioning = Literal["none", "class", "prompt"]
-_NEEDED: dict[str, Conditioning] = {"none": "none", "class": "class", "text": "prompt"}
+ConditionKind = Literal["none", "class", "prompt"]
+_NEEDED: dict[str, ConditionKind] = {"none": "none", "class": "class", "text": "prompt"}
 _OVERRIDES = ("network_time", "levels", "sampling_x0_rule", "inversion_x0_rule", "forward_level")
 
 
@@ -46,8 +45,7 @@ _OVERRIDES = ("network_time", "levels", "sampling_x0_rule", "inversion_x0_rule",
 class Context:
     """A model's card, the inversion method, and the user's settings.
 
-    `model` is a card's name or the path of a user's card or diffusers directory; `weights` a path in place of
-    the fetched weights.
+    `model`: a card's name, or the path of a user's card or diffusers directory; `weights`: in place of those fetched.
     """
 
     model: str
@@ -87,7 +85,7 @@ class Context:
             load_prompts(self._prompt_source)
 
     @property
-    def conditioning(self) -> Conditioning:
+    def conditioning(self) -> ConditionKind:
         """What images are conditioned on: the user's choice, else what a network needs.
 
         Raises:
