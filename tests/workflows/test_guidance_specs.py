@@ -250,6 +250,26 @@ def text_model(tmp_path_factory):
     return str(save_tiny_sd(tmp_path_factory.mktemp("tiny") / "tiny-sd"))
 
 
+@pytest.mark.follows(
+    "use inversion_guidance_scale=1, or another method.",
+    "; use another model, or leave both at 1.",
+    "; use --set conditioning=class, or leave both at 1.",
+)
+def test_the_ways_out_of_refused_guidance_are_open(text_model, tmp_path, capsys):
+    def plan(model, method, *sets):
+        arguments = [part for text in (*sets, "num_inference_steps=4") for part in ("--set", text)]
+        where = ("--model", model, "--method", method, "--store", tmp_path / "s")
+        return taba("plan", "correlation", *where, *arguments)
+
+    scales = ("guidance_scale=3", "inversion_guidance_scale=3")
+    assert plan(text_model, "null-text", "prompts=builtin", *scales) == 2
+    assert plan(text_model, "null-text", "prompts=builtin", scales[0], "inversion_guidance_scale=1") == 0
+    assert plan(text_model, "edict", "prompts=builtin", *scales) == 0
+    assert plan("gaussian", "ddim", *scales) == 2 and plan("gaussian", "ddim") == 0
+    assert plan("photo-mixture", "ddim", *scales) == 2 and plan("photo-mixture", "ddim") == 0
+    assert plan("photo-mixture", "ddim", "conditioning=class", *scales) == 0
+
+
 def test_methods_that_guide_by_themselves_take_the_plain_network(text_model, tmp_path, capsys):
     def asked(*sets):
         return Context(text_model, "null-text", read_settings(["prompts=builtin", *sets]))

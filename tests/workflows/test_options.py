@@ -101,12 +101,16 @@ def test_options_given_in_code_are_checked_where_they_are_read():
         find_studies(["methods"])[0].requests(context)
 
 
+@pytest.mark.follows(
+    "no options of its own; `taba run --help` lists the settings of all studies", printed=True
+)
 def test_list_shows_defaults_and_rules(capsys):
     assert taba("list", "table7", "correlation") == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "methods.arc_samples 128 whole number, at least 2 first samples of which" in shown
     assert "methods.lpips off on | off" in shown and "also lpips" in shown
-    assert "no options of its own" in shown
+    assert "no options of its own; `taba run --help` lists the settings of all studies" in shown
+    assert taba("run", "--help") == 0 and "num_samples" in capsys.readouterr().out
     assert taba("list", "table77") == 2
     assert "unknown study 'table77'" in capsys.readouterr().err
 
@@ -131,8 +135,11 @@ SMALL = [
 ]  # fmt: skip
 
 
+MODEL = "photo-mixture"  # which every study can be asked about
+
+
 def keys(*assignments):
-    context = Context("gaussian", "ddim", read_settings([*SMALL[:3], *assignments]))
+    context = Context(MODEL, "ddim", read_settings([*SMALL[:3], *assignments]))
     return {study.name: study.result_key(context) for study in studies().values()}
 
 
@@ -149,7 +156,7 @@ def test_options_of_one_study_are_in_the_key_of_no_other(other):
 def test_a_setting_of_the_analysis_is_in_the_keys_of_the_studies_that_read_it(setting):
     name, value = setting
     context = {
-        v: Context("gaussian", "ddim", Settings(num_samples=16, num_inference_steps=10, **{name: v}))
+        v: Context(MODEL, "ddim", Settings(num_samples=16, num_inference_steps=10, **{name: v}))
         for v in (Settings.model_fields[name].default, value)
     }
     changed = {
@@ -177,7 +184,7 @@ OF_ANALYSIS = {"patch_size", "top_k", "bootstrap_replicates"}
 def filled(tmp_path_factory):
     """The arguments of a context, and a store with everything that all studies need there."""
     settings = read_settings(SMALL)
-    context = Context("gaussian", "ddim", settings)
+    context = Context(MODEL, "ddim", settings)
     store = Store.open(tmp_path_factory.mktemp("options") / "store", mode="a")
     plan = make_plan(context, list(studies().values()), store)
     run_plan(
@@ -191,7 +198,7 @@ def test_a_study_reads_the_settings_of_the_analysis_that_it_declares(name, fille
     settings, store = filled
     study = studies()[name]
     given = {field: getattr(settings, field) for field in settings.model_fields_set}
-    context = Context("gaussian", "ddim", Watched(**given))
+    context = Context(MODEL, "ddim", Watched(**given))
     SEEN.clear()
     inputs = Inputs(
         store, study.requests(context), sample_shape=context.card.sample_shape, scheduler="sync", workers=1

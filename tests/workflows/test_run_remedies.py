@@ -12,8 +12,8 @@ from engine_runs import taba
 from cluster.pool.executor import ClusterLost, Resources
 from cluster.pool.local import LocalExecutor
 from taba_core.errors import UsageError, WorkError
+from taba_core.metrics.distances.lpips import Lpips
 from taba_core.model_spec import PromptSpec
-from taba_core.models import perceptual
 from taba_core.models.prompts import load_prompts
 from taba_core.store import Store
 from workflows.analysis.study import find_studies
@@ -162,15 +162,15 @@ def test_divisions_that_cannot_be_give_way_to_those_that_are_named(capsys):
     assert plan("class", "--set", "conditioning=class", model="photo-mixture") == 0
 
 
-@follows(" Or leave LPIPS out: --set lpips=off.")
+@follows(" Or leave LPIPS out: --set methods.lpips=off.")
 def test_lpips_is_left_out_where_it_cannot_be_measured(tmp_path, monkeypatch):
-    monkeypatch.setattr(perceptual, "why_not", lambda: "its weights are not here.")
+    monkeypatch.setattr(Lpips, "why_not", lambda self: "its weights are not here.")
 
     def checked(value):
         asked = Asked(["methods"], str(tmp_path / value), "photo-mixture", "ddim", [f"lpips={value}"])
         return check_all([asked], write=True)
 
-    with pytest.raises(UsageError, match="Or leave LPIPS out: --set lpips=off"):
+    with pytest.raises(UsageError, match=r"Or leave LPIPS out: --set methods\.lpips=off"):
         checked("on")
     jobs, _ = checked("off")
     assert [study.name for study in jobs[0].studies] == ["methods"]

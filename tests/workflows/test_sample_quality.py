@@ -157,6 +157,32 @@ def test_what_cannot_be_compared_is_refused_before_a_store_is_made(tmp_path, cap
         assert said in capsys.readouterr().err and not (tmp_path / "s").exists()
 
 
+@pytest.mark.follows(
+    " images; give more (--set num_samples).",
+    " are not here. Give a folder of such images: --set sample-quality.reference=FOLDER.",
+    " Leave it out.",
+    " Or leave it out.",
+)
+def test_the_ways_out_of_refusals_are_open(tmp_path, monkeypatch):
+    def planned(model, *settings):
+        arguments = [part for text in ("num_inference_steps=4", *settings) for part in ("--set", text)]
+        return taba("plan", "quality", "--model", model, "--store", tmp_path / "s", *arguments)
+
+    assert planned("photo-mixture", "num_samples=5") == 2 and planned("photo-mixture", "num_samples=6") == 0
+    model, folder = tiny.tiny_unet(tmp_path / "tiny-unet"), tmp_path / "real"
+    folder.mkdir()
+    for index in range(8):
+        Image.new("RGB", (20, 20), (index, 0, 0)).save(folder / f"{index}.png")
+    assert planned(model) == 2 and planned(model, f"sample-quality.reference={folder}") == 0
+    without = "sample-quality.extractors=random-convolutions"
+    monkeypatch.setattr(type(extractor_named("pca-64")), "least_side", 33)
+    assert planned("photo-mixture", "num_samples=6") == 2
+    assert planned("photo-mixture", "num_samples=6", without) == 0
+    monkeypatch.undo()
+    monkeypatch.setattr(type(extractor_named("pca-64")), "why_not", lambda self: "its weights are not here.")
+    assert run(tmp_path / "s") == 2 and run(tmp_path / "s", without) == 0
+
+
 def test_it_is_in_no_group():
     from workflows.analysis.study import GROUPS, find_studies
 
