@@ -19,9 +19,10 @@ class HubFile:
 
     Attributes:
       name: of the file.
-      network: whose weights it holds, such as "AlexNet"; publisher: who made that file, such as "torchvision".
+      network: the network whose weights it holds, such as "AlexNet".
+      publisher: who made that file, such as "torchvision".
       url: where it is downloaded from.
-      sha256: the first digits of its SHA-256 at least.
+      sha256: its SHA-256, or the first digits of it.
     """
 
     name: str
