@@ -48,7 +48,8 @@ from taba_core.stats.trajectory import PathDistance, path_distance_direct
 from taba_core.stats.tree import CANONICAL_BLOCK, MergeTree, Reduced
 from taba_core.stats.triangle import AngleHistogram, Triangle
 from taba_core.stats.values import CosineSimilarity, Quantiles, TopExamples, ValueMean, ValueRange
-from taba_core.stats.verdict import Verdict, all_positive, every, positive
+from taba_core.stats.verdict import all_positive, every, positive
+from taba_core.verdicts import Verdict
 
 __all__ = [
     "CANONICAL_BLOCK",

@@ -16,7 +16,7 @@ from taba_core.stats.estimate import Estimate
 from taba_core.stats.nearest import NOBODY, Nearest
 from taba_core.stats.resample import NUM_REPLICATES, poisson_weights
 from taba_core.stats.tree import MAX_GROUPS
-from taba_core.stats.verdict import Verdict
+from taba_core.verdicts import Verdict
 
 
 def equal_divisions(num_samples: int, count: int) -> NDArray[np.int64]:

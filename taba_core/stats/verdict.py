@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
 
 import numpy as np
 
 from taba_core.errors import UsageError
 from taba_core.stats.estimate import Estimate
-
-Verdict = Literal["holds", "fails", "not resolved"]
+from taba_core.verdicts import Verdict
 
 
 def positive(estimate: Estimate, *, level: float = 0.95) -> Verdict:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from taba_core.stats.verdict import Verdict
+from taba_core.verdicts import Verdict
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing

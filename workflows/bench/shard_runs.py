@@ -242,6 +242,7 @@ def _plan(work: Work) -> Plan:
     planned = [
         PlannedArtifact(
             artifact,
+            work.extent.num_samples,
             work.extent,
             dict.fromkeys(names, work.num_shards),
             MissingShards((shard, tuple(names)) for shard in range(work.num_shards)),

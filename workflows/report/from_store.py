@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from taba_core.errors import UsageError
-from taba_core.stats.verdict import Verdict
 from taba_core.store import Store
 from taba_core.store.address import is_remote
 from taba_core.store.group import LEDGER_DIRECTORY
 from taba_core.store.template import mark_as_no_data
+from taba_core.verdicts import Verdict
 from workflows.analysis.study import studies
 from workflows.execution.engine import RUN_LOG
 

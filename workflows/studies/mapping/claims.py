@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from taba_core.stats.attractors import accuracy, binomial_interval, hits, share_above
-from taba_core.stats.verdict import Verdict, every, positive
+from taba_core.stats.verdict import every, positive
+from taba_core.verdicts import Verdict
 from workflows.analysis.findings import Findings, interval_numbers
 from workflows.studies.mapping.measures import DIRECTIONS, SHOWN, Mapped, Traits
 

@@ -11,7 +11,8 @@ import xarray as xr
 from taba_core.conventions import ForwardLevel
 from taba_core.stats.estimate import Estimate
 from taba_core.stats.floor import correlation_floor
-from taba_core.stats.verdict import Verdict, every, positive
+from taba_core.stats.verdict import every, positive
+from taba_core.verdicts import Verdict
 from workflows.analysis.findings import Findings, interval_numbers
 from workflows.analysis.gaussianity import patch_features
 from workflows.analysis.presentation import Claim

@@ -8,7 +8,8 @@ from itertools import combinations
 import numpy as np
 
 from taba_core.stats.estimate import Estimate
-from taba_core.stats.verdict import Verdict, every, positive
+from taba_core.stats.verdict import every, positive
+from taba_core.verdicts import Verdict
 from workflows.analysis.findings import Findings, interval_numbers
 from workflows.configuration.context import Context
 
