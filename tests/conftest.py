@@ -18,14 +18,6 @@ settings.load_profile("shared machine")
 DATA = Path(__file__).parent / "data"
 
 
-def pytest_collection_modifyitems(items):
-    """Files with long tests come first, so that no process is left with one while the others have nothing to do."""
-    long = {
-        item.path for item in items if item.get_closest_marker("slow") or item.get_closest_marker("cluster")
-    }
-    items.sort(key=lambda item: item.path not in long)
-
-
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     return DATA
