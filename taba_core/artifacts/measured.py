@@ -19,7 +19,6 @@ class Measured(Artifact):
     """
 
     measured: ClassVar[tuple[str, ...]] = ("source",)
-    reads: ClassVar[tuple[str, ...]] = ()
 
     source: SerializeAsAny[Artifact]
     source_kind: str = ""

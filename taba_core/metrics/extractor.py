@@ -22,7 +22,7 @@ class Extractor(Measure):
         """Features of pictures, float32 (n, num_features); a row depends on its own picture only.
 
         Args:
-          pictures: uint8 RGB, (n, 3, H, W), on the device that computes.
+          pictures: uint8 RGB, (n, 3, H, W), on the device that computes; sides of at least `least_side`.
         """
 
 

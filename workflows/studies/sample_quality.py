@@ -15,7 +15,7 @@ from taba_core.artifacts.features import Features
 from taba_core.artifacts.request import Request
 from taba_core.errors import UsageError
 from taba_core.metrics.extractor import Extractor, extractor_named
-from taba_core.models.base import training_photos
+from taba_core.models.base import training_images, training_photos
 from taba_core.models.photos import content_of, load_photos
 from taba_core.stats.estimate import Estimate
 from taba_core.stats.frechet import FrechetDistance
@@ -198,8 +198,6 @@ def _keep(found: Findings, name: str, values: Sequence[Estimate]) -> None:
 
 
 def _some_real(context: Context, count: int) -> Any:
-    from taba_core.models.base import training_images
-
     return None if _options(context).reference is not None else training_images(context.model_spec, count)
 
 

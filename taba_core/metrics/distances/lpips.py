@@ -34,7 +34,11 @@ class Lpips(ImageDistance):
     least_side = 31  # AlexNet's third layer has one position left of 31 pixels, none of 30
 
     def pairs(self, reference: Tensor, estimate: Tensor) -> Tensor:
-        """Pair by pair: a kernel may round otherwise for other numbers of images, and a batch shall equal its items."""
+        """LPIPS of pairs, float32 (n,), of images (n, 3, H, W) in [-1, 1].
+
+        The network sees one pair at a time: a kernel may round otherwise for other numbers of images, and a batch shall
+        equal its items.
+        """
         import torch
 
         from taba_core.models.loading import loading

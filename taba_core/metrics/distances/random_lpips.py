@@ -22,7 +22,7 @@ class RandomLpips(ImageDistance):
     least_side = 8
 
     def pairs(self, reference: Tensor, estimate: Tensor) -> Tensor:
-        """Sum over the two layers."""
+        """Distances of pairs, float32 (n,), of images (n, 3, H, W) in [-1, 1]: the sum over the two layers."""
         import torch
 
         from taba_core.metrics.random_convolutions import layers

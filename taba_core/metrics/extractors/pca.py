@@ -32,7 +32,7 @@ class PrincipalComponents(Extractor):
     least_side = SIDE
 
     def rows(self, pictures: Tensor) -> Tensor:
-        """Projections, computed in float64."""
+        """Coordinates, float32 (n, 64), of uint8 RGB pictures (n, 3, H, W); they are computed in float64."""
         import torch
         import torch.nn.functional as F
 

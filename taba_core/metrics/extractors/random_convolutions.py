@@ -20,7 +20,7 @@ class RandomConvolutions(Extractor):
     least_side = 8
 
     def rows(self, pictures: Tensor) -> Tensor:
-        """Means over positions."""
+        """Means over positions, float32 (n, 128), of uint8 RGB pictures (n, 3, H, W)."""
         import torch
 
         from taba_core.metrics.random_convolutions import layers
