@@ -17,6 +17,7 @@ from taba_core.store.integrity import Defect
 from taba_core.store.place import Place
 from taba_core.store.root import Store
 from taba_core.store.shards import META
+from taba_core.store.trainings import trainings
 
 _NO_DATA = (LEDGER_DIRECTORY, "report")
 
@@ -35,12 +36,14 @@ def audit(store: Store, *, deep: bool = False, forget: bool = False) -> Audit:
     """Check a store.
 
     Args:
-      deep: read every shard, coordinate and result and compare checksums and values with what they must be.
+      deep: read every shard, coordinate, result and trained network, and compare checksums and values with what
+        they must be.
       forget: make damaged shards and results missing, so that the next run computes them; it writes damaged
         coordinates again by itself.
     """
     groups, names = store.artifacts(), store.results()
     problems = [problem for group in groups for problem in group.verify(deep=deep, forget=forget)]
+    runs = trainings(store)
     if deep:
         for group in groups:
             problems += _of_coordinates(group)
@@ -53,7 +56,14 @@ def audit(store: Store, *, deep: bool = False, forget: bool = False) -> Audit:
             problems += found
             if found and forget:
                 (store.place / name).remove_tree()
-        problems += _unknown(store.place, "", {*(g.name for g in groups), *names, *_NO_DATA})
+        for run in runs:
+            changed = list(run.problems())
+            problems += changed
+            if forget:
+                for what in {problem.variable for problem in changed}:
+                    run.forget(what)
+        held = {*(g.name for g in groups), *(run.spec.name for run in runs), *names}
+        problems += _unknown(store.place, "", {*held, *_NO_DATA})
     places = [group.place for group in groups] + ([store.place / name for name in names] if deep else [])
     size = sum(sum(place.walk().values()) for place in places)
     return Audit(tuple(problems), len(groups), len(names), size)

@@ -10,6 +10,7 @@ from taba_core.errors import UsageError
 from taba_core.store.place import read_json
 from taba_core.store.root import Store
 from taba_core.store.shards import SAMPLES_ASKED
+from taba_core.store.trainings import trainings
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -20,7 +21,7 @@ STEPS_PER_BLOCK = 10
 def open_store(
     path: str | os.PathLike[str], chunks: Mapping[str, int] | None = None, *, whole_shards: bool = False
 ) -> xr.DataTree:
-    """Open a store: one node per artifact and per result, lazy (Dask), attributes = the whole spec.
+    """Open a store: one node per artifact, training and result, lazy (Dask), attributes = the whole spec.
 
     A node has the samples that studies asked for (its attribute `samples_asked`: the largest n so far), so its
     statistics are those of the report. Values that were never written are NaN (`region`: 255, `class_id`: the
@@ -48,6 +49,9 @@ def open_store(
         if not whole_shards and "sample" in dataset.dims:
             dataset = dataset.isel(sample=slice(dataset.attrs.get(SAMPLES_ASKED)))
         nodes[group.name] = _lazy(dataset[list(group.variables)], wanted)
+    for run in trainings(store):
+        if run.complete:
+            nodes[run.spec.name] = run.arrays()
     for name in store.results():
         nodes[name] = xr.open_zarr((store.place / name).zarr_store(), consolidated=False, chunks={})
     return xr.DataTree.from_dict({"/": xr.Dataset(attrs=_root_attrs(store)), **nodes})

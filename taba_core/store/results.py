@@ -38,7 +38,7 @@ def write_result(store: Place, name: str, dataset: xr.Dataset, attrs: Mapping[st
         "variables": [str(n) for n in dataset.data_vars],
     }
     with explained(target):
-        files = _encoded(dataset.assign_attrs({**attrs, **marks}))
+        files = encoded(dataset.assign_attrs({**attrs, **marks}))
     meta = parse_json(files[META], target / META)
     meta["attributes"][FILES_CRC] = {name: zlib.crc32(data) for name, data in files.items() if name != META}
     (store / LEDGER_DIRECTORY).make()
@@ -92,7 +92,7 @@ def damage_of(store: Place, name: str) -> list[tuple[Place, str]]:
     return found + [(place / file, f"{file} is not of taba's making") for file in sorted(unknown)]
 
 
-def _encoded(dataset: xr.Dataset) -> dict[str, bytes]:
+def encoded(dataset: xr.Dataset) -> dict[str, bytes]:
     """The files of a dataset as a Zarr v3 group, by path."""
     from zarr.storage import MemoryStore
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from taba_core.artifacts.base import SCHEMA_VERSION, Artifact, kinds
 from taba_core.artifacts.layout import Extent, layout
+from taba_core.artifacts.training import Training
 from taba_core.errors import StoreError, UsageError
 from taba_core.store import template
 from taba_core.store.address import is_remote, place_of
@@ -231,7 +232,7 @@ def _create_root(root: Place) -> None:
 
 def _groups_of_taba(root: Place, names: Sequence[str]) -> set[str]:
     """Those of the names that are groups of artifacts or of results."""
-    known = {*kinds(), "result"}
+    known = {*kinds(), Training.kind, "result"}
     held = root.read_existing(f"{name}/{META}" for name in names)
     found = set()
     for file, data in held.items():

@@ -3,6 +3,9 @@
 A run lasts a number of steps, or a number of seconds. By steps it is reproducible: the same bits on the same kind of
 device, killed and resumed or not. By seconds the learning rate follows the share of the seconds that is used, so the
 run depends on the machine's speed, and only its recorded number of steps says what happened.
+
+Several ranks share a run of a number of steps: each draws the whole batch and keeps its own rows, gradients are
+averaged over the ranks, and every rank holds the same weights. The first rank alone writes.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,7 @@ from torch import Tensor, nn
 from taba_core.errors import WorkError
 from taba_core.training.checkpoint import load_checkpoint, save_checkpoint
 from taba_core.training.draws import step_seed
+from taba_core.training.ranks import ALONE, Ranks
 from taba_core.training.trainee import Trainee
 
 STEPS_BETWEEN_CHECKS = 20  # how often the loss is read, which waits for a GPU
@@ -81,16 +85,25 @@ class Loop:
       settings: how.
       checkpoint: file of the run's state; read if it is there, written at every report.
       say: where a line of text goes.
+      ranks: the processes that share the run, and which of them this is.
     Raises:
       UsageError: the checkpoint is of another run. WorkError: it is damaged.
     """
 
     def __init__(
-        self, trainee: Trainee, module: nn.Module, settings: LoopSettings, checkpoint: Path, say: Say = print
+        self,
+        trainee: Trainee,
+        module: nn.Module,
+        settings: LoopSettings,
+        checkpoint: Path,
+        say: Say = print,
+        *,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.trainee, self.module, self.settings, self.checkpoint, self.say = (
             trainee, module, settings, checkpoint, say,
         )  # fmt: skip
+        self.ranks = ranks
         self.average = copy.deepcopy(module).requires_grad_(False).eval()
         self.progress = Progress()
         self._budget = settings.seconds or 0.0
@@ -104,18 +117,31 @@ class Loop:
         self.optimizer = torch.optim.AdamW(
             self._parameters, lr=settings.learning_rate, weight_decay=0.0, fused=True if on_gpu else None
         )
-        self._loss: Callable[[Mapping[str, Tensor]], Tensor] = _LossModule(trainee, module)
+        self._loss: Callable[[Mapping[str, Tensor]], Tensor] = ranks.shared(_LossModule(trainee, module))
         if settings.compile:
             self._loss = torch.compile(self._loss, dynamic=False)
             self.progress.compiled = True
         self._resume()
 
-    def run(self, report: Callable[[Loop], None], report_seconds: float) -> Progress:
-        """Train to the end; `report` is called every so many seconds, and at the end, after a checkpoint.
+    def run(
+        self,
+        report: Callable[[Loop], None],
+        report_seconds: float,
+        keep: Callable[[Loop], None] = lambda loop: None,
+        kept_steps: Container[int] = (),
+        look: Callable[[Loop], None] = lambda loop: None,
+    ) -> Progress:
+        """Train to the end; `report` is called every so many seconds, and at the end, after the state is saved.
+
+        Args:
+          keep: called when as many steps as one of `kept_steps` are done; 0 is before the first.
+          look: called whenever the loss was read.
 
         Raises:
           WorkError: the loss is NaN or infinite; the last good checkpoint is kept.
         """
+        if self.progress.step in kept_steps:
+            keep(self)
         began = time.monotonic()
         started = began if self._finished() else self._first_step()
         self._budget = max(self._budget - (started - began), 1.0)
@@ -125,9 +151,13 @@ class Loop:
             total, count = total + self._step(self.progress.step), count + 1
             self.progress.step += 1
             self.progress.seconds = before + time.monotonic() - started
-            if self.progress.step % STEPS_BETWEEN_CHECKS == 0 or self._finished():
-                self._record(float(total) / count)
+            kept = self.progress.step in kept_steps
+            if self.progress.step % STEPS_BETWEEN_CHECKS == 0 or kept or self._finished():
+                self._record(self.ranks.mean(total) / count)
                 total, count = torch.zeros_like(total), 0
+                look(self)
+            if kept:
+                keep(self)
             due = time.monotonic() - last_report > report_seconds
             if count == 0 and due and not self._finished():
                 self._save_and(report)
@@ -157,7 +187,7 @@ class Loop:
                 self._trial()
             except Exception as error:  # the compiler raises whatever its parts stumble over
                 self.say(f"torch.compile failed, going on without: {type(error).__name__}: {error}"[:600])
-                self._loss = _LossModule(self.trainee, self.module)
+                self._loss = self.ranks.shared(_LossModule(self.trainee, self.module))
                 self.progress.compiled = False
         else:
             self._trial()
@@ -173,7 +203,7 @@ class Loop:
     def _step(self, step: int) -> Tensor:
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate()
-        torch.manual_seed(step_seed(self.settings.seed, "module", step))  # of dropout
+        torch.manual_seed(step_seed(self.settings.seed, self.ranks.stream("module"), step))  # of dropout
         loss = self._loss(self.trainee.batch(step))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -189,7 +219,8 @@ class Loop:
             kept = f"the state of step {saved} is kept" if saved else "no checkpoint was written yet"
             raise WorkError(
                 f"{self.trainee.recipe.name}: the loss is {loss} at step {self.progress.step}; {kept} "
-                f"({self.checkpoint}). Train with a lower learning rate (--learning-rate)."
+                f"({self.checkpoint}). Train with a lower learning rate (taba train: "
+                "--learning-rate; study training: --set training.learning_rate)."
             )
         self.progress.curve.append((self.progress.step, loss))
 
@@ -198,6 +229,8 @@ class Loop:
         return int(state["progress"]["step"]) if state else 0
 
     def _save_and(self, report: Callable[[Loop], None]) -> None:
+        if not self.ranks.first:
+            return
         if all(bool(p.isfinite().all()) for p in self._parameters):
             save_checkpoint(self.checkpoint, self._state())
         report(self)

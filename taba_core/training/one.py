@@ -20,18 +20,15 @@ from taba_core.models.catalog import load_card
 from taba_core.models.codec import KLCodec
 from taba_core.models.photos import Photo, content_of, load_photos
 from taba_core.models.profile import usable_device
-from taba_core.training.captions import CaptionGrammar
 from taba_core.training.checkpoint import write_text_whole
 from taba_core.training.crops import CropSource
-from taba_core.training.draws import StepDraws
 from taba_core.training.export import load_module, save_network, unpack
 from taba_core.training.heldout import LEVELS, epsilon_errors, examples
-from taba_core.training.latents import latent_pool, standardise
+from taba_core.training.latents import standardise
 from taba_core.training.loop import Loop, LoopSettings, Progress
-from taba_core.training.networks import build_network
 from taba_core.training.pictures import COLUMNS, real, samples, save_grid
+from taba_core.training.prepare import Preparation
 from taba_core.training.recipe import recipe_named
-from taba_core.training.trainee import AutoencoderTrainee, CropStream, DenoiserTrainee, LatentPool, Trainee
 
 HELD_OUT_SEED, PICTURE_SEED = 7, 3
 MEASURING_SHARE = 0.1  # of the time, at most, goes into measuring the network while it is trained
@@ -99,16 +96,12 @@ class _Training:
         _set_up(self.on_gpu, deterministic=run.steps is not None)
 
     def train(self) -> Path:
-        grammar = CaptionGrammar([photo.name for photo in self.photos])
-        module: Any = build_network(self.recipe, self.run.seed, vocabulary=len(grammar.vocabulary)).to(
-            self.device
-        )
-        if self.on_gpu:
-            module = module.to(memory_format=torch.channels_last)
-        if self.recipe.family == "dit":
-            module.eval()  # its own label dropout draws from no counted stream; rows are dropped by ours
         settings = self._settings()
-        trainee = self._trainee(grammar, settings)
+        ready = Preparation(
+            self.recipe, self.photos, self.run.seed, settings.batch_size, self.device, pool=self.run.pool
+        )
+        module = ready.network()
+        trainee = ready.trainee(self._autoencoder, self.say)
         count = sum(p.numel() for p in module.parameters())
         self.say(f"{count:,} parameters on {self.device}, batch {settings.batch_size}")
         loop = Loop(trainee, module, settings, self.run.out / "checkpoints" / f"{self.run.name}.pt", self.say)
@@ -133,23 +126,6 @@ class _Training:
             seconds=seconds,
             compile=self.on_gpu if run.compile is None else run.compile,
         )
-
-    def _trainee(self, grammar: CaptionGrammar, settings: LoopSettings) -> Trainee:
-        source = CropSource(self.photos, "training", device=self.device)
-        draws = StepDraws(self.run.seed, settings.batch_size, self.device)
-        autocast = torch.bfloat16 if self.on_gpu else None
-        if self.recipe.autoencoder is not None:
-            latents, photo = latent_pool(
-                self._autoencoder(), source, self.run.pool, seed=self.run.seed, device=self.device
-            )
-            self.say(f"pool of {len(latents):,} latents, std {latents.std():.3f}")
-            pool = LatentPool(latents, photo, draws)
-            return DenoiserTrainee(self.recipe, draws, pool, autocast=autocast)
-        stream = CropStream(source, draws, self.recipe.image_size)
-        if self.recipe.family == "autoencoder":
-            return AutoencoderTrainee(self.recipe, draws, stream, autocast=autocast)
-        captions = grammar if self.recipe.family == "if" else None
-        return DenoiserTrainee(self.recipe, draws, stream, captions=captions, autocast=autocast)
 
     def _autoencoder(self) -> Path:
         path = self.run.out / f"{self.recipe.autoencoder}.safetensors"

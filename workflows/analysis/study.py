@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from taba_core.artifacts.request import Request
+    from taba_core.artifacts.training import Training
     from taba_core.store import Store
     from workflows.analysis.inputs import Inputs
     from workflows.analysis.presentation import Claim, Figure, Section, Table
@@ -45,6 +46,8 @@ class Study(ABC):
     costly: ClassVar[bool] = False
     # Asked by its name only, in no group: it needs something that not every model has.
     by_name_only: ClassVar[bool] = False
+    # Asks networks that are trained in the store; the model it takes where the user names none.
+    trained_model: ClassVar[str] = ""
     # Raise it when the numbers of a finished study would change: stored results of another version are not read.
     version: ClassVar[int] = 1
     # What it reads alone, set as STUDY.OPTION=VALUE; and which settings of the analysis its numbers depend on.
@@ -62,6 +65,10 @@ class Study(ABC):
     @abstractmethod
     def present(self, results: Sequence[xr.Dataset]) -> Section:
         """Tables, figures and claims from stored results alone; one result a model (or setting)."""
+
+    def trainings(self, context: Context) -> tuple[Training, ...]:
+        """Trainings whose networks the study asks; they are trained before the plan is made."""
+        return ()
 
     def check_runnable(self, context: Context) -> None:  # noqa: B027  most studies need nothing of their own
         """Refuse (UsageError) what this study can plan here but not run: something of its own that is missing."""

@@ -15,6 +15,7 @@ from taba_core.store.integrity import orphans
 from taba_core.store.journal import FOLDER
 from taba_core.store.lease import hold, is_held
 from taba_core.store.place import Place
+from taba_core.store.trainings import trainings
 from workflows.analysis.study import studies
 from workflows.execution.engine import RUN_LOG
 from workflows.execution.watch.runlog import LOGS
@@ -69,14 +70,17 @@ def collect_garbage(
 
 
 def named(store: Store, name: str) -> Waste:
-    """One artifact with its receipts, or one result.
+    """One artifact with its receipts, one training, or one result.
 
     Raises:
       UsageError: there is none of that name.
     """
     artifacts = {group.name: group for group in store.artifacts()}
+    runs = [run.spec.name for run in trainings(store)]
+    if name in runs:
+        return _tree("training", store.place / name, "as asked; what was made with its networks stays")
     if name not in artifacts and name not in store.results():
-        raise unknown_name("artifact or result", name, [*artifacts, *store.results()])
+        raise unknown_name("artifact or result", name, [*artifacts, *runs, *store.results()])
     if name not in artifacts:
         return _tree("result", store.place / name, "as asked")
     made_of_it = [g.name for g in artifacts.values() if name in {s.name for s in g.artifact.sources()}]

@@ -127,10 +127,10 @@ class Question:
 
     def parts(self, budget: str | None = None) -> list[Asked]:
         """The question of each model; see `workflows.planning.jobs.each_model`."""
-        from workflows.planning.jobs import Asked, each_model
+        from workflows.planning.jobs import Asked, default_model, each_model
 
         asked = Asked(self.studies, self.store, "", self.method, self.set_ or [], self.weights, budget=budget)
-        return each_model(asked, self.model or [EMBEDDED_DEFAULT])
+        return each_model(asked, self.model or [default_model(self.studies, EMBEDDED_DEFAULT)])
 
 
 @dataclass(frozen=True)

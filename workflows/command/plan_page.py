@@ -11,6 +11,8 @@ from taba_core.artifacts.inversion import Inversion
 from taba_core.conventions import UNGUIDED
 from taba_core.errors import UsageError
 from taba_core.models.weights import status
+from taba_core.store import Store
+from taba_core.store.trainings import training_folder
 from workflows.configuration.prompt_list import prompt_note
 from workflows.planning.budget import over_budget
 from workflows.planning.jobs import Asked, Job, check_all, notes_of
@@ -19,6 +21,7 @@ from workflows.planning.stages import Machines, Timetable, timetable
 from workflows.text import bytes_text, count_text, duration_text, print_table
 
 _DEFAULT_METHOD = "ddim"  # of `taba run`
+_EVALUATIONS_OF_A_TRAINED_IMAGE = 3  # a backward pass takes as long as two forward passes
 
 
 def print_plan(parts: list[Asked], machines: Machines | None, *, as_json: bool) -> None:
@@ -41,6 +44,7 @@ def print_plan(parts: list[Asked], machines: Machines | None, *, as_json: bool) 
     print()
     for index, plan in enumerate(plans):
         _print_what(plan)
+        _print_trainings(jobs[index], store)
         if (
             len(plans) == 1
         ):  # artifacts of several models would hide the totals; ask for one model to see its own
@@ -64,6 +68,21 @@ def _print_what(plan: Plan) -> None:
         print(f"guidance: {guidance}; a prediction under a scale other than 1 takes two network evaluations")
     if note := prompt_note(plan.context.prompts):
         print(f"prompts: {note}")
+
+
+def _print_trainings(job: Job, store: Store | None) -> None:
+    """Trainings that come first, and what they cost: three evaluations an image, forward and backward."""
+    for spec in job.trainings:
+        folder = None if store is None else training_folder(store, spec)
+        done = folder is not None and folder.complete
+        images = spec.images(spec.steps)
+        hours = images * _EVALUATIONS_OF_A_TRAINED_IMAGE * job.context.card.cost.image_seconds / 3600
+        kind = "CPU-hours (one core)" if job.context.card.runs_anywhere else "GPU-hours"
+        print(
+            f"training, seed {spec.seed}: {spec.steps:,} steps of {spec.batch_size} images, {len(spec.checkpoints)} "
+            f"networks kept: {count_text(images)} images, about {hours:.2f} {kind}"
+            f"{', done' if done else ', before anything else'}"
+        )
 
 
 def _print_artifacts(plan: Plan) -> None:

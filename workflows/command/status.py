@@ -11,6 +11,7 @@ from taba_core.errors import UsageError
 from taba_core.store import Store
 from taba_core.store.address import is_remote
 from taba_core.store.lease import hold
+from taba_core.store.trainings import TrainingFolder, trainings
 from workflows.execution.watch.status_file import read_status, status_lines
 from workflows.text import bytes_text, print_table
 
@@ -41,8 +42,23 @@ def print_status(path: str) -> None:
                 state += f", first {array.samples_asked} samples only"
             rows.append((group.name, name, f"{array.num_asked - absent}/{array.num_asked}", state))
     print_table(("artifact", "variable", "shards", "state"), rows)
+    runs = trainings(store)
+    if runs:
+        kept = [(run, sum(run.facts(step) is not None for step in run.spec.checkpoints)) for run in runs]
+        print()
+        print_table(
+            ("training", "networks kept", "state"),
+            [(run.spec.name, f"{n}/{len(run.spec.checkpoints)}", _state(run)) for run, n in kept],
+        )
     results = store.results()
     print(f"\n{len(results)} results: {', '.join(results) or 'none yet'}")
+
+
+def _state(run: TrainingFolder) -> str:
+    if run.complete:
+        return "complete"
+    progress = run.read_progress()
+    return f"step {progress['step']} of {progress['steps']}" if progress else "not begun"
 
 
 def print_verification(path: str, *, deep: bool, forget: bool) -> None:

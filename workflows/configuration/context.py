@@ -45,13 +45,15 @@ _OVERRIDES = ("network_time", "levels", "sampling_x0_rule", "inversion_x0_rule",
 class Context:
     """A model's card, the inversion method, and the user's settings.
 
-    `model`: a card's name, or the path of a user's card or diffusers directory; `weights`: in place of those fetched.
+    `model`: a card's name, or the path of a user's card or diffusers directory; `weights`: in place of those fetched;
+    `store`: where networks are trained that a study asks, "" for nowhere.
     """
 
     model: str
     method: str
     settings: Settings
     weights: str | None = None
+    store: str = ""
 
     @cached_property
     def card(self) -> Card:

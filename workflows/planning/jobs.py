@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from taba_core.artifacts.training import Training
 from taba_core.errors import UsageError
 from taba_core.models.base import model_notes
 from taba_core.store import Store
@@ -52,9 +53,20 @@ class Job:
     context: Context
     studies: list[Study]
 
+    @property
+    def trainings(self) -> list[Training]:
+        """Trainings whose networks the job asks, each once."""
+        return list(dict.fromkeys(spec for study in self.studies for spec in study.trainings(self.context)))
+
     def plan(self, store: Store | None) -> Plan:
         """What the job misses in a store; see `workflows.planning.plan.make_plan`."""
         return make_plan(self.context, self.studies, store)
+
+
+def default_model(names: list[str], usual: str) -> str:
+    """The model that is asked where the user names none: the usual one, or that of studies that train their own."""
+    trained = {study.trained_model for study in find_studies(names)}
+    return trained.pop() if len(trained) == 1 and "" not in trained else usual
 
 
 def each_model(asked: Asked, models: list[str]) -> list[Asked]:
@@ -84,7 +96,7 @@ def check(asked: Asked) -> Job:
       UsageError: unknown names or impossible values.
     """
     chosen = find_studies(asked.studies)
-    context = Context(asked.model, asked.method, read_settings(asked.assignments), asked.weights)
+    context = Context(asked.model, asked.method, read_settings(asked.assignments), asked.weights, asked.store)
     context.chosen.check()
     context.chosen.check_guidance(context.guidance)
     if asked.as_in_paper:
@@ -110,7 +122,8 @@ def check_all(parts: list[Asked], *, write: bool) -> tuple[list[Job], Store | No
     path = jobs[0].asked.store
     if write:
         for job in jobs:
-            job.context.check_runnable()
+            if not all(study.trained_model for study in job.studies):
+                job.context.check_runnable()
             for study in job.studies:
                 study.check_runnable(job.context)
         return jobs, Store.open(path, mode="a")
