@@ -1,4 +1,4 @@
-"""Train one network of the box: data, loop, reports, and its file."""
+"""Train one network: data, loop, reports, and its file."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,10 @@ from taba_core.errors import UsageError
 from taba_core.models.base import load_model
 from taba_core.models.catalog import load_card
 from taba_core.models.codec import KLCodec
-from taba_core.models.photos import Photo, content_of, load_photos
 from taba_core.models.profile import usable_device
 from taba_core.training.captions import CaptionGrammar
 from taba_core.training.checkpoint import write_text_whole
-from taba_core.training.crops import CropSource
+from taba_core.training.data import source_for
 from taba_core.training.draws import StepDraws
 from taba_core.training.export import load_module, save_network, unpack
 from taba_core.training.heldout import LEVELS, epsilon_errors, examples
@@ -31,7 +29,7 @@ from taba_core.training.loop import Loop, LoopSettings, Progress
 from taba_core.training.networks import build_network
 from taba_core.training.pictures import COLUMNS, real, samples, save_grid
 from taba_core.training.recipe import recipe_named
-from taba_core.training.trainee import AutoencoderTrainee, CropStream, DenoiserTrainee, LatentPool, Trainee
+from taba_core.training.trainee import AutoencoderTrainee, DenoiserTrainee, ImageStream, LatentPool, Trainee
 
 HELD_OUT_SEED, PICTURE_SEED = 7, 3
 MEASURING_SHARE = 0.1  # of the time, at most, goes into measuring the network while it is trained
@@ -45,10 +43,12 @@ class OneRun:
     Attributes:
       name: of the recipe.
       out: folder of all files of the box.
-      seconds, steps: how long; exactly one of them.
+      seconds, steps: how long; one of them, or neither where the recipe has a length of its own.
       device: cpu, cuda or cuda:N.
       seed: of the training.
       photos: "builtin" or a folder.
+      data: source of the images; None for the recipe's.
+      data_path: where they lie; None for the default place.
       batch_size: None for the recipe's.
       learning_rate: None for the recipe's.
       compile: whether the loss is compiled; None: on a GPU.
@@ -65,6 +65,8 @@ class OneRun:
     device: str = "cpu"
     seed: int = 0
     photos: str = "builtin"
+    data: str | None = None
+    data_path: str | None = None
     batch_size: int | None = None
     learning_rate: float | None = None
     compile: bool | None = None
@@ -78,9 +80,12 @@ def train_one(run: OneRun) -> Path:
     """Train one network; the path of its file. The same call goes on where a killed one stopped.
 
     Raises:
-      UsageError: neither or both of seconds and steps, an unknown name, a device that is not here, no autoencoder yet.
+      UsageError: neither or both of seconds and steps, an unknown name, a device that is not here, images that are not
+        here or do not fit, no autoencoder yet.
       WorkError: a NaN loss, a full disk, a damaged checkpoint.
     """
+    if run.seconds is None and run.steps is None:
+        run = replace(run, steps=recipe_named(run.name).steps)
     if (run.seconds is None) == (run.steps is None):
         raise UsageError("give either a time budget (seconds) or a number of steps, not both or neither.")
     return _Training(run).train()
@@ -91,7 +96,7 @@ class _Training:
         self.started = time.monotonic()
         self.run, self.recipe = run, recipe_named(run.name)
         self.device = usable_device(run.device)
-        self.photos: Sequence[Photo] = load_photos(run.photos)
+        self.source = source_for(self.recipe, run.data, run.data_path, run.photos)
         self.file = run.out / f"{run.name}.safetensors"
         self.on_gpu = self.device.type == "cuda"
         self.measured: dict[str, Any] = {}
@@ -99,7 +104,7 @@ class _Training:
         _set_up(self.on_gpu, deterministic=run.steps is not None)
 
     def train(self) -> Path:
-        grammar = CaptionGrammar([photo.name for photo in self.photos])
+        grammar = CaptionGrammar(self.source.names)
         module: Any = build_network(self.recipe, self.run.seed, vocabulary=len(grammar.vocabulary)).to(
             self.device
         )
@@ -131,21 +136,27 @@ class _Training:
             learning_rate=run.learning_rate or recipe.learning_rate,
             steps=run.steps,
             seconds=seconds,
+            warmup_steps=recipe.warmup_steps,
+            rate_fall=recipe.rate_fall,
+            ema=recipe.ema,
+            ema_warmup=recipe.ema_warmup,
+            clip=recipe.clip,
+            data=self.source.fingerprint,
             compile=self.on_gpu if run.compile is None else run.compile,
         )
 
     def _trainee(self, grammar: CaptionGrammar, settings: LoopSettings) -> Trainee:
-        source = CropSource(self.photos, "training", device=self.device)
+        part = self.source.part("training", device=self.device)
         draws = StepDraws(self.run.seed, settings.batch_size, self.device)
-        autocast = torch.bfloat16 if self.on_gpu else None
+        autocast = torch.bfloat16 if self.on_gpu and self.recipe.precision == "bf16" else None
         if self.recipe.autoencoder is not None:
             latents, photo = latent_pool(
-                self._autoencoder(), source, self.run.pool, seed=self.run.seed, device=self.device
+                self._autoencoder(), part, self.run.pool, seed=self.run.seed, device=self.device
             )
             self.say(f"pool of {len(latents):,} latents, std {latents.std():.3f}")
             pool = LatentPool(latents, photo, draws)
             return DenoiserTrainee(self.recipe, draws, pool, autocast=autocast)
-        stream = CropStream(source, draws, self.recipe.image_size)
+        stream = ImageStream(part, draws, self.recipe.image_size)
         if self.recipe.family == "autoencoder":
             return AutoencoderTrainee(self.recipe, draws, stream, autocast=autocast)
         captions = grammar if self.recipe.family == "if" else None
@@ -180,8 +191,8 @@ class _Training:
     def _facts(self, progress: Progress, settings: LoopSettings) -> dict[str, Any]:
         thinned = max(len(progress.curve) // 200, 1)
         return {
-            "photos": [photo.name for photo in self.photos],
-            "photos_fingerprint": content_of(self.photos).fingerprint,
+            "data": self.source.name,
+            **self.source.facts(),
             "seed": self.run.seed,
             "steps": progress.step,
             "batch_size": settings.batch_size,
@@ -197,8 +208,8 @@ class _Training:
 
     def _standardised(self, average: Any) -> Any:
         module = copy.deepcopy(average)
-        source = CropSource(self.photos, "training", device=self.device)
-        crops = source.counted(range(STANDARDISED_ON), self.recipe.image_size, seed=0, stream="scale")
+        part = self.source.part("training", device=self.device)
+        crops = part.counted(range(STANDARDISED_ON), self.recipe.image_size, seed=0, stream="scale")
         standardise(module, crops.images)
         return module
 
@@ -210,18 +221,18 @@ class _Training:
         place = str(unpack(self.file, self.run.out / f"trained-{self.run.name}", autoencoder=autoencoder))
         model: Any = load_model(place, device=str(self.device))
         card = load_card(place)
-        given = examples(model, card, self.photos, self.run.held_out, region="held-out", seed=HELD_OUT_SEED)
+        given = examples(model, card, self.source, self.run.held_out, region="held-out", seed=HELD_OUT_SEED)
         errors = epsilon_errors(model, card, given, seed=HELD_OUT_SEED)
         if draw:
-            made = samples(model, card, self.photos, self.run.picture_rows * COLUMNS, seed=PICTURE_SEED)
-            kept = real(card, self.photos, 2 * COLUMNS, seed=PICTURE_SEED)
+            made = samples(model, card, self.source, self.run.picture_rows * COLUMNS, seed=PICTURE_SEED)
+            kept = real(card, self.source, 2 * COLUMNS, seed=PICTURE_SEED)
             save_grid(self.file.with_suffix(".png"), [made, kept])
         return {"held_out_levels": list(LEVELS), "held_out_errors": [round(error, 5) for error in errors]}
 
     def _reconstruction(self, draw: bool) -> dict[str, Any]:
         module, recipe, _ = load_module(self.file)
         codec = KLCodec(module.to(self.device), float(module.config.scaling_factor))
-        crops = CropSource(self.photos, "held-out").counted(
+        crops = self.source.part("held-out").counted(
             range(self.run.held_out), recipe.image_size, seed=HELD_OUT_SEED, stream="held-out"
         )
         latents = codec.encode(crops.images)
