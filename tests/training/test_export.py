@@ -79,9 +79,12 @@ def test_the_ordinary_loader_predicts_what_the_file_holds(name, tmp_path, autoen
     assert (found - expected).abs().max() < 1e-5
 
 
-def test_a_network_on_latents_needs_its_autoencoder(tmp_path):
+@pytest.mark.follows(" works on latents; give the file of its autoencoder.")
+def test_a_network_on_latents_needs_its_autoencoder(tmp_path, autoencoder):
     with pytest.raises(UsageError, match="photo-dit works on latents; give the file of its autoencoder"):
         unpack(saved("photo-dit", tmp_path), tmp_path / "photo-dit")
+    unpack(saved("photo-dit", tmp_path), tmp_path / "mine", autoencoder=autoencoder)
+    assert load_card(str(tmp_path / "mine")).family == "dit"
 
 
 def test_a_file_of_something_else_is_refused(tmp_path):
