@@ -118,6 +118,7 @@ def unet_config(flags: AdmFlags) -> dict[str, Any]:
         attn_norm_num_groups=NORM_GROUPS,  # else the middle attention loses its norm under scale_shift
         norm_eps=1e-5,
         attention_head_dim=None,
+        dropout=flags.dropout,
         num_class_embeds=flags.num_classes if flags.class_cond else None,
         freq_shift=0,
         flip_sin_to_cos=True,

@@ -40,7 +40,7 @@ class AdmFlags(BaseModel):
     learn_sigma: bool = Field(default=True, description="three more outputs, for the variance")
     class_cond: bool = Field(default=False, description="an embedding of the class is added to the time's")
     num_classes: int = Field(default=1000, ge=1, description="classes, with class_cond")
-    dropout: float = Field(default=0.0, ge=0, lt=1, description="of training; without effect here")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="of training; a loaded network has none")
 
     @field_validator("channel_mult", "attention_resolutions", mode="before")
     @classmethod

@@ -191,7 +191,7 @@ def training_photos(spec: ModelSpec) -> str | None:
     """The photographs whose crops a model was made from: "builtin" or a folder; None if it was made from others."""
     if spec.name == "photo-mixture":
         return spec.location or "builtin"
-    return "builtin" if card_of(spec).weights.source == "package" else None
+    return "builtin" if card_of(spec).weights.source in ("package", "trained") else None
 
 
 def model_notes(spec: ModelSpec) -> tuple[str, ...]:

@@ -90,11 +90,12 @@ class WeightsCard(_CardPart):
     """Where the weights come from.
 
     embedded: there are none, the denoiser is a closed form; package: files that are installed with taba; url, hub:
-    to fetch from a plain URL or a hub repository; path: a file or directory of the user's.
+    to fetch from a plain URL or a hub repository; path: a file or directory of the user's; trained: made by a training
+    of the user's own, one network of every checkpoint, and given by their place.
     """
 
-    source: Literal["embedded", "package", "url", "hub", "path"]
-    location: str = Field(default="", description="package: below taba_core/models/box")
+    source: Literal["embedded", "package", "url", "hub", "path", "trained"]
+    location: str = Field(default="", description="package: below taba_core/models/box; trained: empty")
     revision: str = Field(default="main", description="hub: branch, tag or commit")
     files: tuple[str, ...] = Field(default=(), description="hub: patterns of the files needed; () is all")
     bytes: int = Field(default=0, ge=0, description="about what is downloaded")
@@ -156,8 +157,8 @@ class Card(_CardPart):
     @property
     def runs_anywhere(self) -> bool:
         """Whether it runs on any machine, in minutes on a CPU, with nothing to fetch: a closed form or a small network
-        whose weights come with taba."""
-        return self.embedded or self.weights.source == "package"
+        whose weights come with taba or are trained there."""
+        return self.embedded or self.weights.source in ("package", "trained")
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Card:

@@ -37,8 +37,14 @@ def weights_folder() -> Path:
 
 
 def stored_at(card: Card) -> Path:
-    """Where the weights of a card lie once they are fetched, or where the user's card says they are."""
+    """Where the weights of a card lie once they are fetched, or where the user's card says they are.
+
+    Raises:
+      UsageError: a network that is trained: its weights lie where its training puts them.
+    """
     weights = card.weights
+    if weights.source == "trained":
+        raise UsageError(f"weights of {card.title} have no place of their own: {_not_trained(card)}.")
     if weights.source == "package":
         return BOX / weights.location
     if weights.source == "path":
@@ -50,8 +56,15 @@ def stored_at(card: Card) -> Path:
     return weights_folder() / urlsplit(weights.location).path.strip("/").replace("/", "--")
 
 
+def _not_trained(card: Card) -> str:
+    """What to do about weights that nobody has trained, a phrase."""
+    return f"not trained yet: taba run training --model {card.name}"
+
+
 def found_nowhere(card: Card) -> str:
     """What to do about weights that are not fetched and not where they should be, a phrase."""
+    if card.weights.source == "trained":
+        return f"`taba run training --model {card.name}` makes them"
     if card.weights.source == "package":
         return "they come with taba: install it again"
     return f"its card says {card.weights.location}; correct the card"
@@ -59,15 +72,19 @@ def found_nowhere(card: Card) -> str:
 
 def locate(card: Card) -> Path | None:
     """The card's weights on this machine, a file or a directory; None if they are not here."""
+    if card.embedded or card.weights.source == "trained":
+        return None
     path = stored_at(card)
     # A link that leads nowhere is not missing weights but damaged ones, and is named.
-    return path if not card.embedded and (path.exists() or path.is_symlink()) else None
+    return path if path.exists() or path.is_symlink() else None
 
 
 def status(card: Card) -> str:
     """One phrase for listings: "none needed", "present", "damaged" and why, or "missing" and the command."""
     if card.embedded:
         return "none needed"
+    if card.weights.source == "trained":
+        return _not_trained(card)
     if (found := locate(card)) is not None:
         here = "in the package" if card.weights.source == "package" else "present"
         return f"damaged: {why}" if (why := why_unusable(card, found)) else here
@@ -110,7 +127,8 @@ def require_weights(card: Card, given: str | Path | None = None) -> Path:
         )
         if card.weights.gated:
             how = f"accept the licence at {card.weights.licence_page}, then {how}"
-        raise UsageError(f"weights of {card.title} are not here ({stored_at(card)}): {how}.")
+        where = "not trained yet" if card.weights.source == "trained" else stored_at(card)
+        raise UsageError(f"weights of {card.title} are not here ({where}): {how}.")
     if why := why_unusable(card, found):
         again = f" To fetch it again: delete {found}, then `taba fetch {card.name}`."
         raise UsageError(why + again * card.weights.fetched)

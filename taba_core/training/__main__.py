@@ -10,12 +10,13 @@ import sys
 from pathlib import Path
 
 from taba_core.errors import TabaError
-from taba_core.training.box import BoxRun, failed, train_box
+from taba_core.training.box import BoxRun, check_data, failed, train_box
 from taba_core.training.one import OneRun, train_one
 
 # Options of one network's training that `box` passes on.
 _SHARED = (
-    "seed", "photos", "batch_size", "learning_rate", "compile", "pool", "held_out", "picture_rows", "report_seconds",
+    "seed", "photos", "data", "data_path", "batch_size", "learning_rate", "compile", "pool", "held_out",
+    "picture_rows", "report_seconds",
 )  # fmt: skip
 
 
@@ -33,6 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
         box = BoxRun(
             given.out, given.minutes, given.steps, names, given.device, given.parallel, tuple(options)
         )
+        chosen = {name: shared[name] for name in ("data", "data_path", "photos") if name in shared}
+        check_data(box, **chosen)
         return 3 if failed(train_box(box)) else 0
     except TabaError as error:
         print(f"taba: error: {error}", file=sys.stderr)
@@ -60,6 +63,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--parallel", action=argparse.BooleanOptionalAction, help="box: train at once")
     parser.add_argument("--seed", type=int)
     parser.add_argument("--photos", help="a folder of photographs; the embedded ones if left out")
+    parser.add_argument("--data", help="a source of images in place of the recipe's")
+    parser.add_argument("--data-path", help="where the images lie; $TABA_CACHE/datasets/NAME if left out")
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--learning-rate", type=float)
     parser.add_argument(

@@ -17,7 +17,8 @@ from typing import IO, Any
 
 from taba_core.errors import UsageError
 from taba_core.training.checkpoint import write_text_whole
-from taba_core.training.recipe import Recipe, recipe_named, recipes
+from taba_core.training.data import source_for
+from taba_core.training.recipe import Recipe, box_recipes, recipe_named, recipes
 
 AUTOENCODER_SHARE = 0.3  # of the minutes when everything runs at once; latent networks have the rest
 FINISH_SECONDS = {"cuda": 15.0, "cpu": 60.0}  # kept of a budget for writing and measuring at its end
@@ -31,8 +32,9 @@ class BoxRun:
 
     Attributes:
       out: folder of all files.
-      minutes: time budget of everything together; or `steps` for each network.
-      names: recipes; () is all. Autoencoders that these need and that are not there yet are trained too.
+      minutes: time budget of everything together; or `steps` for each network; or neither, where every network's
+        training has a length of its own.
+      names: recipes; () is those of the box. Autoencoders that these need and that are not there yet are trained too.
       device: cpu, cuda or cuda:N.
       parallel: whether networks train at once; None: on a GPU.
       options: further options of each network's training, as the command line of this package spells them.
@@ -63,19 +65,32 @@ def train_box(run: BoxRun) -> dict[str, str]:
     that `--model` takes (of photo-adm: its card.yaml).
 
     Raises:
-      UsageError: neither or both of minutes and steps, or an unknown name.
+      UsageError: both of minutes and steps, or neither for a network without a length of its own; an unknown name.
     """
-    if (run.minutes is None) == (run.steps is None):
-        raise UsageError("give either --minutes or --steps, not both or neither.")
     wanted = _wanted(run)
+    lengths = (run.minutes is not None) + (run.steps is not None)
+    if lengths > 1 or (lengths == 0 and any(recipe.steps is None for recipe in wanted)):
+        raise UsageError("give either --minutes or --steps, not both or neither.")
     run.out.mkdir(parents=True, exist_ok=True)
     with (run.out / "box.log").open("a", encoding="utf-8") as log:
         return _Box(run, wanted, log).train()
 
 
+def check_data(
+    run: BoxRun, *, data: str | None = None, data_path: str | None = None, photos: str = "builtin"
+) -> None:
+    """Refuse images that are not here, or that a network of a run cannot take, before any is trained.
+
+    Raises:
+      UsageError: as `source_for`.
+    """
+    for recipe in _wanted(run):
+        source_for(recipe, data, data_path, photos)
+
+
 def _wanted(run: BoxRun) -> list[Recipe]:
     """The recipes in an order in which autoencoders come before what needs them."""
-    chosen = {name: recipe_named(name) for name in run.names or tuple(recipes())}
+    chosen = {name: recipe_named(name) for name in run.names or tuple(box_recipes())}
     for recipe in list(chosen.values()):
         needed = recipe.autoencoder
         if needed is not None and not (run.out / f"{needed}.safetensors").is_file():
@@ -130,7 +145,7 @@ class _Box:
         command += ["--device", self.run.device, *self.run.options]
         seconds = self._seconds(recipe)
         if seconds is None:
-            command += ["--steps", str(self.run.steps)]
+            command += ["--steps", str(self.run.steps or recipe.steps)]
         else:
             command += ["--seconds", f"{seconds:.1f}"]
         with log.open("ab") as stream:

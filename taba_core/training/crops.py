@@ -18,6 +18,7 @@ from taba_core import rng
 from taba_core.errors import UsageError
 from taba_core.models.crops import MAX_CROP, MIN_CROP
 from taba_core.models.photos import Photo
+from taba_core.training.draws import StepDraws
 
 # Axes: B crops, S pixels of a crop's side after averaging.
 
@@ -31,7 +32,7 @@ class Crops(NamedTuple):
 
     Attributes:
       images: (B, 3, S, S), float32 in [-1, 1].
-      photo: index of the photograph, int64 (B,).
+      photo: index of the photograph, int64 (B,); of a data set's image its class.
       side: pixels of the crop's side in the photograph, float64 (B,).
     """
 
@@ -66,6 +67,11 @@ class CropSource:
         self._start = torch.tensor(starts, device=self.device)
         self._height = torch.tensor([p.shape[0] for p in parts], device=self.device)
         self._width = torch.tensor([p.shape[1] for p in parts], device=self.device)
+
+    def drawn(self, draws: StepDraws, step: int, size: int) -> Crops:
+        """The crops of a step: photograph and place of each row are drawn by the step's numbers."""
+        photo = draws.integers(step, "photo", len(self.names))
+        return self.at(photo, draws.uniform(step, "crop", (4,)), size)
 
     def counted(
         self, ids: Sequence[int] | NDArray[np.integer], size: int, *, seed: int, stream: str

@@ -20,6 +20,7 @@ from taba_core.models.adm_flags import adm_flags
 from taba_core.models.adm_weights import origins, to_openai
 from taba_core.training.captions import CaptionGrammar
 from taba_core.training.checkpoint import write_whole
+from taba_core.training.data import PHOTOGRAPHS
 from taba_core.training.networks import build_network
 from taba_core.training.recipe import Recipe
 
@@ -34,7 +35,7 @@ def save_network(path: Path, module: nn.Module, recipe: Recipe, facts: Mapping[s
 
     Args:
       module: the weights to keep.
-      facts: what else the metadata say; JSON, with `photos`, the names of the photographs.
+      facts: what else the metadata say; JSON, with `photos`, the names of the photographs, where it is trained on them.
     Raises:
       WorkError: the disk is full or not writable.
     """
@@ -61,7 +62,7 @@ def read_network(path: Path) -> tuple[dict[str, Tensor], Recipe, dict[str, Any]]
 def load_module(path: Path) -> tuple[Any, Recipe, dict[str, Any]]:
     """(module, recipe, facts): the network of a file, float32 on the CPU, in evaluation mode."""
     state, recipe, facts = read_network(path)
-    module = build_network(recipe, 0, vocabulary=len(CaptionGrammar(facts["photos"]).vocabulary))
+    module = build_network(recipe, 0, vocabulary=len(_grammar(facts).vocabulary))
     module.load_state_dict(state)
     return module.eval().requires_grad_(False), recipe, facts
 
@@ -80,12 +81,12 @@ def unpack(path: Path, directory: Path, *, autoencoder: Path | None = None) -> P
     module, recipe, facts = load_module(path)
     directory.mkdir(parents=True, exist_ok=True)
     if recipe.family == "adm":
-        return _adm(module, recipe, directory)
+        return _adm(module, recipe, directory, str(facts.get("data", PHOTOGRAPHS)))
     parts: dict[str, tuple[str, Any]] = {}
     if recipe.family == "if":
         parts |= {"unet": ("diffusers", module.unet), "text_encoder": ("transformers", module.text_encoder)}
         (directory / "tokenizer").mkdir(exist_ok=True)
-        CaptionGrammar(facts["photos"]).tokenizer().save(str(directory / "tokenizer" / "tokenizer.json"))
+        _grammar(facts).tokenizer().save(str(directory / "tokenizer" / "tokenizer.json"))
     else:
         if autoencoder is None:
             raise UsageError(f"{recipe.name} works on latents; give the file of its autoencoder.")
@@ -99,7 +100,16 @@ def unpack(path: Path, directory: Path, *, autoencoder: Path | None = None) -> P
     return directory
 
 
-def _adm(module: nn.Module, recipe: Recipe, directory: Path) -> Path:
+def _names(facts: Mapping[str, Any]) -> list[str]:
+    """Names of the photographs or classes that a network was trained on."""
+    return list(facts.get("photos") or facts.get("classes", ()))
+
+
+def _grammar(facts: Mapping[str, Any]) -> CaptionGrammar:
+    return CaptionGrammar(_names(facts))
+
+
+def _adm(module: nn.Module, recipe: Recipe, directory: Path, data: str) -> Path:
     from safetensors.torch import save_file
 
     flags = adm_flags(recipe.name, recipe.network)
@@ -109,7 +119,7 @@ def _adm(module: nn.Module, recipe: Recipe, directory: Path) -> Path:
     save_file(weights, directory / ADM_WEIGHTS)
     schedule = recipe.schedule.model_dump(exclude_none=True) if recipe.schedule else {}
     card = {
-        "extends": "adm-32", "name": directory.name, "title": directory.name, "train_set": "photographs",
+        "extends": "adm-32", "name": directory.name, "title": directory.name, "train_set": data,
         "image_size": recipe.image_size, "sample_shape": [3, recipe.image_size, recipe.image_size],
         "network": recipe.network, "schedule": schedule, "timestep_scale": recipe.timestep_scale,
         "num_parameters": sum(value.numel() for value in state.values()), "weights": ADM_WEIGHTS,
@@ -144,7 +154,7 @@ def _index(recipe: Recipe, parts: Mapping[str, tuple[str, Any]], facts: Mapping[
     if recipe.family == "if":
         index["tokenizer"] = ["transformers", "T5Tokenizer"]
     if recipe.family == "dit":
-        index["id2label"] = {str(i): name for i, name in enumerate(facts["photos"])}
+        index["id2label"] = {str(i): name for i, name in enumerate(_names(facts))}
     return index
 
 

@@ -1,11 +1,11 @@
-"""How well a denoiser predicts noise on crops that no network was trained on, level by level."""
+"""How well a denoiser predicts noise on images that no network was trained on, level by level."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -19,9 +19,9 @@ from taba_core.models.grids import noise_schedule, timestep_grid
 from taba_core.models.mixture_fit import cached_mixture
 from taba_core.models.options import PhotoMixtureOptions
 from taba_core.models.photo_mixture import PhotoMixture
-from taba_core.models.photos import Photo
 from taba_core.training.captions import CaptionGrammar, facts_of
-from taba_core.training.crops import Crops, CropSource, Region
+from taba_core.training.crops import Crops
+from taba_core.training.data import PHOTOGRAPHS, Source
 from taba_core.training.wiener import WienerFilter
 
 # Axes: n crops, C channels, H rows, W columns.
@@ -59,24 +59,30 @@ class Examples:
 
 
 def examples(
-    model: Denoiser, card: Card, photos: Sequence[Photo], count: int, *, region: Region, seed: int
+    model: Denoiser,
+    card: Card,
+    source: Source,
+    count: int,
+    *,
+    region: Literal["training", "held-out"],
+    seed: int,
 ) -> Examples:
-    """Crops of one region by counter, encoded and described as the model wants them.
+    """Images by counter that are trained on, or that are not, encoded and described as the model wants them.
 
-    The i-th crop is of photograph i modulo their number; class ids and captions are those of the crops.
+    The i-th crop of photographs is of photograph i modulo their number; class ids and captions are those of the images.
     """
-    crops = CropSource(photos, region).counted(range(count), card.image_size, seed=seed, stream=region)
+    crops = source.part(region).counted(range(count), card.image_size, seed=seed, stream=region)
     codec = getattr(model, "codec", None)
     x_0 = codec.encode(crops.images).cpu() if codec is not None else crops.images
-    return Examples(x_0, conditions(model, card, photos, crops), crops)
+    return Examples(x_0, conditions(model, card, source, crops), crops)
 
 
-def conditions(model: Denoiser, card: Card, photos: Sequence[Photo], crops: Crops) -> dict[str, Tensor]:
-    """What conditions a model on these crops: the photograph as class, or the caption."""
+def conditions(model: Denoiser, card: Card, source: Source, crops: Crops) -> dict[str, Tensor]:
+    """What conditions a model on these images: the photograph or class, or the caption."""
     if card.conditional == "class":
         return {"class_id": crops.photo}
     if card.conditional == "text":
-        grammar = CaptionGrammar([photo.name for photo in photos])
+        grammar = CaptionGrammar(source.names)
         return dict(model.text.encode(grammar.texts(facts_of(crops))))  # type: ignore[attr-defined]
     return {}
 
@@ -122,21 +128,21 @@ def errors_of(
     return errors
 
 
-def fitted_wiener(model: Denoiser, card: Card, photos: Sequence[Photo], *, seed: int) -> WienerFilter:
-    """The Wiener filter of training crops as a model sees them, four crops for each dimension of a state."""
-    crops = 4 * math.prod(card.sample_shape)
-    return WienerFilter(examples(model, card, photos, crops, region="training", seed=seed).x_0)
+def fitted_wiener(model: Denoiser, card: Card, source: Source, *, seed: int) -> WienerFilter:
+    """The Wiener filter of training images as a model sees them, four images for each dimension of a state."""
+    count = 4 * math.prod(card.sample_shape)
+    return WienerFilter(examples(model, card, source, count, region="training", seed=seed).x_0)
 
 
 class Comparison(NamedTuple):
-    """Errors on the same noisy crops of a held-out strip, at the levels LEVELS of a network's grid.
+    """Errors on the same noisy images that no network was trained on, at the levels LEVELS of a network's grid.
 
     Attributes:
       alpha_bar: of each level.
       network: the network's errors.
-      wiener: those of a Gaussian fitted to training crops, in the network's own space (pixels or latents).
-      mixture: those of the exact photo mixture, without its condition; None for networks on latents. It is fitted to
-        whole photographs: it has seen the strip that the network has not.
+      wiener: those of a Gaussian fitted to training images, in the network's own space (pixels or latents).
+      mixture: those of the exact photo mixture, without its condition; None for networks on latents and for other
+        images. It is fitted to whole photographs: it has seen the strip that the network has not.
     """
 
     alpha_bar: list[float]
@@ -146,20 +152,20 @@ class Comparison(NamedTuple):
 
 
 def compare(
-    model: Denoiser, card: Card, photos: Sequence[Photo], wiener: WienerFilter, *, count: int, seed: int
+    model: Denoiser, card: Card, source: Source, wiener: WienerFilter, *, count: int, seed: int
 ) -> Comparison:
-    """A network's errors on `count` held-out crops beside those of two denoisers that are exact for simpler data.
+    """A network's errors on `count` held-out images beside those of two denoisers that are exact for simpler data.
 
     Args:
-      wiener: of training crops, as `fitted_wiener` makes it; networks with one autoencoder can share it.
+      wiener: of training images, as `fitted_wiener` makes it; networks with one autoencoder can share it.
     """
-    given = examples(model, card, photos, count, region="held-out", seed=seed)
+    given = examples(model, card, source, count, region="held-out", seed=seed)
     grid = timestep_grid(card, NUM_INFERENCE_STEPS)
     filtered = errors_of(
         lambda x_t, level, rows: wiener.eps(x_t, float(grid.alpha_bar[level])), given.x_0, grid, seed=seed
     )
     mixture = None
-    if card.domain == "pixel" and card.image_size == PhotoMixture.sample_shape[1]:
+    if (source.name, card.domain, card.image_size) == (PHOTOGRAPHS, "pixel", PhotoMixture.sample_shape[1]):
         exact = PhotoMixture(cached_mixture(PhotoMixtureOptions()), schedule=noise_schedule(card))
         mixture = errors_of(
             lambda x_t, level, rows: exact.eps(x_t, int(grid.timesteps[level]), {}),

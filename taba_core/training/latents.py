@@ -10,7 +10,7 @@ from torch import Tensor
 
 from taba_core.models.codec import KLCodec
 from taba_core.models.profile import profile_named
-from taba_core.training.crops import CropSource
+from taba_core.training.data import Part
 from taba_core.training.export import load_module
 
 _AT_ONCE = 1024  # crops in memory
@@ -43,9 +43,9 @@ def _moments(module: Any, images: Tensor) -> Tensor:
 
 
 def latent_pool(
-    autoencoder: Path, source: CropSource, count: int, *, seed: int, device: torch.device
+    autoencoder: Path, part: Part, count: int, *, seed: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """(latents (count, C, h, w), photographs (count,)) of training crops by counter, on the device.
+    """(latents (count, C, h, w), photographs or classes (count,)) of images by counter, on the device.
 
     Latents are posterior means, times the scaling factor.
     """
@@ -54,7 +54,7 @@ def latent_pool(
     latents, photo = [], []
     for start in range(0, count, _AT_ONCE):
         ids = range(start, min(start + _AT_ONCE, count))
-        crops = source.counted(ids, recipe.image_size, seed=seed, stream="pool")
+        crops = part.counted(ids, recipe.image_size, seed=seed, stream="pool")
         latents.append(codec.encode(crops.images))
         photo.append(crops.photo)
     return torch.cat(latents), torch.cat(photo)

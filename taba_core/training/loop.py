@@ -1,4 +1,4 @@
-"""The training loop: AdamW, warm-up and cosine fall of the learning rate, moving average of the weights.
+"""The training loop: AdamW, warm-up and fall of the learning rate, moving average of the weights.
 
 A run lasts a number of steps, or a number of seconds. By steps it is reproducible: the same bits on the same kind of
 device, killed and resumed or not. By seconds the learning rate follows the share of the seconds that is used, so the
@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Container, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -43,8 +43,11 @@ class LoopSettings:
       steps: number of steps.
       seconds: seconds of this process' training; compiling comes off them, before the learning rate begins to fall.
       warmup_steps: steps in which the learning rate rises.
-      ema: decay of the moving average; it is min(ema, (1 + k) / (10 + k)) at step k.
-      clip: largest norm of the gradient.
+      rate_fall: what it does then: "cosine" falls to a hundredth, "constant" stays.
+      ema: decay of the moving average.
+      ema_warmup: whether it is min(ema, (1 + k) / (10 + k)) at step k.
+      clip: largest norm of the gradient; 0 leaves it as it is.
+      data: fingerprint of the images that are trained on.
       compile: whether the loss goes through torch.compile; where that fails the run goes on without.
     """
 
@@ -54,8 +57,11 @@ class LoopSettings:
     steps: int | None = None
     seconds: float | None = None
     warmup_steps: int = 200
+    rate_fall: Literal["cosine", "constant"] = "cosine"
     ema: float = 0.999
+    ema_warmup: bool = True
     clip: float = 1.0
+    data: str = ""
     compile: bool = False
 
 
@@ -172,8 +178,10 @@ class Loop:
         return min(self.progress.seconds / self._budget, 1.0)
 
     def rate(self) -> float:
-        """Learning rate of the next step: linear warm-up times a cosine fall to a hundredth."""
+        """Learning rate of the next step: linear warm-up times, where it falls, a cosine fall to a hundredth."""
         warm = min((self.progress.step + 1) / max(self.settings.warmup_steps, 1), 1.0)
+        if self.settings.rate_fall == "constant":
+            return self.settings.learning_rate * warm
         fall = 0.5 * (1.0 + math.cos(math.pi * self.share_used()))
         return self.settings.learning_rate * warm * (FINAL_RATE + (1.0 - FINAL_RATE) * fall)
 
@@ -207,9 +215,12 @@ class Loop:
         loss = self._loss(self.trainee.batch(step))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(self._parameters, self.settings.clip)
+        if self.settings.clip:
+            nn.utils.clip_grad_norm_(self._parameters, self.settings.clip)
         self.optimizer.step()
-        decay = min(self.settings.ema, (1 + step) / (10 + step))
+        decay = self.settings.ema
+        if self.settings.ema_warmup:
+            decay = min(decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(self._averaged, [p.detach() for p in self._parameters], 1.0 - decay)
         return loss.detach()
 

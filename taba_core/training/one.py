@@ -1,4 +1,4 @@
-"""Train one network of the box: data, loop, reports, and its file."""
+"""Train one network: data, loop, reports, and its file."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +17,15 @@ from taba_core.errors import UsageError
 from taba_core.models.base import load_model
 from taba_core.models.catalog import load_card
 from taba_core.models.codec import KLCodec
-from taba_core.models.photos import Photo, content_of, load_photos
 from taba_core.models.profile import usable_device
 from taba_core.training.checkpoint import write_text_whole
-from taba_core.training.crops import CropSource
+from taba_core.training.data import source_for
 from taba_core.training.export import load_module, save_network, unpack
 from taba_core.training.heldout import LEVELS, epsilon_errors, examples
 from taba_core.training.latents import standardise
 from taba_core.training.loop import Loop, LoopSettings, Progress
 from taba_core.training.pictures import COLUMNS, real, samples, save_grid
-from taba_core.training.prepare import Preparation
+from taba_core.training.prepare import Preparation, of_recipe
 from taba_core.training.recipe import recipe_named
 
 HELD_OUT_SEED, PICTURE_SEED = 7, 3
@@ -42,10 +40,12 @@ class OneRun:
     Attributes:
       name: of the recipe.
       out: folder of all files of the box.
-      seconds, steps: how long; exactly one of them.
+      seconds, steps: how long; one of them, or neither where the recipe has a length of its own.
       device: cpu, cuda or cuda:N.
       seed: of the training.
       photos: "builtin" or a folder.
+      data: source of the images; None for the recipe's.
+      data_path: where they lie; None for the default place.
       batch_size: None for the recipe's.
       learning_rate: None for the recipe's.
       compile: whether the loss is compiled; None: on a GPU.
@@ -62,6 +62,8 @@ class OneRun:
     device: str = "cpu"
     seed: int = 0
     photos: str = "builtin"
+    data: str | None = None
+    data_path: str | None = None
     batch_size: int | None = None
     learning_rate: float | None = None
     compile: bool | None = None
@@ -75,9 +77,12 @@ def train_one(run: OneRun) -> Path:
     """Train one network; the path of its file. The same call goes on where a killed one stopped.
 
     Raises:
-      UsageError: neither or both of seconds and steps, an unknown name, a device that is not here, no autoencoder yet.
+      UsageError: neither or both of seconds and steps, an unknown name, a device that is not here, images that are not
+        here or do not fit, no autoencoder yet.
       WorkError: a NaN loss, a full disk, a damaged checkpoint.
     """
+    if run.seconds is None and run.steps is None:
+        run = replace(run, steps=recipe_named(run.name).steps)
     if (run.seconds is None) == (run.steps is None):
         raise UsageError("give either a time budget (seconds) or a number of steps, not both or neither.")
     return _Training(run).train()
@@ -88,7 +93,7 @@ class _Training:
         self.started = time.monotonic()
         self.run, self.recipe = run, recipe_named(run.name)
         self.device = usable_device(run.device)
-        self.photos: Sequence[Photo] = load_photos(run.photos)
+        self.source = source_for(self.recipe, run.data, run.data_path, run.photos)
         self.file = run.out / f"{run.name}.safetensors"
         self.on_gpu = self.device.type == "cuda"
         self.measured: dict[str, Any] = {}
@@ -98,7 +103,7 @@ class _Training:
     def train(self) -> Path:
         settings = self._settings()
         ready = Preparation(
-            self.recipe, self.photos, self.run.seed, settings.batch_size, self.device, pool=self.run.pool
+            self.recipe, self.source, self.run.seed, settings.batch_size, self.device, pool=self.run.pool
         )
         module = ready.network()
         trainee = ready.trainee(self._autoencoder, self.say)
@@ -124,6 +129,8 @@ class _Training:
             learning_rate=run.learning_rate or recipe.learning_rate,
             steps=run.steps,
             seconds=seconds,
+            data=self.source.fingerprint,
+            **of_recipe(recipe),
             compile=self.on_gpu if run.compile is None else run.compile,
         )
 
@@ -156,8 +163,8 @@ class _Training:
     def _facts(self, progress: Progress, settings: LoopSettings) -> dict[str, Any]:
         thinned = max(len(progress.curve) // 200, 1)
         return {
-            "photos": [photo.name for photo in self.photos],
-            "photos_fingerprint": content_of(self.photos).fingerprint,
+            "data": self.source.name,
+            **self.source.facts(),
             "seed": self.run.seed,
             "steps": progress.step,
             "batch_size": settings.batch_size,
@@ -173,8 +180,8 @@ class _Training:
 
     def _standardised(self, average: Any) -> Any:
         module = copy.deepcopy(average)
-        source = CropSource(self.photos, "training", device=self.device)
-        crops = source.counted(range(STANDARDISED_ON), self.recipe.image_size, seed=0, stream="scale")
+        part = self.source.part("training", device=self.device)
+        crops = part.counted(range(STANDARDISED_ON), self.recipe.image_size, seed=0, stream="scale")
         standardise(module, crops.images)
         return module
 
@@ -186,18 +193,18 @@ class _Training:
         place = str(unpack(self.file, self.run.out / f"trained-{self.run.name}", autoencoder=autoencoder))
         model: Any = load_model(place, device=str(self.device))
         card = load_card(place)
-        given = examples(model, card, self.photos, self.run.held_out, region="held-out", seed=HELD_OUT_SEED)
+        given = examples(model, card, self.source, self.run.held_out, region="held-out", seed=HELD_OUT_SEED)
         errors = epsilon_errors(model, card, given, seed=HELD_OUT_SEED)
         if draw:
-            made = samples(model, card, self.photos, self.run.picture_rows * COLUMNS, seed=PICTURE_SEED)
-            kept = real(card, self.photos, 2 * COLUMNS, seed=PICTURE_SEED)
+            made = samples(model, card, self.source, self.run.picture_rows * COLUMNS, seed=PICTURE_SEED)
+            kept = real(card, self.source, 2 * COLUMNS, seed=PICTURE_SEED)
             save_grid(self.file.with_suffix(".png"), [made, kept])
         return {"held_out_levels": list(LEVELS), "held_out_errors": [round(error, 5) for error in errors]}
 
     def _reconstruction(self, draw: bool) -> dict[str, Any]:
         module, recipe, _ = load_module(self.file)
         codec = KLCodec(module.to(self.device), float(module.config.scaling_factor))
-        crops = CropSource(self.photos, "held-out").counted(
+        crops = self.source.part("held-out").counted(
             range(self.run.held_out), recipe.image_size, seed=HELD_OUT_SEED, stream="held-out"
         )
         latents = codec.encode(crops.images)

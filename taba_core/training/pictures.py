@@ -1,4 +1,4 @@
-"""Pictures of samples: a grid of what a network makes, above real crops."""
+"""Pictures of samples: a grid of what a network makes, above real images."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from taba_core.diffusion.denoiser import Denoiser
 from taba_core.diffusion.sampling import generate
 from taba_core.models.cards import Card
 from taba_core.models.grids import timestep_grid
-from taba_core.models.photos import Photo
 from taba_core.training.checkpoint import write_whole
-from taba_core.training.crops import CropSource
+from taba_core.training.data import Source
 from taba_core.training.heldout import NUM_INFERENCE_STEPS, conditions
 
 COLUMNS = 10
@@ -25,28 +24,25 @@ _GAP = 2  # pixels between pictures
 _SMALLEST = 64  # pixels of a picture's side in the grid
 
 
-def samples(model: Denoiser, card: Card, photos: Sequence[Photo], count: int, *, seed: int) -> Tensor:
+def samples(model: Denoiser, card: Card, source: Source, count: int, *, seed: int) -> Tensor:
     """Images made by DDIM in 50 steps, (count, 3, S, S), float32 about [-1, 1].
 
-    Sample i has the noise of (seed, i), and the class or caption of a training crop of photograph i modulo their
-    number.
+    Sample i has the noise of (seed, i), and the class or caption of the training image of (seed, i); of photographs
+    that is a crop of photograph i modulo their number.
     """
-    crops = CropSource(photos, "training").counted(
-        range(count), card.image_size, seed=seed, stream="pictures"
-    )
+    crops = source.part("training").counted(range(count), card.image_size, seed=seed, stream="pictures")
     device = getattr(model, "device", "cpu")
     noise = torch.from_numpy(rng.normal(range(count), card.sample_shape, seed=seed, stream="pictures"))
-    cond = {key: value.to(device) for key, value in conditions(model, card, photos, crops).items()}
+    cond = {key: value.to(device) for key, value in conditions(model, card, source, crops).items()}
     grid = timestep_grid(card, NUM_INFERENCE_STEPS)
     x_0 = generate(model, noise.to(device), grid, cond, x0_rule=card.reference.sampling_x0_rule)
     codec = getattr(model, "codec", None)
     return (codec.decode(x_0) if codec is not None else x_0).float().cpu()
 
 
-def real(card: Card, photos: Sequence[Photo], count: int, *, seed: int) -> Tensor:
-    """Real crops to hold beside samples, (count, 3, S, S) in [-1, 1]."""
-    source = CropSource(photos, "training")
-    return source.counted(range(count), card.image_size, seed=seed, stream="pictures").images
+def real(card: Card, source: Source, count: int, *, seed: int) -> Tensor:
+    """Training images to hold beside samples, (count, 3, S, S) in [-1, 1]."""
+    return source.part("training").counted(range(count), card.image_size, seed=seed, stream="pictures").images
 
 
 def save_grid(path: Path, blocks: Sequence[Tensor]) -> None:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from taba_core.models.photos import Photo
 from taba_core.training.captions import CaptionGrammar
-from taba_core.training.crops import CropSource
+from taba_core.training.data import Source
 from taba_core.training.draws import StepDraws
 from taba_core.training.latents import latent_pool
 from taba_core.training.networks import build_network
 from taba_core.training.ranks import ALONE, Ranks
 from taba_core.training.recipe import Recipe
-from taba_core.training.trainee import AutoencoderTrainee, CropStream, DenoiserTrainee, LatentPool, Trainee
+from taba_core.training.trainee import AutoencoderTrainee, DenoiserTrainee, ImageStream, LatentPool, Trainee
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class Preparation:
 
     Attributes:
       recipe: what is trained.
-      photos: where crops are from.
+      source: the images.
       seed: of initial weights and of all draws.
       batch_size: rows of the global batch.
       device: of this process.
@@ -35,7 +34,7 @@ class Preparation:
     """
 
     recipe: Recipe
-    photos: Sequence[Photo]
+    source: Source
     seed: int
     batch_size: int
     device: torch.device
@@ -44,8 +43,8 @@ class Preparation:
 
     @property
     def grammar(self) -> CaptionGrammar:
-        """Captions of the photographs' crops."""
-        return CaptionGrammar([photo.name for photo in self.photos])
+        """Captions of the images."""
+        return CaptionGrammar(self.source.names)
 
     def network(self) -> Any:
         """The network with its initial weights, which are the same on every rank."""
@@ -67,16 +66,27 @@ class Preparation:
           autoencoder: gives the file of the recipe's autoencoder; called for latent networks only.
           say: where a line of text goes.
         """
-        source = CropSource(self.photos, "training", device=self.device)
+        part = self.source.part("training", device=self.device)
         draws = StepDraws(self.seed, self.batch_size, self.device, self.ranks.rank, self.ranks.count)
-        autocast = torch.bfloat16 if self.device.type == "cuda" else None
+        autocast = torch.bfloat16 if self.device.type == "cuda" and self.recipe.precision == "bf16" else None
         if self.recipe.autoencoder is not None:
-            latents, photo = latent_pool(autoencoder(), source, self.pool, seed=self.seed, device=self.device)
+            latents, photo = latent_pool(autoencoder(), part, self.pool, seed=self.seed, device=self.device)
             say(f"pool of {len(latents):,} latents, std {latents.std():.3f}")
             pool = LatentPool(latents, photo, draws)
             return DenoiserTrainee(self.recipe, draws, pool, autocast=autocast)
-        stream = CropStream(source, draws, self.recipe.image_size)
+        stream = ImageStream(part, draws, self.recipe.image_size)
         if self.recipe.family == "autoencoder":
             return AutoencoderTrainee(self.recipe, draws, stream, autocast=autocast)
         captions = self.grammar if self.recipe.family == "if" else None
         return DenoiserTrainee(self.recipe, draws, stream, captions=captions, autocast=autocast)
+
+
+def of_recipe(recipe: Recipe) -> dict[str, Any]:
+    """Settings of a loop that a recipe decides alone."""
+    return {
+        "warmup_steps": recipe.warmup_steps,
+        "rate_fall": recipe.rate_fall,
+        "ema": recipe.ema,
+        "ema_warmup": recipe.ema_warmup,
+        "clip": recipe.clip,
+    }

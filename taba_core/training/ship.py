@@ -18,7 +18,7 @@ from taba_core.training.captions import CaptionGrammar, facts_of
 from taba_core.training.checkpoint import write_text_whole
 from taba_core.training.crops import CropSource
 from taba_core.training.export import ADM_WEIGHTS, unpack
-from taba_core.training.recipe import recipe_named, recipes
+from taba_core.training.recipe import box_recipes, recipe_named
 
 NUM_CAPTIONS, CAPTION_SIZE = 500, 32  # captions, and pixels of a side of the crops that they describe
 _CURVE = 40  # points that are kept of a loss curve
@@ -30,11 +30,11 @@ def ship(out: Path, box: Path = BOX, names: Sequence[str] = ()) -> None:
     Args:
       out: folder of `taba train`.
       box: where to.
-      names: recipes; () is all.
+      names: recipes; () is those of the box.
     Raises:
       UsageError: a network was not trained.
     """
-    for name in names or tuple(recipes()):
+    for name in names or tuple(box_recipes()):
         facts = json.loads((out / f"{name}.json").read_text(encoding="utf-8"))
         recipe = recipe_named(name)
         if recipe.family != "autoencoder":

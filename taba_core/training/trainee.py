@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from taba_core.training.captions import CaptionGrammar, facts_of
-from taba_core.training.crops import Crops, CropSource
+from taba_core.training.crops import Crops
+from taba_core.training.data import Part
 from taba_core.training.draws import StepDraws
 from taba_core.training.objectives import Process
 from taba_core.training.recipe import Recipe
@@ -37,16 +38,15 @@ class Trainee(Protocol):
         ...
 
 
-class CropStream:
-    """Fresh crops at every step."""
+class ImageStream:
+    """Fresh images at every step."""
 
-    def __init__(self, source: CropSource, draws: StepDraws, size: int) -> None:
-        self.source, self.draws, self.size = source, draws, size
+    def __init__(self, part: Part, draws: StepDraws, size: int) -> None:
+        self.part, self.draws, self.size = part, draws, size
 
     def __call__(self, step: int) -> Crops:
-        """The crops of a step."""
-        photo = self.draws.integers(step, "photo", len(self.source.names))
-        return self.source.at(photo, self.draws.uniform(step, "crop", (4,)), self.size)
+        """The images of a step."""
+        return self.part.drawn(self.draws, step, self.size)
 
 
 class LatentPool:
@@ -81,7 +81,7 @@ class DenoiserTrainee:
         self,
         recipe: Recipe,
         draws: StepDraws,
-        data: CropStream | LatentPool,
+        data: ImageStream | LatentPool,
         *,
         captions: CaptionGrammar | None = None,
         autocast: torch.dtype | None = None,
@@ -134,7 +134,7 @@ class AutoencoderTrainee:
     """
 
     def __init__(
-        self, recipe: Recipe, draws: StepDraws, data: CropStream, *, autocast: torch.dtype | None = None
+        self, recipe: Recipe, draws: StepDraws, data: ImageStream, *, autocast: torch.dtype | None = None
     ) -> None:
         self.recipe, self.draws, self.data, self.autocast = recipe, draws, data, autocast
         self.device_type = draws.device.type

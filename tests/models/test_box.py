@@ -21,6 +21,7 @@ from taba_core.models.prompts import load_prompts
 from taba_core.models.weights import BOX, content_hash, stored_at
 from taba_core.training.captions import CaptionGrammar
 from taba_core.training.crops import CropSource
+from taba_core.training.data import PHOTOGRAPHS, open_source
 from taba_core.training.export import save_network, unpack
 from taba_core.training.heldout import conditions
 from taba_core.training.networks import build_network
@@ -80,7 +81,7 @@ def test_a_network_loads_by_its_familys_loader_and_has_the_size_of_its_card(name
 
 def condition(model, card, count: int) -> dict:
     crops = CropSource(PHOTOS, "training").counted(range(count), card.image_size, seed=0, stream="box")
-    return conditions(model, card, PHOTOS, crops)
+    return conditions(model, card, open_source(PHOTOGRAPHS), crops)
 
 
 # Of photo-adm the box's own page says why its colours are those of the noise.

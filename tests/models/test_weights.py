@@ -50,7 +50,9 @@ def test_every_network_card_has_a_family_that_can_be_loaded_and_a_place():
     for card in list_cards():
         if not card.embedded:
             assert card.family in FAMILIES
-            if card.weights.fetched:
+            if card.weights.source == "trained":
+                assert status(card) == f"not trained yet: taba run training --model {card.name}"
+            elif card.weights.fetched:
                 assert stored_at(card).parent == weights.weights_folder()
                 assert card.weights.bytes > 4e6
             else:

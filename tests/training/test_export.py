@@ -14,7 +14,7 @@ from taba_core.training.crops import CropSource
 from taba_core.training.export import load_module, save_network, unpack
 from taba_core.training.latents import latent_pool, standardise
 from taba_core.training.networks import build_network
-from taba_core.training.recipe import recipe_named, recipes
+from taba_core.training.recipe import box_recipes, recipe_named
 from taba_core.training.ship import BOX
 
 FACTS = {"photos": [f"photo{i}" for i in range(10)]}
@@ -37,7 +37,7 @@ def autoencoder(tmp_path_factory):
     return saved("photo-autoencoder", tmp_path_factory.mktemp("files"))
 
 
-@pytest.mark.parametrize("name", ["photo-adm", "photo-ldm", "photo-dit", "photo-if"])
+@pytest.mark.parametrize("name", ["photo-adm", "photo-tiny", "photo-ldm", "photo-dit", "photo-if"])
 def test_the_ordinary_loader_predicts_what_the_file_holds(name, tmp_path, autoencoder):
     file = saved(name, tmp_path)
     recipe = recipe_named(name)
@@ -46,7 +46,7 @@ def test_the_ordinary_loader_predicts_what_the_file_holds(name, tmp_path, autoen
     )
     model, card, module = load_model(str(place)), load_card(str(place)), load_module(file)[0]
     assert card.family == recipe.family
-    assert card.prediction == ("epsilon" if name == "photo-adm" else "v")
+    assert card.prediction == ("epsilon" if recipe.family == "adm" else "v")
 
     x = torch.randn(3, *card.sample_shape, generator=torch.Generator().manual_seed(2))
     t = 400.0 if recipe.timestep_scale == 1.0 else 100.0  # timestep 400 of 4000 is asked for as 100
@@ -79,9 +79,12 @@ def test_the_ordinary_loader_predicts_what_the_file_holds(name, tmp_path, autoen
     assert (found - expected).abs().max() < 1e-5
 
 
-def test_a_network_on_latents_needs_its_autoencoder(tmp_path):
+@pytest.mark.follows(" works on latents; give the file of its autoencoder.")
+def test_a_network_on_latents_needs_its_autoencoder(tmp_path, autoencoder):
     with pytest.raises(UsageError, match="photo-dit works on latents; give the file of its autoencoder"):
         unpack(saved("photo-dit", tmp_path), tmp_path / "photo-dit")
+    unpack(saved("photo-dit", tmp_path), tmp_path / "mine", autoencoder=autoencoder)
+    assert load_card(str(tmp_path / "mine")).family == "dit"
 
 
 def test_a_file_of_something_else_is_refused(tmp_path):
@@ -117,7 +120,7 @@ def test_the_pool_of_latents_is_a_function_of_its_ids(autoencoder):
 
 def test_all_weights_together_are_small():
     numbers = 0
-    for recipe in recipes().values():
+    for recipe in box_recipes().values():
         module = build_network(recipe, 0, vocabulary=VOCABULARY)
         numbers += sum(parameter.numel() for parameter in module.parameters())
     assert 2 * numbers < 9e6  # bytes in half precision

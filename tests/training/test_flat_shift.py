@@ -36,7 +36,7 @@ def response(recipe: Recipe) -> float:
     return float(change.square().mean().sqrt())
 
 
-@pytest.mark.parametrize("name", ["photo-adm", "photo-if"])
+@pytest.mark.parametrize("name", ["photo-adm", "photo-tiny", "photo-if"])
 def test_a_recipe_of_pixels_sees_a_flat_shift(name):
     found = response(recipe_named(name))
     recipe = recipe_named("photo-adm")

@@ -8,7 +8,7 @@ import torch
 from taba_core.models.base import load_model
 from taba_core.models.catalog import load_card
 from taba_core.models.grids import timestep_grid
-from taba_core.models.photos import load_photos
+from taba_core.training.data import PHOTOGRAPHS, open_source
 from taba_core.training.heldout import LEVELS, compare, errors_of
 from taba_core.training.wiener import WienerFilter
 
@@ -28,7 +28,7 @@ def test_the_wiener_filter_has_the_error_of_its_formula_on_gaussian_data():
 
 
 def test_a_network_of_latents_is_compared_in_its_latents_and_not_with_the_mixture():
-    card, model, photos = load_card("photo-dit"), load_model("photo-dit"), load_photos()
+    card, model, photos = load_card("photo-dit"), load_model("photo-dit"), open_source(PHOTOGRAPHS)
     wiener = WienerFilter(torch.randn(50, *card.sample_shape, generator=torch.Generator().manual_seed(0)))
     found = compare(model, card, photos, wiener, count=10, seed=7)
     assert found.mixture is None

@@ -75,18 +75,53 @@ def test_a_nan_stops_the_run_and_keeps_the_last_good_state(tmp_path):
     assert all(bool(value.isfinite().all()) for value in state["module"].values())
 
 
+@pytest.mark.follows("Give another --out, or remove the file to begin anew.")
 def test_a_state_of_another_run_is_refused(tmp_path):
     path = tmp_path / "state.pt"
     Loop(Line(), network(), settings(steps=20), path).run(lambda loop: None, 1e9)
     with pytest.raises(UsageError, match=r"of another run: settings.seed is 0 there and 1 now"):
         Loop(Line(), network(), settings(steps=20, seed=1), path)
+    assert Loop(Line(), network(), settings(steps=20, seed=1), tmp_path / "other.pt").progress.step == 0
+    path.unlink()
+    assert Loop(Line(), network(), settings(steps=20, seed=1), path).progress.step == 0
 
 
+@pytest.mark.follows("). Remove it to begin anew.")
 def test_a_damaged_state_is_refused_with_the_way_out(tmp_path):
     path = tmp_path / "state.pt"
     path.write_bytes(b"PK" + bytes(100))
     with pytest.raises(WorkError, match=r"no complete checkpoint .* Remove it to begin anew"):
         Loop(Line(), network(), settings(), path)
+    path.unlink()
+    assert Loop(Line(), network(), settings(), path).progress.step == 0
+
+
+@pytest.mark.follows("Make room on the disk and run the same command again: it goes on from there.")
+def test_a_full_disk_keeps_the_state_before_and_the_run_goes_on_from_there(tmp_path, monkeypatch):
+    whole = Loop(Line(), network(), settings(), tmp_path / "whole.pt", lambda text: None)
+    whole.run(lambda loop: None, 1e9)
+    path, save = tmp_path / "state.pt", torch.save
+    reports = []
+
+    def fills_up(loop):
+        reports.append(loop.progress.step)
+        monkeypatch.setattr(torch, "save", full)
+
+    def full(state, place):
+        place.write_bytes(b"half a file")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(WorkError, match="could not be written .* the file before it, if any, is untouched"):
+        Loop(Line(), network(), settings(), path, lambda text: None).run(fills_up, -1.0)
+    assert reports == [20] and [file.name for file in tmp_path.iterdir() if "state" in file.name] == [
+        "state.pt"
+    ]
+    monkeypatch.setattr(torch, "save", save)
+    again = Loop(Line(), network(), settings(), path, lambda text: None)
+    assert again.progress.step == 20
+    again.run(lambda loop: None, 1e9)
+    for a, b in zip(again.average.parameters(), whole.average.parameters(), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_the_rate_rises_and_falls_by_a_cosine(tmp_path):
@@ -97,6 +132,48 @@ def test_the_rate_rises_and_falls_by_a_cosine(tmp_path):
     assert loop.rate() == pytest.approx(0.01 * (0.01 + 0.99 * 0.5))
     loop.progress.step = 1000
     assert loop.rate() == pytest.approx(0.0001)
+
+
+def test_a_constant_rate_stays_and_needs_no_warm_up(tmp_path):
+    fields = {"steps": 1000, "warmup_steps": 0, "rate_fall": "constant"}
+    loop = Loop(Line(), network(), settings(**fields), tmp_path / "state.pt")
+    for step in (0, 500, 1000):
+        loop.progress.step = step
+        assert loop.rate() == 0.01
+
+
+def test_the_average_follows_its_decay_from_the_first_step_or_after_a_warm_up(tmp_path):
+    """After one step the average is decay * w_0 + (1 - decay) * w_1: .75 of w_0, or 1/10 of it (k = 0)."""
+    for warmup, decay in ((False, 0.75), (True, 0.1)):
+        given = settings(steps=1, ema=0.75, ema_warmup=warmup)
+        before = [p.detach().clone() for p in network().parameters()]
+        loop = Loop(Line(), network(), given, tmp_path / f"{warmup}.pt", lambda text: None)
+        loop.run(lambda loop: None, 1e9)
+        for average, old, new in zip(
+            loop.average.parameters(), before, loop.module.parameters(), strict=True
+        ):
+            assert not torch.equal(old, new)
+            assert (average - (decay * old + (1 - decay) * new)).abs().max() < 1e-7
+
+
+def test_a_gradient_is_clipped_to_the_norm_or_left_as_it_is(tmp_path):
+    found = {}
+    for clip in (0.0, 1e-3, 1e6):
+        loop = Loop(
+            Line(), network(), settings(steps=1, clip=clip), tmp_path / f"{clip}.pt", lambda text: None
+        )
+        loop.run(lambda loop: None, 1e9)
+        norms = torch.stack([p.grad.norm() for p in loop.module.parameters()])
+        found[clip] = float(norms.norm())
+    assert found[0.0] == found[1e6] > 0.1
+    assert found[1e-3] == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_a_state_of_other_images_is_refused(tmp_path):
+    path = tmp_path / "state.pt"
+    Loop(Line(), network(), settings(steps=20, data="aa"), path).run(lambda loop: None, 1e9)
+    with pytest.raises(UsageError, match=r"of another run: settings.data is 'aa' there and 'bb' now"):
+        Loop(Line(), network(), settings(steps=20, data="bb"), path)
 
 
 @pytest.mark.parametrize("workers", [2, 3])

@@ -42,6 +42,7 @@ def test_training_crops_see_nothing_of_the_strip_that_is_held_out():
     assert (held_out.side == 30.0).all()  # 15 % of 200 pixels: narrower than 64
 
 
+@pytest.mark.follows("Remove it or use a larger version.")
 def test_a_photograph_too_narrow_to_hold_anything_out_is_refused():
     photos = (Photo("strip", np.zeros((100, 40, 3), dtype=np.uint8)),)
     with pytest.raises(UsageError) as error:
@@ -50,6 +51,11 @@ def test_a_photograph_too_narrow_to_hold_anything_out_is_refused():
         "photo 'strip' is 40 pixels wide, and the 15% held out for measuring are fewer than 8. Remove it or use a "
         "larger version."
     )
+    for right in (
+        (),
+        (Photo("strip", np.zeros((200, 80, 3), dtype=np.uint8)),),
+    ):  # removed, or twice as large
+        assert CropSource((*right, *left_and_right()), "held-out").names == (*(p.name for p in right), "two")
 
 
 def test_a_counted_crop_does_not_depend_on_its_company():

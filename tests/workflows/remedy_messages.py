@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 # Those of models are followed in tests/models/test_remedies.py; findings of the doctor in tests of their own.
-ROOMS = ("taba_core/store", "cluster", *(f"workflows/{room}" for room in (
+ROOMS = ("taba_core/store", "taba_core/training", "cluster", *(f"workflows/{room}" for room in (
     "command", "execution", "planning", "studies", "analysis", "configuration", "compute", "report", "bench",
 )))  # fmt: skip
 

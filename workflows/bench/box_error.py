@@ -25,10 +25,10 @@ def measure(*, repeats: int = 1, num_samples: int = 256, networks: Sequence[str]
     """
     from taba_core.models.base import load_model
     from taba_core.models.catalog import load_card
-    from taba_core.models.photos import load_photos
+    from taba_core.training.data import PHOTOGRAPHS, open_source
     from taba_core.training.heldout import LEVELS, compare, fitted_wiener
 
-    rows, figures, photos, filters = [], {}, load_photos(), {}
+    rows, figures, photos, filters = [], {}, open_source(PHOTOGRAPHS), {}
     for name in networks:
         card, model = load_card(name), load_model(name)
         space = _space(card)

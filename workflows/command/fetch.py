@@ -42,7 +42,8 @@ def fetch_all(names: list[str]) -> None:
     cards = [load_card(name) for name in names if name != RECAP_COCO]
     for card in cards:
         if not card.weights.fetched:
-            places = {"embedded": "embedded", "package": "in the package"}
+            trained = f"made by `taba run training --model {card.name}`"
+            places = {"embedded": "embedded", "package": "in the package", "trained": trained}
             own = places.get(card.weights.source, f"at {card.weights.location}")
             raise UsageError(f"{card.name} has nothing to fetch: its weights are {own}.")
     for card in cards:
@@ -59,7 +60,8 @@ def fetch_all(names: list[str]) -> None:
 
 def print_present() -> None:
     """Which weights and prompt lists are here."""
-    rows = [(c.name, status(c), str(stored_at(c))) for c in list_cards() if not c.embedded]
+    cards = [card for card in list_cards() if not card.embedded and card.weights.source != "trained"]
+    rows = [(card.name, status(card), str(stored_at(card))) for card in cards]
     prompts = recap_coco_path()
     rows.append(
         (RECAP_COCO, "present" if prompts.exists() else f"missing: taba fetch {RECAP_COCO}", str(prompts))

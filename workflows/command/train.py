@@ -1,4 +1,4 @@
-"""`taba train`: train the networks of the box, one or all, within a time budget or for a number of steps."""
+"""`taba train`: train networks, one or all of the box, within a time budget or for a number of steps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from typing import Annotated
 import typer
 
 What = Annotated[
-    str, typer.Argument(help="A network (photo-adm, photo-ldm, photo-dit, photo-if), or `box` for all.")
+    str,
+    typer.Argument(
+        help="`box`: the networks that come with taba; or one: photo-adm, photo-ldm, photo-dit, photo-if, photo-tiny, "
+        "and the paper's adm-32 (CIFAR-10) and adm-64 (ImageNet-64), as the paper trained them."
+    ),
 ]
 Out = Annotated[Path, typer.Option("--out", help="Folder of all files; the same command goes on there.")]
 Minutes = Annotated[
@@ -18,7 +22,11 @@ Minutes = Annotated[
 ]
 Steps = Annotated[
     int | None,
-    typer.Option("--steps", help="Steps of each network in place of a budget: the same bits every time."),
+    typer.Option(
+        "--steps",
+        help="Steps of each network in place of a budget: the same bits every time. Default of photo-tiny, adm-32 and "
+        "adm-64: the whole training.",
+    ),
 ]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")]
 Parallel = Annotated[
@@ -31,6 +39,16 @@ Seed = Annotated[int, typer.Option("--seed", help="Of initial weights and all dr
 Photos = Annotated[
     str, typer.Option("--photos", help="A folder of photographs. Default: the ten embedded ones.")
 ]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        "--data", help="photographs, cifar-10 or imagenet-64. Default: what the network is made for."
+    ),
+]
+DataPath = Annotated[
+    str | None,
+    typer.Option("--data-path", help="Where the images lie. Default: $TABA_CACHE/datasets/NAME."),
+]
 Batch = Annotated[int | None, typer.Option("--batch-size", help="Rows of a step. Default: the recipe's.")]
 Rate = Annotated[float | None, typer.Option("--learning-rate", help="At its peak. Default: the recipe's.")]
 
@@ -41,6 +59,8 @@ class Recipe:
 
     seed: Seed = 0
     photos: Photos = "builtin"
+    data: Data = None
+    data_path: DataPath = None
     batch_size: Batch = None
     learning_rate: Rate = None
 
@@ -61,13 +81,14 @@ def train(
     device: Device = "cpu",
     parallel: Parallel = None,
 ) -> None:
-    """Train small networks of the paper's families on photographs, as those that come with taba were.
+    """Train small networks of the paper's families on photographs, as those of taba, or the paper's own two.
 
     `--model OUT/trained-NAME` (of photo-adm: OUT/trained-photo-adm/card.yaml) asks a trained network any question.
     """
-    from taba_core.training.box import BoxRun, failed, train_box
+    from taba_core.training.box import BoxRun, check_data, failed, train_box
 
     names = () if what == "box" else (what,)
     run = BoxRun(out, minutes, steps, names, device, parallel, recipe.arguments())
+    check_data(run, data=recipe.data, data_path=recipe.data_path, photos=recipe.photos)
     if failed(train_box(run)):
         raise SystemExit(3)

@@ -27,7 +27,10 @@ def weights(subject: Subject) -> Finding:
     cards = [load_card(name) for name in subject.models]
     missing = [card for card in cards if not card.embedded and locate(card) is None]
     if missing:
-        found = ", ".join(f"{card.name} is not at {stored_at(card)}" for card in missing)
+        found = ", ".join(
+            f"{card.name} is not {f'at {stored_at(card)}' if card.weights.source != 'trained' else 'trained yet'}"
+            for card in missing
+        )
         fetch = " ".join(card.name for card in missing if card.weights.fetched)
         broken = any(card.weights.source == "package" for card in missing)
         own = ", ".join(card.name for card in missing if card.weights.source == "path")
@@ -36,6 +39,11 @@ def weights(subject: Subject) -> Finding:
             * bool(fetch),
             f"correct `weights` in the card of {own}" * bool(own),
             "install taba again" * broken,
+            *(
+                f"taba run training --model {card.name}"
+                for card in missing
+                if card.weights.source == "trained"
+            ),
         )
         return fail(found, "; ".join(filter(None, ways)))
     damaged = [why for card in cards if (place := locate(card)) and (why := why_unusable(card, place))]

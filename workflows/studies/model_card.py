@@ -71,9 +71,11 @@ class ModelCard(Study):
         return found.dataset()
 
     def present(self, results: Sequence[xr.Dataset]) -> Section:
-        """Table 1 of every model there is a card for, the user's own last."""
+        """Table 1 of every model there is a card for, the user's own last; a trained one only where it is asked."""
         own = [result.attrs["model_spec"].get("card") for result in results]
-        cards = [*list_cards(), *{c["name"]: Card.model_validate(c) for c in own if c}.values()]
+        asked = {result.attrs["model_spec"]["name"] for result in results}
+        known = [card for card in list_cards() if card.weights.source != "trained" or card.name in asked]
+        cards = [*known, *{c["name"]: Card.model_validate(c) for c in own if c}.values()]
         table = Table(
             id="table1",
             title="Models",
