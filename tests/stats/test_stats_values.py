@@ -7,6 +7,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from taba_core.errors import UsageError
 from taba_core.rng import normal, uniform
 from taba_core.stats import (
+    DifferencePower,
     LocalVariance,
     Moments,
     PngBits,
@@ -184,6 +185,24 @@ def test_a_wave_has_its_power_at_its_frequency():
     wave = np.cos(2 * np.pi * 3 * np.arange(16) / 16) * np.ones((1, 1, 16, 1))
     power = summary(PowerSpectrum("x"), x=wave)["power"]
     assert np.argmax(power) == 2 and power[2] > 1e20 * max(power[0], 1e-30)
+
+
+def test_the_power_of_a_difference_is_split_at_half_the_nyquist_frequency():
+    # 16 pixels: Nyquist at 8 cycles, half of it at 4. The waves of a difference: 3 cycles of amplitude 1, and 6 cycles
+    # of amplitude 2. Each has two modes of |F|^2 / 256 = 64 amplitude^2, in rings of 16 modes (squared radii 8, 9, 10)
+    # and of 40 (32, 34, 36, 37, 40, 41); a half has four rings: low = 2 64 / 16 / 4 = 2, high = 2 256 / 40 / 4 = 3.2.
+    y = 2 * np.pi * np.arange(16) / 16
+    wave = (np.cos(3 * y) + 2 * np.cos(6 * y) + 5) * np.ones((1, 1, 16, 1))
+    image = normal(range(1), (1, 16, 16), seed=0, stream="x").astype(np.float64)
+    got = summary(DifferencePower("x", "y"), x=image, y=image + wave)
+    assert_allclose([got["low"], got["high"], got["ratio"]], [2, 3.2, 1.6], rtol=1e-10)
+
+
+def test_the_power_of_differences_of_white_noise_is_one_and_of_none_is_no_ratio():
+    x, y = (normal(range(64), (3, 16, 16), seed=0, stream=name) for name in "xy")
+    got = summary(DifferencePower("x", "y"), x=x, y=x + y)
+    assert_allclose([got["low"], got["high"], got["ratio"]], 1, atol=0.05)
+    assert np.isnan(summary(DifferencePower("x", "y"), x=x, y=x)["ratio"])
 
 
 # ---------------------------------------------------------------- normality, SSIM, SLERP

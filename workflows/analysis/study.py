@@ -45,6 +45,8 @@ class Study(ABC):
     costly: ClassVar[bool] = False
     # Asked by its name only, in no group: it needs something that not every model has.
     by_name_only: ClassVar[bool] = False
+    # Its models are trained by taba, before the plan is made.
+    trains: ClassVar[bool] = False
     # Raise it when the numbers of a finished study would change: stored results of another version are not read.
     version: ClassVar[int] = 1
     # What it reads alone, set as STUDY.OPTION=VALUE; and which settings of the analysis its numbers depend on.

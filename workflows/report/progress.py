@@ -1,0 +1,93 @@
+"""Curves over a training, whose checkpoints lie densely at its start."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullLocator
+
+from workflows.report.curves import Curve
+from workflows.report.style import MUTED, TEXT_WIDTH, color_of, new_figure, styled
+
+_BESIDE = "_"  # a label that starts with it is in no legend
+
+
+@styled
+def progress_curves(
+    panels: Mapping[str, Sequence[Curve]],
+    images: npt.ArrayLike,
+    *,
+    ylabels: Sequence[str] = (),
+    log: Sequence[bool] = (),
+    shares: Sequence[float] = (),
+    height: float = 2.7,
+) -> Figure:
+    """Panels of curves over the images seen, on a logarithmic axis that has room for 0.
+
+    Args:
+      panels: curves by title, each with a value a checkpoint. A curve whose label starts with "_" is drawn thin and
+        without an entry in the legend, in the colour it says: one training among several.
+      images: images seen at the checkpoints, ascending, (s,).
+      log: whether the y axis of a panel is logarithmic.
+      shares: of the whole training, at which a dotted line stands.
+    """
+    seen = np.asarray(images, dtype=np.float64)
+    width = TEXT_WIDTH if len(panels) > 1 else 0.62 * TEXT_WIDTH
+    figure = new_figure(width, height)
+    axes = list(figure.subplots(1, len(panels), squeeze=False)[0])
+    for number, (axis, (title, curves)) in enumerate(zip(axes, panels.items(), strict=True)):
+        axis.set_title(title, loc="left")
+        for index, curve in enumerate(curves):
+            _draw(axis, seen, curve, index)
+        for share in shares:
+            axis.axvline(share * seen[-1], color=MUTED, linewidth=0.8, linestyle=(0, (1, 2)), zorder=0)
+        _images_axis(axis, seen)
+        axis.set_ylabel(ylabels[number] if number < len(ylabels) else "")
+        if number < len(log) and log[number]:
+            axis.set_yscale("log")
+        if len([curve for curve in curves if not curve.label.startswith(_BESIDE)]) > 1:
+            axis.legend()
+    return figure
+
+
+def _draw(axis: Axes, x: Any, curve: Curve, index: int) -> None:
+    color = curve.color or color_of(curve.label, index)
+    beside = curve.label.startswith(_BESIDE)
+    values = np.asarray(curve.values, dtype=np.float64)
+    style: dict[str, Any] = {"color": color, "label": curve.label, "linewidth": 0.7 if beside else 1.6}
+    axis.plot(
+        x[: len(values)],
+        values,
+        curve.line,
+        marker="" if beside or len(x) > 40 else "o",
+        markersize=3,
+        **style,
+    )
+    if curve.low is not None and curve.high is not None:
+        axis.fill_between(
+            x, np.asarray(curve.low), np.asarray(curve.high), color=color, alpha=0.18, linewidth=0
+        )
+
+
+def _images_axis(axis: Axes, seen: npt.NDArray[np.float64]) -> None:
+    """Logarithmic from the first images on, and linear from 0 to there."""
+    positive = seen[seen > 0]
+    first = float(positive[0]) if positive.size else 1.0
+    axis.set_xscale("symlog", linthresh=first, linscale=0.5)
+    axis.set_xlim(left=0 if seen[0] == 0 else first)
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _count(value)))
+    axis.set_xlabel("images seen")
+
+
+def _count(value: float) -> str:
+    """1000 as 1k, 2000000 as 2M."""
+    for size, suffix in ((1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:g}{suffix}"
+    return f"{value:g}"
