@@ -14,6 +14,7 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 from workflows.report.curves import Curve
 from workflows.report.style import MUTED, TEXT_WIDTH, color_of, new_figure, styled
 
+_FEW_DECADES = 5
 _BESIDE = "_"  # a label that starts with it is in no legend
 
 
@@ -25,6 +26,7 @@ def progress_curves(
     ylabels: Sequence[str] = (),
     log: Sequence[bool] = (),
     shares: Sequence[float] = (),
+    bounds: Sequence[tuple[float, float] | None] = (),
     height: float = 2.7,
 ) -> Figure:
     """Panels of curves over the images seen, on a logarithmic axis that has room for 0.
@@ -35,6 +37,7 @@ def progress_curves(
       images: images seen at the checkpoints, ascending, (s,).
       log: whether the y axis of a panel is logarithmic.
       shares: of the whole training, at which a dotted line stands.
+      bounds: ends of the y axis of a panel; None: what the curves need.
     """
     seen = np.asarray(images, dtype=np.float64)
     width = TEXT_WIDTH if len(panels) > 1 else 0.62 * TEXT_WIDTH
@@ -49,7 +52,9 @@ def progress_curves(
         _images_axis(axis, seen)
         axis.set_ylabel(ylabels[number] if number < len(ylabels) else "")
         if number < len(log) and log[number]:
-            axis.set_yscale("log")
+            _log_scale(axis)
+        if number < len(bounds) and bounds[number] is not None:
+            axis.set_ylim(bounds[number])
         if len([curve for curve in curves if not curve.label.startswith(_BESIDE)]) > 1:
             axis.legend()
     return figure
@@ -77,12 +82,25 @@ def _draw(axis: Axes, x: Any, curve: Curve, index: int) -> None:
 def _images_axis(axis: Axes, seen: npt.NDArray[np.float64]) -> None:
     """Logarithmic from the first images on, and linear from 0 to there."""
     positive = seen[seen > 0]
-    first = float(positive[0]) if positive.size else 1.0
+    first, last = (float(positive[0]), float(positive[-1])) if positive.size else (1.0, 1.0)
     axis.set_xscale("symlog", linthresh=first, linscale=0.5)
     axis.set_xlim(left=0 if seen[0] == 0 else first)
+    decades = [10.0**k for k in range(int(np.floor(np.log10(first))), int(np.log10(last)) + 1)]
+    steps = (1, 3) if len(decades) < _FEW_DECADES else (1,)
+    ticks = [m * ten for ten in decades for m in steps if first <= m * ten <= last]
+    ticks = [0.0] * (seen[0] == 0) + (ticks or [first])
+    axis.set_xticks(ticks, [_count(value) for value in ticks])
     axis.xaxis.set_minor_locator(NullLocator())
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _count(value)))
     axis.set_xlabel("images seen")
+
+
+def _log_scale(axis: Axes) -> None:
+    """Logarithmic, with plain numbers where it spans less than a decade and powers of ten would name nothing."""
+    axis.set_yscale("log")
+    low, high = axis.get_ylim()
+    if high < 10 * low:
+        axis.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def _count(value: float) -> str:

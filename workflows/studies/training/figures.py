@@ -14,6 +14,8 @@ from workflows.analysis.presentation import Figure, Row
 from workflows.report import plots
 from workflows.report.style import CYCLE
 
+_SHARES = (-0.03, 1.05)  # ends of an axis of shares
+_LINES = ("-", "--", "-.", ":")  # lines that coincide stay visible
 _LARGE = 64  # pixels of a side from which the grid of images is Figure 20, not 21
 # Curves of a panel: label -> stored name and coordinates.
 _Lines = Mapping[str, tuple[str, Mapping[str, Any]]]
@@ -86,6 +88,7 @@ class _Maker:
             "Share of the images of every checkpoint whose nearest noise is their own, and of the noises whose nearest "
             "image is.",
             {"share found": _MAPPING},
+            bounds=(_SHARES,),
         )
 
     def alignment(self) -> Figure:
@@ -106,7 +109,7 @@ class _Maker:
             f"line is 20 % of the training. Features: {extractor.title}.",
             {"alignment with the final images": lines},
             shares=(0.2,),
-            proxy=f"DINO: {extractor.title}",
+            proxy="DINO",
         )
 
     def difference_power(self) -> Figure:
@@ -182,9 +185,11 @@ class _Maker:
             draw,
         )
 
-    def differences(self) -> Figure:
+    def differences(self) -> Figure | None:
         """Figure 19."""
         result = self.result
+        if "difference" not in result:
+            return None
 
         def draw() -> Any:
             states = result["difference"].values
@@ -219,14 +224,15 @@ class _Maker:
         caption: str,
         panels: Mapping[str, _Lines],
         *,
-        shares: Sequence[float] = (),
-        log: Sequence[bool] = (),
         intervals: bool = True,
         proxy: str = "",
+        **axes: Any,
     ) -> Figure:
+        """Lines over the images seen, a panel a group; `axes` are options of `progress_curves`."""
+
         def draw() -> Any:
             curves = {title: self._drawn(lines, intervals) for title, lines in panels.items()}
-            return plots.progress_curves(curves, self.images, shares=shares, log=log)
+            return plots.progress_curves(curves, self.images, **axes)
 
         told = f"{caption} {self.bands}" if intervals else caption
         lines = {text: line for of in panels.values() for text, line in of.items()}
@@ -237,7 +243,16 @@ class _Maker:
         for number, (text, (name, where)) in enumerate(lines.items()):
             color = CYCLE[number % len(CYCLE)]
             bounds = [self._mean(name + end, where) if intervals else None for end in ("_low", "_high")]
-            curves.append(plots.Curve(text, self._mean(name, where), bounds[0], bounds[1], color=color))
+            curves.append(
+                plots.Curve(
+                    text,
+                    self._mean(name, where),
+                    bounds[0],
+                    bounds[1],
+                    color=color,
+                    line=_LINES[number % len(_LINES)],
+                )
+            )
             if self.several:
                 each = self.result[name].sel(where).transpose("training_seed", "checkpoint").values
                 curves += [plots.Curve("_", own, color=color) for own in each]

@@ -27,7 +27,7 @@ _ALIGNED = {
     "cka": "CKA",
     "cka_unbiased": "CKA, unbiased",
     "svcca": "SVCCA",
-    "features": "Features",
+    "features": "Cosine of features",
     "ssim": "SSIM",
     "power_ratio": "High / low",
 }
@@ -65,9 +65,10 @@ def _path(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Datas
 
 def _alignment(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Dataset]) -> Table:
     extractor = extractor_named(str(result["extractor"].item()))
-    proxy = f"DINO: {extractor.title}"
     columns = [
-        Column(name, text, proxy=proxy if name == "features" else "", group="Alignment with the final images")
+        Column(
+            name, text, proxy="DINO" if name == "features" else "", group="Alignment with the final images"
+        )
         for name, text in _ALIGNED.items()
         if name in result and name != "power_ratio"
     ]
@@ -89,7 +90,8 @@ def _alignment(label: str, result: xr.Dataset, index: int, results: Sequence[xr.
         "over that below it (1 for white noise).",
         notes=(
             f"SVCCA of {int(result['svcca_dims'])} directions. CKA of few images is biased upwards; the unbiased form "
-            "is beside it. Pixels are scaled to [0, 1] by the extremes of each whole set.",
+            f"is beside it. Features: {extractor.title}. For SSIM pixels are scaled to [0, 1] by the extremes of each "
+            "whole set.",
             "Held-out error: mean squared error of predicted noise on crops that were never trained on, at the "
             "cleanest levels of 50 steps; 1 is no knowledge.",
         ),
