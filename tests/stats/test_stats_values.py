@@ -229,6 +229,19 @@ def test_identical_images_are_similar_and_small_ones_refused():
         summary(StructuralSimilarity("x", "y"), x=x[..., :4, :4], y=x[..., :4, :4])
 
 
+def test_similarity_of_sets_that_are_scaled_by_their_extremes_first():
+    x = normal(range(3), (3, 8, 8), seed=0, stream="x").astype(np.float64)
+    y = 0.5 * x + 2  # the same pictures in another range: equal once each set is scaled to [0, 1]
+    ends = [(float(z.min()), float(z.max())) for z in (x, y)]
+    assert_allclose(summary(StructuralSimilarity("x", "y", 1.0, *ends), x=x, y=y)["ssim"], 1, atol=1e-12)
+    z = normal(range(3), (3, 8, 8), seed=0, stream="z").astype(np.float64)
+    scaled = [(x - x.min()) / np.ptp(x), (z - z.min()) / np.ptp(z)]
+    ends[1] = (float(z.min()), float(z.max()))
+    got = summary(StructuralSimilarity("x", "y", 1.0, *ends), x=x, y=z)["ssim"]
+    assert_allclose(got, summary(StructuralSimilarity("x", "y", 1.0), x=scaled[0], y=scaled[1])["ssim"])
+    assert got < 0.5
+
+
 def test_slerp_by_hand_and_its_ends():
     # halfway between (1, 0) and (0, 2): theta = 90 degrees, both weights sin 45 = .7071
     got = slerp(np.array([[1.0, 0.0]]), np.array([[0.0, 2.0]]), 0.5)

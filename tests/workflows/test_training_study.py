@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from trained_networks import BATCH as SEEN
 from trained_networks import recipe, train
 
 import workflows.studies.training as study_module
@@ -178,13 +179,13 @@ def test_the_final_network_is_aligned_with_itself_and_what_trainings_say_is_kept
     for name in ("cka", "cka_unbiased", "svcca", "features", "ssim"):
         np.testing.assert_allclose(result[name].sel(checkpoint=last), 1.0, atol=1e-6)
     assert np.isnan(result["power_ratio"].sel(checkpoint=last)).all()
-    assert result["images"].values.tolist() == [32 * step for step in STEPS]
+    assert result["images"].values.tolist() == [SEEN * step for step in STEPS]
     assert result["share"].values.tolist() == [0, 10 / 60, 0.5, 1]
     for run in trained:
         own = result.sel(training_seed=run.seed)
         np.testing.assert_array_equal(own["held_out"], [one.held_out for one in run.checkpoints])
         np.testing.assert_allclose(own["loss"], run.loss)
-        assert own["loss_images"].values.tolist() == [32 * step for step in run.loss_steps]
+        assert own["loss_images"].values.tolist() == [SEEN * step for step in run.loss_steps]
     # A network that predicts nothing is wrong by the noise itself: 1, up to the noise of these crops.
     np.testing.assert_allclose(result["held_out"].sel(checkpoint=0), 1.0, atol=0.15)
     assert (result["svcca_dims"], svcca_dims(64), svcca_dims(2048), svcca_dims(4)) == (3, 8, 10, 1)
@@ -249,12 +250,12 @@ def test_the_report_shows_figures_tables_and_claims(done, trained):
     ]["numbers"].keys()
     rows = json.loads((folder / "results.json").read_text())
     cells = {(row["item"], row["row"], row["column"]): row for row in rows}
-    name = "training seed 10 / step 30: 960 images, 50.0%"
+    name = "training seed 10 / step 30: 480 images, 50.0%"
     cell = cells["training-latents", name, "angle_noise"]
     assert cell["value"] == pytest.approx(
         float(result["angle"].sel(training_seed=10, checkpoint=30, vertex="noise"))
     )
-    mean = cells["training-alignment", "mean, ± over seeds / step 30: 960 images, 50.0%", "svcca"]
+    mean = cells["training-alignment", "mean, ± over seeds / step 30: 480 images, 50.0%", "svcca"]
     both = result["svcca"].sel(checkpoint=30).values
     assert (mean["value"], mean["spread"]) == pytest.approx((both.mean(), both.std(ddof=1)))
     assert cells["training-alignment", name, "features"]["proxy"] == "DINO"

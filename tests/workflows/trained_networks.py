@@ -21,7 +21,7 @@ from taba_core.training.recipe import Recipe
 from taba_core.training.trainee import CropStream, DenoiserTrainee
 from workflows.configuration.trained import Checkpoint, TrainedRun
 
-BATCH = 32
+BATCH = 16
 
 
 def recipe(size: int = 8, channels: int = 32) -> Recipe:

@@ -14,7 +14,8 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 from workflows.report.curves import Curve
 from workflows.report.style import MUTED, TEXT_WIDTH, color_of, new_figure, styled
 
-_FEW_DECADES = 5
+_FEW_DECADES = 5  # of which 3, 30, ... are ticks too
+_MARKED = 40  # checkpoints, above which points would be a line
 _BESIDE = "_"  # a label that starts with it is in no legend
 
 
@@ -51,7 +52,7 @@ def progress_curves(
             axis.axvline(share * seen[-1], color=MUTED, linewidth=0.8, linestyle=(0, (1, 2)), zorder=0)
         _images_axis(axis, seen)
         axis.set_ylabel(ylabels[number] if number < len(ylabels) else "")
-        if number < len(log) and log[number]:
+        if number < len(log) and log[number] and _has_positive(curves):
             _log_scale(axis)
         if number < len(bounds) and bounds[number] is not None:
             axis.set_ylim(bounds[number])
@@ -63,16 +64,9 @@ def progress_curves(
 def _draw(axis: Axes, x: Any, curve: Curve, index: int) -> None:
     color = curve.color or color_of(curve.label, index)
     beside = curve.label.startswith(_BESIDE)
-    values = np.asarray(curve.values, dtype=np.float64)
+    marker = "" if beside or len(x) > _MARKED else "o"
     style: dict[str, Any] = {"color": color, "label": curve.label, "linewidth": 0.7 if beside else 1.6}
-    axis.plot(
-        x[: len(values)],
-        values,
-        curve.line,
-        marker="" if beside or len(x) > 40 else "o",
-        markersize=3,
-        **style,
-    )
+    axis.plot(x, curve.values, curve.line, marker=marker, markersize=3, **style)
     if curve.low is not None and curve.high is not None:
         axis.fill_between(
             x, np.asarray(curve.low), np.asarray(curve.high), color=color, alpha=0.18, linewidth=0
@@ -88,10 +82,15 @@ def _images_axis(axis: Axes, seen: npt.NDArray[np.float64]) -> None:
     decades = [10.0**k for k in range(int(np.floor(np.log10(first))), int(np.log10(last)) + 1)]
     steps = (1, 3) if len(decades) < _FEW_DECADES else (1,)
     ticks = [m * ten for ten in decades for m in steps if first <= m * ten <= last]
-    ticks = [0.0] * (seen[0] == 0) + (ticks or [first])
+    ticks = [*([] if seen[0] else [0.0]), *(ticks or [first])]
     axis.set_xticks(ticks, [_count(value) for value in ticks])
     axis.xaxis.set_minor_locator(NullLocator())
     axis.set_xlabel("images seen")
+
+
+def _has_positive(curves: Sequence[Curve]) -> bool:
+    """Whether there is anything to draw on a logarithmic axis."""
+    return any((np.nan_to_num(np.asarray(curve.values, dtype=np.float64)) > 0).any() for curve in curves)
 
 
 def _log_scale(axis: Axes) -> None:
