@@ -296,7 +296,7 @@ def test_exact_zero_is_not_positive():
 def test_stacked_estimates_keep_their_pairs():
     rows = normal(range(40), (2,), seed=0, stream="rows")
     one, other = (
-        estimates(reduce_blocks([{"sample": np.arange(40), "x": x}], 40, {"m": MeanRow()})["m"])["x"]
+        estimates(reduce_blocks([{"sample": np.arange(40), "x": x}], 40, {"m": MeanRow()})["m"])["mean"]
         for x in rows.T
     )
     both = Estimate.stack([one, other, one])

@@ -157,18 +157,18 @@ def _noise_loses(of: Measured) -> _Judged:
 
 
 def _reaches_plateau(of: Measured) -> _Judged:
-    reached = [s for s in range(len(of.share) - 1) if of.share[s] <= _ALIGNED]
-    if not reached or reached[-1] == len(of.share) - 2:  # no later one, whose value would be the plateau
+    at = _aligned_at(of)
+    if at is None or at == len(of.share) - 2:  # no later one, whose value would be the plateau
         return _NO_CHECKPOINT
-    numbers: dict[str, Any] = {"at share": float(of.share[reached[-1]])}
+    numbers: dict[str, Any] = {"at share": float(of.share[at])}
     verdicts = []
     for name in _aligned(of):
         values = of.values[name]
-        margin = values[reached[-1]] - _PLATEAU * values[-2]
+        margin = values[at] - _PLATEAU * values[-2]
         verdicts.append(positive(margin))
         numbers[name] = {
             **interval_numbers("margin", margin),
-            "value": float(values[reached[-1]]),
+            "value": float(values[at]),
             "plateau": float(values[-2]),
             "untrained": float(values[0]),
         }
@@ -176,11 +176,16 @@ def _reaches_plateau(of: Measured) -> _Judged:
 
 
 def _svcca_stays(of: Measured) -> _Judged:
-    reached = [s for s in range(len(of.share) - 1) if of.share[s] <= _ALIGNED]
-    margins = {
-        s: of.values["svcca"][s] - _SVCCA for s in range(len(of.share) - 1) if reached and s >= reached[-1]
-    }
-    return _all_above(of, margins) if margins else _NO_CHECKPOINT
+    at = _aligned_at(of)
+    if at is None:
+        return _NO_CHECKPOINT
+    return _all_above(of, {s: of.values["svcca"][s] - _SVCCA for s in range(at, len(of.share) - 1)})
+
+
+def _aligned_at(of: Measured) -> int | None:
+    """The last trained checkpoint within the share of the training by which generations should be aligned."""
+    within = [s for s in range(len(of.share) - 1) if 0 < of.share[s] <= _ALIGNED]
+    return within[-1] if within else None
 
 
 def _power_moves_up(of: Measured) -> _Judged:
