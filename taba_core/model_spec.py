@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
@@ -33,6 +33,10 @@ class Spec(BaseModel):
                 continue
             kept[name] = value.content() if isinstance(value, Spec) else dumped[name]
         return kept
+
+    def altered(self, **fields: Any) -> Self:
+        """This description with other values of some fields, validated as any other."""
+        return type(self)(**{**{name: getattr(self, name) for name in type(self).model_fields}, **fields})
 
     def __hash__(self) -> int:
         # Options are dictionaries, so the generated field-wise hash would fail.

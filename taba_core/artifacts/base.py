@@ -46,6 +46,11 @@ class Artifact(Spec):
     def samples(self) -> SampleSource:
         """The artifact at the start of the chain, which says what the samples are."""
 
+    @property
+    def predictor(self) -> ModelSpec:
+        """The network whose predictions the artifact is made by: the samples' own, unless a kind has another."""
+        return self.samples.model
+
     def sources(self) -> tuple[Artifact, ...]:
         """Artifacts whose shards this one reads, shard i from shard i."""
         return ()

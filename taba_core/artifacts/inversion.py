@@ -27,6 +27,7 @@ from taba_core.conventions import (
     X0Rule,
     evaluations_per_prediction,
 )
+from taba_core.model_spec import ModelSpec
 
 # What a latent image goes through before it is inverted: nothing, or decoder and encoder (posterior mean or a draw).
 RoundTrip = Literal["none", "mean", "sample"]
@@ -43,10 +44,13 @@ class Inversion(Artifact):
     counts are those of a network without guidance.
 
     `guidance_scale` is w of the inversion's own predictions, whatever the images were sampled with.
+
+    `network` is the network that inverts, where it is another than the one the images are from (None): a checkpoint of
+    the same training (paper, App. O). Grid and null condition are its own; a latent model's codec stays the source's.
     """
 
     kind: ClassVar[str] = "inversion"
-    added_later: ClassVar[dict[str, Any]] = {"guidance_scale": UNGUIDED}
+    added_later: ClassVar[dict[str, Any]] = {"guidance_scale": UNGUIDED, "network": None}
     outside_key: ClassVar[frozenset[str]] = frozenset(
         {"method_location", "expected_evaluations", "sampling_evaluations", "carried"}
     )
@@ -96,6 +100,22 @@ class Inversion(Artifact):
     expected_evaluations: tuple[int, int] | None = None
     sampling_evaluations: int | None = None
     carried: dict[str, dict[str, int]] = Field(default_factory=dict)
+    network: ModelSpec | None = None
+
+    @field_validator("network")
+    @classmethod
+    def _another_of_the_same_shape(cls, value: ModelSpec | None, info: Any) -> ModelSpec | None:
+        source = info.data.get("source")
+        # The images' own network, named, is what None means: it must not split one artifact.
+        if value is None or source is None or value.canonical() == source.model.canonical():
+            return None
+        here, there = (_sample_shape(spec) for spec in (value, source.model))
+        if here and there and here != there:
+            raise ValueError(
+                f"network {value.name} works on states of {here}, and the images are of {source.model.name}, on "
+                f"{there}; an inversion needs a network of the same shape."
+            )
+        return value
 
     @model_validator(mode="before")
     @classmethod
@@ -118,6 +138,11 @@ class Inversion(Artifact):
     def samples(self) -> SampleSource:
         """Those of the inverted images."""
         return self.source
+
+    @property
+    def predictor(self) -> ModelSpec:
+        """The network that inverts."""
+        return self.network or self.source.model
 
     def sources(self) -> tuple[Artifact, ...]:
         """The images."""
@@ -155,3 +180,9 @@ class Inversion(Artifact):
         low, high = self.expected_evaluations or (plain, plain)
         each = evaluations_per_prediction(self.guidance_scale)
         return low * each, high * each
+
+
+def _sample_shape(spec: ModelSpec) -> str:
+    """Shape of a network's states where its spec says it (models that are not built in), as 3x32x32; else nothing."""
+    shape = (spec.card or {}).get("sample_shape")
+    return "x".join(map(str, shape)) if isinstance(shape, (list, tuple)) else ""

@@ -8,6 +8,7 @@ from taba_core.artifacts.base import Artifact, SampleSource
 from taba_core.artifacts.inversion import Inversion
 from taba_core.artifacts.variable import STATE, Variable
 from taba_core.conventions import UNGUIDED, GuidanceScale, X0Rule, evaluations_per_prediction
+from taba_core.model_spec import ModelSpec
 
 
 class Reconstruction(Artifact):
@@ -34,6 +35,11 @@ class Reconstruction(Artifact):
     def samples(self) -> SampleSource:
         """Those of the inverted images."""
         return self.source.source
+
+    @property
+    def predictor(self) -> ModelSpec:
+        """The network that inverted samples back."""
+        return self.source.predictor
 
     def sources(self) -> tuple[Artifact, ...]:
         """The inversion, and the images for their conditions."""

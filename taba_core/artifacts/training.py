@@ -18,8 +18,8 @@ from taba_core.model_spec import Spec
 class Training(Spec):
     """One network trained from its initial weights for a number of steps.
 
-    `recipe` is the whole recipe (architecture, process, objective), `data` the fingerprint of the images and
-    `data_location` where they lie: "builtin", or a folder or an archive. `trainer` is the version of the loop.
+    `recipe` is the whole recipe (architecture, process, objective, kind of data), `data` the fingerprint of the images
+    and `data_location` where they lie, "" for their default place. `trainer` is the version of the loop.
     """
 
     kind: ClassVar[str] = "training"
@@ -32,7 +32,7 @@ class Training(Spec):
     learning_rate: float = Field(gt=0)
     checkpoints: tuple[int, ...] = Field(min_length=1, description="steps whose network is kept, ascending")
     data: str
-    data_location: str = "builtin"
+    data_location: str = ""
     trainer: int = 1
 
     @field_validator("checkpoints")

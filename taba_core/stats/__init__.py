@@ -43,7 +43,7 @@ from taba_core.stats.regions import (
 from taba_core.stats.resample import estimates, poisson_weights
 from taba_core.stats.similarity import StructuralSimilarity, structural_similarity
 from taba_core.stats.step_error import StepError
-from taba_core.stats.texture import LocalVariance, PowerSpectrum, local_variance
+from taba_core.stats.texture import DifferencePower, LocalVariance, PowerSpectrum, local_variance
 from taba_core.stats.trajectory import PathDistance, path_distance_direct
 from taba_core.stats.tree import CANONICAL_BLOCK, MergeTree, Reduced
 from taba_core.stats.triangle import AngleHistogram, Triangle
@@ -63,6 +63,7 @@ __all__ = [
     "CorrelationFloor",
     "CosineSimilarity",
     "Coverage",
+    "DifferencePower",
     "EntryKL",
     "Estimate",
     "FeatureAlignment",

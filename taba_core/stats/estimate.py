@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -51,6 +51,22 @@ class Estimate:
         """A known value, without uncertainty."""
         array = np.asarray(value, dtype=np.float64)
         return cls(array, np.empty((0, *array.shape)), "exact", 0)
+
+    @classmethod
+    def stack(cls, estimates: Sequence[Estimate]) -> Estimate:
+        """Estimates of one shape and of the same resampling as one, along a new first axis.
+
+        Raises:
+          UsageError, TypeError: they are no pairs, as in arithmetic. ValueError: none, or of several shapes.
+        """
+        first = estimates[0] if estimates else None
+        if first is None:
+            raise ValueError("stack() needs at least one estimate.")
+        for other in estimates[1:]:
+            _check_paired(first, other)
+        value = np.stack([one.value for one in estimates])
+        replicates = np.stack([one.replicates for one in estimates], axis=1)
+        return replace(first, value=value, replicates=replicates)
 
     @property
     def shape(self) -> tuple[int, ...]:

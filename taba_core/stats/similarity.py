@@ -39,12 +39,17 @@ def structural_similarity(a: Array, b: Array, value_range: float) -> NDArray[np.
 class StructuralSimilarity(RowStatistic):
     """Structural similarity of pairs of images, see `structural_similarity`.
 
+    `reference_range` and `estimate_range` are the (low, high) that map to 0 and 1 first: for sets of images that are
+    each scaled by their own extremes (`ValueRange`), with a value_range of 1.
+
     Values (scalars): ssim, mean over pairs; ssim_std over pairs (n - 1).
     """
 
     reference: str = "image"
     estimate: str = "reconstruction"
     value_range: float = 2.0
+    reference_range: tuple[float, float] = (0.0, 1.0)
+    estimate_range: tuple[float, float] = (0.0, 1.0)
 
     @property
     def inputs(self) -> tuple[Input, ...]:
@@ -53,7 +58,9 @@ class StructuralSimilarity(RowStatistic):
 
     def rows(self, block: Block) -> dict[str, Array]:
         """SSIM of every pair."""
-        return {"ssim": structural_similarity(block[self.reference], block[self.estimate], self.value_range)}
+        a = _scaled(block[self.reference], self.reference_range)
+        b = _scaled(block[self.estimate], self.estimate_range)
+        return {"ssim": structural_similarity(a, b, self.value_range)}
 
     def terms(self, rows: Mapping[str, Array]) -> Mapping[str, Array]:
         """Add the squares."""
@@ -63,3 +70,8 @@ class StructuralSimilarity(RowStatistic):
         """Average over pairs."""
         mean, std = mean_and_std(count, sums["ssim"], sums["square"])
         return {"ssim": mean, "ssim_std": std}
+
+
+def _scaled(x: Array, ends: tuple[float, float]) -> NDArray[np.float64]:
+    low, high = ends
+    return (as_float64(x) - low) / (high - low)

@@ -1,4 +1,4 @@
-"""Texture of images and latents: local variance, and the radial power spectrum with its slope (Table 3, Fig. 2)."""
+"""Texture of images and latents: local variance, and the radial power spectrum of them and of differences (Table 3)."""
 
 from __future__ import annotations
 
@@ -128,3 +128,36 @@ class PowerSpectrum(RowStatistic):
     def summarise_sums(self, sums: Mapping[str, Array], count: Array) -> dict[str, Array]:
         """Average over samples, then fit; no slope where a power is zero."""
         return spectrum_values(ratio(sums["power"], over(count, sums["power"])))
+
+
+@dataclass(frozen=True)
+class DifferencePower(RowStatistic):
+    """Radial power of the differences of pairs of images, above and below half the Nyquist frequency (Figure 19).
+
+    With P(k) = `radial_power` of estimate - reference, k = 1..K cycles per image and K = min(H, W)/2 the Nyquist
+    frequency: low = mean of P(k) over k <= K/2, high = mean over k > K/2, both averaged over pairs; ratio = high / low.
+    White noise of variance v has low = high = v and the ratio 1; a difference of smooth images has a ratio near 0. The
+    mean of a difference (k = 0) is in neither.
+
+    Values (scalars): high, low, ratio (NaN for images that do not differ).
+    """
+
+    reference: str = "image"
+    estimate: str = "other"
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        """Two variables of the same shape, (n, C, H, W)."""
+        return (state(self.reference, values="levels"), state(self.estimate, values="levels"))
+
+    def rows(self, block: Block) -> dict[str, Array]:
+        """Mean power above and below half the Nyquist frequency of every pair, (n,) each."""
+        difference = as_float64(block[self.estimate]) - as_float64(block[self.reference])
+        power = radial_power(difference, f"{self.estimate} - {self.reference}")
+        above = 2 * np.arange(1, power.shape[1] + 1) > power.shape[1]
+        return {"high": power[:, above].mean(axis=1), "low": power[:, ~above].mean(axis=1)}
+
+    def summarise_sums(self, sums: Mapping[str, Array], count: Array) -> dict[str, Array]:
+        """Average over pairs, then divide."""
+        high, low = (ratio(sums[name], count) for name in ("high", "low"))
+        return {"high": high, "low": low, "ratio": ratio(high, low)}

@@ -102,9 +102,11 @@ def group_attrs(artifact: Artifact, extent: Extent, coords: Iterable[str]) -> di
     level: dict[str, Any] | None = attrs["spec"]
     while level is not None:
         for name, value in level.items():
-            if name not in ("model", "source") and (name not in attrs):
+            if name not in ("model", "source", "network") and (name not in attrs):
                 attrs[name] = value
         level = level.get("source")
+    if artifact.predictor != artifact.samples.model:
+        attrs["network"] = artifact.predictor.name
     if artifact.sources():
         attrs["source"] = artifact.sources()[0].name
     extra = sorted(set(coords) - {"sample", "step"})

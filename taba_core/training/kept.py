@@ -18,12 +18,12 @@ from taba_core.artifacts.training import Training
 from taba_core.errors import UsageError
 from taba_core.models.base import load_model
 from taba_core.models.catalog import load_card
-from taba_core.models.photos import content_of, load_photos
+from taba_core.training.data import source_for
 from taba_core.training.export import save_network, unpack
 from taba_core.training.heldout import LEVELS, epsilon_errors, examples
 from taba_core.training.loop import Loop, LoopSettings
 from taba_core.training.pictures import COLUMNS, real, samples, save_grid
-from taba_core.training.prepare import Preparation
+from taba_core.training.prepare import Preparation, of_recipe
 from taba_core.training.ranks import Ranks
 from taba_core.training.recipe import Recipe
 
@@ -83,11 +83,11 @@ class _KeptRun:
                 f"{spec.batch_size} rows of a batch cannot be shared by {place.ranks.count} workers; use a number of "
                 f"workers that divides {spec.batch_size}."
             )
-        self.photos = load_photos(spec.data_location)
-        found = content_of(self.photos).fingerprint
-        if found != spec.data:
+        self.source = source_for(self.recipe, path=spec.data_location or None)
+        if self.source.fingerprint != spec.data:
+            where = spec.data_location or f"the place of {self.recipe.data}"
             raise UsageError(
-                f"{spec.name}: the images at {spec.data_location} have fingerprint {found}, and the run is of "
+                f"{spec.name}: the images at {where} have fingerprint {self.source.fingerprint}, and the run is of "
                 f"{spec.data}. Put them back, or start again: other images are another run."
             )
         _deterministic()
@@ -96,7 +96,7 @@ class _KeptRun:
     def run(self) -> None:
         ready = Preparation(
             self.recipe,
-            self.photos,
+            self.source,
             self.spec.seed,
             self.spec.batch_size,
             self.place.device,
@@ -107,6 +107,8 @@ class _KeptRun:
             batch_size=self.spec.batch_size,
             learning_rate=self.spec.learning_rate,
             steps=self.spec.steps,
+            data=self.spec.data,
+            **of_recipe(self.recipe),
         )
         trainee, network = ready.trainee(self._no_autoencoder), ready.network()
         loop = Loop(trainee, network, settings, self.keeper.state, _silent, ranks=self.place.ranks)
@@ -152,7 +154,7 @@ class _KeptRun:
             return
         with tempfile.TemporaryDirectory(prefix="taba-network-") as scratch:
             file = Path(scratch) / f"{self.recipe.name}.safetensors"
-            save_network(file, loop.average, self.recipe, {"photos": [photo.name for photo in self.photos]})
+            save_network(file, loop.average, self.recipe, self.source.facts())
             folder = Path(scratch) / self.spec.label(step)
             measured = self._measured(unpack(file, folder), folder)
             self.keeper.keep(step, partial(_copy, folder), self._facts(loop) | measured)
@@ -161,10 +163,10 @@ class _KeptRun:
         """Held-out errors of a network as its family's loader reads it, and a picture of its samples beside it."""
         model: Any = load_model(str(written), device=str(self.place.device))
         card = load_card(str(written))
-        given = examples(model, card, self.photos, HELD_OUT, region="held-out", seed=HELD_OUT_SEED)
+        given = examples(model, card, self.source, HELD_OUT, region="held-out", seed=HELD_OUT_SEED)
         errors = epsilon_errors(model, card, given, seed=HELD_OUT_SEED)
-        made = samples(model, card, self.photos, COLUMNS, seed=PICTURE_SEED)
-        save_grid(folder / "samples.png", [made, real(card, self.photos, COLUMNS, seed=PICTURE_SEED)])
+        made = samples(model, card, self.source, COLUMNS, seed=PICTURE_SEED)
+        save_grid(folder / "samples.png", [made, real(card, self.source, COLUMNS, seed=PICTURE_SEED)])
         return {"held_out_levels": list(LEVELS), "held_out_errors": [round(error, 6) for error in errors]}
 
     def _facts(self, loop: Loop) -> dict[str, Any]:

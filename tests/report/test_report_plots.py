@@ -131,3 +131,32 @@ def test_drawing_leaves_the_callers_settings_alone():
     before = dict(mpl.rcParams)
     plots.step_curves({"model": SEQUENCES}, "error")
     assert dict(mpl.rcParams) == before
+
+
+def test_progress_has_room_for_no_images_and_a_legend_of_what_is_named():
+    seen = [0, 320, 3200, 32000]
+    curves = [plots.Curve("found", [1, 0.9, 0.7, 0.5], low=[0.9, 0.8, 0.6, 0.4], high=[1, 1, 0.8, 0.6])]
+    curves += [plots.Curve("lost", [0, 0.1, 0.3, 0.5]), plots.Curve("_", [0, 0.2, 0.4, 0.4], color="#000000")]
+    figure = plots.progress_curves({"share": curves}, seen, shares=(0.1,), bounds=((0, 1.05),))
+    (axis,) = figure.axes
+    drawn = [line for line in axis.lines if len(line.get_xdata()) == len(seen)]
+    assert [line.get_label() for line in drawn] == ["found", "lost", "_"]
+    assert drawn[2].get_linewidth() < drawn[0].get_linewidth()
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["found", "lost"]
+    assert axis.get_xlim()[0] == 0 and axis.get_ylim() == (0, 1.05)
+    (mark,) = [line for line in axis.lines if line not in drawn]
+    assert mark.get_xdata()[0] == 3200
+    # 0 stands as far from the first images as one decade does at most, and every tick is a number of images.
+    places = axis.transData.transform([(x, 0) for x in seen])[:, 0]
+    assert 0 < places[1] - places[0] < places[2] - places[1] == pytest.approx(places[3] - places[2])
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["0", "1k", "3k", "10k", "30k"]
+
+
+def test_progress_of_nothing_positive_is_drawn_without_a_logarithm():
+    figure = plots.progress_curves({"ratio": [plots.Curve("ratio", [np.nan])]}, [0], log=(True,))
+    assert figure.axes[0].get_yscale() == "linear"
+    steep = plots.progress_curves({"e": [plots.Curve("e", [1.0, 0.9])]}, [0, 10], log=(True,))
+    steep.canvas.draw()
+    assert steep.axes[0].get_yscale() == "log"
+    named = [label.get_text() for label in steep.axes[0].get_yticklabels(minor=True)]
+    assert named and not any("times" in text for text in named)

@@ -291,3 +291,20 @@ def test_conjunctions_of_verdicts():
 def test_exact_zero_is_not_positive():
     assert positive(Estimate.exact(0.0)) == "fails"
     assert positive(Estimate.exact(0.1)) == "holds"
+
+
+def test_stacked_estimates_keep_their_pairs():
+    rows = normal(range(40), (2,), seed=0, stream="rows")
+    one, other = (
+        estimates(reduce_blocks([{"sample": np.arange(40), "x": x}], 40, {"m": MeanRow()})["m"])["mean"]
+        for x in rows.T
+    )
+    both = Estimate.stack([one, other, one])
+    assert both.shape == (3,) and both.n == 40 and both.kind == "bootstrap"
+    assert_array_equal(both.value, [one.value, other.value, one.value])
+    assert_array_equal((both[0] - both[1]).replicates, (one - other).replicates)
+    assert_array_equal((both[0] - both[2]).replicates, 0)
+    with pytest.raises(TypeError, match="their replicates are no pairs"):
+        Estimate.stack([one, Estimate.exact(1.0)])
+    with pytest.raises(ValueError, match="at least one"):
+        Estimate.stack([])

@@ -7,6 +7,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from taba_core.errors import UsageError
 from taba_core.rng import normal, uniform
 from taba_core.stats import (
+    DifferencePower,
     LocalVariance,
     Moments,
     PngBits,
@@ -186,6 +187,24 @@ def test_a_wave_has_its_power_at_its_frequency():
     assert np.argmax(power) == 2 and power[2] > 1e20 * max(power[0], 1e-30)
 
 
+def test_the_power_of_a_difference_is_split_at_half_the_nyquist_frequency():
+    # 16 pixels: Nyquist at 8 cycles, half of it at 4. The waves of a difference: 3 cycles of amplitude 1, and 6 cycles
+    # of amplitude 2. Each has two modes of |F|^2 / 256 = 64 amplitude^2, in rings of 16 modes (squared radii 8, 9, 10)
+    # and of 40 (32, 34, 36, 37, 40, 41); a half has four rings: low = 2 64 / 16 / 4 = 2, high = 2 256 / 40 / 4 = 3.2.
+    y = 2 * np.pi * np.arange(16) / 16
+    wave = (np.cos(3 * y) + 2 * np.cos(6 * y) + 5) * np.ones((1, 1, 16, 1))
+    image = normal(range(1), (1, 16, 16), seed=0, stream="x").astype(np.float64)
+    got = summary(DifferencePower("x", "y"), x=image, y=image + wave)
+    assert_allclose([got["low"], got["high"], got["ratio"]], [2, 3.2, 1.6], rtol=1e-10)
+
+
+def test_the_power_of_differences_of_white_noise_is_one_and_of_none_is_no_ratio():
+    x, y = (normal(range(64), (3, 16, 16), seed=0, stream=name) for name in "xy")
+    got = summary(DifferencePower("x", "y"), x=x, y=x + y)
+    assert_allclose([got["low"], got["high"], got["ratio"]], 1, atol=0.05)
+    assert np.isnan(summary(DifferencePower("x", "y"), x=x, y=x)["ratio"])
+
+
 # ---------------------------------------------------------------- normality, SSIM, SLERP
 
 
@@ -208,6 +227,19 @@ def test_identical_images_are_similar_and_small_ones_refused():
     assert_allclose([got["ssim"], got["ssim_std"]], [1, 0], atol=1e-12)
     with pytest.raises(UsageError, match="images of 4x4 are smaller than the 7x7 window"):
         summary(StructuralSimilarity("x", "y"), x=x[..., :4, :4], y=x[..., :4, :4])
+
+
+def test_similarity_of_sets_that_are_scaled_by_their_extremes_first():
+    x = normal(range(3), (3, 8, 8), seed=0, stream="x").astype(np.float64)
+    y = 0.5 * x + 2  # the same pictures in another range: equal once each set is scaled to [0, 1]
+    ends = [(float(z.min()), float(z.max())) for z in (x, y)]
+    assert_allclose(summary(StructuralSimilarity("x", "y", 1.0, *ends), x=x, y=y)["ssim"], 1, atol=1e-12)
+    z = normal(range(3), (3, 8, 8), seed=0, stream="z").astype(np.float64)
+    scaled = [(x - x.min()) / np.ptp(x), (z - z.min()) / np.ptp(z)]
+    ends[1] = (float(z.min()), float(z.max()))
+    got = summary(StructuralSimilarity("x", "y", 1.0, *ends), x=x, y=z)["ssim"]
+    assert_allclose(got, summary(StructuralSimilarity("x", "y", 1.0), x=scaled[0], y=scaled[1])["ssim"])
+    assert got < 0.5
 
 
 def test_slerp_by_hand_and_its_ends():

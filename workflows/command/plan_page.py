@@ -117,7 +117,7 @@ def _print_artifacts(plan: Plan) -> None:
 
 
 def inversion_text(artifact: Artifact) -> str:
-    """The inversion an artifact is or comes from: method, its own T where it is not the images', replaced steps, w."""
+    """The inversion an artifact is or comes from: method, T if not the images', K, w, network if not theirs."""
     inversion = artifact if isinstance(artifact, Inversion) else getattr(artifact, "source", None)
     if not isinstance(inversion, Inversion):
         return ""
@@ -126,6 +126,7 @@ def inversion_text(artifact: Artifact) -> str:
     parts += [f"T={T}"] if inversion.source.num_steps != T else []
     parts += [f"K={K} {inversion.forward_level}"] if K else []
     parts += [f"w={inversion.guidance_scale:g}"] if inversion.guidance_scale != UNGUIDED else []
+    parts += [f"by {inversion.network.name}"] if inversion.network else []
     return " ".join(parts)
 
 

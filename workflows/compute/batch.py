@@ -44,30 +44,31 @@ class Batch:
 
     @property
     def model(self) -> Any:
-        """The denoiser without guidance, loaded once for each worker, with its codec and text encoder."""
+        """The samples' own model without guidance, loaded once for each worker: the one whose codec decodes them."""
         return self.worker.model(self.artifact.samples.model)
 
     def denoiser(self, guidance_scale: float) -> Any:
-        """What predicts at a guidance scale; see `Workbench.denoiser`."""
-        return self.worker.denoiser(self.artifact.samples.model, guidance_scale)
+        """The network of the artifact's predictions at a guidance scale; see `Workbench.denoiser`."""
+        return self.worker.denoiser(self.artifact.predictor, guidance_scale)
 
     @property
     def card(self) -> Card:
-        """The model's card."""
+        """The card of the samples' own model."""
         return card_of(self.artifact.samples.model)
 
     def grid(self, num_inference_steps: int) -> Any:
-        """The model's timestep grid of T steps."""
-        return timestep_grid(self.card, num_inference_steps)
+        """The timestep grid of T steps of the network that predicts."""
+        return timestep_grid(card_of(self.artifact.predictor), num_inference_steps)
 
     def read(self, source: Artifact, *variables: str) -> Arrays:
         """Variables of a source, of these samples: from memory where this unit has just made them, else stored."""
         return self.worker.read(source, self.start, self.stop, variables)
 
     def cond(self) -> dict[str, torch.Tensor]:
-        """What the network reads beside states: the stored conditions of these samples."""
+        """What the network that predicts reads beside states: the stored conditions of these samples."""
         samples = self.artifact.samples
-        return condition(self.model, self.read(samples, *samples.condition_variables), self.worker.device)
+        model = self.worker.model(self.artifact.predictor)
+        return condition(model, self.read(samples, *samples.condition_variables), self.worker.device)
 
     def tensor(self, array: NDArray[Any]) -> torch.Tensor:
         """A tensor on the worker's device."""

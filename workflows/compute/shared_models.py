@@ -15,12 +15,15 @@ from taba_core.model_spec import ModelSpec
 from taba_core.models.base import card_of, load_spec
 
 _LOCK = threading.Lock()
+# Models that a worker keeps: a unit needs two at most, where one network inverts the images of another. A study of a
+# training has hundreds of checkpoints, each of which is asked for a while and then no more.
+KEPT = 2
 # Networks in use by any thread; one that no worker holds any more is gone.
 _NETWORKS: WeakValueDictionary[tuple[ModelSpec, str], Any] = WeakValueDictionary()
 
 
 class SharedModels:
-    """The models of one worker, by spec."""
+    """The models of one worker by spec, those asked last."""
 
     def __init__(self, device: str) -> None:
         self._device = device
@@ -28,14 +31,18 @@ class SharedModels:
         self._refused: dict[ModelSpec, str] = {}
 
     def get(self, spec: ModelSpec) -> Any:
-        """The denoiser of a spec, loaded at its first use.
+        """The denoiser of a spec, loaded unless it is among the `KEPT` that were asked last.
 
         Raises:
           HopelessUnit: it cannot be loaded from what is there. WorkError: the disk could not be read; try again.
         """
         if spec in self._refused:
             raise HopelessUnit(self._refused[spec])
-        if spec not in self._models:
+        if spec in self._models:
+            self._models[spec] = self._models.pop(spec)  # the last one asked is the last to go
+        else:
+            while len(self._models) >= KEPT:  # before the next one takes its memory
+                del self._models[next(iter(self._models))]
             try:
                 self._models[spec] = _shared(spec, self._device)
             except TabaError as error:

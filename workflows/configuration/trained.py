@@ -15,16 +15,16 @@ from taba_core.artifacts.training import Training
 from taba_core.errors import UsageError, unknown_name
 from taba_core.model_spec import ModelSpec
 from taba_core.models.base import model_spec
-from taba_core.models.photos import content_of, load_photos
 from taba_core.store import Store
 from taba_core.store.trainings import TrainingFolder, training_folder
 
 if TYPE_CHECKING:
+    from taba_core.training.recipe import Recipe
     from workflows.configuration.context import Context
 
-FIRST_LEVELS = (
-    3  # levels of the grid of 50 steps whose held-out errors are told: those of the first inversion steps
-)
+_ON_PIXELS = ("adm", "if")
+# Levels of the grid of 50 steps whose held-out errors are told: those of the first inversion steps.
+FIRST_LEVELS = 3
 
 
 @dataclass(frozen=True)
@@ -62,53 +62,92 @@ class TrainedRun:
     loss: tuple[float, ...] = ()
 
 
-def training_of(
-    context: Context, seed: int, steps: int | None = None, checkpoints: Sequence[int] | None = None
-) -> Training:
+@dataclass(frozen=True)
+class Wanted:
+    """What a user may choose of a training.
+
+    Attributes:
+      steps: None = the recipe's number.
+      checkpoints: steps whose network is kept; None = the recipe's, as far as the run goes. The last step always is.
+      learning_rate: None = the recipe's.
+      data_path: where the images lie; None = the default place of the recipe's source.
+    """
+
+    steps: int | None = None
+    checkpoints: Sequence[int] | None = None
+    learning_rate: float | None = None
+    data_path: str | None = None
+
+
+def training_of(context: Context, seed: int, wanted: Wanted = Wanted()) -> Training:
     """The training of the context's model.
 
     Args:
       seed: of initial weights and all draws.
-      steps: None = the recipe's number.
-      checkpoints: steps whose network is kept; None = the recipe's, as far as the run goes, and its end.
+    Returns:
+      The training; without a fingerprint of its images where they are not here: it can be planned and not run.
     Raises:
-      UsageError: the model has no recipe, works on latents, its data are not here, or steps that cannot be.
+      UsageError: the model has no recipe, works on latents, or steps that cannot be.
     """
-    from taba_core.training.recipe import recipes
+    from taba_core.training.recipe import checkpoint_grid
 
-    name = context.card.name
-    if name not in recipes():
-        trainable = [r.name for r in recipes().values() if r.family != "autoencoder" and not r.autoencoder]
-        raise unknown_name("model that can be trained", name, trainable)
-    recipe = recipes()[name]
-    if recipe.autoencoder is not None:
+    recipe = _recipe(context)
+    steps = wanted.steps or recipe.steps or 0
+    kept = wanted.checkpoints
+    if kept is not None and any(step > steps for step in kept):
         raise UsageError(
-            f"{name} works on the latents of an autoencoder; networks on pixels can be trained within a study. "
-            f"`taba train {name}` trains this one."
+            f"training.checkpoints={','.join(map(str, kept))}: the training ends at step {steps}. Leave later steps "
+            "out, or train longer (--set training.steps)."
         )
-    data, location = _data(context)
-    wanted = steps or recipe.steps
-    kept = recipe.checkpoints if checkpoints is None else tuple(checkpoints)
+    grid = checkpoint_grid(recipe, steps) if kept is None else tuple(sorted({*kept, steps}))
     return Training(
         recipe=recipe.model_dump(mode="json"),
         seed=seed,
-        steps=wanted,
+        steps=steps,
         batch_size=recipe.cpu_batch_size,
-        learning_rate=recipe.learning_rate,
-        checkpoints=tuple(sorted({step for step in kept if step < wanted} | {wanted})),
-        data=data,
-        data_location=location,
+        learning_rate=wanted.learning_rate or recipe.learning_rate,
+        checkpoints=grid,
+        data=_fingerprint(recipe.name, wanted.data_path) if images_are_here(context, wanted) else "",
+        data_location=wanted.data_path or "",
     )
 
 
-def _data(context: Context) -> tuple[str, str]:
-    location = str(context.settings.model_options.get("photos", "builtin"))
-    return _fingerprint(location), location
+def _recipe(context: Context) -> Recipe:
+    from taba_core.training.recipe import recipes
+
+    name = context.card.name
+    trainable = [r.name for r in recipes().values() if r.family in _ON_PIXELS and r.steps]
+    if name not in recipes():
+        raise unknown_name("model that can be trained within a study", name, trainable)
+    recipe = recipes()[name]
+    if name not in trainable:
+        raise UsageError(
+            f"{name}: networks on pixels with a number of steps of their own are trained within a study "
+            f"({', '.join(trainable)}). `taba train {name}` trains this one."
+        )
+    return recipe
+
+
+def images_are_here(context: Context, wanted: Wanted) -> bool:
+    """Whether the images of the training of the context's model are on this machine, whole and of the right kind."""
+    try:
+        check_images(context, wanted)
+    except UsageError:
+        return False
+    return True
+
+
+def check_images(context: Context, wanted: Wanted) -> None:
+    """Refuse (UsageError) images that are not here or not what they should be; the message says how to get them."""
+    _fingerprint(_recipe(context).name, wanted.data_path)
 
 
 @cache
-def _fingerprint(location: str) -> str:
-    return content_of(load_photos(location)).fingerprint
+def _fingerprint(recipe: str, path: str | None) -> str:
+    from taba_core.training.data import source_for
+    from taba_core.training.recipe import recipe_named
+
+    return source_for(recipe_named(recipe), path=path).fingerprint
 
 
 def trained_run(context: Context, spec: Training) -> TrainedRun:
@@ -130,9 +169,7 @@ def _checkpoint(context: Context, spec: Training, step: int, folder: TrainingFol
     facts = None if folder is None else folder.facts(step)
     images = spec.images(step)
     if folder is None or facts is None:
-        planned = ModelSpec(
-            name=spec.label(step), options={"profile": "reference"}, card=context.card.model_dump(mode="json")
-        )
+        planned = context.model_spec.altered(name=spec.label(step), card=context.card.model_dump(mode="json"))
         return Checkpoint(step, images, step / spec.steps, planned)
     card = folder.folder(step) / "card.yaml"
     place = str(card if card.exists() else folder.folder(step))
@@ -141,8 +178,7 @@ def _checkpoint(context: Context, spec: Training, step: int, folder: TrainingFol
 
 
 def _model(place: str, context: Context) -> ModelSpec:
-    options = {key: value for key, value in context.settings.model_options.items() if key != "photos"}
-    return model_spec(place, options)
+    return model_spec(place, context.settings.model_options)
 
 
 def _curve(folder: TrainingFolder | None) -> tuple[tuple[int, ...], tuple[float, ...]]:

@@ -17,6 +17,7 @@ from workflows.report.grids import (
     tile_grid,
 )
 from workflows.report.law_curves import step_law_panels
+from workflows.report.progress import progress_curves
 from workflows.report.schematic import inversion_step_schematic
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "mask_overlay_grid",
     "mask_tiles",
     "principal_channels",
+    "progress_curves",
     "step_curves",
     "step_law_panels",
     "sweep_curves",

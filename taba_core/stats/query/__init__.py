@@ -17,6 +17,7 @@ Several statistics in one pass over the data: `taba_core.stats.reduce`.
 
 from taba_core.stats.query.evaluate import Options, evaluate
 from taba_core.stats.query.pictures import (
+    difference_power,
     feature_alignment,
     feature_moments,
     local_variance,
@@ -57,6 +58,7 @@ __all__ = [
     "angle_histogram",
     "channel_pca",
     "cosine_similarity",
+    "difference_power",
     "entry_kl",
     "evaluate",
     "feature_alignment",

@@ -12,7 +12,7 @@ from taba_core.stats.query.evaluate import Options, evaluate
 from taba_core.stats.reconstruction import ReconstructionError
 from taba_core.stats.regions import REGIONS
 from taba_core.stats.similarity import StructuralSimilarity
-from taba_core.stats.texture import LocalVariance, PowerSpectrum
+from taba_core.stats.texture import DifferencePower, LocalVariance, PowerSpectrum
 from taba_core.stats.values import Quantiles, TopExamples
 
 if TYPE_CHECKING:
@@ -88,6 +88,16 @@ def power_spectrum(x: xr.DataArray, **options: Unpack[Options]) -> xr.Dataset:
     """
     dims = dict.fromkeys(("frequency", "power"), ("radius",))
     return evaluate(PowerSpectrum("x"), {"x": x}, dims, **options)
+
+
+def difference_power(image: xr.DataArray, other: xr.DataArray, **options: Unpack[Options]) -> xr.Dataset:
+    """Power of differences above and below half the Nyquist frequency (Figure 19); see `DifferencePower`.
+
+    >>> found = query.difference_power(generation.image, generation.image + generation.noise)
+    >>> float(found.ratio.round(1))
+    1.0
+    """
+    return evaluate(DifferencePower("image", "other"), {"image": image, "other": other}, **options)
 
 
 def feature_moments(features: xr.DataArray, **options: Unpack[Options]) -> xr.Dataset:

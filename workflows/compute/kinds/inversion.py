@@ -25,14 +25,17 @@ from workflows.compute.timing import TimedDenoiser, processor
 def invert(batch: Batch) -> Arrays:
     """Latents, what the method carries beside them, and what it took."""
     artifact: Inversion = batch.artifact
-    model, ids, source = batch.model, batch.ids, artifact.source
+    ids, source = batch.ids, artifact.source
+    image = batch.tensor(batch.read(source, "image")["image"])
     noise = None
     if artifact.forward_steps or artifact.draws_noise:
         noise = batch.tensor(
-            rng.normal(ids, model.sample_shape, seed=artifact.forward_seed, stream="forward")
+            rng.normal(ids, tuple(image.shape[1:]), seed=artifact.forward_seed, stream="forward")
         )
-    stored = batch.tensor(batch.read(source, "image")["image"])
-    image = round_trip(model, stored, artifact.round_trip, ids, source.draw_seed)
+    if (
+        artifact.round_trip != "none"
+    ):  # asked for here, because another network may invert and this one be unloaded
+        image = round_trip(batch.model, image, artifact.round_trip, ids, source.draw_seed)
     # The clock is outermost: it sees what a prediction costs, both evaluations of a guided one.
     clock = TimedDenoiser(batch.denoiser(artifact.guidance_scale), batch.worker.wait)
     report = invert_with_report(

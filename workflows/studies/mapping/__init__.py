@@ -12,6 +12,7 @@ from taba_core.artifacts.request import Request
 from taba_core.stats.mapping import SmallestDistance
 from taba_core.stats.nearest import METRICS
 from taba_core.stats.pairs import reduce_pairs
+from workflows.analysis.candidates import samples_per_read
 from workflows.analysis.findings import Findings, for_each, row_labels
 from workflows.analysis.presentation import Section
 from workflows.analysis.study import Study, register
@@ -25,7 +26,6 @@ from workflows.studies.mapping.measures import (
     find_attractors,
     find_examples,
     kind_of_division,
-    samples_per_read,
     sampling_steps,
 )
 from workflows.studies.mapping.options import MappingOptions

@@ -20,6 +20,7 @@ from taba_core.stats.attractors import (
 )
 from taba_core.stats.base import flat
 from taba_core.stats.nearest import METRICS, Metric, Nearest
+from workflows.analysis.candidates import DIVIDED_FROM, DIVISIONS
 from workflows.analysis.findings import Findings
 from workflows.analysis.inputs import PICTURE_DIMS
 from workflows.configuration.context import Context
@@ -37,11 +38,6 @@ DIRECTIONS: Mapping[str, tuple[str, str]] = {
     "latent_image": ("latent", "forth"),
 }
 SHOWN = 8  # examples, attractors and least-variance images (paper, Fig. 14)
-_DIVISIONS, _FROM = (
-    8,
-    2048,
-)  # the paper's number of divisions, and the n from which they hold enough candidates
-_ENTRIES = 1 << 21  # of a block of states: 16 MB in float64
 
 Mapped = Mapping[str, Mapping[Metric, Nearest]]
 
@@ -89,15 +85,15 @@ def kind_of_division(context: Context) -> str:
     """
     asked, classes = context.options(MappingOptions).divisions, context.conditioning == "class"
     if asked == "auto":
-        return "class" if classes else "eighths" if context.num_samples >= _FROM else "whole"
+        return "class" if classes else "eighths" if context.num_samples >= DIVIDED_FROM else "whole"
     if asked == "class" and not classes:
         raise UsageError(
             f"mapping.divisions=class: images of {context.card.title} are drawn without a class here; use whole or "
             "eighths, or a conditioning=class model."
         )
-    if asked == "eighths" and context.num_samples < _DIVISIONS:
+    if asked == "eighths" and context.num_samples < DIVISIONS:
         raise UsageError(
-            f"mapping.divisions=eighths: {context.num_samples} images make no {_DIVISIONS} divisions; use whole."
+            f"mapping.divisions=eighths: {context.num_samples} images make no {DIVISIONS} divisions; use whole."
         )
     return asked
 
@@ -107,12 +103,7 @@ def divisions(inputs: Inputs, context: Context, generation: str) -> NDArray[np.i
     kind = kind_of_division(context)
     if kind == "class":
         return inputs.head(generation, "class_id", inputs.num_samples).astype(np.int64)
-    return equal_divisions(inputs.num_samples, _DIVISIONS if kind == "eighths" else 1)
-
-
-def samples_per_read(sample_shape: tuple[int, ...]) -> int:
-    """Samples of a block of the pairwise reduction, by the size of a state: it bounds memory and changes nothing."""
-    return int(np.clip(_ENTRIES // np.prod(sample_shape), 16, 512))
+    return equal_divisions(inputs.num_samples, DIVISIONS if kind == "eighths" else 1)
 
 
 def find_accuracies(found: Findings, mapped: Mapping[int, Mapped], division: NDArray[np.int64]) -> None:
