@@ -24,7 +24,8 @@ from taba_core.store import Store
 from taba_core.store.audit import audit
 from taba_core.store.trainings import TrainingFolder, training_folder, trainings
 from taba_core.training.recipe import recipe_named
-from workflows.execution.training import Crew, line_of, ranks_for, train_missing
+from workflows.execution.training import Crew, line_of, train_missing
+from workflows.planning.stages import ranks_for
 
 INLINE = Crew("inline", None, None, Resources(num_cpus=1))
 STEPS = (0, 4, 12)

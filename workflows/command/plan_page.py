@@ -8,8 +8,10 @@ from typing import Any
 
 from taba_core.artifacts.base import Artifact
 from taba_core.artifacts.inversion import Inversion
+from taba_core.artifacts.training import Training
 from taba_core.conventions import UNGUIDED
 from taba_core.errors import UsageError
+from taba_core.models.cards import Card
 from taba_core.models.weights import status
 from taba_core.store import Store
 from taba_core.store.trainings import training_folder
@@ -17,11 +19,10 @@ from workflows.configuration.prompt_list import prompt_note
 from workflows.planning.budget import over_budget
 from workflows.planning.jobs import Asked, Job, check_all, notes_of
 from workflows.planning.plan import Plan
-from workflows.planning.stages import Machines, Timetable, timetable
+from workflows.planning.stages import Machines, Timetable, timetable, train_hours
 from workflows.text import bytes_text, count_text, duration_text, print_table
 
 _DEFAULT_METHOD = "ddim"  # of `taba run`
-_EVALUATIONS_OF_A_TRAINED_IMAGE = 3  # a backward pass takes as long as two forward passes
 
 
 def print_plan(parts: list[Asked], machines: Machines | None, *, as_json: bool) -> None:
@@ -31,7 +32,11 @@ def print_plan(parts: list[Asked], machines: Machines | None, *, as_json: bool) 
     refusal = over_budget(plans, parts[0].store, parts[0].budget)
     if refusal and parts[0].budget is not None:
         raise UsageError(refusal)
-    tables = [timetable(plan, machines) for plan in plans] if machines else []
+    tables = (
+        [timetable(plan, machines, _to_train(job, store)) for job, plan in zip(jobs, plans, strict=True)]
+        if machines
+        else []
+    )
     if as_json:
         print(json.dumps({**_as_json(jobs, plans, tables), "fits_budget": not refusal}, indent=1))
         return
@@ -62,7 +67,8 @@ def print_plan(parts: list[Asked], machines: Machines | None, *, as_json: bool) 
 
 def _print_what(plan: Plan) -> None:
     print(f"{plan.context.title}: {', '.join(s.name for s in plan.studies)}")
-    if status(plan.context.card).startswith("missing") and plan.context.weights is None:
+    asks_weights = not all(study.trained_model for study in plan.studies)
+    if asks_weights and status(plan.context.card).startswith("missing") and plan.context.weights is None:
         print(f"weights: {status(plan.context.card)}")
     if guidance := plan.context.guidance.text:
         print(f"guidance: {guidance}; a prediction under a scale other than 1 takes two network evaluations")
@@ -71,18 +77,20 @@ def _print_what(plan: Plan) -> None:
 
 
 def _print_trainings(job: Job, store: Store | None) -> None:
-    """Trainings that come first, and what they cost: three evaluations an image, forward and backward."""
+    """Trainings that come first, and what they cost."""
+    to_do = _to_train(job, store)
     for spec in job.trainings:
-        folder = None if store is None else training_folder(store, spec)
-        done = folder is not None and folder.complete
-        images = spec.images(spec.steps)
-        hours = images * _EVALUATIONS_OF_A_TRAINED_IMAGE * job.context.card.cost.image_seconds / 3600
-        kind = "CPU-hours (one core)" if job.context.card.runs_anywhere else "GPU-hours"
+        hours = f"about {train_hours(spec, job.context.card):.2f} {_hours_of(job.context.card)}"
         print(
             f"training, seed {spec.seed}: {spec.steps:,} steps of {spec.batch_size} images, {len(spec.checkpoints)} "
-            f"networks kept: {count_text(images)} images, about {hours:.2f} {kind}"
-            f"{', done' if done else ', before anything else'}"
+            f"networks kept: {count_text(spec.images(spec.steps))} images, "
+            f"{hours + ', before anything else' if spec in to_do else 'done'}"
         )
+
+
+def _to_train(job: Job, store: Store | None) -> list[Training]:
+    """The trainings that a store has not whole."""
+    return [s for s in job.trainings if store is None or not training_folder(store, s).complete]
 
 
 def _print_artifacts(plan: Plan) -> None:
@@ -139,15 +147,15 @@ def _print_costs(plan: Plan) -> None:
         )
     print(
         f"{count_text(plan.evaluations_missing)} network evaluations (image-NFE) to do = "
-        f"{plan.hours(plan.evaluations_missing):.2f} {_hours_of(plan)} at {cost.step_seconds:g} s per step of "
-        f"{cost.batch_size} images ({cost.measured_on}); {plan.units} units; "
+        f"{plan.hours(plan.evaluations_missing):.2f} {_hours_of(plan.context.card)} at {cost.step_seconds:g} s per "
+        f"step of {cost.batch_size} images ({cost.measured_on}); {plan.units} units; "
         f"{bytes_text(plan.bytes_total)} in {sum(p.num_files for p in plan.artifacts)} shard "
         f"files; about {bytes_text(plan.peak_memory)} of memory per worker."
     )
 
 
-def _hours_of(plan: Plan) -> str:
-    return "CPU-hours (one core)" if plan.context.card.runs_anywhere else "GPU-hours"
+def _hours_of(card: Card) -> str:
+    return "CPU-hours (one core)" if card.runs_anywhere else "GPU-hours"
 
 
 def _print_stages(table: Timetable, plan: Plan) -> None:
@@ -168,7 +176,8 @@ def _print_stages(table: Timetable, plan: Plan) -> None:
     print_table(("stage", "units", "longest unit", "device-hours", "waves", "wall time"), rows)
     print(
         f"on {_machines(table.machines)}: {duration_text(table.seconds)} in all, one stage after another, with "
-        f"{duration_text(table.load_seconds)} to load the model and {duration_text(table.reduce_seconds)} to reduce."
+        f"{duration_text(table.load_seconds)} to load the model and {duration_text(table.reduce_seconds)} to reduce"
+        f"{f', after {duration_text(table.train_seconds)} of training' if table.train_seconds else ''}."
     )
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from workflows.configuration.context import Context
 
 _ON_PIXELS = ("adm", "if")
+_NOT_OF_A_RUN = {"box", "minutes_share", "steps", "checkpoints"}  # fields of a recipe
 # Levels of the grid of 50 steps whose held-out errors are told: those of the first inversion steps.
 FIRST_LEVELS = 3
 
@@ -100,12 +101,15 @@ def training_of(context: Context, seed: int, wanted: Wanted = Wanted()) -> Train
             "out, or train longer (--set training.steps)."
         )
     grid = checkpoint_grid(recipe, steps) if kept is None else tuple(sorted({*kept, steps}))
+    batch_size, rate = recipe.cpu_batch_size, wanted.learning_rate or recipe.learning_rate
+    # What the run says itself, and what only another command reads, is not said twice.
+    as_run = {"batch_size": batch_size, "cpu_batch_size": batch_size, "learning_rate": rate}
     return Training(
-        recipe=recipe.model_dump(mode="json"),
+        recipe=recipe.model_copy(update=as_run).model_dump(mode="json", exclude=_NOT_OF_A_RUN),
         seed=seed,
         steps=steps,
-        batch_size=recipe.cpu_batch_size,
-        learning_rate=wanted.learning_rate or recipe.learning_rate,
+        batch_size=batch_size,
+        learning_rate=rate,
         checkpoints=grid,
         data=_fingerprint(recipe.name, wanted.data_path) if images_are_here(context, wanted) else "",
         data_location=wanted.data_path or "",

@@ -15,13 +15,13 @@ from taba_core.store import Store
 from taba_core.store.trainings import TrainingFolder, training_folder
 from workflows.execution.session import stop_if_asked
 from workflows.launch import PACKAGES
+from workflows.planning.stages import ranks_for
 from workflows.text import count_text, duration_text
 
 if TYPE_CHECKING:
     from cluster.pool.executor import Resources
     from workflows.compute.training import TrainTask
 
-MOST_RANKS = 8  # that share a training where the user gives no number: more make small batches smaller
 _LINE_S = 15.0  # between two lines of the live view
 _LOOK_S = 1.0
 
@@ -123,12 +123,6 @@ def _trainer(crew: Crew) -> Iterator[Callable[[TrainingFolder], None]]:
         yield train
     finally:
         session.close()
-
-
-def ranks_for(batch_size: int, places: int, asked: int | None) -> int:
-    """Processes that share a batch: as many as asked or as there are places, and a divisor of the batch."""
-    most = max(1, min(asked or MOST_RANKS, places, batch_size))
-    return max(count for count in range(1, most + 1) if batch_size % count == 0)
 
 
 def _task(folder: TrainingFolder) -> TrainTask:

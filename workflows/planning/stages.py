@@ -11,6 +11,8 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from taba_core.artifacts.training import Training
+from taba_core.models.cards import Card
 from workflows.planning.chains import Chains
 from workflows.planning.plan import Plan
 from workflows.planning.planned import PlannedArtifact
@@ -22,6 +24,8 @@ WRITE_BYTES_PER_SECOND = 2e8  # one worker: encode, checksum, write, sync
 REDUCE_BYTES_PER_SECOND = 5e8  # one node: the reduction of a study reads what it needs once
 MARGIN = 1.25  # of the time limit over the estimate
 DRAIN_SECONDS = 60  # schedulers may signal a minute early
+TRAINED_IMAGE_EVALUATIONS = 3  # a backward pass takes as long as two forward passes
+MOST_RANKS = 8  # that share a training where the user gives no number: more make small batches smaller
 
 # The parts of a unit, and the shard it makes of each.
 _Unit = tuple[list[PlannedArtifact], int]
@@ -71,13 +75,15 @@ class Timetable:
     """A plan on machines: start, stages one after another, reductions.
 
     The real scheduler starts a unit as soon as the same shard of its sources is there, so stages overlap and the
-    sum of stages is an upper estimate; `busy_seconds / workers` and the longest chain are lower ones.
+    sum of stages is an upper estimate; `busy_seconds / workers` and the longest chain are lower ones. Networks that are
+    trained first take `train_seconds`, one training after another.
     """
 
     machines: Machines
     stages: tuple[Stage, ...]
     load_seconds: float
     reduce_seconds: float
+    train_seconds: float = 0.0
 
     @property
     def longest(self) -> float:
@@ -89,7 +95,8 @@ class Timetable:
         """Wall time: start, load, every stage after the one before, reductions."""
         if not self.stages:
             return self.reduce_seconds
-        return START_SECONDS + self.load_seconds + self.reduce_seconds + sum(s.seconds for s in self.stages)
+        made = self.train_seconds + self.load_seconds + sum(s.seconds for s in self.stages)
+        return START_SECONDS + made + self.reduce_seconds
 
     @property
     def signal_seconds(self) -> int:
@@ -118,8 +125,8 @@ def load_seconds(plan: Plan) -> float:
     return LOAD_SECONDS + weights / LOAD_BYTES_PER_SECOND
 
 
-def timetable(plan: Plan, machines: Machines) -> Timetable:
-    """Stages of the missing units on the machines."""
+def timetable(plan: Plan, machines: Machines, trainings: Iterable[Training] = ()) -> Timetable:
+    """Stages of the missing units on the machines, after the trainings that are to do."""
     chains = plan.chains
     depths: dict[int, list[_Unit]] = {}
     for planned in plan.artifacts:
@@ -128,7 +135,22 @@ def timetable(plan: Plan, machines: Machines) -> Timetable:
             if parts[0] is planned:
                 depths.setdefault(planned.artifact.depth, []).append((parts, shard))
     stages = tuple(_stage(plan, chains, depths[depth], machines.workers) for depth in sorted(depths))
-    return Timetable(machines, stages, load_seconds(plan), plan.bytes_total / REDUCE_BYTES_PER_SECOND)
+    train = sum(
+        train_hours(spec, plan.context.card) * 3600 / ranks_for(spec.batch_size, machines.workers)
+        for spec in trainings
+    )
+    return Timetable(machines, stages, load_seconds(plan), plan.bytes_total / REDUCE_BYTES_PER_SECOND, train)
+
+
+def train_hours(spec: Training, card: Card) -> float:
+    """Device hours of a training on the card's measured step time: three evaluations an image, forward and backward."""
+    return spec.images(spec.steps) * TRAINED_IMAGE_EVALUATIONS * card.cost.image_seconds / 3600
+
+
+def ranks_for(batch_size: int, places: int, asked: int | None = None) -> int:
+    """Processes that share a training: as many as asked or as there are places, and a divisor of the batch."""
+    most = max(1, min(asked or MOST_RANKS, places, batch_size))
+    return max(count for count in range(1, most + 1) if batch_size % count == 0)
 
 
 def _stage(plan: Plan, chains: Chains, units: list[_Unit], workers: int) -> Stage:
