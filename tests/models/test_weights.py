@@ -9,6 +9,7 @@ import zipfile
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from safetensors.numpy import save_file
 
@@ -92,6 +93,46 @@ def test_missing_weights_say_how_to_get_them(tmp_path):
         UsageError, match=r"weights='.*none\.pt': no such file or directory\. Give a file of ADM-64"
     ):
         require_weights(load_card("adm-64"), tmp_path / "none.pt")
+
+
+def test_weights_that_are_trained_say_so_wherever_they_are_asked_for(tmp_path):
+    card = load_card("photo-tiny")
+    assert (card.weights.source, card.weights.location, card.weights.fetched) == ("trained", "", False)
+    assert status(card) == "not trained yet: taba run training --model photo-tiny"
+    assert locate(card) is None
+    with pytest.raises(UsageError) as error:
+        load_model("photo-tiny")
+    assert str(error.value) == (
+        "weights of Photo tiny are not here (not trained yet): `taba run training --model photo-tiny` makes them, or "
+        "give --weights PATH."
+    )
+    with pytest.raises(
+        UsageError, match=r"have no place of their own: not trained yet: taba run training --model ph"
+    ):
+        stored_at(card)
+    with pytest.raises(UsageError, match="not trained yet"):
+        model_spec("photo-tiny")
+    # It can be planned, and its weights given.
+    planned = planned_spec("photo-tiny")
+    assert (planned.name, planned.fingerprint, planned.card) == ("photo-tiny", "", None)
+    given = safetensors_of("photo-tiny", tmp_path / "mine.safetensors")
+    assert len(model_spec("photo-tiny", weights=given).fingerprint) == 24
+    assert load_model("photo-tiny", weights=given).eps(torch.zeros(1, 3, 16, 16), 5.0, {}).shape == (
+        1,
+        3,
+        16,
+        16,
+    )
+
+
+def safetensors_of(recipe, path):
+    """The weights of an untrained network, as a training writes them."""
+    from taba_core.training.export import ADM_WEIGHTS, save_network, unpack
+    from taba_core.training.networks import build_network
+    from taba_core.training.recipe import recipe_named
+
+    save_network(path, build_network(recipe_named(recipe), 0), recipe_named(recipe), {"data": "photographs"})
+    return unpack(path, path.with_suffix("")).with_name(ADM_WEIGHTS)
 
 
 def test_a_file_is_its_sha256_and_is_read_once(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import io
 import pickle
 import tarfile
 import zipfile
+from typing import ClassVar
 
 import numpy as np
 
@@ -19,7 +20,7 @@ IMAGENET_BATCH, IMAGENET_VALIDATION, IMAGENET_HELD_OUT = 3, 5, 4
 class Python2Pickler(pickle._Pickler):
     """Writes texts as Python 2 wrote them, which is how CIFAR-10 is published: plain strings of bytes."""
 
-    dispatch = dict(pickle._Pickler.dispatch)
+    dispatch: ClassVar[dict] = dict(pickle._Pickler.dispatch)
 
     def save_string(self, text):
         data = text.encode("latin-1") if isinstance(text, str) else bytes(text)

@@ -1,4 +1,4 @@
-"""CIFAR-10 as it is published: read whole and safely, drawn by counted numbers, and refused where it is something else."""
+"""CIFAR-10 as it is published: read whole and safely, drawn by counted numbers, refused where it is something else."""
 
 from __future__ import annotations
 
@@ -238,5 +238,5 @@ def test_a_plain_pickle_holds_what_was_written():
         assert found["labels"] == [1, 2] and np.array_equal(found["data"], written["data"])
     with pytest.raises(ValueError, match="it holds no dict but a list"):
         load_plain(io.BytesIO(pickle.dumps([1])))
-    with pytest.raises(ValueError, match="no whole pickle|truncated|ran out of input"):
+    with pytest.raises(ValueError, match=r"no whole pickle|truncated|ran out of input"):
         load_plain(io.BytesIO(python2_pickle(written)[:40]))

@@ -214,7 +214,7 @@ def test_a_damaged_archive_and_a_damaged_member_of_one_are_refused(cache):
         for stem in imagenet_64.TRAINING[5:]:
             archive.writestr(stem, pickle.dumps({"data": 1})[:-1])
     with pytest.raises(
-        UsageError, match="train_data_batch_6 cannot be used: .* Remove .*part2.zip, then download it"
+        UsageError, match=r"train_data_batch_6 cannot be used: .* Remove .*part2\.zip, then download it"
     ):
         open_source("imagenet-64")
     bad.unlink()
@@ -257,8 +257,8 @@ def test_where_it_is_not_the_message_says_where_from_and_where_to(cache, tmp_pat
     assert str(error.value) == (
         "imagenet-64 is not here: none of its batches (train_data_batch_1.npz to train_data_batch_10.npz) and none of "
         f"its archives (Imagenet64_train_part1_npz.zip, Imagenet64_train_part2_npz.zip) is in {cache}. Download the "
-        "downsampled ImageNet 64x64 (npz format, 12 GB) from https://image-net.org/download-images, where it asks for a "
-        f"free account, and put its archives or the files in them into {cache}, or say which folder they are in "
+        "downsampled ImageNet 64x64 (npz format, 12 GB) from https://image-net.org/download-images, where it asks for "
+        f"a free account, and put its archives or the files in them into {cache}, or say which folder they are in "
         "(--data-path FOLDER)."
     )
     elsewhere = write_imagenet_archives(tmp_path / "elsewhere", "stored")

@@ -111,7 +111,7 @@ def test_a_full_disk_keeps_the_state_before_and_the_run_goes_on_from_there(tmp_p
         place.write_bytes(b"half a file")
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(WorkError, match="could not be written .* the file before it, if any, is untouched"):
+    with pytest.raises(WorkError, match=r"could not be written .* the file before it, if any, is untouched"):
         Loop(Line(), network(), settings(), path, lambda text: None).run(fills_up, -1.0)
     assert reports == [20] and [file.name for file in tmp_path.iterdir() if "state" in file.name] == [
         "state.pt"

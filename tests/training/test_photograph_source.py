@@ -1,4 +1,4 @@
-"""Photographs as a source give the crops that training and measuring have always had, to the bit where it is recorded."""
+"""Photographs as a source give the crops that training and measuring have always had, and the errors on record."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recipes: the paper's own two as it trained them, a small one, and what of a recipe reaches the loop and the network."""
+"""Recipes: the paper's own two as it trained them, a small one; what of a recipe reaches the loop and the network."""
 
 from __future__ import annotations
 

@@ -257,6 +257,7 @@ def test_table_and_figure_names_are_aliases_of_studies(tmp_path, taba_here):
 
 def test_list_shows_models_methods_and_studies(taba_here):
     out = taba_here("list").stdout
+    assert "not trained yet: taba run training --model photo-tiny" in out
     for name in ("photo-mixture", "adm-64", "sdxl", "ddim", "table4", "step-error"):
         assert name in out
 

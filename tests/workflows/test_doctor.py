@@ -337,6 +337,15 @@ def test_weights_and_prompts_that_are_missing_fail_with_the_command(tmp_path, mo
     assert models.prompts(machine(tmp_path, models=("adm-64",))).status == "skipped"
 
 
+def test_a_network_that_nobody_trained_fails_with_the_command_that_trains_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("TABA_CACHE", str(tmp_path / "cache"))
+    found = models.weights(machine(tmp_path, models=("photo-tiny", "adm-64")))
+    assert (found.status, found.found.split(", ")[0]) == ("FAIL", "photo-tiny is not trained yet")
+    assert found.remedy.startswith("taba fetch adm-64 on a machine with internet")
+    assert found.remedy.endswith("; taba run training --model photo-tiny")
+    assert models.weight_files(machine(tmp_path, models=("photo-tiny",))) == []
+
+
 def test_weights_that_are_here_are_in_order(tmp_path, monkeypatch):
     from taba_core.models.catalog import load_card
     from taba_core.models.weights import stored_at

@@ -11,6 +11,7 @@ NO_ORDER = {
     "`taba run` here would refuse: ": "repeats the refusal of a run",
     " (started ": "names a run in `taba status`",
     "`taba run` to its first unit": "names a benchmark",
+    "made by `taba run training --model ": "says where the weights of a network come from",
     "` ended with ": "of a benchmark whose command failed; the command's own message follows",
 }
 # Orders that cannot be followed where tests run, each with the reason.

@@ -297,6 +297,11 @@ def test_fetch_without_names_says_what_is_here_and_embedded_models_have_nothing(
     fetch_all([])
     out = capsys.readouterr().out
     assert "adm-64" in out and "missing: 0.5 GB, taba fetch adm-64" in out and "recap-coco" in out
+    assert "photo-adm" in out and "photo-tiny" not in out  # whose weights have no place of their own
+    with pytest.raises(
+        UsageError, match="photo-tiny has nothing to fetch: its weights are made by `taba run training"
+    ):
+        fetch_all(["photo-tiny"])
     with pytest.raises(UsageError, match="gaussian has nothing to fetch: its weights are embedded"):
         fetch_all(["gaussian"])
     with pytest.raises(UsageError, match="unknown model 'adm64': did you mean adm-64"):
