@@ -275,6 +275,43 @@ def test_it_is_asked_by_its_name_or_a_figures_and_in_no_group():
     assert not any(other.trained_model for other in find_studies(["paper"]))
 
 
+def test_the_key_of_a_result_follows_the_networks_and_the_bootstrap(trained, monkeypatch):
+    study, runs = find_studies(["training"])[0], [trained]
+    monkeypatch.setattr(study_module, "trained_runs", lambda _: runs[0])
+
+    def key(*sets):
+        return study.result_key(context_of(trained[0], *sets))
+
+    first = key()
+    for same in ("patch_size=4", "top_k=3", "training.workers=2", "training.seeds=0,10"):
+        assert key(same) == first
+    assert key("bootstrap_replicates=200") != first and key("training.extractor=pca-64") != first
+    one = trained[0].checkpoints[1]
+    other = replace(one, model=one.model.altered(fingerprint="another"))
+    runs[0] = (
+        replace(trained[0], checkpoints=(trained[0].checkpoints[0], other, *trained[0].checkpoints[2:])),
+        trained[1],
+    )
+    assert key() != first
+
+
+@pytest.mark.follows(" Use another (taba list).", " Or use another (taba list).")
+def test_another_extractor_is_the_way_out_of_one_that_does_not_do(trained, monkeypatch):
+    study, own = find_studies(["training"])[0], type(extractor_named("random-convolutions"))
+    monkeypatch.setattr(study_module, "trained_runs", lambda _: trained)
+    given, other = context_of(trained[0]), context_of(trained[0], "training.extractor=pca-64")
+    monkeypatch.setattr(own, "least_side", 9)
+    with pytest.raises(
+        UsageError, match=r"with sides of at least 9, and this model's are 3x8x8\. Use another"
+    ):
+        study.requests(given)
+    assert study.requests(other)
+    monkeypatch.setattr(own, "why_not", lambda self: "its weights are not here.")
+    with pytest.raises(UsageError, match=r"its weights are not here\. Or use another"):
+        study.check_runnable(given)
+    study.check_runnable(other)
+
+
 def test_seeds_are_the_papers_of_the_papers_models_unless_given():
     def seeds(model, *sets):
         return training_seeds(Context(model, "ddim", read_settings(sets)))

@@ -66,7 +66,7 @@ class Training(Study):
         context = with_preferred(context, CHEAP, PAPER_SAMPLES)
         extractor = extractor_named(context.options(TrainingOptions).extractor)
         if unsuited := extractor.unsuited(context.decoded_shape or context.card.sample_shape):
-            raise UsageError(f"training.extractor={extractor.name}: {unsuited} Choose another (taba list).")
+            raise UsageError(f"training.extractor={extractor.name}: {unsuited} Use another (taba list).")
         base = context.generation(context.num_steps(self.paper_steps))
         asked: dict[str, Request] = {}
         for run in _runs(context):
@@ -96,7 +96,7 @@ class Training(Study):
         """Refuse (UsageError) an extractor whose packages or weights are missing, or images that are not here."""
         name = context.options(TrainingOptions).extractor
         if reason := extractor_named(name).why_not():
-            raise UsageError(f"training.extractor={name}: {reason} Or choose another (taba list).")
+            raise UsageError(f"training.extractor={name}: {reason} Or use another (taba list).")
         check_images(context, _wanted(context))
 
     def analyse(self, inputs: Inputs, context: Context) -> xr.Dataset:

@@ -115,7 +115,7 @@ def _claim(
     elif len(margins) > 1:
         numbers["spread of the margin over training seeds"] = float(np.std(margins, ddof=1))
     if len(numbers) == 0 or any(not own for _, own in judged.values()):
-        notes.append("No checkpoint lies where the claim looks; keep more of them (training.checkpoints).")
+        notes.append("No checkpoint lies where the claim looks; give more of them (training.checkpoints).")
     found.claim(id, statement, every(verdict for verdict, _ in judged.values()), numbers, " ".join(notes))
 
 
