@@ -136,7 +136,7 @@ SMALL = [
 
 
 MODEL = "photo-mixture"  # which every study can be asked about but those whose models are trained first
-ASKED = {name: study for name, study in studies().items() if not study.trains}
+ASKED = {name: study for name, study in studies().items() if not study.trained_model}
 
 
 def keys(*assignments):

@@ -276,29 +276,30 @@ def test_it_is_asked_by_its_name_or_a_figures_and_in_no_group():
 
 
 def test_the_key_of_a_result_follows_the_networks_and_the_bootstrap(trained, monkeypatch):
-    study, runs = find_studies(["training"])[0], [trained]
-    monkeypatch.setattr(study_module, "trained_runs", lambda _: runs[0])
+    study = find_studies(["training"])[0]
+    these(monkeypatch, trained)
 
     def key(*sets):
         return study.result_key(context_of(trained[0], *sets))
 
     first = key()
-    for same in ("patch_size=4", "top_k=3", "training.workers=2", "training.seeds=0,10"):
+    for same in ("patch_size=4", "top_k=3", "training.seeds=0,10"):
         assert key(same) == first
     assert key("bootstrap_replicates=200") != first and key("training.extractor=pca-64") != first
     one = trained[0].checkpoints[1]
     other = replace(one, model=one.model.altered(fingerprint="another"))
-    runs[0] = (
+    changed = (
         replace(trained[0], checkpoints=(trained[0].checkpoints[0], other, *trained[0].checkpoints[2:])),
         trained[1],
     )
+    these(monkeypatch, changed)
     assert key() != first
 
 
 @pytest.mark.follows(" Use another (taba list).", " Or use another (taba list).")
 def test_another_extractor_is_the_way_out_of_one_that_does_not_do(trained, monkeypatch):
     study, own = find_studies(["training"])[0], type(extractor_named("random-convolutions"))
-    monkeypatch.setattr(study_module, "trained_runs", lambda _: trained)
+    these(monkeypatch, trained)
     given, other = context_of(trained[0]), context_of(trained[0], "training.extractor=pca-64")
     monkeypatch.setattr(own, "least_side", 9)
     with pytest.raises(

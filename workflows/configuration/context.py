@@ -45,8 +45,7 @@ _OVERRIDES = ("network_time", "levels", "sampling_x0_rule", "inversion_x0_rule",
 class Context:
     """A model's card, the inversion method, and the user's settings.
 
-    `model`: a card's name, or the path of a user's card or diffusers directory; `weights`: in place of those fetched;
-    `store`: where networks are trained that a study asks, "" for nowhere.
+    `model`: a card's name, or a path; `weights`: in place of those fetched; `store`: where a study trains networks.
     """
 
     model: str
