@@ -23,8 +23,12 @@ from taba_core.models.photos import content_of, load_photos
 from taba_core.store import Store
 from taba_core.store.audit import audit
 from taba_core.store.trainings import TrainingFolder, training_folder, trainings
-from taba_core.training.recipe import recipe_named
-from workflows.execution.training import Crew, line_of, train_missing
+from taba_core.training.recipe import box_recipes, recipe_named
+from workflows.analysis.study import read_settings
+from workflows.compute.training import TrainTask
+from workflows.configuration.context import Context
+from workflows.configuration.trained import Wanted, check_images, trained_run, training_of
+from workflows.execution.training import Crew, line_of, told, train_missing
 from workflows.planning.stages import ranks_for
 
 INLINE = Crew("inline", None, None, Resources(num_cpus=1))
@@ -123,7 +127,6 @@ def test_two_ranks_on_ray_train_equal_one(tmp_path):
     assert max(differences) < 1e-4
 
 
-@pytest.mark.follows("Train with a lower learning rate")
 def test_a_nan_ends_the_run_and_keeps_its_networks(tmp_path):
     spec = training(learning_rate=1e30)
     with pytest.raises(WorkError, match=r"the loss is (nan|inf) at step \d+.*--set training.learning_rate"):
@@ -185,16 +188,82 @@ def test_the_group_of_another_run_is_refused(tmp_path):
     assert trained(tmp_path / "store", other).complete
 
 
-def test_a_store_on_object_storage_is_refused():
+@pytest.mark.follows("Give --store a directory; the store may be copied")
+def test_a_store_on_object_storage_is_refused(folder):
     store = Store.open("memory://trainings/x", mode="a")
     with pytest.raises(UsageError, match=r"Give --store a directory"):
         train_missing([training()], store, INLINE, lambda stage: None)
     assert trainings(store) == []
+    assert [run.spec for run in trainings(Store.open(folder.root))] == [training()]
 
 
-def test_other_images_are_another_run(tmp_path):
+@pytest.mark.follows("Put them back, or start again: other images are another run.")
+def test_other_images_are_another_run(tmp_path, folder):
     with pytest.raises(UsageError, match=r"have fingerprint .* and the run is of other"):
         trained(tmp_path / "store", training(data="other"))
+    assert training(data="other").key != folder.spec.key and folder.complete
+
+
+@pytest.mark.follows("; use a number of workers that divides ")
+def test_ranks_that_cannot_share_a_batch_are_refused(tmp_path):
+    folder = training_folder(Store.open(tmp_path / "store", mode="a"), training(steps=1, checkpoints=(1,)))
+    folder.prepare()
+    task = TrainTask(str(folder.root), folder.spec.attrs())
+    with pytest.raises(UsageError, match="4 rows of a batch cannot be shared by 3 workers"):
+        task(0, 3, "cpu")
+    task(0, ranks_for(4, 1), "cpu")
+    assert folder.facts(1) is not None
+
+
+@pytest.mark.follows(
+    " works on the latents of an autoencoder; networks on pixels can be trained here. `taba train ",
+    ": networks on pixels with a number of steps of their own are trained within a study (",
+)
+def test_networks_on_latents_are_trained_by_a_command_of_their_own(tmp_path):
+    ldm = recipe_named("photo-ldm").model_dump(mode="json")
+    spec = training().altered(recipe=ldm)
+    with pytest.raises(UsageError, match=r"photo-ldm works on .* `taba train photo-ldm` trains this one"):
+        trained(tmp_path / "store", spec)
+    with pytest.raises(UsageError, match=r"photo-ldm: networks on pixels .* `taba train photo-ldm` trains"):
+        training_of(Context("photo-ldm", "ddim", read_settings([])), 0)
+    assert "photo-ldm" in box_recipes()
+
+
+@pytest.mark.follows("networks are kept; run the same command again: it goes on from the last state.")
+def test_lost_ranks_leave_what_is_kept(folder):
+    from cluster.ray.ranks import RanksFailed
+
+    error = told(RanksFailed("a worker was lost"), folder)
+    assert isinstance(error, WorkError) and "a worker was lost. 3 networks are kept" in str(error)
+    assert told(RanksFailed("x", UsageError("said")), folder).args == ("said",)
+    assert train_missing([folder.spec], Store.open(folder.root, mode="a"), INLINE, lambda stage: None) == 0
+
+
+@pytest.mark.follows("Leave later steps out, or train longer (--set training.steps).")
+def test_a_checkpoint_after_the_end_is_refused():
+    context = Context("photo-tiny", "ddim", read_settings([]))
+    wanted = Wanted(steps=100, checkpoints=(0, 50, 200))
+    with pytest.raises(UsageError, match=r"training\.checkpoints=0,50,200: the training ends at step 100"):
+        training_of(context, 0, wanted)
+    assert training_of(context, 0, Wanted(100, (0, 50))).checkpoints == (0, 50, 100)
+    assert training_of(context, 0, Wanted(300, (0, 50, 200))).checkpoints == (0, 50, 200, 300)
+
+
+def test_images_that_are_elsewhere_can_be_planned(tmp_path, monkeypatch):
+    monkeypatch.setenv("TABA_CACHE", str(tmp_path))
+    context = Context("adm-32", "ddim", read_settings([]))
+    spec = training_of(context, 10)
+    assert spec.data == "" and spec.steps == 700_000 and len(spec.checkpoints) == 122
+    with pytest.raises(UsageError, match="cifar-10 is not here"):
+        check_images(context, Wanted())
+
+
+def test_a_run_that_is_not_trained_yet_is_planned_by_its_labels():
+    context = Context("photo-tiny", "ddim", read_settings([]))
+    run = trained_run(context, training_of(context, 3, Wanted(100, (0, 50))))
+    assert [one.model.name for one in run.checkpoints] == [f"photo-tiny-seed3-step{k}" for k in (0, 50, 100)]
+    assert [one.share for one in run.checkpoints] == [0.0, 0.5, 1.0]
+    assert {one.model.fingerprint for one in run.checkpoints} == {""} and not run.loss
 
 
 def test_steps_must_ascend_to_the_end():

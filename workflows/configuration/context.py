@@ -71,8 +71,7 @@ class Context:
     @property
     def title(self) -> str:
         """What tables call a row: the card's title, and the folder of real images where some are given."""
-        given = self.given_images
-        return self.card.title if given is None else f"{self.card.title} on {given.folder.name}"
+        return self.card.title + (f" on {self.given_images.folder.name}" if self.given_images else "")
 
     @cached_property
     def model_spec(self) -> ModelSpec:

@@ -118,7 +118,7 @@ def _trainer(crew: Crew) -> Iterator[Callable[[TrainingFolder], None]]:
                     _task(folder), count=count, use_gpu=use_gpu, code=code_of(PACKAGES), scratch=scratch
                 )
             except RanksFailed as failed:
-                raise _told(failed, folder) from None
+                raise told(failed, folder) from None
 
         yield train
     finally:
@@ -131,7 +131,7 @@ def _task(folder: TrainingFolder) -> TrainTask:
     return TrainTask(str(folder.root), folder.spec.attrs())
 
 
-def _told(failed: Any, folder: TrainingFolder) -> Exception:
+def told(failed: Any, folder: TrainingFolder) -> Exception:
     """The error of a rank as the same error here; anything else as one that names the way out."""
     if isinstance(failed.cause, TabaError):
         return failed.cause
