@@ -14,6 +14,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 demo: $(VENV)/.installed
 	$(TABA) run main-text --store $(STORE)
+	$(TABA) run main-text --model photo-dit --set num_samples=64 --store $(STORE)
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff format --check .
