@@ -58,7 +58,7 @@ def print_plan(parts: list[Asked], machines: Machines | None, *, as_json: bool) 
 
 def _print_what(plan: Plan) -> None:
     print(f"{plan.context.title}: {', '.join(s.name for s in plan.studies)}")
-    if status(plan.context.card).startswith("missing") and plan.context.weights is None:
+    if status(plan.context.card).startswith(("missing", "not trained")) and plan.context.weights is None:
         print(f"weights: {status(plan.context.card)}")
     if guidance := plan.context.guidance.text:
         print(f"guidance: {guidance}; a prediction under a scale other than 1 takes two network evaluations")
