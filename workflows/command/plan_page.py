@@ -68,7 +68,8 @@ def print_plan(parts: list[Asked], machines: Machines | None, *, as_json: bool) 
 def _print_what(plan: Plan) -> None:
     print(f"{plan.context.title}: {', '.join(s.name for s in plan.studies)}")
     asks_weights = not all(study.trained_model for study in plan.studies)
-    if asks_weights and status(plan.context.card).startswith("missing") and plan.context.weights is None:
+    here = not status(plan.context.card).startswith(("missing", "not trained"))
+    if asks_weights and not here and plan.context.weights is None:
         print(f"weights: {status(plan.context.card)}")
     if guidance := plan.context.guidance.text:
         print(f"guidance: {guidance}; a prediction under a scale other than 1 takes two network evaluations")

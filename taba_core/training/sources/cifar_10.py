@@ -109,7 +109,8 @@ def _place(path: Path) -> Path:
             return place
     raise UsageError(
         f"{NAME} is not here: neither {ARCHIVE} nor {FOLDER} is at {path}. Download {URL} (170 MB) on a machine with "
-        f"internet and put it into {dataset_folder(NAME)} as it is, or say where it lies (--data-path PATH)."
+        f"internet and put it into {dataset_folder(NAME)} as it is, or say where it lies (taba train: "
+        "--data-path PATH; study training: --set training.data_path=PATH)."
     )
 
 
@@ -163,15 +164,16 @@ def _images(place: Path, name: str, content: bytes) -> _Images:
 
 def _check_sums(place: Path, files: dict[str, bytes]) -> None:
     if place.is_file():
-        wrong = [place.name] if _md5(place.read_bytes()) != ARCHIVE_MD5 else []
+        with place.open("rb") as archive:
+            wrong = [place.name] if _md5(archive) != ARCHIVE_MD5 else []
     else:
-        wrong = [name for name, content in files.items() if _md5(content) != BATCHES[name]]
+        wrong = [name for name, content in files.items() if _md5(io.BytesIO(content)) != BATCHES[name]]
     if wrong:
         raise _refused(place, f"the MD5 of {', '.join(wrong)} is not that of the published file")
 
 
-def _md5(content: bytes) -> str:
-    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+def _md5(file: io.BytesIO | io.BufferedReader) -> str:
+    return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def _refused(place: Path, why: str) -> UsageError:

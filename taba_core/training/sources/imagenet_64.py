@@ -170,7 +170,8 @@ def _absent(folder: Path) -> UsageError:
         f"{NAME} is not here: none of its batches ({TRAINING[0]}.npz to {TRAINING[-1]}.npz) and none of its archives "
         f"({ARCHIVES[0]}.zip, {ARCHIVES[1]}.zip) is in {folder}. Download the downsampled ImageNet 64x64 (npz format, "
         f"12 GB) from {URL}, where it asks for a free account, and put its archives or the files in them into "
-        f"{dataset_folder(NAME)}, or say which folder they are in (--data-path FOLDER)."
+        f"{dataset_folder(NAME)}, or say which folder they are in (taba train: "
+        "--data-path FOLDER; study training: --set training.data_path=FOLDER)."
     )
 
 
