@@ -114,7 +114,9 @@ def test_the_distance_of_image_and_latent_stands_beside():
     assert beside["verdict"] == "holds" and beside["margin"] == pytest.approx(0.1)
 
 
-@pytest.mark.follows("No checkpoint lies where the claim looks; give more of them (training.checkpoints).")
+@pytest.mark.follows(
+    "No checkpoint lies where the claim looks; give more of them (training.checkpoints).", printed=True
+)
 def test_where_no_checkpoint_lies_nothing_is_claimed_until_more_are_given():
     few = claims(training(shares=(0.0, 1.0)))
     assert few["CF17a"]["verdict"] == few["CF17b"]["verdict"] == "holds"
