@@ -190,7 +190,8 @@ def test_a_folder_with_another_file_is_refused_and_the_archive_put_there_is_read
 
 
 @pytest.mark.follows(
-    "(170 MB) on a machine with internet and put it into ", " as it is, or say where it lies (--data"
+    "(170 MB) on a machine with internet and put it into ",
+    " as it is, or say where it lies (taba train: --data",
 )
 def test_where_it_is_not_the_message_says_where_from_and_where_to(cache, tmp_path, monkeypatch):
     with pytest.raises(UsageError) as error:
@@ -198,7 +199,8 @@ def test_where_it_is_not_the_message_says_where_from_and_where_to(cache, tmp_pat
     assert str(error.value) == (
         f"cifar-10 is not here: neither cifar-10-python.tar.gz nor cifar-10-batches-py is at {cache}. Download "
         "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz (170 MB) on a machine with internet and put it into "
-        f"{cache} as it is, or say where it lies (--data-path PATH)."
+        f"{cache} as it is, or say where it lies (taba train: --data-path PATH; "
+        "study training: --set training.data_path=PATH)."
     )
     elsewhere = write_cifar_archive(tmp_path / "elsewhere" / "renamed.tgz")
     expect_tiny_cifar(monkeypatch, elsewhere)

@@ -249,7 +249,7 @@ def test_another_number_of_images_is_refused(cache, monkeypatch):
 
 
 @pytest.mark.follows(
-    "put its archives or the files in them into ", "or say which folder they are in (--data-path "
+    "put its archives or the files in them into ", "or say which folder they are in (taba train: --data-path "
 )
 def test_where_it_is_not_the_message_says_where_from_and_where_to(cache, tmp_path):
     with pytest.raises(UsageError) as error:
@@ -259,7 +259,7 @@ def test_where_it_is_not_the_message_says_where_from_and_where_to(cache, tmp_pat
         f"its archives (Imagenet64_train_part1_npz.zip, Imagenet64_train_part2_npz.zip) is in {cache}. Download the "
         "downsampled ImageNet 64x64 (npz format, 12 GB) from https://image-net.org/download-images, where it asks for "
         f"a free account, and put its archives or the files in them into {cache}, or say which folder they are in "
-        "(--data-path FOLDER)."
+        "(taba train: --data-path FOLDER; study training: --set training.data_path=FOLDER)."
     )
     elsewhere = write_imagenet_archives(tmp_path / "elsewhere", "stored")
     assert len(open_source("imagenet-64", str(elsewhere)).part("training")) == 30

@@ -310,6 +310,7 @@ def test_another_extractor_is_the_way_out_of_one_that_does_not_do(trained, monke
     ):
         study.requests(given)
     assert study.requests(other)
+    monkeypatch.setattr(study_module, "check_images", lambda context, wanted: None)  # of no recipe of ours
     monkeypatch.setattr(own, "why_not", lambda self: "its weights are not here.")
     with pytest.raises(UsageError, match=r"its weights are not here\. Or use another"):
         study.check_runnable(given)

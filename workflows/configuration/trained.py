@@ -122,7 +122,7 @@ def _recipe(context: Context) -> Recipe:
     name = context.card.name
     trainable = [r.name for r in recipes().values() if r.family in _ON_PIXELS and r.steps]
     if name not in recipes():
-        raise unknown_name("model that can be trained within a study", name, trainable)
+        raise unknown_name("trainable model", name, trainable)
     recipe = recipes()[name]
     if name not in trainable:
         raise UsageError(
