@@ -43,6 +43,7 @@ class Measured(NamedTuple):
     Attributes:
       seed: of the training.
       share: (s,), of the training that is done.
+      images: seen by the whole training.
       values: by name an estimate a checkpoint: angle (3,) in the order of VERTICES, distance (2,) of DISTANCES,
         power_ratio, and the scalars of ALIGNMENTS.
       accuracy: by direction an estimate a checkpoint.
@@ -51,6 +52,7 @@ class Measured(NamedTuple):
 
     seed: int
     share: NDArray[np.float64]
+    images: int
     values: Mapping[str, Sequence[Estimate]]
     accuracy: Mapping[str, Sequence[Estimate]]
     hits: Mapping[str, Sequence[NDArray[np.bool_]]]
@@ -100,7 +102,7 @@ def measure(inputs: Inputs, context: Context, run: TrainedRun) -> Measured:
             found[direction].append(hits(nearest[f"{way}/l2"]))
             accuracies[direction].append(accuracy(nearest[f"{way}/l2"], num_replicates=replicates))
     share = np.array([checkpoint.share for checkpoint in run.checkpoints])
-    return Measured(run.seed, share, values, accuracies, found)
+    return Measured(run.seed, share, run.checkpoints[-1].images, values, accuracies, found)
 
 
 def _triangle(inputs: Inputs, final: str, inversion: str, replicates: int) -> dict[str, Estimate]:
