@@ -29,6 +29,7 @@ UNDEFINED_FOR_CONSTANTS = {
     },  # no bin below 1 degree
     "channel pca": {"share"},
     "power spectrum": {"slope"},
+    "difference power": {"ratio"},  # equal images have no difference
     "feature alignment": {"cka", "cka_unbiased", "svcca"},
 }
 

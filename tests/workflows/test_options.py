@@ -297,3 +297,12 @@ def test_options_of_another_study_are_refused_at_once():
     with pytest.raises(ValueError, match="study here: its options are declared for study elsewhere"):
         study_registry.register(Here)
     assert name_to_set(Elsewhere, "size") == "elsewhere.size"
+
+
+def test_an_option_that_may_be_left_out_is_listed_by_what_it_takes(capsys):
+    assert taba("list", "training") == 0
+    shown = capsys.readouterr().out
+    rules = {line.split()[0]: line for line in shown.splitlines() if line.startswith("training.")}
+    assert "whole number, at least 1" in rules["training.steps"]
+    assert "whole numbers, comma-separated" in rules["training.checkpoints"]
+    assert "None" in rules["training.steps"] and "| None" not in shown

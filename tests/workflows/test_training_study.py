@@ -19,9 +19,10 @@ from taba_core.errors import UsageError
 from taba_core.metrics.extractor import extractor_named
 from taba_core.models.base import card_of, load_spec
 from taba_core.models.grids import timestep_grid
-from taba_core.stats.alignment import kernel_alignment
+from taba_core.stats.alignment import FeatureAlignment, kernel_alignment
 from taba_core.stats.similarity import structural_similarity
 from taba_core.store import Store
+from workflows.analysis.inputs import Inputs
 from workflows.analysis.study import GROUPS, find_studies, read_settings
 from workflows.configuration.context import Context
 from workflows.execution.engine import run_plan
@@ -198,6 +199,19 @@ def test_the_final_network_is_aligned_with_itself_and_what_trainings_say_is_kept
     assert (result["svcca_dims"], svcca_dims(64), svcca_dims(2048), svcca_dims(4)) == (3, 8, 10, 1)
 
 
+def test_a_reduction_leaves_out_no_more_groups_than_asked(done):
+    store, plan, _ = done
+    inputs = Inputs(store, plan.requests["training"], sample_shape=(3, 8, 8), scheduler="sync", workers=1)
+    columns = {"x": ("0/0/generation", "image"), "y": ("0/60/generation", "image")}
+    found = {
+        groups: inputs.reduce(columns, {"a": FeatureAlignment("x", "y", 3)}, max_groups=groups)["a"]["cka"]
+        for groups in (None, 1)
+    }
+    # 24 images are two blocks of at most 16, which make two groups; of one group there is none to leave out.
+    assert {groups: len(cka.replicates) for groups, cka in found.items()} == {None: 2, 1: 0}
+    assert float(found[None]) == float(found[1])
+
+
 # ---------------------------------------------------------------- what theory says of an untrained network
 
 
@@ -317,6 +331,7 @@ def test_another_extractor_is_the_way_out_of_one_that_does_not_do(trained, monke
     study.check_runnable(other)
 
 
+@pytest.mark.follows(" is negative; use 0 or more")
 def test_seeds_are_the_papers_of_the_papers_models_unless_given():
     def seeds(model, *sets):
         return training_seeds(Context(model, "ddim", read_settings(sets)))
@@ -328,6 +343,10 @@ def test_seeds_are_the_papers_of_the_papers_models_unless_given():
     )
     with pytest.raises(UsageError, match="give at least one training seed"):
         seeds("photo-adm", "training.seeds=")
+    for option in ("seeds", "checkpoints"):
+        with pytest.raises(UsageError, match="-1 is negative; use 0 or more"):
+            seeds("photo-adm", f"training.{option}=3,-1")
+        assert seeds("photo-adm", f"training.{option}=3,0")
 
 
 def test_trainings_kept_at_different_steps_are_refused_and_so_is_an_unknown_extractor(trained, monkeypatch):

@@ -104,10 +104,16 @@ class Inputs:
         statistics: Mapping[str, Statistic],
         replicates: int = 1000,
         first: int | None = None,
+        max_groups: int | None = None,
     ) -> dict[str, dict[str, Estimate]]:
-        """One pass over the samples (or the `first` so many): every statistic, with replicates for its intervals."""
+        """One pass over the samples (or the `first` so many): every statistic, with replicates for its intervals.
+
+        `max_groups`: most groups that a jackknife leaves out, each of which takes the statistic once more; None = the
+        usual number.
+        """
         from taba_core.stats.reduce import reduce
         from taba_core.stats.resample import estimates
+        from taba_core.stats.tree import MAX_GROUPS
 
         reduced = reduce(
             self.reader(columns),
@@ -115,6 +121,7 @@ class Inputs:
             dict(statistics),
             scheduler=self.scheduler,
             workers=self.workers,
+            max_groups=max_groups or MAX_GROUPS,
         )
         return {name: estimates(result, num_replicates=replicates) for name, result in reduced.items()}
 

@@ -125,7 +125,7 @@ _BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
 def rule_text(field: FieldInfo) -> str:
     """What values a field takes, in words: `on | off`, `whole number, at least 2`."""
-    kind = field.annotation
+    kind = _given(field.annotation)
     if get_origin(kind) is Literal:
         return " | ".join(map(str, get_args(kind)))
     if get_origin(kind) is tuple:
@@ -137,6 +137,12 @@ def rule_text(field: FieldInfo) -> str:
         if getattr(rule, name, None) is not None
     ]
     return ", ".join([_kind_text(kind), *bounds])
+
+
+def _given(kind: Any) -> Any:
+    """The kind of a value that a user gives: of `int | None` int, since None is only where none is given."""
+    kinds = [one for one in get_args(kind) if one is not type(None)]
+    return kinds[0] if type(None) in get_args(kind) and len(kinds) == 1 else kind
 
 
 def _kind_text(kind: Any) -> str:

@@ -35,8 +35,9 @@ from workflows.studies.training.tables import tables_of
 if TYPE_CHECKING:
     from workflows.analysis.inputs import Inputs
 
-# Models that run everywhere: enough images that all of them finding their noise is told from 95 %.
-CHEAP = {"num_samples": 128, "batch_size": 64}
+# Models that run everywhere: enough images that all of them finding their noise is told from 95 %. Batches are the
+# card's, so that other studies of the final network share its images and latents.
+CHEAP = {"num_samples": 128}
 PAPER_SAMPLES = 2048
 _NOISES, _SHOWN = 5, 8  # rows and columns of the grid of images
 

@@ -109,7 +109,8 @@ def _claim(
     judged = {f"training seed {of.seed}": judge(of) for of in measured}
     numbers: dict[str, Any] = {name: dict(own) for name, (_, own) in judged.items() if own}
     margins = [own["margin"] for own in numbers.values() if "margin" in own]
-    notes = []
+    seen = max(of.images for of in measured)
+    notes = [f"Shares are of a training that sees {seen:,} images."]
     if len(measured) == 1:
         notes.append("One training seed: the spread between trainings is not known.")
     elif len(margins) > 1:
