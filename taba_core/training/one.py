@@ -22,6 +22,7 @@ from taba_core.models.photos import Photo, content_of, load_photos
 from taba_core.models.profile import usable_device
 from taba_core.training.captions import CaptionGrammar
 from taba_core.training.checkpoint import write_text_whole
+from taba_core.training.classifier import ClassifierTrainee, measured
 from taba_core.training.crops import CropSource
 from taba_core.training.draws import StepDraws
 from taba_core.training.export import load_module, save_network, unpack
@@ -78,7 +79,8 @@ def train_one(run: OneRun) -> Path:
     """Train one network; the path of its file. The same call goes on where a killed one stopped.
 
     Raises:
-      UsageError: neither or both of seconds and steps, an unknown name, a device that is not here, no autoencoder yet.
+      UsageError: neither or both of seconds and steps, an unknown name, a device that is not here, no autoencoder yet,
+        more photographs than the network has classes.
       WorkError: a NaN loss, a full disk, a damaged checkpoint.
     """
     if (run.seconds is None) == (run.steps is None):
@@ -92,6 +94,12 @@ class _Training:
         self.run, self.recipe = run, recipe_named(run.name)
         self.device = usable_device(run.device)
         self.photos: Sequence[Photo] = load_photos(run.photos)
+        known = self.recipe.num_classes
+        if known is not None and len(self.photos) > known:
+            raise UsageError(
+                f"{run.name} tells {known} photographs apart, and {run.photos} has {len(self.photos)}. Give a folder "
+                f"of at most {known}."
+            )
         self.file = run.out / f"{run.name}.safetensors"
         self.on_gpu = self.device.type == "cuda"
         self.measured: dict[str, Any] = {}
@@ -146,6 +154,8 @@ class _Training:
             pool = LatentPool(latents, photo, draws)
             return DenoiserTrainee(self.recipe, draws, pool, autocast=autocast)
         stream = CropStream(source, draws, self.recipe.image_size)
+        if self.recipe.family == "classifier":
+            return ClassifierTrainee(self.recipe, draws, stream)
         if self.recipe.family == "autoencoder":
             return AutoencoderTrainee(self.recipe, draws, stream, autocast=autocast)
         captions = grammar if self.recipe.family == "if" else None
@@ -206,6 +216,9 @@ class _Training:
         """What the written file amounts to when the family's loader has read it."""
         if self.recipe.family == "autoencoder":
             return self._reconstruction(draw)
+        if self.recipe.family == "classifier":
+            module = load_module(self.file)[0]
+            return measured(module, self.photos, self.run.held_out, seed=HELD_OUT_SEED)
         autoencoder = self._autoencoder() if self.recipe.autoencoder else None
         place = str(unpack(self.file, self.run.out / f"trained-{self.run.name}", autoencoder=autoencoder))
         model: Any = load_model(place, device=str(self.device))
@@ -242,14 +255,19 @@ class _Training:
 def _line(facts: dict[str, Any], loop: Loop) -> str:
     progress, used = loop.progress, loop.share_used()
     loss = f"{progress.curve[-1][1]:.4f}" if progress.curve else "-"
-    held_out = " ".join(f"{e:.3f}" for e in facts.get("held_out_errors", [])[:3])
-    held_out = held_out or f"{facts.get('held_out_mean_absolute_error')} mean absolute"
     speed = facts["images"] / max(progress.seconds, 1e-9)
     left = progress.seconds * (1.0 - used) / max(used, 1e-9)
     return (
-        f"step {progress.step:,}  loss {loss}  held-out error {held_out}  {speed:,.0f} images/s  "
+        f"step {progress.step:,}  loss {loss}  {_held_out_text(facts)}  {speed:,.0f} images/s  "
         f"{left / 60:.1f} min left"
     )
+
+
+def _held_out_text(facts: dict[str, Any]) -> str:
+    if "held_out_accuracy" in facts:
+        return f"held-out accuracy {facts['held_out_accuracy']:.3f}"
+    errors = " ".join(f"{e:.3f}" for e in facts.get("held_out_errors", [])[:3])
+    return f"held-out error {errors or str(facts.get('held_out_mean_absolute_error')) + ' mean absolute'}"
 
 
 def _set_up(on_gpu: bool, *, deterministic: bool) -> None:

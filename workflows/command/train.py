@@ -9,7 +9,10 @@ from typing import Annotated
 import typer
 
 What = Annotated[
-    str, typer.Argument(help="A network (photo-adm, photo-ldm, photo-dit, photo-if), or `box` for all.")
+    str,
+    typer.Argument(
+        help="A network (photo-adm, photo-ldm, photo-dit, photo-if, crop-classifier), or `box` for all."
+    ),
 ]
 Out = Annotated[Path, typer.Option("--out", help="Folder of all files; the same command goes on there.")]
 Minutes = Annotated[
@@ -61,7 +64,7 @@ def train(
     device: Device = "cpu",
     parallel: Parallel = None,
 ) -> None:
-    """Train small networks of the paper's families on photographs, as those that come with taba were.
+    """Train small networks of the paper's families, and the classifier of crops, as those that come with taba were.
 
     `--model OUT/trained-NAME` (of photo-adm: OUT/trained-photo-adm/card.yaml) asks a trained network any question.
     """
