@@ -1,7 +1,8 @@
 """A small network that tells crops of the ten photographs apart: features that were learned, if from ten pictures.
 
-Four convolutions, each followed by a ReLU, to 64 channels of 8x8, the mean over positions, and a linear map to one
-number a photograph. It is trained by `taba_core.training.classifier`, and its weights come with taba.
+Four convolutions, each followed by a ReLU, to 64 channels of 8x8; the means over positions, divided by their root mean
+square; and a linear map to one number a photograph. It is trained by `taba_core.training.classifier`, and its weights
+come with taba.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ NUM_FEATURES = 64
 _CHANNELS = (3, 32, 48, 64, NUM_FEATURES)
 _SIDES = (5, 3, 3, 3)  # of the kernels
 _STRIDES = (2, 2, 1, 1)
+_LEAST_SQUARE = 1e-6  # added to the mean square, which may be 0
 
 
 class CropNetwork(nn.Module):
@@ -46,7 +48,10 @@ class CropNetwork(nn.Module):
 
 
 def features_of(weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
-    """What the linear map reads: (n, 64), not negative, of images (n, 3, 32, 32) in [-1, 1].
+    """What the linear map reads: (n, 64), not negative, with a mean square of 1, of images (n, 3, 32, 32) in [-1, 1].
+
+    Divided by their root mean square, features of a crop of high contrast are no larger than others: without that a few
+    such crops decide moments of the features.
 
     Args:
       weights: by the names of `CropNetwork`, of the images' type and on their device.
@@ -55,7 +60,8 @@ def features_of(weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
     for layer, (side, stride) in enumerate(zip(_SIDES, _STRIDES, strict=True)):
         weight, bias = weights[f"layers.{layer}.weight"], weights[f"layers.{layer}.bias"]
         x = F.relu(F.conv2d(x, weight, bias, stride=stride, padding=side // 2))
-    return x.mean((2, 3))
+    means = x.mean((2, 3))
+    return means / (means.square().mean(1, keepdim=True) + _LEAST_SQUARE).sqrt()
 
 
 def rows_of(weights: Mapping[str, Tensor], pictures: Tensor) -> Tensor:
