@@ -58,7 +58,7 @@ _MEASURES = {
 }
 # The classifier's own accuracies, by their names in what is recorded of its training.
 _OF_THE_CLASSIFIER = {
-    name: Column(name, f"classifier on {crops} crops", group="accuracy on real crops")
+    name: Column(name, f"{crops} crops", group="accuracy of the classifier")
     for name, crops in (("held_out_accuracy", "held-out"), ("training_accuracy", "other"))
 }
 
