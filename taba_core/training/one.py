@@ -97,8 +97,8 @@ class _Training:
         known = self.recipe.num_classes
         if known is not None and len(self.photos) > known:
             raise UsageError(
-                f"{run.name} tells {known} photographs apart, and {run.photos} has {len(self.photos)}. Give a folder "
-                f"of at most {known}."
+                f"{run.name} has classes for {known} photographs, and {run.photos} holds {len(self.photos)}. Give a "
+                f"folder of at most {known}."
             )
         self.file = run.out / f"{run.name}.safetensors"
         self.on_gpu = self.device.type == "cuda"

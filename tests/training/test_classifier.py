@@ -99,7 +99,7 @@ def test_more_photographs_than_classes_are_refused_before_training(name, tmp_pat
     for index in range(11):
         Image.new("RGB", (80, 80), (index, 0, 0)).save(folder / f"{index:02d}.png")
     run = OneRun(name, tmp_path / "out", steps=1, photos=str(folder), batch_size=4, held_out=10)
-    with pytest.raises(UsageError, match=f"{name} tells 10 photographs apart, and .* has 11"):
+    with pytest.raises(UsageError, match=f"{name} has classes for 10 photographs, and .* holds 11"):
         train_one(run)
     (folder / "10.png").unlink()
     if name == "crop-classifier":  # the way out; the other would need an autoencoder first
