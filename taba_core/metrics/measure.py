@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import os
 from abc import ABC
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, Protocol
 
-from taba_core.errors import UsageError
-from taba_core.models.weights import content_hash
+from taba_core.errors import UsageError, WorkError
+from taba_core.models.weights import BOX, content_hash
+
+
+class WeightFile(Protocol):
+    """A file of weights that a measure reads."""
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 that the file should have, or the first digits of it."""
+        ...
+
+    def why_not(self) -> str | None:
+        """Why the file cannot be used, one sentence with the way out; None if it can."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -53,6 +67,55 @@ class HubFile:
         return None
 
 
+@dataclass(frozen=True)
+class PackagedFile:
+    """A weight file that is installed with taba, in the box, with NAME.json beside its folder.
+
+    Attributes:
+      name: of the network.
+    """
+
+    name: str
+
+    def path(self) -> Path:
+        """The file."""
+        return BOX / self.name / "weights.safetensors"
+
+    def facts(self) -> dict[str, Any]:
+        """What was recorded when the network was trained. Raises WorkError if that file is missing or damaged."""
+        path = BOX / f"{self.name}.json"
+        try:
+            facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            return facts | {"content": str(facts["content"])}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise WorkError(
+                f"{path} comes with taba and is missing or damaged ({type(error).__name__}); install taba again."
+            ) from None
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 of the weights that were trained. Raises WorkError: as `facts`."""
+        content: str = self.facts()["content"]
+        return content
+
+    def why_not(self) -> str | None:
+        """Why the file cannot be used, one sentence with the way out; None if it can. Its hash is remembered."""
+        file = self.path()
+        try:
+            expected = self.sha256
+        except WorkError as error:
+            return str(error)
+        if not file.is_file():
+            return f"{file} comes with taba and is missing; install taba again."
+        digest = content_hash(file)
+        if digest != expected:
+            return (
+                f"{file} is not the file that comes with taba (sha256 {digest[:8]}..., not {expected[:8]}...); "
+                "install taba again."
+            )
+        return None
+
+
 class Measure(ABC):
     """Base of extractors and image distances.
 
@@ -71,7 +134,7 @@ class Measure(ABC):
     stands_for: ClassVar[str] = ""
     version: ClassVar[int] = 1
     packages: ClassVar[tuple[str, ...]] = ()
-    files: ClassVar[tuple[HubFile, ...]] = ()
+    files: ClassVar[tuple[WeightFile, ...]] = ()
     least_side: ClassVar[int] = 1
 
     def why_not(self) -> str | None:

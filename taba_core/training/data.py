@@ -151,8 +151,8 @@ def _check_fit(source: Source, recipe: Recipe) -> None:
             f"{source.name} have {source.image_size}x{source.image_size}. Use --data {PHOTOGRAPHS}, whose crops have "
             "any size, or a network of the images' size."
         )
-    classes = recipe.network.get("num_embeds_ada_norm")
-    if classes is not None and len(source.names) > int(classes):
+    classes = recipe.num_classes
+    if classes is not None and len(source.names) > classes:
         raise UsageError(
             f"{recipe.name} tells {classes} classes apart, and {source.name} has {len(source.names)}. Use data of at "
             f"most {classes}, such as a folder of so many photographs (--photos FOLDER)."

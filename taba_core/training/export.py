@@ -26,7 +26,7 @@ from taba_core.training.recipe import Recipe
 
 _BETAS = {"linear": "linear", "scaled-linear": "scaled_linear", "cosine": "squaredcos_cap_v2"}
 _PREDICTIONS = {"epsilon": "epsilon", "v": "v_prediction", "hybrid": "epsilon"}
-ADM_WEIGHTS = "weights.safetensors"
+WEIGHTS = "weights.safetensors"  # of networks that are one file
 _PIPELINES = {"ldm": "LDMPipeline", "dit": "DiTPipeline", "if": "IFPipeline"}
 
 
@@ -76,12 +76,14 @@ def unpack(path: Path, directory: Path, *, autoencoder: Path | None = None) -> P
       autoencoder: file of the autoencoder (ldm, dit).
 
     Returns:
-      What to give as a model: the directory, or for adm the card in it.
+      What to give as a model: the directory, or for adm the card in it. Of a classifier, which is no model: its file.
     """
     module, recipe, facts = load_module(path)
     directory.mkdir(parents=True, exist_ok=True)
     if recipe.family == "adm":
         return _adm(module, recipe, directory, str(facts.get("data", PHOTOGRAPHS)))
+    if recipe.family == "classifier":
+        return _save_half(module.state_dict(), directory)
     parts: dict[str, tuple[str, Any]] = {}
     if recipe.family == "if":
         parts |= {"unet": ("diffusers", module.unet), "text_encoder": ("transformers", module.text_encoder)}
@@ -110,28 +112,34 @@ def _grammar(facts: Mapping[str, Any]) -> CaptionGrammar:
 
 
 def _adm(module: nn.Module, recipe: Recipe, directory: Path, data: str) -> Path:
-    from safetensors.torch import save_file
-
     flags = adm_flags(recipe.name, recipe.network)
     state = module.state_dict()
     origin = origins({name: tuple(value.shape) for name, value in state.items()}, flags)
-    weights = {key: value.half().contiguous() for key, value in to_openai(state, origin, flags).items()}
-    save_file(weights, directory / ADM_WEIGHTS)
+    weights = _save_half(to_openai(state, origin, flags), directory)
     schedule = recipe.schedule.model_dump(exclude_none=True) if recipe.schedule else {}
     card = {
         "extends": "adm-32", "name": directory.name, "title": directory.name, "train_set": data,
         "image_size": recipe.image_size, "sample_shape": [3, recipe.image_size, recipe.image_size],
         "network": recipe.network, "schedule": schedule, "timestep_scale": recipe.timestep_scale,
-        "num_parameters": sum(value.numel() for value in state.values()), "weights": ADM_WEIGHTS,
+        "num_parameters": sum(value.numel() for value in state.values()), "weights": weights.name,
     }  # fmt: skip
     path = directory / "card.yaml"
     path.write_text(yaml.safe_dump(card, sort_keys=False), encoding="utf-8")
     return path
 
 
+def _save_half(state: Mapping[str, Tensor], directory: Path) -> Path:
+    """Write tensors in half precision into one file of a directory, which is returned."""
+    from safetensors.torch import save_file
+
+    path = directory / WEIGHTS
+    save_file({key: value.half().contiguous() for key, value in state.items()}, path)
+    return path
+
+
 def _scheduler(recipe: Recipe) -> dict[str, Any]:
     schedule = recipe.schedule
-    assert schedule is not None, "every recipe but an autoencoder's has one"
+    assert schedule is not None, "every denoiser's recipe has one"
     config: dict[str, Any] = {
         "_class_name": "DDIMScheduler",
         "num_train_timesteps": schedule.N,

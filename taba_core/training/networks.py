@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from taba_core.metrics.crop_classifier import CropNetwork
 from taba_core.models.adm import build_unet
 from taba_core.models.adm_flags import adm_flags
 from taba_core.models.torchvision_import import repair_torchvision
@@ -87,7 +88,13 @@ def _text_unet(recipe: Recipe, vocabulary: int) -> nn.Module:
     return TextNetwork(_zero_branches(UNet2DConditionModel(**recipe.network)), text)
 
 
-_BUILDERS = {"adm": _adm, "autoencoder": _autoencoder, "ldm": _unet, "dit": _dit, "if": _text_unet}
+def _classifier(recipe: Recipe, vocabulary: int) -> nn.Module:
+    return CropNetwork(**recipe.network)
+
+
+_BUILDERS = {
+    "adm": _adm, "autoencoder": _autoencoder, "ldm": _unet, "dit": _dit, "if": _text_unet, "classifier": _classifier,
+}  # fmt: skip
 
 
 def _zero_branches(unet: Any) -> Any:

@@ -19,6 +19,7 @@ from taba_core.models.catalog import load_card
 from taba_core.models.codec import KLCodec
 from taba_core.models.profile import usable_device
 from taba_core.training.checkpoint import write_text_whole
+from taba_core.training.classifier import measured
 from taba_core.training.data import source_for
 from taba_core.training.export import load_module, save_network, unpack
 from taba_core.training.heldout import LEVELS, epsilon_errors, examples
@@ -189,6 +190,9 @@ class _Training:
         """What the written file amounts to when the family's loader has read it."""
         if self.recipe.family == "autoencoder":
             return self._reconstruction(draw)
+        if self.recipe.family == "classifier":
+            module = load_module(self.file)[0]
+            return measured(module, self.source, self.run.held_out, seed=HELD_OUT_SEED)
         autoencoder = self._autoencoder() if self.recipe.autoencoder else None
         place = str(unpack(self.file, self.run.out / f"trained-{self.run.name}", autoencoder=autoencoder))
         model: Any = load_model(place, device=str(self.device))
@@ -225,14 +229,19 @@ class _Training:
 def _line(facts: dict[str, Any], loop: Loop) -> str:
     progress, used = loop.progress, loop.share_used()
     loss = f"{progress.curve[-1][1]:.4f}" if progress.curve else "-"
-    held_out = " ".join(f"{e:.3f}" for e in facts.get("held_out_errors", [])[:3])
-    held_out = held_out or f"{facts.get('held_out_mean_absolute_error')} mean absolute"
     speed = facts["images"] / max(progress.seconds, 1e-9)
     left = progress.seconds * (1.0 - used) / max(used, 1e-9)
     return (
-        f"step {progress.step:,}  loss {loss}  held-out error {held_out}  {speed:,.0f} images/s  "
+        f"step {progress.step:,}  loss {loss}  {_held_out_text(facts)}  {speed:,.0f} images/s  "
         f"{left / 60:.1f} min left"
     )
+
+
+def _held_out_text(facts: dict[str, Any]) -> str:
+    if "held_out_accuracy" in facts:
+        return f"held-out accuracy {facts['held_out_accuracy']:.3f}"
+    errors = " ".join(f"{e:.3f}" for e in facts.get("held_out_errors", [])[:3])
+    return f"held-out error {errors or str(facts.get('held_out_mean_absolute_error')) + ' mean absolute'}"
 
 
 def _set_up(on_gpu: bool, *, deterministic: bool) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from taba_core.training.captions import CaptionGrammar
+from taba_core.training.classifier import ClassifierTrainee
 from taba_core.training.data import Source
 from taba_core.training.draws import StepDraws
 from taba_core.training.latents import latent_pool
@@ -75,6 +76,8 @@ class Preparation:
             pool = LatentPool(latents, photo, draws)
             return DenoiserTrainee(self.recipe, draws, pool, autocast=autocast)
         stream = ImageStream(part, draws, self.recipe.image_size)
+        if self.recipe.family == "classifier":
+            return ClassifierTrainee(self.recipe, draws, stream)
         if self.recipe.family == "autoencoder":
             return AutoencoderTrainee(self.recipe, draws, stream, autocast=autocast)
         captions = self.grammar if self.recipe.family == "if" else None

@@ -13,7 +13,8 @@ from taba_core.diffusion.schedule import NoiseSchedule
 from taba_core.errors import UsageError, unknown_name
 from taba_core.models.cards import ScheduleCard
 
-Family = Literal["autoencoder", "adm", "ldm", "dit", "if"]
+Family = Literal["autoencoder", "adm", "ldm", "dit", "if", "classifier"]
+_NO_DENOISER = ("autoencoder", "classifier")
 
 
 class StepRange(BaseModel):
@@ -51,7 +52,7 @@ class Recipe(BaseModel):
     network: dict[str, Any] = Field(description="architecture")
     text: dict[str, Any] | None = Field(default=None, description="if: configuration of the T5 encoder")
     autoencoder: str | None = Field(default=None, description="ldm, dit: the recipe of their autoencoder")
-    schedule: ScheduleCard | None = Field(default=None, description="all but autoencoders")
+    schedule: ScheduleCard | None = Field(default=None, description="denoisers")
     timestep_scale: float = Field(default=1.0, gt=0)
     objective: Literal["epsilon", "v", "hybrid"] = "v"
     low_share: float = Field(default=0.0, ge=0, le=1, description="of the rows, from the cleanest tenth")
@@ -89,8 +90,8 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Recipe:
-        if (self.family == "autoencoder") != (self.schedule is None):
-            raise ValueError(f"recipe '{self.name}': all but autoencoders have a schedule.")
+        if (self.family in _NO_DENOISER) != (self.schedule is None):
+            raise ValueError(f"recipe '{self.name}': all but autoencoders and classifiers have a schedule.")
         if (self.family in ("ldm", "dit")) != (self.autoencoder is not None):
             raise ValueError(f"recipe '{self.name}': ldm and dit name their autoencoder, others have none.")
         if (self.family == "if") != (self.text is not None):
@@ -99,10 +100,16 @@ class Recipe(BaseModel):
             raise ValueError(f"recipe '{self.name}': a checkpoint lies after its {self.steps} steps.")
         return self
 
+    @property
+    def num_classes(self) -> int | None:
+        """How many photographs a network knows by number; None if it knows none, or by their names."""
+        field = {"dit": "num_embeds_ada_norm", "classifier": "num_classes"}.get(self.family)
+        return int(self.network[field]) if field else None
+
     def noise_schedule(self) -> NoiseSchedule:
         """The schedule of the training process."""
         schedule = self.schedule
-        assert schedule is not None, "every recipe but an autoencoder's has one"
+        assert schedule is not None, "every denoiser's recipe has one"
         return NoiseSchedule.named(schedule.kind, **schedule.betas(), timestep_scale=self.timestep_scale)
 
 

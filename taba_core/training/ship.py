@@ -17,7 +17,7 @@ from taba_core.models.weights import BOX, content_hash
 from taba_core.training.captions import CaptionGrammar, facts_of
 from taba_core.training.checkpoint import write_text_whole
 from taba_core.training.crops import CropSource
-from taba_core.training.export import ADM_WEIGHTS, unpack
+from taba_core.training.export import WEIGHTS, unpack
 from taba_core.training.recipe import box_recipes, recipe_named
 
 NUM_CAPTIONS, CAPTION_SIZE = 500, 32  # captions, and pixels of a side of the crops that they describe
@@ -46,7 +46,8 @@ def ship(out: Path, box: Path = BOX, names: Sequence[str] = ()) -> None:
                 path.chmod(0o644)  # whoever may use the installation may read them
             shutil.rmtree(box / name, ignore_errors=True)
             fresh.rename(box / name)
-            weights = box / name / ADM_WEIGHTS if recipe.family == "adm" else box / name
+            one_file = recipe.family in ("adm", "classifier")
+            weights = box / name / WEIGHTS if one_file else box / name
             facts = {"content": content_hash(weights), **facts}
         write_text_whole(box / f"{name}.json", _text(facts))
     write_text_whole(box / "captions.txt", "\n".join(captions(load_photos())) + "\n")
@@ -61,11 +62,14 @@ def captions(photos: Sequence[Photo]) -> list[str]:
 
 
 def _text(facts: dict[str, Any]) -> str:
-    """JSON with the curve, thinned, on one line."""
-    curve = facts.pop("loss_curve")
+    """JSON with the curve, thinned, on one line, and so the table of a classifier."""
+    curve = facts["loss_curve"]
     kept = sorted({*range(0, len(curve), max(len(curve) // _CURVE, 1)), len(curve) - 1})
-    head = json.dumps(facts, indent=1).removesuffix("\n}")
-    return f'{head},\n "loss_curve": {json.dumps([curve[i] for i in kept])}\n}}\n'
+    on_a_line = {name: facts[name] for name in ("confusion",) if name in facts}
+    on_a_line["loss_curve"] = [curve[i] for i in kept]
+    rest = {name: value for name, value in facts.items() if name not in on_a_line}
+    head = json.dumps(rest, indent=1).removesuffix("\n}")
+    return head + "".join(f',\n "{name}": {json.dumps(value)}' for name, value in on_a_line.items()) + "\n}\n"
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ def pictures(count=5, size=32):
 
 
 def test_they_are_found_by_being_there_and_named():
-    assert {"pca-64", "random-convolutions"} <= extractors().keys()
+    assert {"pca-64", "random-convolutions", "crop-classifier"} <= extractors().keys()
     assert {"lpips", "random-lpips"} <= distances().keys()
     with pytest.raises(UsageError, match=r"unknown feature extractor 'pca'.*pca-64"):
         extractor_named("pca")

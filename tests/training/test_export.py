@@ -118,9 +118,13 @@ def test_the_pool_of_latents_is_a_function_of_its_ids(autoencoder):
     assert (more[:6] - few).abs().max() < 1e-5
 
 
-def test_all_weights_together_are_small():
+def test_all_weights_of_models_together_are_small():
     numbers = 0
     for recipe in box_recipes().values():
+        if (
+            recipe.family == "classifier"
+        ):  # no model; tests/metrics/test_crop_classifier.py says how small it is
+            continue
         module = build_network(recipe, 0, vocabulary=VOCABULARY)
         numbers += sum(parameter.numel() for parameter in module.parameters())
     assert 2 * numbers < 9e6  # bytes in half precision

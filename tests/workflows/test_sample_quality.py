@@ -63,7 +63,7 @@ def test_features_are_those_of_the_stored_images(place):
     found = {
         n.attrs["extractor"]: n for n in nodes(place, "features") if n.attrs["source_kind"] == "generation"
     }
-    assert found.keys() == {"pca-64", "random-convolutions"}
+    assert found.keys() == {"pca-64", "random-convolutions", "crop-classifier"}
     for name, node in found.items():
         rows = extractor_named(name).rows(torch.from_numpy(bytes_))
         assert node["features"].dims == ("sample", "feature")
@@ -85,7 +85,7 @@ def test_the_numbers_are_those_of_the_definitions(place):
     for node in nodes(place, "features"):
         of = "samples" if node.attrs["source_kind"] == "generation" else node.attrs["seed"]
         by_name[node.attrs["extractor"], of] = node["features"].values.astype(np.float64)
-    for name in ("pca-64", "random-convolutions"):
+    for name in ("pca-64", "random-convolutions", "crop-classifier"):
         real = by_name[name, 1]
         for suffix, rows in (("", by_name[name, "samples"]), ("_real", by_name[name, 2])):
             expected = {
@@ -212,5 +212,53 @@ def test_a_spec_of_what_is_measured_is_read_back_whatever_its_kind_and_kinds_tel
 def test_the_list_says_which_measures_there_are_and_what_they_lack(capsys):
     assert taba("list") == 0
     shown = capsys.readouterr().out
-    assert "pca-64               features  Inception-v3   ready" in shown
-    assert "random-lpips         distance  LPIPS          ready" in shown
+    assert "pca-64               features  Inception-v3        ready" in shown
+    assert "crop-classifier      features  Inception-v3, DINO  ready" in shown
+    assert "random-lpips         distance  LPIPS               ready" in shown
+
+
+def test_of_a_class_conditional_model_the_share_of_recognised_samples_stands_in_a_table(tmp_path):
+    """The share recomputed from the pictures themselves, and no such table where nothing was asked."""
+    import torch
+
+    from taba_core.metrics.extractors.crop_classifier import WEIGHTS, CropClassifier
+    from taba_core.stats.attractors import binomial_interval
+
+    asked = ("conditioning=class", "sample-quality.extractors=crop-classifier")
+    assert run(tmp_path / "s", *asked, report=True) == 0
+    images = taba_core.find(taba_core.open_store(tmp_path / "s"), kind="generation")
+    bytes_ = np.clip(np.round((images["image"].values + 1) * 127.5), 0, 255).astype(np.uint8)
+    taken = CropClassifier().posterior(torch.from_numpy(bytes_)).argmax(axis=1)
+    right = int((taken == images["class_id"].values).sum())
+    result = result_of(tmp_path / "s")
+    low, high = binomial_interval(right, 12)
+    assert [float(result[f"recognised{end}"]) for end in ("", "_low", "_high")] == [right / 12, low, high]
+    # Guessing would find 6 of 12 with probability 5e-4.
+    assert right >= 6
+    assert float(result["held_out_accuracy"]) == WEIGHTS.facts()["held_out_accuracy"]
+    page = (tmp_path / "s" / "report" / "index.html").read_text()
+    assert "Samples that a classifier takes for the photograph that was asked" in page
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        (),
+        ("conditioning=class", "sample-quality.extractors=pca-64"),
+        ("conditioning=class", "model.photos=FOLDER"),
+    ],
+)
+def test_nothing_is_recognised_where_no_known_photograph_was_asked_for(settings, tmp_path):
+    from workflows.analysis.study import read_settings, studies
+    from workflows.configuration.context import Context
+
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for index in range(2):
+        Image.new("RGB", (80, 80), (index, 0, 0)).save(folder / f"{index}.png")
+    given = [one.replace("FOLDER", str(folder)) for one in settings]
+    study = studies()["sample-quality"]
+    asked = study.requests(Context("photo-mixture", "ddim", read_settings(given)))["images"]
+    assert asked.variables == ("image",)
+    asked = study.requests(Context("photo-mixture", "ddim", read_settings(["conditioning=class"])))["images"]
+    assert asked.variables == ("image", "class_id")

@@ -12,7 +12,7 @@ What = Annotated[
     str,
     typer.Argument(
         help="`box`: the networks that come with taba; or one: photo-adm, photo-ldm, photo-dit, photo-if, photo-tiny, "
-        "and the paper's adm-32 (CIFAR-10) and adm-64 (ImageNet-64), as the paper trained them."
+        "crop-classifier; and the paper's adm-32 (CIFAR-10) and adm-64 (ImageNet-64), as the paper trained them."
     ),
 ]
 Out = Annotated[Path, typer.Option("--out", help="Folder of all files; the same command goes on there.")]
@@ -81,7 +81,7 @@ def train(
     device: Device = "cpu",
     parallel: Parallel = None,
 ) -> None:
-    """Train small networks of the paper's families on photographs, as those of taba, or the paper's own two.
+    """Train small networks of the paper's families as those that come with taba, or the paper's own two.
 
     `--model OUT/trained-NAME` (of photo-adm: OUT/trained-photo-adm/card.yaml) asks a trained network any question.
     """

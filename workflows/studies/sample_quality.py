@@ -15,8 +15,10 @@ from taba_core.artifacts.features import Features
 from taba_core.artifacts.request import Request
 from taba_core.errors import UsageError
 from taba_core.metrics.extractor import Extractor, extractor_named
+from taba_core.metrics.extractors.crop_classifier import WEIGHTS, CropClassifier
 from taba_core.models.base import training_images, training_photos
 from taba_core.models.photos import content_of, load_photos
+from taba_core.stats.attractors import binomial_interval
 from taba_core.stats.estimate import Estimate
 from taba_core.stats.frechet import FrechetDistance
 from taba_core.stats.kernel_distance import kernel_distance
@@ -54,6 +56,11 @@ _MEASURES = {
     "density": "density",
     "coverage": "coverage",
 }
+# The classifier's own accuracies, by their names in what is recorded of its training.
+_OF_THE_CLASSIFIER = {
+    name: Column(name, f"{crops} crops", group="accuracy of the classifier")
+    for name, crops in (("held_out_accuracy", "held-out"), ("training_accuracy", "other"))
+}
 
 
 class SampleQualityOptions(Options):
@@ -68,7 +75,8 @@ class SampleQualityOptions(Options):
         "was made from)",
     )
     extractors: Annotated[tuple[str, ...], listed("extractor, e.g. pca-64")] = Field(
-        ("pca-64", "random-convolutions"), description="feature extractors, comma-separated (see taba list)"
+        ("pca-64", "random-convolutions", "crop-classifier"),
+        description="feature extractors, comma-separated (see taba list)",
     )
 
 
@@ -96,7 +104,8 @@ class SampleQuality(Study):
                 f"sample-quality looks for {_DENSITY_K} neighbours of an image, and there are {n} images; give more "
                 "(--set num_samples)."
             )
-        asked = {"images": context.request(images, ("image",), n)}
+        wanted = ("image", "class_id") if _asks_for_photographs(context) else ("image",)
+        asked = {"images": context.request(images, wanted, n)}
         for name in _options(context).extractors:
             extractor = extractor_named(name)
             if unsuited := extractor.unsuited(context.decoded_shape or context.card.sample_shape):
@@ -123,6 +132,8 @@ class SampleQuality(Study):
         for measure in _MEASURES:
             for suffix, rows in measured.items():
                 _keep(found, measure + suffix, [row[measure] for row in rows])
+        if _asks_for_photographs(context):
+            _keep_recognised(found, inputs)
         shown = np.arange(min(_SHOWN, inputs.num_samples))
         found.array("samples", inputs.pictures("images", shown), PICTURE_DIMS)
         if (crops := _some_real(context, len(shown))) is not None:
@@ -131,11 +142,14 @@ class SampleQuality(Study):
         return found.dataset()
 
     def present(self, results: Sequence[xr.Dataset]) -> Section:
-        """One table an extractor, and samples beside real images."""
+        """One table an extractor, one of what samples are taken for, and samples beside real images."""
         names = dict.fromkeys(str(name) for result in results for name in result["extractor"].values)
         return self.section(
             results,
-            tables=tuple(_table(extractor_named(name), results) for name in names),
+            tables=(
+                *(_table(extractor_named(name), results) for name in names),
+                *_recognition_table(results),
+            ),
             figures=for_each(_pictures, results, row_labels(results)),
         )
 
@@ -190,6 +204,27 @@ def _measures(inputs: Inputs, extractor: str, of: str, replicates: int) -> dict[
     }
 
 
+def _asks_for_photographs(context: Context) -> bool:
+    """Whether samples are asked for by photograph, and the classifier of crops was trained on these photographs."""
+    if CropClassifier.name not in _options(context).extractors or context.conditioning != "class":
+        return False
+    if context.given_images is not None or training_photos(context.model_spec) != "builtin":
+        return False
+    return WEIGHTS.facts()["photos_fingerprint"] == content_of(load_photos()).fingerprint
+
+
+def _keep_recognised(found: Findings, inputs: Inputs) -> None:
+    """The share of samples that the classifier takes for the photograph that was asked, and how good it is on crops."""
+    n = inputs.num_samples
+    features = inputs.head(f"samples/{CropClassifier.name}", "features", n)
+    taken = CropClassifier().probabilities(features).argmax(axis=1)
+    right = int((taken == inputs.head("images", "class_id", n)).sum())
+    for suffix, value in zip(("", "_low", "_high"), (right / n, *binomial_interval(right, n)), strict=True):
+        found.array(f"recognised{suffix}", value, interval="Clopper-Pearson")
+    for name in _OF_THE_CLASSIFIER:
+        found.array(name, float(WEIGHTS.facts()[name]))
+
+
 def _keep(found: Findings, name: str, values: Sequence[Estimate]) -> None:
     bounds = [value.interval(0.95) for value in values]
     found.array(name, [float(value.value) for value in values], ("extractor",), interval=values[0].kind)
@@ -238,6 +273,31 @@ def _table(extractor: Extractor, results: Sequence[xr.Dataset]) -> Table:
             *(
                 f"{label}: real images are {result['reference'].item()}."
                 for label, result in zip(row_labels(shown), shown, strict=True)
+            ),
+        ),
+    )
+
+
+def _recognition_table(results: Sequence[xr.Dataset]) -> tuple[Table, ...]:
+    """What samples are taken for, of the models that were asked for photographs; () if there is none."""
+    shown = [result for result in results if "recognised" in result]
+    if not shown:
+        return ()
+    columns = (Column("recognised", "taken for the photograph asked"), *_OF_THE_CLASSIFIER.values())
+    return (
+        Table(
+            id="sample-quality-recognised",
+            title="Samples that a classifier takes for the photograph that was asked",
+            caption="Share of the samples for which a classifier of crops finds the photograph whose class the sample "
+            "was asked for the most probable of ten, beside the classifier's own accuracy on real crops.",
+            rows=tuple(row_labels(shown)),
+            columns=columns,
+            cells=tuple(tuple(cell(result, column.name) for column in columns) for result in shown),
+            seed=seed_of(shown),
+            **item_context(shown[0]),
+            notes=(
+                "A guess is right with probability 0.1. The classifier was trained on crops of the left 85 % of every "
+                "photograph; held-out crops are from the right 15 %, others from the rest. Intervals: Clopper-Pearson.",
             ),
         ),
     )
