@@ -27,8 +27,15 @@ from taba_core.training.recipe import (
 PAPER = ("adm-32", "adm-64")
 
 
-def test_the_box_is_the_five_that_come_with_taba():
-    assert list(box_recipes()) == ["photo-autoencoder", "photo-adm", "photo-ldm", "photo-dit", "photo-if"]
+def test_the_box_is_what_comes_with_taba():
+    assert list(box_recipes()) == [
+        "photo-autoencoder",
+        "photo-adm",
+        "photo-ldm",
+        "photo-dit",
+        "photo-if",
+        "crop-classifier",
+    ]
     assert {*recipes()} - {*box_recipes()} == {"photo-tiny", *PAPER}
     assert {recipe.data for recipe in recipes().values()} == {*list_sources()}
 
