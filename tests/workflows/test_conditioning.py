@@ -76,14 +76,13 @@ def test_prompts_follow_the_same_two_ways():
 def test_every_field_of_a_spec_is_in_its_key_but_those_that_only_say_where_things_lie():
     plain = generation(conditioning="class")
     inversion = Inversion(source=plain, num_inference_steps=2)
-    for artifact in (plain, inversion):
+    later_fields = {"guidance_scale": 3.0, "network": ModelSpec(name="other", fingerprint="1")}
+    for artifact, names in ((plain, {"guidance_scale"}), (inversion, set(later_fields))):
         fields = set(type(artifact).model_fields) - artifact.outside_key
         # A field that came after the first stores is in it where it does not say what they did.
         assert set(json.loads(artifact.canonical())) == fields - set(artifact.added_later)
-        later = artifact.model_copy(update={"guidance_scale": 3.0})
-        assert set(json.loads(later.canonical())) == fields and set(artifact.added_later) == {
-            "guidance_scale"
-        }
+        later = artifact.model_copy(update={name: later_fields[name] for name in names})
+        assert set(json.loads(later.canonical())) == fields and set(artifact.added_later) == names
     others = {"seed": 1, "class_seed": 11, "batch_size": 2, "noises_per_condition": 2, "x0_rule": "clip"}
     changed = [generation(conditioning="class", **{name: value}).key for name, value in others.items()]
     assert len({plain.key, *changed}) == 6
