@@ -69,7 +69,7 @@ def test_the_checkpoints_of_adm_32_are_denser_where_the_network_changes_more():
 
 def test_a_shorter_run_keeps_the_checkpoints_it_reaches_and_its_last_step():
     recipe = recipe_named("photo-tiny")
-    assert checkpoint_grid(recipe) == (0, 25, 50, 100, 200, 400, 700, 1000, 1500)
+    assert checkpoint_grid(recipe) == (0, 25, 50, 100, 200, 400, 600, 800, 1000)
     assert checkpoint_grid(recipe, 110) == (0, 25, 50, 100, 110)
     assert checkpoint_grid(recipe, 50) == (0, 25, 50)
     assert checkpoint_grid(recipe_named("photo-adm"), 7) == (7,)
