@@ -31,6 +31,7 @@ NAMES = (
     "step",
     "profile-drift",
     "adm-loop",
+    "training",
     "chaos",
     "simulate",
     "driver-memory",
