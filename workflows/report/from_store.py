@@ -82,8 +82,8 @@ def collect(store: Store, names: list[str]) -> Run:
     models = sorted({str(r.attrs["model_title"]) for results in by_study.values() for r in results})
     return Run(
         title="There and Back Again: noise, images and DDIM inversions",
-        summary=f"{len(sections)} {"study" if len(sections) == 1 else "studies"} on {', '.join(models)}. Measured numbers carry 95 % intervals where "
-        "n allows one; every claim is an inequality tested on its interval.",
+        summary=f"{len(sections)} {'study' if len(sections) == 1 else 'studies'} on {', '.join(models)}. Measured "
+        "numbers carry 95 % intervals where n allows one; every claim is an inequality tested on its interval.",
         sections=tuple(sections),
         provenance={"store": store.place.name} | {"runs": {_run_title(entry): entry for entry in log}},
     )
