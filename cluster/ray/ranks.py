@@ -1,22 +1,27 @@
-"""Processes that compute together on a Ray cluster, one rank each, with torch's process group between them (Ray Train).
+"""Processes that compute together on a Ray cluster, one rank each, with torch's process group between them.
 
-Ray Train places the ranks and makes the process group (gloo on CPUs, nccl on GPUs). Where one is lost, all of them are
-started again; what the function raises ends them for good. What they compute, and where it is kept, is the function's
-business: it must go on where it was.
+Each rank is an actor that holds a core, and a device where there are devices; the first one's node is where they meet
+(gloo on CPUs, nccl on GPUs). Where one is lost, all of them are started again; what the function raises ends them for
+good. What they compute, and where it is kept, is the function's business: it must go on where it was.
+
+Ray Train does the same and more. It is not used because it needs pyarrow, which every Ray worker then imports when it
+serialises anything; with pyarrow 26 and Ray 2.60 the supervisor of `ray job submit` hangs in doing so.
 """
 
 from __future__ import annotations
 
-import logging
+import contextlib
 import os
+import socket
 from collections.abc import Callable
 from typing import Any
 
-from cluster.pool.executor import THREAD_VARIABLES, ClusterError
+from cluster.pool.executor import THREAD_VARIABLES, ClusterError, OtherCode
 from cluster.ray.code import Code, describe, run_code_of
 from cluster.ray.same_code import send_by_value
 
 RESTARTS = 3  # of all ranks, where one is lost
+_POLL_S = 1.0
 
 
 class RanksFailed(ClusterError):
@@ -28,7 +33,12 @@ class RanksFailed(ClusterError):
 
 
 def run_ranks(
-    function: Callable[[int, int, str], None], *, count: int, use_gpu: bool, code: Code, scratch: str
+    function: Callable[[int, int, str], None],
+    *,
+    count: int,
+    use_gpu: bool,
+    code: Code,
+    check: Callable[[], None] = lambda: None,
 ) -> None:
     """Call `function(rank, count, device)` in `count` processes at once; returns when all have returned.
 
@@ -36,79 +46,108 @@ def run_ranks(
 
     Args:
       function: picklable by name.
-      count: number of ranks; each holds a core, and a device with `use_gpu`.
+      count: number of ranks.
       code: what the ranks have to run.
-      scratch: directory that all nodes see, for Ray Train's own files.
+      check: raises when the cluster as a whole is lost; asked every second.
     Raises:
-      RanksFailed: see there.
+      RanksFailed: see there. OtherCode: a rank would run other code than this process.
     """
     from ray import cloudpickle
 
     send_by_value()
-    trainer_class, config_class, scaling, failure = _ray_train()
     pickled: bytes = cloudpickle.dumps(function)
-    trainer: Any = trainer_class(
-        _by_value(),
-        train_loop_config={
-            "function": pickled,
-            "code": code,
-            "use_gpu": use_gpu,
-            "threads": THREAD_VARIABLES,
-        },
-        scaling_config=scaling(num_workers=count, use_gpu=use_gpu),
-        run_config=config_class(
-            name="training", storage_path=os.path.abspath(scratch), failure_config=failure(max_failures=0)
-        ),
-    )
     for attempt in range(RESTARTS + 1):
         try:
-            trainer.fit()
+            _run_once(pickled, count, use_gpu, code, check)
             return
-        except Exception as error:  # Ray Train's own classes, by its version
-            failed = _failure(error)
+        except RanksFailed as failed:
             if failed.cause is not None or attempt == RESTARTS:
-                raise failed from error
+                raise
 
 
-def _ray_train() -> tuple[Any, Any, Any, Any]:
-    """Ray Train's classes, with its own messages turned down: progress is told by whoever calls."""
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
-    for name in ("ray.train", "ray.tune", "ray.data", "ray"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
+def _run_once(pickled: bytes, count: int, use_gpu: bool, code: Code, check: Callable[[], None]) -> None:
+    import ray
 
-    return TorchTrainer, RunConfig, ScalingConfig, FailureConfig
-
-
-def _by_value() -> Callable[[dict[str, Any]], None]:
-    """The function of a rank, which Ray sends whole: what it needs is not looked up on the node."""
-
-    def rank(config: dict[str, Any]) -> None:
-        import os
-        import pickle
-
-        for name in config["threads"]:
-            os.environ[name] = "1"
-        differences = run_code_of(config["code"])
-        if differences:
-            raise RuntimeError(describe(differences))
-        import ray.train
-        import ray.train.torch
-
-        context = ray.train.get_context()
-        device = str(ray.train.torch.get_device()) if config["use_gpu"] else "cpu"
-        pickle.loads(config["function"])(context.get_world_rank(), context.get_world_size(), device)
-
-    return rank
+    remote: Any = ray.remote
+    held = {"num_cpus": 1, "num_gpus": 1 if use_gpu else 0, "max_restarts": 0, "max_task_retries": 0}
+    made = remote(_rank_class()).options(**held)
+    ranks = [made.remote(code, THREAD_VARIABLES) for _ in range(count)]
+    try:
+        for differences in _all([rank.ready.remote() for rank in ranks], check):
+            if differences:
+                raise OtherCode(describe(differences))
+        (meeting,) = _all([ranks[0].address.remote()], check)
+        _all(
+            [rank.run.remote(pickled, index, count, use_gpu, meeting) for index, rank in enumerate(ranks)],
+            check,
+        )
+    finally:
+        for rank in ranks:
+            with contextlib.suppress(Exception):  # it may be gone already, or Ray itself may be
+                ray.kill(rank, no_restart=True)
 
 
-def _failure(error: Exception) -> RanksFailed:
-    """The first exception of a rank, or what Ray says."""
-    causes = list(getattr(error, "worker_failures", {}).values())
-    for cause in causes:
-        inner = getattr(cause, "_base_exc", cause)
-        if isinstance(inner, Exception) and type(inner).__module__.partition(".")[0] != "ray":
-            return RanksFailed(str(inner), inner)
-    text = str(causes[0] if causes else error).strip().splitlines() or [type(error).__name__]
-    return RanksFailed(text[-1])
+def _all(references: list[Any], check: Callable[[], None]) -> list[Any]:
+    """The answers of all ranks; the first error of one ends the waiting for the others."""
+    import ray
+
+    left = list(references)
+    while left:
+        done, left = ray.wait(left, num_returns=1, timeout=_POLL_S)
+        check()
+        for reference in done:
+            _answer(reference)
+    return [_answer(reference) for reference in references]
+
+
+def _answer(reference: Any) -> Any:
+    import ray
+
+    errors: Any = ray.exceptions
+    try:
+        return ray.get(reference)
+    except errors.RayTaskError as error:
+        raise RanksFailed(str(error.cause), error.cause) from error
+    except errors.RayError as error:
+        text = str(error).strip().splitlines() or [type(error).__name__]
+        raise RanksFailed(text[0]) from error
+
+
+def _rank_class() -> type:
+    """The actor of a rank, which Ray sends whole: what it needs is not looked up on the node."""
+
+    class Rank:
+        def __init__(self, code: Code, thread_variables: tuple[str, ...]) -> None:
+            for name in thread_variables:
+                os.environ[name] = "1"
+            self.code = code
+
+        def ready(self) -> Any:
+            """Take the driver's code over; where it differs."""
+            return run_code_of(self.code)
+
+        def address(self) -> tuple[str, int]:
+            """Where the ranks meet: this node, and a port that is free now."""
+            import ray
+
+            host = ray.util.get_node_ip_address()
+            with socket.socket() as free:
+                free.bind(("", 0))
+                return host, free.getsockname()[1]
+
+        def run(self, pickled: bytes, rank: int, count: int, use_gpu: bool, meeting: tuple[str, int]) -> None:
+            """Join the process group, where there are several ranks, and call the function."""
+            import pickle
+
+            import torch.distributed
+
+            if count > 1:
+                torch.distributed.init_process_group(
+                    "nccl" if use_gpu else "gloo",
+                    init_method=f"tcp://{meeting[0]}:{meeting[1]}",
+                    rank=rank,
+                    world_size=count,
+                )
+            pickle.loads(pickled)(rank, count, "cuda" if use_gpu else "cpu")
+
+    return Rank

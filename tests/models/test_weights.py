@@ -127,12 +127,12 @@ def test_weights_that_are_trained_say_so_wherever_they_are_asked_for(tmp_path):
 
 def safetensors_of(recipe, path):
     """The weights of an untrained network, as a training writes them."""
-    from taba_core.training.export import ADM_WEIGHTS, save_network, unpack
+    from taba_core.training.export import WEIGHTS, save_network, unpack
     from taba_core.training.networks import build_network
     from taba_core.training.recipe import recipe_named
 
     save_network(path, build_network(recipe_named(recipe), 0), recipe_named(recipe), {"data": "photographs"})
-    return unpack(path, path.with_suffix("")).with_name(ADM_WEIGHTS)
+    return unpack(path, path.with_suffix("")).with_name(WEIGHTS)
 
 
 def test_a_file_is_its_sha256_and_is_read_once(tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import csv
 
 import pytest
 
-from taba_core.training.export import ADM_WEIGHTS, save_network, unpack
+from taba_core.training.export import WEIGHTS, save_network, unpack
 from taba_core.training.networks import build_network
 from taba_core.training.recipe import recipe_named
 from workflows.__main__ import main
@@ -33,7 +33,7 @@ def weights(tmp_path_factory):
     """Those of an untrained network, as a training writes them."""
     folder, recipe = tmp_path_factory.mktemp("trained"), recipe_named("photo-tiny")
     save_network(folder / "network", build_network(recipe, 0), recipe, {"data": "photographs"})
-    return unpack(folder / "network", folder / "mine").with_name(ADM_WEIGHTS)
+    return unpack(folder / "network", folder / "mine").with_name(WEIGHTS)
 
 
 def test_no_group_of_models_has_a_network_that_nobody_trained():

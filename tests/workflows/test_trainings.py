@@ -114,7 +114,7 @@ def test_killed_twice_it_ends_with_the_bits_of_an_undisturbed_run(folder, tmp_pa
 
 
 @pytest.mark.cluster
-def test_two_ranks_on_ray_train_equal_one(tmp_path):
+def test_two_ranks_on_ray_equal_one(tmp_path):
     """Gradients of the same batch: the sums round differently, the rest is the same."""
     spec = training(steps=50, checkpoints=(50,))
     alone = weights(trained(tmp_path / "one", spec), 50)

@@ -1,4 +1,4 @@
-"""Training: a plain loop in eager float32 on all cores, against ranks of one thread each on Ray Train.
+"""Training: a plain loop in eager float32 on all cores, against ranks of one thread each on Ray.
 
 Both train the network of a recipe on the same batches. The plain loop draws a batch, computes the loss and its
 gradients, and steps the optimiser; ours clips gradients, averages weights, reads the loss and writes its state as well.
@@ -38,7 +38,7 @@ def measure(*, repeats: int = 5, steps: int = STEPS, recipe: str = RECIPE) -> Me
         ("one", "ours"): overhead.medians[1],
     }
     texts = [f"{1 / value:.1f} images/s" for value in seconds.values()]
-    ranks, loop = "Ray Train, one thread a rank", "plain loop"
+    ranks, loop = "ranks on Ray, one thread each", "plain loop"
     n = f"{steps} steps"
     both = (
         *Comparison(f"{recipe}, {cores} cores", n, (ranks, loop), (texts[0], texts[1]), ">= 1.5").rows(speed),

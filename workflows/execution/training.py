@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from taba_core.artifacts.training import Training
-from taba_core.errors import TabaError, WorkError
+from taba_core.errors import TabaError, UsageError, WorkError
 from taba_core.store import Store
 from taba_core.store.trainings import TrainingFolder, training_folder
 from workflows.execution.session import stop_if_asked
@@ -95,7 +95,7 @@ def _trainer(crew: Crew) -> Iterator[Callable[[TrainingFolder], None]]:
         device = "cuda" if crew.resources.num_gpus else "cpu"
         yield lambda folder: _task(folder)(0, 1, device)
         return
-    from cluster.pool.executor import ClusterError
+    from cluster.pool.executor import ClusterError, OtherCode
     from cluster.ray.backend import alive_nodes
     from cluster.ray.code import code_of
     from cluster.ray.ranks import RanksFailed, run_ranks
@@ -112,13 +112,16 @@ def _trainer(crew: Crew) -> Iterator[Callable[[TrainingFolder], None]]:
 
         def train(folder: TrainingFolder) -> None:
             count = ranks_for(folder.spec.batch_size, places, crew.workers)
-            scratch = str(folder.root / "_ledger" / "ray-train")
             try:
                 run_ranks(
-                    _task(folder), count=count, use_gpu=use_gpu, code=code_of(PACKAGES), scratch=scratch
+                    _task(folder), count=count, use_gpu=use_gpu, code=code_of(PACKAGES), check=session.check
                 )
             except RanksFailed as failed:
                 raise told(failed, folder) from None
+            except OtherCode as other:
+                raise UsageError(f"{other}") from None
+            except ClusterError as lost:
+                raise told(RanksFailed(str(lost)), folder) from None
 
         yield train
     finally:
