@@ -1,8 +1,9 @@
-"""Processes that compute together on a Ray cluster, one rank each, with torch's process group between them.
+"""Processes that compute together on a Ray cluster, one rank each.
 
-Each rank is an actor that holds a core, and a device where there are devices; the first one's node is where they meet
-(gloo on CPUs, nccl on GPUs). Where one is lost, all of them are started again; what the function raises ends them for
-good. What they compute, and where it is kept, is the function's business: it must go on where it was.
+Each rank is an actor that holds a core, and a device where there are devices; all are told where they can meet: the
+node of the first one and a port that is free there. Where one is lost, all of them are started again; what the function
+raises ends them for good. How they talk, what they compute and where it is kept is the function's business: it must go
+on where it was.
 
 Ray Train does the same and more. It is not used because it needs pyarrow, which every Ray worker then imports when it
 serialises anything; with pyarrow 26 and Ray 2.60 the supervisor of `ray job submit` hangs in doing so.
@@ -20,6 +21,7 @@ from cluster.pool.executor import THREAD_VARIABLES, ClusterError, OtherCode
 from cluster.ray.code import Code, describe, run_code_of
 from cluster.ray.same_code import send_by_value
 
+Meeting = tuple[str, int]  # host and port
 RESTARTS = 3  # of all ranks, where one is lost
 _POLL_S = 1.0
 
@@ -33,14 +35,14 @@ class RanksFailed(ClusterError):
 
 
 def run_ranks(
-    function: Callable[[int, int, str], None],
+    function: Callable[[int, int, str, Meeting], None],
     *,
     count: int,
     use_gpu: bool,
     code: Code,
     check: Callable[[], None] = lambda: None,
 ) -> None:
-    """Call `function(rank, count, device)` in `count` processes at once; returns when all have returned.
+    """Call `function(rank, count, device, meeting)` in `count` processes at once; returns when all have returned.
 
     The process must be connected to Ray.
 
@@ -126,7 +128,7 @@ def _rank_class() -> type:
             """Take the driver's code over; where it differs."""
             return run_code_of(self.code)
 
-        def address(self) -> tuple[str, int]:
+        def address(self) -> Meeting:
             """Where the ranks meet: this node, and a port that is free now."""
             import ray
 
@@ -135,19 +137,10 @@ def _rank_class() -> type:
                 free.bind(("", 0))
                 return host, free.getsockname()[1]
 
-        def run(self, pickled: bytes, rank: int, count: int, use_gpu: bool, meeting: tuple[str, int]) -> None:
-            """Join the process group, where there are several ranks, and call the function."""
+        def run(self, pickled: bytes, rank: int, count: int, use_gpu: bool, meeting: Meeting) -> None:
+            """Call the function."""
             import pickle
 
-            import torch.distributed
-
-            if count > 1:
-                torch.distributed.init_process_group(
-                    "nccl" if use_gpu else "gloo",
-                    init_method=f"tcp://{meeting[0]}:{meeting[1]}",
-                    rank=rank,
-                    world_size=count,
-                )
-            pickle.loads(pickled)(rank, count, "cuda" if use_gpu else "cpu")
+            pickle.loads(pickled)(rank, count, "cuda" if use_gpu else "cpu", meeting)
 
     return Rank

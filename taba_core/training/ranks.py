@@ -13,7 +13,7 @@ from torch import distributed as dist
 class Ranks:
     """This process among those of a training.
 
-    Where there are several, torch's process group (gloo on CPUs, nccl on GPUs) must exist already.
+    Several talk through torch's process group (gloo on CPUs, nccl on GPUs), which they must have joined.
 
     Attributes:
       rank: number of this process, from 0.
@@ -22,6 +22,14 @@ class Ranks:
 
     rank: int = 0
     count: int = 1
+
+    def join(self, host: str, port: int, *, use_gpu: bool) -> None:
+        """Make torch's process group with the other ranks, which meet at this address; nothing for one alone, or without a host."""
+        if self.count > 1 and host and not dist.is_initialized():
+            meeting = f"tcp://{host}:{port}"
+            dist.init_process_group(
+                "nccl" if use_gpu else "gloo", init_method=meeting, rank=self.rank, world_size=self.count
+            )
 
     @property
     def first(self) -> bool:

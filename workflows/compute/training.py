@@ -29,12 +29,14 @@ class TrainTask:
     root: str
     attrs: Mapping[str, Any]
 
-    def __call__(self, rank: int, count: int, device: str) -> None:
-        """Take part as this rank of so many; torch's process group exists where they are several."""
+    def __call__(self, rank: int, count: int, device: str, meeting: tuple[str, int] = ("", 0)) -> None:
+        """Take part as this rank of so many, which meet at a host and port."""
         torch.set_num_threads(1)  # bits must not depend on the machine's number of cores
         spec = Training.model_validate(self.attrs["spec"])
         folder = TrainingFolder(Path(self.root), spec)
-        train_and_keep(spec, _StoreKeeper(folder), Place(torch.device(device), Ranks(rank, count)))
+        ranks = Ranks(rank, count)
+        ranks.join(*meeting, use_gpu=device == "cuda")
+        train_and_keep(spec, _StoreKeeper(folder), Place(torch.device(device), ranks))
 
 
 @dataclass(frozen=True)
