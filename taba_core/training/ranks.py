@@ -24,7 +24,7 @@ class Ranks:
     count: int = 1
 
     def join(self, host: str, port: int, *, use_gpu: bool) -> None:
-        """Make torch's process group with the other ranks, which meet at this address; nothing for one alone, or without a host."""
+        """Make torch's process group with the other ranks, which meet at this address; nothing for one alone."""
         if self.count > 1 and host and not dist.is_initialized():
             meeting = f"tcp://{host}:{port}"
             dist.init_process_group(
