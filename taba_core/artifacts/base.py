@@ -24,18 +24,41 @@ from taba_core.model_spec import ModelSpec, Spec
 SCHEMA_VERSION = 2
 
 
-class Artifact(Spec):
+class StoredSpec(Spec):
+    """A description that names a group of the store: an artifact, or a training.
+
+    Class attributes:
+      kind: what is described, in the key and in the group's name.
+    """
+
+    kind: ClassVar[str]
+
+    @property
+    def key(self) -> str:
+        """12 hex digits naming the content: kind, all fields, all sources, schema version."""
+        text = f"{SCHEMA_VERSION}/{self.kind}/{self.canonical()}"
+        return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+
+    def attrs(self) -> dict[str, Any]:
+        """What the group's attributes say: schema version, kind, key, and the whole spec."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "kind": self.kind,
+            "key": self.key,
+            "spec": self.model_dump(mode="json"),
+        }
+
+
+class Artifact(StoredSpec):
     """Base of all kinds.
 
     Class attributes that a kind declares:
-      kind: its name, in the key and in the group's name.
       stored: the variables that every artifact of the kind may store.
       reads: names of the variables that a unit reads of its sources, wherever a source has them.
       image_variable: the variable that holds images in the model's own space; "" where there are none.
       paths_in_memory: how many arrays of the size of a whole path a unit holds and does not store.
     """
 
-    kind: ClassVar[str]
     stored: ClassVar[tuple[Variable, ...]]
     reads: ClassVar[tuple[str, ...]] = ()
     image_variable: ClassVar[str] = ""
@@ -118,24 +141,9 @@ class Artifact(Spec):
         return 1 + max((source.depth for source in self.sources()), default=0)
 
     @property
-    def key(self) -> str:
-        """12 hex digits naming the content: kind, all fields, all sources, schema version."""
-        text = f"{SCHEMA_VERSION}/{self.kind}/{self.canonical()}"
-        return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
-
-    @property
     def name(self) -> str:
         """Group name in the store: <model>-<kind>-<key>."""
         return f"{self.samples.model.name}-{self.kind}-{self.key}"
-
-    def attrs(self) -> dict[str, Any]:
-        """What the group's attributes say: schema version, kind, key, and the whole spec."""
-        return {
-            "schema_version": SCHEMA_VERSION,
-            "kind": self.kind,
-            "key": self.key,
-            "spec": self.model_dump(mode="json"),
-        }
 
 
 class SampleSource(Artifact):

@@ -6,16 +6,14 @@ key follows from its content, wherever it came from.
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any, ClassVar
 
 from pydantic import Field, JsonValue, field_validator
 
-from taba_core.artifacts.base import SCHEMA_VERSION
-from taba_core.model_spec import Spec
+from taba_core.artifacts.base import StoredSpec
 
 
-class Training(Spec):
+class Training(StoredSpec):
     """One network trained from its initial weights for a number of steps.
 
     `recipe` is the whole recipe (architecture, process, objective, kind of data), `data` the fingerprint of the images
@@ -51,12 +49,6 @@ class Training(Spec):
         return str(self.recipe["name"])
 
     @property
-    def key(self) -> str:
-        """12 hex digits naming the run: all fields and the schema version."""
-        text = f"{SCHEMA_VERSION}/{self.kind}/{self.canonical()}"
-        return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
-
-    @property
     def name(self) -> str:
         """Group name in the store: <recipe>-training-<key>."""
         return f"{self.recipe_name}-{self.kind}-{self.key}"
@@ -68,12 +60,3 @@ class Training(Spec):
     def images(self, step: int) -> int:
         """Images seen up to a step."""
         return step * self.batch_size
-
-    def attrs(self) -> dict[str, Any]:
-        """What the group's attributes say: schema version, kind, key, and the whole spec."""
-        return {
-            "schema_version": SCHEMA_VERSION,
-            "kind": self.kind,
-            "key": self.key,
-            "spec": self.model_dump(mode="json"),
-        }

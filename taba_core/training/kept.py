@@ -50,8 +50,8 @@ class Keeper(Protocol):
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a rank computes.
+class TrainingProcess:
+    """The process that a rank is.
 
     Attributes:
       device: cpu, cuda or cuda:N.
@@ -62,7 +62,7 @@ class Place:
     ranks: Ranks
 
 
-def train_and_keep(spec: Training, keeper: Keeper, place: Place) -> None:
+def train_and_keep(spec: Training, keeper: Keeper, process: TrainingProcess) -> None:
     """Train to the end from the state that is there, and keep the network at every step of the spec's checkpoints.
 
     The same bits on the same kind of device, with as many ranks and one thread each, killed and resumed or not.
@@ -71,16 +71,16 @@ def train_and_keep(spec: Training, keeper: Keeper, place: Place) -> None:
       UsageError: a recipe on latents, a batch that the ranks cannot share, data that are not those of the spec.
       WorkError: the loss is NaN, the disk is full, or the state is damaged; the networks that are kept stay.
     """
-    _KeptRun(spec, keeper, place).run()
+    _KeptRun(spec, keeper, process).run()
 
 
 class _KeptRun:
-    def __init__(self, spec: Training, keeper: Keeper, place: Place) -> None:
-        self.spec, self.keeper, self.place = spec, keeper, place
+    def __init__(self, spec: Training, keeper: Keeper, process: TrainingProcess) -> None:
+        self.spec, self.keeper, self.process = spec, keeper, process
         self.recipe = Recipe.model_validate(spec.recipe)
-        if spec.batch_size % place.ranks.count:
+        if spec.batch_size % process.ranks.count:
             raise UsageError(
-                f"{spec.batch_size} rows of a batch cannot be shared by {place.ranks.count} workers; use a number of "
+                f"{spec.batch_size} rows of a batch cannot be shared by {process.ranks.count} workers; use a number of "
                 f"workers that divides {spec.batch_size}."
             )
         self.source = source_for(self.recipe, path=spec.data_location or None)
@@ -99,8 +99,8 @@ class _KeptRun:
             self.source,
             self.spec.seed,
             self.spec.batch_size,
-            self.place.device,
-            self.place.ranks,
+            self.process.device,
+            self.process.ranks,
         )
         settings = LoopSettings(
             seed=self.spec.seed,
@@ -111,7 +111,7 @@ class _KeptRun:
             **of_recipe(self.recipe),
         )
         trainee, network = ready.trainee(self._no_autoencoder), ready.network()
-        loop = Loop(trainee, network, settings, self.keeper.state, _silent, ranks=self.place.ranks)
+        loop = Loop(trainee, network, settings, self.keeper.state, _silent, ranks=self.process.ranks)
         loop.run(
             self._show_now,
             STATE_SECONDS,
@@ -131,7 +131,7 @@ class _KeptRun:
 
     def _show(self, loop: Loop, *, now: bool = False) -> None:
         """Say how far the run is, at most every so many seconds."""
-        if not self.place.ranks.first or not (now or time.monotonic() - self.shown > PROGRESS_SECONDS):
+        if not self.process.ranks.first or not (now or time.monotonic() - self.shown > PROGRESS_SECONDS):
             return
         self.shown, progress = time.monotonic(), loop.progress
         done = max(progress.step, 1)
@@ -150,7 +150,7 @@ class _KeptRun:
     def _keep(self, loop: Loop) -> None:
         """Keep the averaged network of this step, unless that was done before the run was killed."""
         step = loop.progress.step
-        if not self.place.ranks.first or self.keeper.facts(step) is not None:
+        if not self.process.ranks.first or self.keeper.facts(step) is not None:
             return
         with tempfile.TemporaryDirectory(prefix="taba-network-") as scratch:
             file = Path(scratch) / f"{self.recipe.name}.safetensors"
@@ -161,7 +161,7 @@ class _KeptRun:
 
     def _measured(self, written: Path, folder: Path) -> dict[str, Any]:
         """Held-out errors of a network as its family's loader reads it, and a picture of its samples beside it."""
-        model: Any = load_model(str(written), device=str(self.place.device))
+        model: Any = load_model(str(written), device=str(self.process.device))
         card = load_card(str(written))
         given = examples(model, card, self.source, HELD_OUT, region="held-out", seed=HELD_OUT_SEED)
         errors = epsilon_errors(model, card, given, seed=HELD_OUT_SEED)
@@ -170,12 +170,12 @@ class _KeptRun:
         return {"held_out_levels": list(LEVELS), "held_out_errors": [round(error, 6) for error in errors]}
 
     def _facts(self, loop: Loop) -> dict[str, Any]:
-        on_gpu = self.place.device.type == "cuda"
+        on_gpu = self.process.device.type == "cuda"
         return {
             "images": self.spec.images(loop.progress.step),
             "seconds": round(loop.progress.seconds, 1),
-            "device": torch.cuda.get_device_name(self.place.device) if on_gpu else "CPU",
-            "workers": self.place.ranks.count,
+            "device": torch.cuda.get_device_name(self.process.device) if on_gpu else "CPU",
+            "workers": self.process.ranks.count,
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
         }

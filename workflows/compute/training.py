@@ -13,7 +13,7 @@ from taba_core.artifacts.training import Training
 from taba_core.store.place import json_bytes
 from taba_core.store.trainings import TrainingFolder
 from taba_core.training.checkpoint import write_whole
-from taba_core.training.kept import Place, train_and_keep
+from taba_core.training.kept import TrainingProcess, train_and_keep
 from taba_core.training.ranks import Ranks
 
 
@@ -36,7 +36,7 @@ class TrainTask:
         folder = TrainingFolder(Path(self.root), spec)
         ranks = Ranks(rank, count)
         ranks.join(*meeting, use_gpu=device == "cuda")
-        train_and_keep(spec, _StoreKeeper(folder), Place(torch.device(device), ranks))
+        train_and_keep(spec, _StoreKeeper(folder), TrainingProcess(torch.device(device), ranks))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import xarray as xr
 
 from taba_core.artifacts.features import Features
 from taba_core.artifacts.request import Request
-from taba_core.artifacts.training import Training as TrainingSpec
+from taba_core.artifacts.training import Training
 from taba_core.errors import UsageError
 from taba_core.metrics.extractor import extractor_named
 from workflows.analysis.findings import Findings, for_each, row_labels
@@ -43,7 +43,7 @@ _NOISES, _SHOWN = 5, 8  # rows and columns of the grid of images
 
 
 @register
-class Training(Study):
+class TrainingStudy(Study):
     """Checkpoints of trainings: their images, and their inversions of the final network's images."""
 
     name = "training"
@@ -89,7 +89,7 @@ class Training(Study):
                     asked[request_name(run, index, what)] = context.request(artifact, variables)
         return asked
 
-    def trainings(self, context: Context) -> tuple[TrainingSpec, ...]:
+    def trainings(self, context: Context) -> tuple[Training, ...]:
         """One a training seed."""
         return _trainings(context)
 
@@ -124,7 +124,7 @@ class Training(Study):
         )
 
 
-def _trainings(context: Context) -> tuple[TrainingSpec, ...]:
+def _trainings(context: Context) -> tuple[Training, ...]:
     return tuple(training_of(context, seed, _wanted(context)) for seed in training_seeds(context))
 
 
