@@ -81,6 +81,13 @@ class NoiseSchedule:
         table.setflags(write=False)
         return table
 
+    @cached_property
+    def is_flow(self) -> bool:
+        """Whether the path is the straight line x = (1 - s) x_0 + s eps, the network's time in proportion to s."""
+        s, times = np.sqrt(self.noise_power), np.asarray(self.times)
+        straight = np.allclose(np.sqrt(self.signal_power) + s, 1, rtol=0, atol=1e-9)
+        return bool(straight and np.allclose(times, s * self.duration, rtol=0, atol=1e-9 * self.duration))
+
     @property
     def duration(self) -> float:
         """The time that the whole process takes, N * timestep_scale."""
@@ -96,10 +103,14 @@ class NoiseSchedule:
     def level_at(self, time: float) -> Level:
         """The level of a network's time: that of the training timestep nearest to it, asked at `time` itself.
 
+        A flow is continuous: the level of time N s is that of s, 0 to 1.
+
         Raises:
           UsageError: a time more than half a timestep outside the schedule.
         """
         assert self.times is not None
+        if self.is_flow and 0 <= time <= self.duration:
+            return Level.flow(time / self.duration, time)
         times, margin = self.times, 0.5 * self.timestep_scale
         if not times[0] - margin <= time <= times[-1] + margin:
             raise UsageError(
@@ -115,7 +126,7 @@ class NoiseSchedule:
         """
         if np.allclose(self.signal_power + self.noise_power, 1, rtol=0, atol=1e-9):
             return Level.vp(1 - sigma**2)
-        if np.allclose(np.sqrt(self.signal_power) + np.sqrt(self.noise_power), 1, rtol=0, atol=1e-9):
+        if self.is_flow:
             return Level.flow(sigma)
         raise UsageError(
             f"sigma={sigma:g}: levels between timesteps are known of schedules with alpha^2 + sigma^2 = 1 or "
@@ -189,10 +200,21 @@ class NoiseSchedule:
         return cls.from_betas(np.minimum(1.0 - f[1:] / f[:-1], max_beta), timestep_scale=timestep_scale)
 
     @classmethod
+    def flow(cls, N: int = 1000, shift: float = 1.0, *, timestep_scale: float = 1.0) -> NoiseSchedule:
+        """The straight line between image and noise, x = (1 - s) x_0 + s eps, at N levels; the last is pure noise.
+
+        s_t = shift u / (1 + (shift - 1) u) with u = (t + 1) / N (Esser et al. 2024, Eq. 23); the shift of Stable
+        Diffusion 3 is 3. The network's time is N s_t * timestep_scale.
+        """
+        u = np.arange(1, N + 1) / N
+        s = shift * u / (1.0 + (shift - 1.0) * u)
+        return cls((1.0 - s) ** 2, s**2, timestep_scale, N * s * timestep_scale)
+
+    @classmethod
     def named(
         cls, kind: str, *, zero_terminal_snr: bool = False, timestep_scale: float = 1.0, **fields: Any
     ) -> NoiseSchedule:
-        """Schedule of a model card: kind is linear, scaled-linear or cosine; fields as of that constructor.
+        """Schedule of a model card: kind is linear, scaled-linear, cosine or flow; fields as of that constructor.
 
         Args:
           zero_terminal_snr: whether the schedule was rescaled to end in pure noise, see `zero_terminal_snr`.
@@ -204,6 +226,7 @@ class NoiseSchedule:
             "linear": cls.linear,
             "scaled-linear": cls.scaled_linear,
             "cosine": cls.cosine,
+            "flow": cls.flow,
         }
         if kind not in kinds:
             raise unknown_name("noise schedule", kind, kinds)

@@ -21,6 +21,10 @@ from pydantic import (
 
 from taba_core.conventions import Conventions
 
+# v is alpha eps - sigma x_0 (Salimans & Ho 2022), velocity eps - x_0, sample x_0.
+Prediction = Literal["epsilon", "v", "sample", "velocity"]
+_SCHEDULE_FIELDS = {"cosine": ("max_beta",), "flow": ("shift",)}  # of the other kinds: the ends of beta
+
 
 class _CardPart(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -29,22 +33,28 @@ class _CardPart(BaseModel):
 class ScheduleCard(_CardPart):
     """Noise schedule of the training process; `betas()` feeds `NoiseSchedule.named(kind, ...)`."""
 
-    kind: Literal["linear", "scaled-linear", "cosine"]
+    kind: Literal["linear", "scaled-linear", "cosine", "flow"]
     N: int = Field(ge=1, description="training steps")
     beta_start: float | None = Field(default=None, gt=0, lt=1)
     beta_end: float | None = Field(default=None, gt=0, lt=1)
     max_beta: float | None = Field(default=None, gt=0, le=1)
+    shift: float | None = Field(
+        default=None, gt=0, description="flow: of the levels towards the noise; 1 is none"
+    )
     zero_terminal_snr: bool = Field(
         default=False, description="rescaled so that alpha of the last level is 0 (rescale_betas_zero_snr)"
     )
 
     @model_validator(mode="after")
     def _betas_fit_the_kind(self) -> ScheduleCard:
-        ends = (self.beta_start is not None, self.beta_end is not None)
-        if self.kind == "cosine" and (any(ends) or self.max_beta is None):
-            raise ValueError("a cosine schedule takes max_beta, not beta_start and beta_end.")
-        if self.kind != "cosine" and (not all(ends) or self.max_beta is not None):
-            raise ValueError(f"a {self.kind} schedule takes beta_start and beta_end, not max_beta.")
+        needed = _SCHEDULE_FIELDS.get(self.kind, ("beta_start", "beta_end"))
+        others = [n for n in ("beta_start", "beta_end", "max_beta", "shift") if n not in needed]
+        if any(getattr(self, n) is None for n in needed) or any(getattr(self, n) is not None for n in others):
+            raise ValueError(
+                f"a {self.kind} schedule takes {' and '.join(needed)}, not {' or '.join(others)}."
+            )
+        if self.kind == "flow" and self.zero_terminal_snr:
+            raise ValueError("a flow schedule ends in pure noise already; leave zero_terminal_snr out.")
         return self
 
     def betas(self) -> dict[str, Any]:
@@ -54,7 +64,7 @@ class ScheduleCard(_CardPart):
     @property
     def ends_in_noise(self) -> bool:
         """Whether the last level has alpha = 0."""
-        return self.zero_terminal_snr or self.max_beta == 1
+        return self.zero_terminal_snr or self.max_beta == 1 or self.kind == "flow"
 
     @model_serializer(mode="wrap")
     def _without_what_is_off(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -62,6 +72,8 @@ class ScheduleCard(_CardPart):
         fields: dict[str, Any] = serialize(self)
         if not self.zero_terminal_snr:
             fields.pop("zero_terminal_snr", None)
+        if self.shift is None:
+            fields.pop("shift", None)
         return fields
 
 
@@ -142,9 +154,7 @@ class Card(_CardPart):
     timestep_scale: float = Field(default=1.0, gt=0, description="network time = training timestep * scale")
     grid: GridCard
     reference: Conventions
-    prediction: Literal["epsilon", "v", "sample"] = Field(
-        default="epsilon", description="what the network's output means"
-    )
+    prediction: Prediction = Field(default="epsilon", description="what the network's output means")
     scaling_factor: float = Field(
         default=1.0, gt=0, description="latent = scaling_factor * encoder output; 1 for pixel models"
     )
@@ -169,6 +179,11 @@ class Card(_CardPart):
                 f"card '{self.name}': its noise schedule ends at alpha=0 (zero_terminal_snr, or max_beta=1), where a "
                 "network that predicts epsilon says nothing of the image; state prediction: v or sample if it "
                 "predicts that, or end the schedule above 0."
+            )
+        if (self.prediction == "velocity") != (self.schedule.kind == "flow"):
+            raise ValueError(
+                f"card '{self.name}': networks that predict the velocity eps - x_0 have a schedule of kind flow, and "
+                "only they."
             )
         if self.domain == "pixel" and self.sample_shape[1:] != (self.image_size, self.image_size):
             raise ValueError(f"card '{self.name}': a pixel model's sample_shape is its image size.")

@@ -31,6 +31,7 @@ _COMPONENTS: dict[str, dict[str, str]] = {
     "sd": {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", **_CLIP},
     "sdxl": {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", **_CLIP, **_CLIP_2},
 }
+FLOW_SCHEDULER = "FlowMatchEulerDiscreteScheduler"  # its fields are none of the other schedulers'
 _SHOWN = 60  # characters of a value in a message
 
 
@@ -48,6 +49,8 @@ def check_pipeline_fields(directory: Path, family: str) -> None:
     """
     for path, kind in _files(directory, family):
         config = read_json(path)
+        if kind == "Scheduler" and config.get("_class_name") == FLOW_SCHEDULER:
+            kind = FLOW_SCHEDULER
         _check_class(path, kind, config)
         refused = refused_fields(kind, family, config)
         if refused:

@@ -1,8 +1,8 @@
 """What every network family returns: a Denoiser over a callable, with its codec and text encoder beside it.
 
 The state outside stays float32 (or float64); the network inside has the precision of its profile. What it returns
-(epsilon, v or x_0) becomes the two ends of the line a state lies on here, by formulas without a division where there
-are such.
+(epsilon, v, x_0 or a flow's velocity) becomes the two ends of the line a state lies on here, by formulas without a
+division where there are such.
 """
 
 from __future__ import annotations
@@ -19,13 +19,12 @@ from taba_core.diffusion.guidance import no_null_condition
 from taba_core.diffusion.level import Level
 from taba_core.diffusion.schedule import NoiseSchedule
 from taba_core.errors import UsageError, WorkError
-from taba_core.models.cards import Card
+from taba_core.models.cards import Card, Prediction
 from taba_core.models.grids import noise_schedule
 from taba_core.models.profile import Profile, profile_named, usable_device
 
 # Axes: B samples in a batch, C channels, H rows, W columns.
 
-Prediction = Literal["epsilon", "v", "sample"]
 # predict(x, t, cond) -> raw output (B, >= C, H, W): x in the network's dtype, t float32 (B,) network times.
 Predict = Callable[[Tensor, Tensor, Mapping[str, Tensor]], Tensor]
 
@@ -139,7 +138,7 @@ class Network:
 
     @property
     def held(self) -> Held:
-        """What moves between levels carry: the noise, or eps - x_0 of networks that predict v or x_0."""
+        """What moves between levels carry: the noise, or eps - x_0 of networks that predict anything else."""
         return Held.NOISE if self.prediction == "epsilon" else Held.VELOCITY
 
     def null_condition(self, batch: int) -> dict[str, Tensor]:
@@ -225,6 +224,7 @@ class Network:
 
         - epsilon: eps as it is; x_0 = (x - sigma eps) / alpha where it is asked for.
         - v = alpha eps - sigma x_0 (Salimans & Ho 2022, App. D): x_0 = alpha x - sigma v, eps = sigma x + alpha v.
+        - velocity = eps - x_0 (Lipman et al. 2023; Liu et al. 2023): see `Held.VELOCITY`.
         - sample: eps = (x - alpha x_0) / sigma at the level of the network's time, as a clean state (sigma = 0) says
           nothing of its noise; x_0 as it is where that is the level of the state, else what follows from eps.
         """
@@ -232,6 +232,8 @@ class Network:
             return Ends(x, level, raw)
         if self.prediction == "v":
             return Ends(x, level, level.sigma * x + level.alpha * raw, level.alpha * x - level.sigma * raw)
+        if self.prediction == "velocity":
+            return Held.VELOCITY.ends(raw, x, level)
         assert level.time is not None
         trained = self.schedule.level_at(level.time)
         eps = (x - trained.alpha * raw) / trained.sigma

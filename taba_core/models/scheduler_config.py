@@ -20,11 +20,10 @@ import numpy as np
 from taba_core.conventions import X0Rule
 from taba_core.diffusion.schedule import NoiseSchedule
 from taba_core.errors import UsageError
-from taba_core.models.cards import Card, ScheduleCard
+from taba_core.models.cards import Card, Prediction, ScheduleCard
+from taba_core.models.config_fields import FLOW_SCHEDULER
 from taba_core.models.corrections import correction
 from taba_core.models.json_file import read_json
-
-Prediction = Literal["epsilon", "v", "sample"]
 
 _KINDS: dict[str, Literal["linear", "scaled-linear", "cosine"]] = {
     "linear": "linear",
@@ -40,7 +39,7 @@ _STYLES: dict[str, Literal["diffusers-leading", "diffusers-trailing"]] = {
     "leading": "diffusers-leading",
     "trailing": "diffusers-trailing",
 }
-# Samplers of variance-preserving diffusion over discrete timesteps; flows and EDM-like models are not.
+# Samplers of variance-preserving diffusion over discrete timesteps; EDM-like models are not.
 _SCHEDULERS = (
     "DDIM", "DDPM", "PNDM", "LMSDiscrete", "EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete",
     "DPMSolverMultistep", "DPMSolverSinglestep", "DEISMultistep", "UniPCMultistep", "KDPM2Discrete",
@@ -92,6 +91,8 @@ def read_process(path: Path) -> Process:
     """
     config = read_json(path)
     _refuse_other_processes(path, config)
+    if config.get("_class_name") == FLOW_SCHEDULER:
+        return _flow(config)
     schedule = _schedule(path, config)
     prediction = _fact(path, config, "prediction_type", _PREDICTIONS, "epsilon")
     if prediction == "epsilon" and schedule.ends_in_noise:
@@ -115,6 +116,8 @@ def read_sampler(path: Path, *, latent: bool, chosen: Mapping[str, Any] | None =
       UsageError: unreadable, or a choice that taba does not have and the card does not replace.
     """
     config = read_json(path)
+    if config.get("_class_name") == FLOW_SCHEDULER:
+        return _flow_sampler(chosen or {})
     grid, reference = (_part(chosen or {}, name) for name in ("grid", "reference"))
     style = grid.get("style") or _style(path, config)
     leading = style == "diffusers-leading"  # only a leading grid has an offset
@@ -143,7 +146,7 @@ def check_scheduler(card: Card, directory: Path) -> None:
     if found.prediction != card.prediction:
         raise _contradiction(card, path, "prediction", found.prediction, card.prediction, found.prediction)
     stated = found.schedule.model_dump(exclude_none=True)
-    for name in ("kind", "N", "beta_start", "beta_end", "max_beta", "zero_terminal_snr"):
+    for name in ("kind", "N", "beta_start", "beta_end", "max_beta", "shift", "zero_terminal_snr"):
         in_file, in_card = getattr(found.schedule, name), getattr(card.schedule, name)
         if not _same(in_file, in_card):
             whole = "{" + ", ".join(f"{key}: {value}" for key, value in stated.items()) + "}"
@@ -181,6 +184,22 @@ def _schedule(path: Path, config: Mapping[str, Any]) -> ScheduleCard:
     start, end = _OTHER_BETAS.get(str(config.get("_class_name")), _BETAS)
     start, end = float(config.get("beta_start", start)), float(config.get("beta_end", end))
     return ScheduleCard(kind=kind, N=steps, beta_start=start, beta_end=end, zero_terminal_snr=zero)
+
+
+def _flow(config: Mapping[str, Any]) -> Process:
+    steps, shift = int(config.get("num_train_timesteps", 1000)), float(config.get("shift", 1.0))
+    return Process(ScheduleCard(kind="flow", N=steps, shift=shift), "velocity")
+
+
+def _flow_sampler(chosen: Mapping[str, Any]) -> Sampler:
+    """Levels s of u = l/T, shifted once, from 0 to 1; a flow has no rule for x_0."""
+    grid = {"style": "diffusers-trailing", "steps_offset": 0, "final_alpha_bar": "one"}
+    reference = _part(chosen, "reference")
+    return Sampler(
+        grid=grid | _part(chosen, "grid"),
+        sampling_x0_rule=reference.get("sampling_x0_rule", "none"),
+        inversion_x0_rule=reference.get("inversion_x0_rule", "none"),
+    )
 
 
 def _named(table: Any) -> ScheduleCard | None:
@@ -233,7 +252,7 @@ def _sampling_rule(path: Path, config: Mapping[str, Any], latent: bool) -> X0Rul
 
 def _refuse_other_processes(path: Path, config: Mapping[str, Any]) -> None:
     name = str(config.get("_class_name", "DDIMScheduler"))
-    known = [f"{s}Scheduler" for s in _SCHEDULERS]
+    known = [*(f"{s}Scheduler" for s in _SCHEDULERS), FLOW_SCHEDULER]
     if name not in known:
         raise _unsupported(path, "_class_name", name, f"one of {', '.join(known)}")
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from taba_core.errors import UsageError
 from taba_core.models.adm_flags import adm_flags
 from taba_core.models.adm_weights import origins, to_openai
+from taba_core.models.config_fields import FLOW_SCHEDULER
 from taba_core.training.captions import CaptionGrammar
 from taba_core.training.checkpoint import write_whole
 from taba_core.training.data import PHOTOGRAPHS
@@ -140,6 +141,8 @@ def _save_half(state: Mapping[str, Tensor], directory: Path) -> Path:
 def _scheduler(recipe: Recipe) -> dict[str, Any]:
     schedule = recipe.schedule
     assert schedule is not None, "every denoiser's recipe has one"
+    if schedule.kind == "flow":
+        return {"_class_name": FLOW_SCHEDULER, "num_train_timesteps": schedule.N, "shift": schedule.shift}
     config: dict[str, Any] = {
         "_class_name": "DDIMScheduler",
         "num_train_timesteps": schedule.N,
@@ -158,7 +161,7 @@ def _scheduler(recipe: Recipe) -> dict[str, Any]:
 def _index(recipe: Recipe, parts: Mapping[str, tuple[str, Any]], facts: Mapping[str, Any]) -> dict[str, Any]:
     index: dict[str, Any] = {"_class_name": _PIPELINES[recipe.family]}
     index |= {name: [library, type(part).__name__] for name, (library, part) in parts.items()}
-    index["scheduler"] = ["diffusers", "DDIMScheduler"]
+    index["scheduler"] = ["diffusers", FLOW_SCHEDULER if recipe.objective == "velocity" else "DDIMScheduler"]
     if recipe.family == "if":
         index["tokenizer"] = ["transformers", "T5Tokenizer"]
     if recipe.family == "dit":

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -117,8 +116,8 @@ def errors_of(
     eps = torch.from_numpy(rng.normal(range(len(x_0)), shape, seed=seed, stream="held-out-noise"))
     errors = []
     for level in levels:
-        alpha_bar = float(grid.alpha_bar[level])
-        x_t = np.sqrt(alpha_bar) * x_0 + np.sqrt(1.0 - alpha_bar) * eps
+        at = grid.levels[level]
+        x_t = at.alpha * x_0 + at.sigma * eps
         total = 0.0
         for start in range(0, len(x_t), _BATCH):
             rows = slice(start, start + _BATCH)
@@ -162,7 +161,7 @@ def compare(
     given = examples(model, card, source, count, region="held-out", seed=seed)
     grid = timestep_grid(card, NUM_INFERENCE_STEPS)
     filtered = errors_of(
-        lambda x_t, level, rows: wiener.eps(x_t, float(grid.alpha_bar[level])), given.x_0, grid, seed=seed
+        lambda x_t, level, rows: wiener.eps(x_t, grid.levels[level]), given.x_0, grid, seed=seed
     )
     mixture = None
     if (source.name, card.domain, card.image_size) == (PHOTOGRAPHS, "pixel", PhotoMixture.sample_shape[1]):

@@ -1,4 +1,4 @@
-"""What a denoiser is trained to do at a timestep: predict the noise, v, or the noise with a learned variance."""
+"""What a denoiser is trained to predict: the noise, v, a flow's velocity, or the noise with a learned variance."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from taba_core.diffusion.schedule import NoiseSchedule
 
 # Axes: B samples, C channels, H rows, W columns.
 
-ObjectiveName = Literal["epsilon", "v", "hybrid"]
+ObjectiveName = Literal["epsilon", "v", "velocity", "hybrid"]
 LOW_LEVELS = 0.1  # of the timesteps: the cleanest tenth, which the first inversion steps read
 
 
@@ -29,7 +29,7 @@ class Process(nn.Module):
         super().__init__()
         self.num_timesteps = schedule.num_train_timesteps
         self.timestep_scale = schedule.timestep_scale
-        for name, table in _tables(schedule.alpha_bar).items():
+        for name, table in _tables(schedule).items():
             self.register_buffer(name, torch.tensor(table, dtype=torch.float32), persistent=False)
 
     def timesteps(self, u: Tensor, low_share: float, low_power: float = 1.0) -> Tensor:
@@ -44,7 +44,7 @@ class Process(nn.Module):
         return (share * most).long().clamp_(max=self.num_timesteps - 1)
 
     def noised(self, x_0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        """x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) eps, (B, C, H, W)."""
+        """x_t = alpha_t x_0 + sigma_t eps, (B, C, H, W); of a VP process sqrt(a_t) x_0 + sqrt(1 - a_t) eps."""
         return self._at("signal", t) * x_0 + self._at("noise", t) * eps
 
     def loss(
@@ -54,10 +54,13 @@ class Process(nn.Module):
 
         - epsilon: mean over C, H, W of (output - eps)^2 (Ho et al. 2020, Eq. 14).
         - v: of (output - v)^2 with v = sqrt(a) eps - sqrt(1 - a) x_0 (Salimans & Ho 2022, App. D).
+        - velocity: of (output - (eps - x_0))^2 (Lipman et al. 2023; Liu et al. 2023).
         - hybrid: of epsilon, plus N / 1000 times the bound of the learned variance (Nichol & Dhariwal 2021, Eq. 16, as
           improved-diffusion scales it).
         """
         channels = x_0.shape[1]
+        if name == "velocity":
+            return (output[:, :channels] - (eps - x_0)).square().mean((1, 2, 3))
         if name == "v":
             target = self._at("signal", t) * eps - self._at("noise", t) * x_0
             return (output[:, :channels] - target).square().mean((1, 2, 3))
@@ -94,15 +97,19 @@ class Process(nn.Module):
         return getattr(self, table)[t][:, None, None, None]
 
 
-def _tables(alpha_bar: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+def _tables(schedule: NoiseSchedule) -> dict[str, NDArray[np.float64]]:
+    ends = {"signal": np.sqrt(schedule.signal_power), "noise": np.sqrt(schedule.noise_power)}
+    return ends if schedule.signal_power[-1] == 0 else ends | _posterior(schedule.alpha_bar)
+
+
+def _posterior(alpha_bar: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """What the bound of a learned variance reads, of a VP process that ends above alpha = 0."""
     previous = np.concatenate([[1.0], alpha_bar[:-1]])
     beta = 1.0 - alpha_bar / previous
     beta_tilde = beta * (1.0 - previous) / (1.0 - alpha_bar)
     # beta_tilde_0 is 0: its logarithm is replaced by the next one's, as in the original.
     clipped = np.concatenate([beta_tilde[1:2], beta_tilde[1:]]) if len(beta_tilde) > 1 else beta
     return {
-        "signal": np.sqrt(alpha_bar),
-        "noise": np.sqrt(1.0 - alpha_bar),
         "mean_of_x_0": beta * np.sqrt(previous) / (1.0 - alpha_bar),
         "mean_of_x_t": (1.0 - previous) * np.sqrt(1.0 - beta) / (1.0 - alpha_bar),
         "log_beta": np.log(beta),

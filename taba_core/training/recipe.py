@@ -54,7 +54,7 @@ class Recipe(BaseModel):
     autoencoder: str | None = Field(default=None, description="ldm, dit: the recipe of their autoencoder")
     schedule: ScheduleCard | None = Field(default=None, description="denoisers")
     timestep_scale: float = Field(default=1.0, gt=0)
-    objective: Literal["epsilon", "v", "hybrid"] = "v"
+    objective: Literal["epsilon", "v", "velocity", "hybrid"] = "v"
     low_share: float = Field(default=0.0, ge=0, le=1, description="of the rows, from the cleanest tenth")
     low_power: float = Field(
         default=1.0,
@@ -96,6 +96,8 @@ class Recipe(BaseModel):
             raise ValueError(f"recipe '{self.name}': ldm and dit name their autoencoder, others have none.")
         if (self.family == "if") != (self.text is not None):
             raise ValueError(f"recipe '{self.name}': the family if has a text encoder, others have none.")
+        if (self.objective == "velocity") != (self.schedule is not None and self.schedule.kind == "flow"):
+            raise ValueError(f"recipe '{self.name}': the objective velocity and a flow schedule go together.")
         if self.steps is not None and any(step > self.steps for step in _listed(self.checkpoints)):
             raise ValueError(f"recipe '{self.name}': a checkpoint lies after its {self.steps} steps.")
         return self

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from taba_core.diffusion.level import Level
+
 # Axes: n examples, d = C H W dimensions.
 
 
@@ -22,8 +24,8 @@ class WienerFilter:
         variance, self._modes = torch.linalg.eigh(centred.T @ centred / len(flat))
         self._variance = variance.clamp(min=0.0)
 
-    def eps(self, x_t: Tensor, alpha_bar: float) -> Tensor:
-        """sqrt(1 - a) (a Sigma + (1 - a) I)^-1 (x_t - sqrt(a) mu), in the shape of x_t, float32."""
-        centred = x_t.flatten(1).double() - alpha_bar**0.5 * self._mean
-        gain = (1.0 - alpha_bar) ** 0.5 / (alpha_bar * self._variance + 1.0 - alpha_bar)
+    def eps(self, x_t: Tensor, level: Level) -> Tensor:
+        """sigma (alpha^2 Sigma + sigma^2 I)^-1 (x_t - alpha mu), in the shape of x_t, float32."""
+        centred = x_t.flatten(1).double() - level.alpha * self._mean
+        gain = level.sigma / (level.signal_power * self._variance + level.noise_power)
         return (((centred @ self._modes) * gain) @ self._modes.T).view_as(x_t).float()

@@ -17,13 +17,13 @@ CARDS = {card.name: card for card in list_cards()}
 
 def test_the_zoo_is_complete_and_the_embedded_models_come_first():
     assert list(CARDS) == [
-        "photo-mixture", "gaussian", "photo-adm", "photo-ldm", "photo-dit", "photo-if", "photo-tiny",
+        "photo-mixture", "gaussian", "photo-adm", "photo-ldm", "photo-dit", "photo-flow", "photo-if", "photo-tiny",
         "adm-32", "adm-64", "adm-256", "ldm", "dit", "if", "sdxl", "sd",
     ]  # fmt: skip
     assert [name for name, card in CARDS.items() if card.embedded] == ["photo-mixture", "gaussian"]
     # What runs anywhere comes first, and asks for no downloaded caption either.
-    assert [name for name, card in CARDS.items() if card.runs_anywhere] == list(CARDS)[:7]
-    assert all(c.defaults.prompts != "recap-coco" for c in list_cards()[:7] if c.conditional == "text")
+    assert [name for name, card in CARDS.items() if card.runs_anywhere] == list(CARDS)[:8]
+    assert all(c.defaults.prompts != "recap-coco" for c in list_cards()[:8] if c.conditional == "text")
 
 
 @pytest.mark.parametrize(

@@ -171,7 +171,7 @@ def test_a_wrapper_that_only_knows_eps_still_changes_what_methods_see():
 FAMILIES = {
     "tiny-unet": tiny_unet, "tiny-class-unet": tiny_class_unet, "tiny-ldm": tiny_ldm, "tiny-dit": tiny_dit,
     "tiny-if": save_tiny_if, "tiny-sd": save_tiny_sd, "tiny-sdxl": save_tiny_sdxl,
-    **dict.fromkeys(("gaussian", "photo-mixture", "photo-adm", "photo-ldm", "photo-dit", "photo-if")),
+    **dict.fromkeys(("gaussian", "photo-mixture", "photo-adm", "photo-ldm", "photo-dit", "photo-flow", "photo-if")),
 }  # fmt: skip
 
 

@@ -200,7 +200,7 @@ def test_half_precision_files_alone_are_loaded_and_said_by_the_card(tmp_path):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "_class_name=FlowMatchEulerDiscreteScheduler is not"),
+        ({"_class_name": "EDMEulerScheduler"}, "_class_name=EDMEulerScheduler is not"),
         ({"trained_betas": [0.1, 0.2]}, "trained_betas=a table is not supported; it must be null, or the 1000 bet"),
         ({"beta_schedule": "sigmoid"}, "beta_schedule=sigmoid is not supported; it must be one of linear, scaled"),
         ({"prediction_type": "flow"}, "prediction_type=flow is not supported; it must be one of epsilon, v_pred"),

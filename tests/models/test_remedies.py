@@ -176,7 +176,7 @@ def test_what_no_card_can_change_is_corrected_in_the_file(tmp_path):
         ("trained_betas", [0.1, 0.2], None),
         ("beta_schedule", "sigmoid", "linear"),
         ("prediction_type", "flow_prediction", "epsilon"),
-        ("_class_name", "FlowMatchEulerDiscreteScheduler", "DDIMScheduler"),
+        ("_class_name", "EDMEulerScheduler", "DDIMScheduler"),
     ]:
         message = refusal(scheduler(directory, **{field: wrong}))
         assert f"{field}=" in message and "no card can change" in message

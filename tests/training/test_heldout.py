@@ -19,9 +19,7 @@ def test_the_wiener_filter_has_the_error_of_its_formula_on_gaussian_data():
     variance = torch.tensor([0.01, 0.25, 1.0, 4.0]).view(1, 1, 2, 2)
     data = 0.3 + variance.sqrt() * torch.randn(40_000, 1, 2, 2, generator=generator)
     wiener, grid = WienerFilter(data), timestep_grid(load_card("gaussian"), 50)
-    found = errors_of(
-        lambda x_t, level, rows: wiener.eps(x_t, float(grid.alpha_bar[level])), data[:8000], grid, seed=1
-    )
+    found = errors_of(lambda x_t, level, rows: wiener.eps(x_t, grid.levels[level]), data[:8000], grid, seed=1)
     for level, error in zip(LEVELS, found, strict=True):
         a = float(grid.alpha_bar[level])
         assert error == pytest.approx(float((a * variance / (a * variance + 1 - a)).mean()), rel=0.03)

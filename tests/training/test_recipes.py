@@ -33,6 +33,7 @@ def test_the_box_is_what_comes_with_taba():
         "photo-adm",
         "photo-ldm",
         "photo-dit",
+        "photo-flow",
         "photo-if",
         "crop-classifier",
     ]

@@ -82,7 +82,14 @@ def test_the_paper_asks_each_model_for_what_was_done_with_it():
 def test_the_box_asks_its_networks_for_what_was_done_with_their_like_and_the_mixture_for_all():
     jobs, _ = check_all(each_model(asked("paper"), ["box"]), write=False)
     by_model = {job.asked.model: {study.name for study in job.studies} for job in jobs}
-    assert list(by_model) == ["photo-mixture", "photo-adm", "photo-ldm", "photo-dit", "photo-if"]
+    assert list(by_model) == [
+        "photo-mixture",
+        "photo-adm",
+        "photo-ldm",
+        "photo-dit",
+        "photo-flow",
+        "photo-if",
+    ]
     paper = {
         j.asked.model: {s.name for s in j.studies}
         for j in check_all(each_model(asked("paper"), ["paper"]), write=False)[0]
@@ -91,6 +98,7 @@ def test_the_box_asks_its_networks_for_what_was_done_with_their_like_and_the_mix
         "photo-adm": "adm-64",
         "photo-ldm": "ldm",
         "photo-dit": "dit",
+        "photo-flow": "dit",
         "photo-if": "if",
     }.items():
         assert by_model[name] == paper[like]

@@ -14,7 +14,7 @@ from workflows.bench.paired import Measurement, TableRow
 if TYPE_CHECKING:
     from taba_core.models.cards import Card
 
-BOX = ("photo-adm", "photo-ldm", "photo-dit", "photo-if")
+BOX = ("photo-adm", "photo-ldm", "photo-dit", "photo-flow", "photo-if")
 SEED = 7
 
 

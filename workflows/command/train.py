@@ -11,8 +11,8 @@ import typer
 What = Annotated[
     str,
     typer.Argument(
-        help="`box`: the networks that come with taba; or one: photo-adm, photo-ldm, photo-dit, photo-if, photo-tiny, "
-        "crop-classifier; and the paper's adm-32 (CIFAR-10) and adm-64 (ImageNet-64), as the paper trained them."
+        help="`box`: the networks that come with taba; or one: photo-adm, photo-ldm, photo-dit, photo-flow, photo-if, "
+        "photo-tiny, crop-classifier; and the paper's adm-32 (CIFAR-10) and adm-64 (ImageNet-64), trained as there."
     ),
 ]
 Out = Annotated[Path, typer.Option("--out", help="Folder of all files; the same command goes on there.")]

@@ -21,6 +21,7 @@ GROUPS_OF_MODELS: dict[str, dict[str, str]] = {
         "photo-adm": "adm-64",
         "photo-ldm": "ldm",
         "photo-dit": "dit",
+        "photo-flow": "dit",
         "photo-if": "if",
     },
 }
