@@ -28,10 +28,10 @@ from workflows.analysis.study import read_settings
 from workflows.compute.training import TrainTask
 from workflows.configuration.context import Context
 from workflows.configuration.trained import Wanted, check_images, trained_run, training_of
-from workflows.execution.training import Crew, line_of, told, train_missing
+from workflows.execution.training import TrainingHost, line_of, told, train_missing
 from workflows.planning.stages import ranks_for
 
-INLINE = Crew("inline", None, None, Resources(num_cpus=1))
+INLINE = TrainingHost("inline", None, None, Resources(num_cpus=1))
 STEPS = (0, 4, 12)
 
 
@@ -44,9 +44,9 @@ def training(**fields) -> Training:
     return Training(recipe=recipe, **chosen | fields)
 
 
-def trained(root: Path, spec: Training, crew: Crew = INLINE) -> TrainingFolder:
+def trained(root: Path, spec: Training, host: TrainingHost = INLINE) -> TrainingFolder:
     store = Store.open(root, mode="a")
-    train_missing([spec], store, crew, lambda stage: None)
+    train_missing([spec], store, host, lambda stage: None)
     return training_folder(store, spec)
 
 
@@ -118,7 +118,7 @@ def test_two_ranks_on_ray_equal_one(tmp_path):
     """Gradients of the same batch: the sums round differently, the rest is the same."""
     spec = training(steps=50, checkpoints=(50,))
     alone = weights(trained(tmp_path / "one", spec), 50)
-    shared = trained(tmp_path / "two", spec, Crew("ray", None, 2, Resources(num_cpus=1)))
+    shared = trained(tmp_path / "two", spec, TrainingHost("ray", None, 2, Resources(num_cpus=1)))
     assert shared.facts(50)["workers"] == 2
     differences = [
         float((alone[name].float() - value.float()).abs().max())

@@ -9,15 +9,22 @@ from typing import Any
 from workflows.configuration.context import Context
 
 
-def with_preferred(context: Context, small: Mapping[str, Any], network_samples: int) -> Context:
+def with_preferred(
+    context: Context,
+    small: Mapping[str, Any],
+    network_samples: int,
+    trained: Mapping[str, Any] | None = None,
+) -> Context:
     """This context at the settings that a study prefers.
 
     Args:
       small: settings by name for models that run on any machine. All samples in one shard are cheapest there at
         many levels: the exact denoiser prepares every level once a shard.
+      trained: the same for those among them that are trained networks, which take a hundred times as long as a closed
+        form; None for `small`.
       network_samples: most images of any other network, unless its card has fewer.
     """
     preferred: Mapping[str, Any] = {"num_samples": min(network_samples, context.card.defaults.num_samples)}
     if context.card.runs_anywhere:
-        preferred = small
+        preferred = small if trained is None or context.card.embedded else trained
     return replace(context, settings=context.settings.with_defaults(preferred))

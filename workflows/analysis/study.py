@@ -52,6 +52,8 @@ class Study(ABC):
     version: ClassVar[int] = 1
     # What it reads alone, set as STUDY.OPTION=VALUE; and which settings of the analysis its numbers depend on.
     options: ClassVar[type[Options] | None] = None
+    # Whether its options enter the key of its result; they need not where each decides which artifacts there are.
+    options_in_key: ClassVar[bool] = True
     reads: ClassVar[tuple[str, ...]] = ("patch_size", "top_k", "bootstrap_replicates")
 
     @abstractmethod
@@ -100,8 +102,8 @@ class Study(ABC):
         )
 
     def option_key(self, context: Context) -> dict[str, Any]:
-        """The options that enter the result's key: all. A study leaves out those that its artifacts are made by."""
-        if self.options is None:
+        """The options that enter the result's key: all or none. A study may choose some."""
+        if self.options is None or not self.options_in_key:
             return {}
         return {"options": context.options(self.options).model_dump(mode="json")}
 

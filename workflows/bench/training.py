@@ -86,12 +86,14 @@ def _ours(recipe: str, steps: int, ranks: int) -> float:
     from workflows.analysis.study import read_settings
     from workflows.configuration.context import Context
     from workflows.configuration.trained import Wanted, training_of
-    from workflows.execution.training import Crew, train_missing
+    from workflows.execution.training import TrainingHost, train_missing
 
     spec = training_of(Context(recipe, "ddim", read_settings([])), 0, Wanted(steps, (steps,)))
     with tempfile.TemporaryDirectory(prefix="taba-bench-") as scratch:
         store = Store.open(Path(scratch) / "store", mode="a")
-        train_missing([spec], store, Crew("ray", "local", ranks, Resources(num_cpus=1)), lambda stage: None)
+        train_missing(
+            [spec], store, TrainingHost("ray", "local", ranks, Resources(num_cpus=1)), lambda stage: None
+        )
         facts = training_folder(store, spec).facts(steps)
     assert facts is not None, "a run that has ended has kept its network"
     return float(facts["seconds"]) / spec.images(steps)

@@ -20,7 +20,7 @@ from workflows.analysis.study import declared_options
 from workflows.configuration.prompt_list import prompt_note
 from workflows.configuration.settings import stored_settings
 from workflows.execution.session import DRAIN_FILE, driving
-from workflows.execution.training import Crew, train_missing
+from workflows.execution.training import TrainingHost, train_missing
 from workflows.launch import PACKAGES
 from workflows.planning.budget import over_budget
 from workflows.planning.jobs import Asked, check_all, notes_of
@@ -72,8 +72,8 @@ def run_studies(
     with driving(opened.place, observe) as watch:
         for job in jobs:
             embedded = job.context.card.embedded
-            crew = Crew(executor, address, workers, chosen[embedded][1])
-            if train_missing(job.trainings, opened, crew, watch.stage):
+            host = TrainingHost(executor, address, workers, chosen[embedded][1])
+            if train_missing(job.trainings, opened, host, watch.stage):
                 watch.check()
         plans = [job.plan(opened) for job in jobs]
         if refusal := over_budget(plans, parts[0].store, parts[0].budget):

@@ -27,8 +27,8 @@ _LOOK_S = 1.0
 
 
 @dataclass(frozen=True)
-class Crew:
-    """What computes a training.
+class TrainingHost:
+    """Where trainings are computed.
 
     Attributes:
       executor: ray, local or inline; the last two train in this process.
@@ -43,7 +43,9 @@ class Crew:
     resources: Resources
 
 
-def train_missing(specs: Sequence[Training], store: Store, crew: Crew, stage: Callable[[str], None]) -> int:
+def train_missing(
+    specs: Sequence[Training], store: Store, host: TrainingHost, stage: Callable[[str], None]
+) -> int:
     """Train what a store has not whole; the number of runs that were trained or completed.
 
     Args:
@@ -61,7 +63,7 @@ def train_missing(specs: Sequence[Training], store: Store, crew: Crew, stage: Ca
         return 0
     for folder in missing:
         folder.prepare()
-    with _trainer(crew) as train:
+    with _trainer(host) as train:
         for folder in missing:
             stop_if_asked()
             stage(f"training {folder.spec.recipe_name}")
@@ -89,10 +91,10 @@ def _train(folder: TrainingFolder, train: Callable[[TrainingFolder], None]) -> N
 
 
 @contextlib.contextmanager
-def _trainer(crew: Crew) -> Iterator[Callable[[TrainingFolder], None]]:
+def _trainer(host: TrainingHost) -> Iterator[Callable[[TrainingFolder], None]]:
     """What trains a run: ranks on Ray, or this process."""
-    if crew.executor != "ray":
-        device = "cuda" if crew.resources.num_gpus else "cpu"
+    if host.executor != "ray":
+        device = "cuda" if host.resources.num_gpus else "cpu"
         yield lambda folder: _task(folder)(0, 1, device)
         return
     from cluster.pool.executor import ClusterError, OtherCode
@@ -101,9 +103,9 @@ def _trainer(crew: Crew) -> Iterator[Callable[[TrainingFolder], None]]:
     from cluster.ray.ranks import RanksFailed, run_ranks
     from cluster.ray.session import RaySession
 
-    use_gpu = crew.resources.num_gpus > 0
+    use_gpu = host.resources.num_gpus > 0
     try:
-        session = RaySession(crew.address, crew.workers)
+        session = RaySession(host.address, host.workers)
     except ClusterError as error:
         raise WorkError(str(error)) from None
     try:
@@ -111,7 +113,7 @@ def _trainer(crew: Crew) -> Iterator[Callable[[TrainingFolder], None]]:
         places = int(sum(node.offered.get(kind, 0) for node in alive_nodes()))
 
         def train(folder: TrainingFolder) -> None:
-            count = ranks_for(folder.spec.batch_size, places, crew.workers)
+            count = ranks_for(folder.spec.batch_size, places, host.workers)
             try:
                 run_ranks(
                     _task(folder), count=count, use_gpu=use_gpu, code=code_of(PACKAGES), check=session.check

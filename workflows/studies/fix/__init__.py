@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import xarray as xr
 from pydantic import Field
@@ -50,10 +50,7 @@ class Fix(Study):
     paper_steps = 50
     version = 2
     options = FixOptions
-
-    def option_key(self, context: Context) -> dict[str, Any]:
-        """None: there is an artifact for every K."""
-        return {}
+    options_in_key = False
 
     def requests(self, context: Context) -> Mapping[str, Request]:
         """Latents and reconstructions for K = 0 and for every K and rule."""

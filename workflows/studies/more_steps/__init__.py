@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import xarray as xr
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 # Models that run everywhere: what resolves the claims in a minute.
 EMBEDDED = {"num_samples": 128, "batch_size": 128}
+# Trained networks among them: what fits into minutes on a GPU and into an hour on two cores.
+TRAINED = {"num_samples": 64}
 PAPER_SAMPLES = 4096
 _PATHS = ("fixed", "own")
 _SHOWN = 6
@@ -59,14 +61,11 @@ class MoreSteps(Study):
     paper_section = "F"
     paper_models = ("adm-64", "dit", "if")
     options = MoreStepsOptions
-
-    def option_key(self, context: Context) -> dict[str, Any]:
-        """None: there are artifacts for every T."""
-        return {}
+    options_in_key = False
 
     def requests(self, context: Context) -> Mapping[str, Request]:
         """The images, their latents at every T, and images and latents of every T's own path."""
-        context = with_preferred(context, EMBEDDED, PAPER_SAMPLES)
+        context = with_preferred(context, EMBEDDED, PAPER_SAMPLES, TRAINED)
         patch_features(context)
         images = context.generation(context.num_steps(self.paper_steps))
         asked = {
@@ -83,7 +82,7 @@ class MoreSteps(Study):
 
     def analyse(self, inputs: Inputs, context: Context) -> xr.Dataset:
         """Measures of the latents of both paths at every T, claims C8 and CF9, maps for Figure 9."""
-        context = with_preferred(context, EMBEDDED, PAPER_SAMPLES)
+        context = with_preferred(context, EMBEDDED, PAPER_SAMPLES, TRAINED)
         sweep = compared_steps(context)
         replicates = context.settings.bootstrap_replicates
         found = Findings()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
@@ -56,11 +56,8 @@ class TrainingStudy(Study):
     by_name_only = True
     trained_model = "photo-tiny"
     options = TrainingOptions
+    options_in_key = False
     reads = ("bootstrap_replicates",)
-
-    def option_key(self, context: Context) -> dict[str, Any]:
-        """None: the artifacts say which networks and which extractor."""
-        return {}
 
     def requests(self, context: Context) -> Mapping[str, Request]:
         """Of every checkpoint its images, their features, and its latents of the final network's images."""
