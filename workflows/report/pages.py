@@ -17,6 +17,7 @@ from workflows.analysis.presentation import PROVENANCE_MEANING, Claim, Failure, 
 from workflows.report.notation import format_any, to_html
 from workflows.report.style import PNG_DPI
 from workflows.report.tables import PROVENANCE_MARK, cell_text, column_heading, context_line
+from workflows.report.verdicts import verdict_table
 
 _FOLDER = Path(__file__).parent
 _PIXELS_PER_INCH = 118  # one scale for all figures, so that their lettering has one size on the page
@@ -47,6 +48,7 @@ def render(run: Run, folder: Path, failures: list[Failure]) -> str:
         failures=failures,
         claims=[claim for section in sections for claim in section["claims"]],
         tally=_tally(run),
+        verdicts=_verdicts(run),
         provenance=_flat({name: value for name, value in run.provenance.items() if name != "runs"}),
         runs=[(title, _flat(entry)) for title, entry in run.provenance.get("runs", {}).items()],
         marks=[(PROVENANCE_MARK[name], name, text) for name, text in PROVENANCE_MEANING.items()],
@@ -105,13 +107,29 @@ def _tally(run: Run) -> list[tuple[str, str, int]]:
     return [(css, name, verdicts.count(name)) for name, (css, _) in _BADGE.items() if name in verdicts]
 
 
-def _claim(claim: Claim, section: Section) -> dict[str, Any]:
+def _verdicts(run: Run) -> dict[str, Any] | None:
+    """Claims by model, where there are several models."""
+    table = verdict_table([claim for section in run.sections for claim in section.claims])
+    if table is None:
+        return None
+    rows = []
+    for name, statement, by_model in table.rows:
+        claims = [by_model.get(model) for model in table.models]
+        cells = [claim and {"source": claim, **_badge(claim)} for claim in claims]
+        rows.append({"id": name, "statement": statement, "cells": cells})
+    return {"models": table.models, "rows": rows, "sentences": table.sentences}
+
+
+def _badge(claim: Claim) -> dict[str, str]:
     css, sign = _BADGE[claim.verdict]
+    return {"css": css, "sign": sign}
+
+
+def _claim(claim: Claim, section: Section) -> dict[str, Any]:
     return {
         "source": claim,
         "study": claim.study or section.study,
-        "css": css,
-        "sign": sign,
+        **_badge(claim),
         "numbers": [(name, format_any(value)) for name, value in claim.numbers.items()],
     }
 
