@@ -16,7 +16,7 @@ from taba_core.blas import use_one_blas_thread
 from taba_core.errors import UsageError
 from taba_core.stats.base import Array, flat
 from taba_core.stats.estimate import Estimate
-from taba_core.stats.frechet import frechet_distance
+from taba_core.stats.frechet import frechet_of_rows
 from taba_core.stats.manifold import Points
 
 NUM_GROUPS = 20
@@ -27,7 +27,7 @@ MEASURES = ("frechet", "precision", "recall", "density", "coverage")
 def compare_sets(real: Array, generated: Array, *, num_groups: int = NUM_GROUPS) -> dict[str, Estimate]:
     """Fréchet distance, precision, recall, density and coverage of generated features against real ones.
 
-    The values are those of `frechet_distance`, `precision_recall` and `density_coverage`. The intervals are those of a
+    The values are those of `frechet_of_rows`, `precision_recall` and `density_coverage`. The intervals are those of a
     jackknife that leaves a group of sample ids out of both sets, balls and all, so they hold the chance of both. Two
     comparisons of equally many samples leave out the same ids: differences of their estimates are paired. Measures that
     count neighbours are not smooth, and for them the intervals are too wide rather than too narrow: in simulations of
@@ -62,13 +62,8 @@ def compare_sets(real: Array, generated: Array, *, num_groups: int = NUM_GROUPS)
 def _frechet(real: Points, generated: Points, groups: tuple[slice, ...]) -> dict[str, NDArray[np.float64]]:
     out = np.empty(len(groups) + 1)
     for selection, kept in enumerate(_kept(len(real.ids), groups)):
-        p, q = real.features[kept], generated.features[kept]
-        out[selection] = frechet_distance(p.mean(0), _covariance(p), q.mean(0), _covariance(q))
+        out[selection] = frechet_of_rows(real.features[kept], generated.features[kept])
     return {"frechet": out}
-
-
-def _covariance(rows: Array) -> NDArray[np.float64]:
-    return np.atleast_2d(np.cov(rows, rowvar=False))
 
 
 def _kept(n: int, groups: tuple[slice, ...]) -> list[NDArray[np.bool_]]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from taba_core.errors import UsageError
-from taba_core.stats.frechet import frechet_distance
+from taba_core.stats.frechet import frechet_distance, frechet_of_rows
 from taba_core.stats.manifold import density_coverage, precision_recall
 from taba_core.stats.set_comparison import MEASURES, compare_sets
 
@@ -38,6 +38,19 @@ def test_values_and_those_without_each_group_are_those_of_the_definitions(n):
             without = by_definition(real[kept], generated[kept])
             for name, estimate in found.items():
                 assert estimate.replicates[g] == pytest.approx(without[name], rel=1e-9), (name, g)
+
+
+@pytest.mark.parametrize(("n", "d"), [(12, 12), (12, 13), (15, 60)])
+def test_of_fewer_rows_than_features_the_distance_is_that_of_the_singular_covariances(n, d):
+    p, q = sets(n, d)
+    ends = [part for x in (p, q) for part in (x.mean(0), np.cov(x.T))]
+    assert frechet_of_rows(p, q) == pytest.approx(frechet_distance(*ends), rel=1e-5)
+    # Rows along one axis each: variances 2 and 8 of the same axis, (sqrt 8 - sqrt 2)^2 = 2; the mean's shift is 0.
+    line = np.zeros((2, 5))
+    line[:, 0] = (-1, 1)
+    assert frechet_of_rows(line, 2 * line) == pytest.approx(2)
+    # Of two axes at a right angle nothing is common: 2 + 8.
+    assert frechet_of_rows(line, 2 * np.roll(line, 1, axis=1)) == pytest.approx(10)
 
 
 def test_equal_sets_by_hand():
