@@ -53,9 +53,6 @@ def test_metrics_are_the_files_of_all_measures_and_a_measure_has_its_own():
             files_of(name)
 
 
-@pytest.mark.follows(
-    "; run `taba fetch metrics` on a machine with internet.", "; delete it and run `taba fetch metrics`."
-)
 def test_a_folder_of_the_hub_is_fetched_checked_locked_and_fetched_again_when_it_changed(server, cache):
     assert "run `taba fetch metrics`" in dino.WEIGHTS.why_not() and dino.WEIGHTS.identity() == ""
     server.hub = HUB
@@ -83,7 +80,6 @@ def test_another_network_than_asked_is_refused_by_what_it_is(server):
         fetch_file(dino.WEIGHTS, endpoint=server.url)
 
 
-@pytest.mark.follows(" and run `taba fetch metrics`.")
 def test_a_folder_without_its_tokenizer_or_with_a_broken_configuration_is_refused(server):
     server.hub = HUB | {"config.json": json.dumps({"model_type": "clip", "projection_dim": 512}).encode()}
     with pytest.raises(

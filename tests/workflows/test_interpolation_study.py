@@ -20,6 +20,7 @@ from taba_core.artifacts.inversion import Inversion
 from taba_core.artifacts.reconstruction import Reconstruction
 from taba_core.diffusion import generate
 from taba_core.errors import UsageError
+from taba_core.metrics import inception
 from taba_core.metrics.extractor import extractor_named
 from taba_core.model_spec import ModelSpec
 from taba_core.models.base import card_of, load_spec
@@ -258,6 +259,7 @@ def test_of_a_latent_model_with_classes_decoded_images_are_compared_with_other_s
 
 @pytest.mark.follows(
     " images, and there are ",
+    " points have none in the middle; use an odd number, such as ",
     "use another: --set interpolation.second_seed=NUMBER.",
     "use another: --set interpolation.second_forward_seed=NUMBER.",
     "nothing says what lies between those of two images; use a method that carries nothing, such as ddim.",
@@ -298,6 +300,28 @@ def test_a_method_whose_steps_are_not_replaced_has_no_repaired_latents():
     assert names("noise-level") == ["noise", "latent"]
     with pytest.raises(UsageError, match="noise-level"):  # asked for, they are refused
         names("noise-level", "interpolation.forward_steps=1")
+
+
+@pytest.mark.follows("were not asked for, and stand-ins decide claims of their own ", printed=True)
+def test_with_the_weights_of_inception_the_claims_are_about_it(place, tmp_path, monkeypatch, capsys):
+    """Without the file the run is refused; with it (random weights here) CF5 is decided by it, and no stand-in."""
+    claims = json.loads(result_of(place).attrs["claims"])
+    assert "--set interpolation.extractors=inception-clean" in claims[0]["explanation"]
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    asked = ("interpolation.extractors=inception-clean", "num_samples=12")
+    assert (
+        run(tmp_path / "s", *asked) == 2 and "Inception-v3's weights are not here" in capsys.readouterr().err
+    )
+    inception.WEIGHTS.path().parent.mkdir(parents=True)
+    torch.manual_seed(0)
+    network = torch.nn.Sequential()
+    network.add_module(
+        "layers", torch.nn.Sequential(torch.nn.Conv2d(3, 2048, 75, stride=75), torch.nn.AvgPool2d(3))
+    )
+    torch.jit.script(network).save(str(inception.WEIGHTS.path()))
+    assert run(tmp_path / "s", *asked) == 0
+    found = {claim["id"] for claim in json.loads(result_of(tmp_path / "s").attrs["claims"])}
+    assert {"CF5a, inception-clean", "CF5b, inception-clean"} <= found and "CF5" not in found
 
 
 def test_it_is_in_no_group():

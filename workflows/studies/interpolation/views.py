@@ -125,7 +125,7 @@ def figures_of(
 def _curves(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Dataset]) -> Figure:
     extractors = [extractor_named(str(name)) for name in result["extractor"].values]
     panels = {
-        f"{_NAMES[measure]}, {extractor.name}": _lines(result, measure, extractor.name)
+        f"{_NAMES[measure]}\n{extractor.name}": _lines(result, measure, extractor.name)
         for measure in MEASURES
         for extractor in extractors
     }
@@ -134,8 +134,9 @@ def _curves(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Dat
         item_id("fig5", index, results),
         f"Quality and diversity along the path, {label}",
         "Measures of the images at every point of the path between two states against equally many real images, by "
-        "each extractor. Bands are 95 % intervals of single points; differences between lines are paired, and their "
-        "intervals stand with the claims. The dotted line is the same measure of real images against others.",
+        "each extractor. Bands are 95 % intervals of noise and of plain latents at single points, those of the others "
+        "stand in results.json; differences between lines are paired, and their intervals stand with the claims. The "
+        "dotted black line is the same measure of real images against others.",
         lambda: plots.curve_grid(
             panels,
             result["weight"].values,
@@ -143,7 +144,7 @@ def _curves(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Dat
             columns=len(extractors),
             one_legend_a_row=True,
             share_y=False,
-            height=1.7,
+            height=1.8,
         ),
         values=_rows(result, extractors),
         proxy="FID, precision and recall of Inception-v3" if stand_ins else "",
@@ -160,7 +161,8 @@ def _lines(result: xr.Dataset, measure: str, extractor: str) -> list[plots.Curve
             color, repaired = (COLORS["Fix"], COLORS["Sample"], *CYCLE)[repaired % 4], repaired + 1
         value, low, high = (result[f"{measure}{end}"].sel(at).values for end in ("", "_low", "_high"))
         line = _LINES[len(curves) % len(_LINES)]
-        curves.append(plots.Curve(title_of(prior), value, low, high, color=color, line=line))
+        band = (low, high) if prior in (NOISE, LATENT) else (None, None)  # four bands hide each other
+        curves.append(plots.Curve(title_of(prior), value, *band, color=color, line=line))
     if f"{measure}_floor" in result:
         floor = float(result[f"{measure}_floor"].sel(extractor=extractor))
         level = np.full(result.sizes["weight"], floor)
