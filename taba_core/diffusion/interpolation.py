@@ -18,6 +18,22 @@ from taba_core.slerp import slerp
 SELF_INTERPOLATION_WEIGHTS = tuple(step / 10 for step in range(11))
 
 
+def between(start: Tensor, end: Tensor, weight: float, *, by_row: bool = False) -> Tensor:
+    """slerp(start, end; weight) of each sample, interpolated in float64: (B, C, H, W), of the type of `start`.
+
+    Args:
+      start, end: (B, C, H, W); half precision is raised to float32.
+      weight: in [0, 1]; 0 is `start` and 1 is `end`.
+      by_row: one angle for every row, see `taba_core.slerp.slerp`.
+
+    Raises:
+      UsageError: shapes differ, or a weight outside [0, 1].
+    """
+    start = working_precision(start)
+    u, v = (x.detach().cpu().numpy() for x in (start, working_precision(end)))
+    return torch.from_numpy(slerp(u, v, weight, by_row=by_row)).to(start)
+
+
 def generate_between(
     model: Denoiser,
     start: Tensor,
@@ -39,11 +55,8 @@ def generate_between(
     Raises:
       UsageError: shapes differ, or a weight outside [0, 1].
     """
-    start = working_precision(start)
-    ends = (start.detach().cpu().numpy(), end.detach().cpu().numpy())
     for weight in weights:
-        between = torch.from_numpy(slerp(*ends, weight)).to(start)
-        yield generate(model, between, grid, cond, x0_rule=x0_rule)
+        yield generate(model, between(start, end, weight), grid, cond, x0_rule=x0_rule)
 
 
 def self_interpolation(

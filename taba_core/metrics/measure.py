@@ -17,9 +17,8 @@ from taba_core.models.weights import BOX, content_hash
 class WeightFile(Protocol):
     """A file of weights that a measure reads."""
 
-    @property
-    def sha256(self) -> str:
-        """The SHA-256 that the file should have, or the first digits of it."""
+    def identity(self) -> str:
+        """What its content is, in keys: the SHA-256 that is stated, else that of what is here; "" where nothing is."""
         ...
 
     def why_not(self) -> str | None:
@@ -36,7 +35,7 @@ class HubFile:
       network: the network whose weights it holds, such as "AlexNet".
       publisher: who made that file, such as "torchvision".
       url: where it is downloaded from.
-      sha256: its SHA-256, or the first digits of it.
+      sha256: its SHA-256, or the first digits of it; "" where nobody states it.
     """
 
     name: str
@@ -50,6 +49,12 @@ class HubFile:
         cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
         home = os.environ.get("TORCH_HOME") or os.path.join(cache, "torch")
         return Path(home).expanduser() / "hub" / "checkpoints" / self.name
+
+    def identity(self) -> str:
+        """Its stated SHA-256; where there is none that of the file, "" where that is not here."""
+        if self.sha256 or not self.path().is_file():
+            return self.sha256
+        return content_hash(self.path())
 
     def why_not(self) -> str | None:
         """Why the file cannot be used, one sentence with the way out; None if it can. Its hash is remembered."""
@@ -91,6 +96,10 @@ class PackagedFile:
             raise WorkError(
                 f"{path} comes with taba and is missing or damaged ({type(error).__name__}); install taba again."
             ) from None
+
+    def identity(self) -> str:
+        """As `sha256`."""
+        return self.sha256
 
     @property
     def sha256(self) -> str:
@@ -156,8 +165,11 @@ class Measure(ABC):
             raise UsageError(f"{self.title}: {reason}")
 
     def fingerprint(self) -> str:
-        """What its numbers depend on besides the pictures: version and weights. The same on every machine."""
-        return "-".join([str(self.version), *(file.sha256 for file in self.files)])
+        """What its numbers depend on besides the pictures: version and weights.
+
+        The same on every machine where the hash of the weights is stated; else that of the weights that are here.
+        """
+        return "-".join([str(self.version), *(file.identity() for file in self.files)])
 
     def unsuited(self, shape: tuple[int, ...]) -> str:
         """Why pictures of that shape (channels, height, width) cannot be measured; "" if they can."""

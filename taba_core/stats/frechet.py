@@ -45,6 +45,25 @@ def frechet_distance(mean_p: Array, cov_p: Array, mean_q: Array, cov_q: Array) -
     return float(max(gap + np.trace(cov_p) + np.trace(cov_q) - 2 * cross, 0.0))
 
 
+def frechet_of_rows(p: Array, q: Array) -> float:
+    """`frechet_distance` of the means and sample covariances of two sets of features, (n, d) and (m, d); NaN for n < 2.
+
+    Of fewer rows than features, with centred rows A = (P - mean) / sqrt(n - 1) and B alike, S_p = A^T A and
+    S_q = B^T B: tr (S_p S_q)^(1/2) is the sum of the singular values of A B^T, which is (n, m) and not (d, d).
+    """
+    n, m = len(p), len(q)
+    if min(n, m) < 2:
+        return float("nan")
+    means = p.mean(axis=0), q.mean(axis=0)
+    if max(n, m) >= p.shape[1]:
+        covariances = [np.atleast_2d(np.cov(x, rowvar=False)) for x in (p, q)]
+        return frechet_distance(means[0], covariances[0], means[1], covariances[1])
+    a, b = (p - means[0]) / np.sqrt(n - 1), (q - means[1]) / np.sqrt(m - 1)
+    cross = np.linalg.svd(a @ b.T, compute_uv=False).sum()
+    gap = np.square(means[0] - means[1]).sum()
+    return float(max(gap + np.square(a).sum() + np.square(b).sum() - 2 * cross, 0.0))
+
+
 @dataclass(frozen=True)
 class FeatureMoments(CoMomentStatistic):
     """Mean (d,) and sample covariance (d, d) of features, for `frechet_distance` between sets of any sizes.

@@ -13,7 +13,9 @@ from taba_core.diffusion import (
     invert,
     self_interpolation,
 )
+from taba_core.diffusion.interpolation import between
 from taba_core.errors import UsageError
+from taba_core.slerp import slerp
 from taba_core.theory import GaussianModes
 
 SHAPE = (3, 3, 4, 4)
@@ -68,6 +70,18 @@ def test_a_point_of_the_path_costs_one_generation():
     images = list(generate_between(model, normal(SHAPE, 1), normal(SHAPE, 2), GRID, [0.0, 0.5, 1.0]))
     assert len(images) == 3 and model.num_evaluations == 3 * 10 * 3
     assert torch.equal(images[0], generate(waves(), normal(SHAPE, 1), GRID))
+
+
+def test_points_between_keep_type_and_ends_and_the_rows_of_an_image_may_turn_alone():
+    u, v = normal(SHAPE, 1), normal(SHAPE, 2)
+    for by_row in (False, True):
+        middle = between(u, v, 0.25, by_row=by_row)
+        np.testing.assert_array_equal(middle, slerp(u.numpy(), v.numpy(), 0.25, by_row=by_row))
+    assert not torch.equal(between(u, v, 0.25), between(u, v, 0.25, by_row=True))
+    half = between(u.half(), v.half(), 0.5)
+    assert half.dtype == torch.float32
+    assert torch.equal(between(u.float(), v.float(), 0.0), u.float())
+    assert torch.equal(between(u.float(), v.float(), 1.0), v.float())
 
 
 def test_refusals():

@@ -162,7 +162,10 @@ def list_everything(
 def fetch(
     names: Annotated[
         list[str] | None,
-        typer.Argument(help="Models, or recap-coco (the prompt list). Default: say what is there."),
+        typer.Argument(
+            help="Models, recap-coco (the prompt list), a measure of images such as lpips, or metrics (all of them). "
+            "Default: say what is there."
+        ),
     ] = None,
 ) -> None:
     """Download weights and prompt lists into the cache, on a machine with internet. Nothing else uses the network."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -26,20 +25,22 @@ from taba_core.models.weights import (
     why_unusable,
 )
 from workflows.command.download import download
+from workflows.command.hub import snapshot
+from workflows.command.measure_weights import fetch_file, files_of
 from workflows.text import bytes_text, print_table
 
 ROWS_SERVER = "https://datasets-server.huggingface.co"
 _ROWS_AT_ONCE = 100  # the server's limit
-_WEIGHT_SUFFIXES = {".safetensors", ".bin", ".pt"}
 
 
 def fetch_all(names: list[str]) -> None:
-    """Fetch models and prompt lists by name, then say what lies where; without names only say it.
+    """Fetch models, prompt lists and weights of measures by name, then say what lies where; without names only say it.
 
     Raises:
       UsageError: an unknown name, or a model without weights to fetch. WorkError: a download failed.
     """
-    cards = [load_card(name) for name in names if name != RECAP_COCO]
+    of_measures = {name: files for name in names if (files := files_of(name)) is not None}
+    cards = [load_card(name) for name in names if name != RECAP_COCO and name not in of_measures]
     for card in cards:
         if not card.weights.fetched:
             trained = f"made by `taba run training --model {card.name}`"
@@ -54,6 +55,10 @@ def fetch_all(names: list[str]) -> None:
     if RECAP_COCO in names:
         path = fetch_prompts()
         print(f"{RECAP_COCO}: {path} ({len(load_prompts(RECAP_COCO).prompts)} prompts)", flush=True)
+    for file in dict.fromkeys(file for files in of_measures.values() for file in files):
+        path = fetch_file(file)
+        told = f"{bytes_text(_size(path))}, sha256 {content_hash(path)[:12]}"
+        print(f"{file.network}: {path} ({told})", flush=True)
     if not names:
         print_present()
 
@@ -86,7 +91,7 @@ def fetch_weights(card: Card, *, endpoint: str | None = None) -> Path:
             download(card.weights.location, target, sha256=known, licence_page=card.weights.licence_page)
             commit = ""
         else:
-            commit = _snapshot(card, target, str(held.get("commit", "")) or card.weights.revision, endpoint)
+            commit = snapshot(card.weights, target, str(held.get("commit", "")), endpoint)
         if commit:
             held = held | {"commit": commit}
     found = content_hash(target)
@@ -100,58 +105,6 @@ def fetch_weights(card: Card, *, endpoint: str | None = None) -> Path:
     entry = held | {"location": card.weights.location, "sha256": found, "bytes": _size(target)}
     write_json_table(lock, read_json_table(lock) | {target.name: entry})
     return target
-
-
-def _snapshot(card: Card, target: Path, revision: str, endpoint: str | None) -> str:
-    """The needed files of a hub repository at one commit, moved into place when all are here; the commit."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled
-
-    repository, partial = card.weights.location, target.with_name(target.name + ".partial")
-    api = HfApi(endpoint=endpoint)
-    try:
-        commit = str(api.model_info(repository, revision=revision).sha)
-        api.snapshot_download(
-            repository,
-            revision=commit,
-            local_dir=partial,
-            allow_patterns=list(card.weights.files) or None,
-        )
-    except OfflineModeIsEnabled:
-        raise WorkError(
-            f"{repository}: HF_HUB_OFFLINE is set; unset it on a machine with internet."
-        ) from None
-    except GatedRepoError:
-        raise WorkError(_access(card, "a gated repository")) from None
-    except HfHubHTTPError as error:
-        code = error.response.status_code if error.response is not None else 0
-        if code in (401, 403):
-            raise WorkError(_access(card, f"HTTP {code}")) from None
-        raise WorkError(
-            f"{repository}@{revision}: the hub answered HTTP {code}; check location and revision of the card, or "
-            "try again later. What has come is kept and continued."
-        ) from None
-    except Exception as error:  # the client's transport errors have no common base
-        raise WorkError(
-            f"{repository}: the hub cannot be reached ({str(error).splitlines()[0] if str(error) else error!r}). "
-            "Run `taba fetch` on a machine with internet that shares $TABA_CACHE with this one; what has come "
-            "is kept and continued."
-        ) from error
-    if not any(path.suffix in _WEIGHT_SUFFIXES for path in partial.rglob("*")):
-        raise WorkError(
-            f"{repository}@{commit}: no weights among {', '.join(card.weights.files) or 'its files'}."
-        )
-    shutil.rmtree(partial / ".cache", ignore_errors=True)
-    os.replace(partial, target)
-    return commit
-
-
-def _access(card: Card, why: str) -> str:
-    page = card.weights.licence_page or f"https://huggingface.co/{card.weights.location}"
-    return (
-        f"{card.weights.location}: access refused ({why}); accept the licence at {page} and set HF_TOKEN to your "
-        "access token, then fetch again."
-    )
 
 
 def fetch_prompts(server: str = ROWS_SERVER) -> Path:

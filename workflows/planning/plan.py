@@ -6,14 +6,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from taba_core.artifacts import layout as layouts
-from taba_core.artifacts.base import Artifact, SampleSource
-from taba_core.artifacts.layout import Extent
+from taba_core.artifacts.base import Artifact
 from taba_core.artifacts.request import Request
-from taba_core.errors import StoreError, UsageError
+from taba_core.errors import StoreError
 from taba_core.store import ArtifactGroup, MissingShards, Store
 from workflows.analysis.study import Study
 from workflows.configuration.context import Context
 from workflows.planning.chains import Chains
+from workflows.planning.extents import Extents
 from workflows.planning.planned import PlannedArtifact
 
 # By variable: how many first samples are asked.
@@ -172,7 +172,7 @@ def make_plan(context: Context, chosen: list[Study], store: Store | None = None)
             _ask(asked, request, context)
     for artifact in sorted(asked, key=lambda a: a.depth, reverse=True):
         _ask_sources(asked, artifact, context)
-    extents = _Extents(asked, store, context)
+    extents = Extents(asked, store, context)
     planned = [
         _planned(artifact, asked[artifact], extents)
         for artifact in sorted(asked, key=lambda a: (a.depth, a.kind, a.name))
@@ -180,51 +180,6 @@ def make_plan(context: Context, chosen: list[Study], store: Store | None = None)
     for entry in planned:
         entry.missing = _missing(entry, store)
     return Plan(context, chosen, planned, requests)
-
-
-class _Extents:
-    """Room and shards of every artifact: all that start from the same samples have shards of the same size."""
-
-    def __init__(self, asked: _Asked, store: Store | None, context: Context) -> None:
-        self._store, self._context = store, context
-        self._most: dict[SampleSource, int] = {}
-        for artifact, samples in asked.items():
-            source = artifact.samples
-            self._most[source] = max(self._most.get(source, 0), *samples.values())
-
-    def of(self, artifact: Artifact, samples: int) -> Extent:
-        """Whole shards for that many samples, or what the store has room for if it is more."""
-        source = artifact.samples
-        held = self._held(artifact)
-        if held is None:
-            first = self._held(source)
-            size = (
-                first.samples_per_shard if first else first_shard(self._context, source, self._most[source])
-            )
-            return Extent.covering(samples, size, source.limit)
-        wanted = Extent.covering(samples, held.samples_per_shard, source.limit)
-        return max(held, wanted, key=lambda extent: extent.num_samples)
-
-    def _held(self, artifact: Artifact) -> Extent | None:
-        group = self._store.find(artifact) if self._store is not None else None
-        return None if group is None else group.extent
-
-
-def first_shard(context: Context, source: SampleSource, num_samples: int) -> int:
-    """Samples stored together, for a store that has none of the source's yet.
-
-    Raises:
-      UsageError: a shard that is no whole number of batches.
-    """
-    asked, batch = context.settings.samples_per_shard, source.batch_size
-    if asked is None:
-        return batch
-    if asked % batch:
-        raise UsageError(
-            f"samples_per_shard={asked}: a shard holds whole batches, and batch_size is {batch}; use a multiple "
-            f"of {batch}, or --set batch_size with a divisor of {asked}."
-        )
-    return min(asked, -(-num_samples // batch) * batch)
 
 
 def has_result(store: Store, name: str) -> bool:
@@ -235,7 +190,7 @@ def has_result(store: Store, name: str) -> bool:
         return False
 
 
-def _planned(artifact: Artifact, samples: Mapping[str, int], extents: _Extents) -> PlannedArtifact:
+def _planned(artifact: Artifact, samples: Mapping[str, int], extents: Extents) -> PlannedArtifact:
     most = max(samples.values())
     extent = extents.of(artifact, most)
     wanted = {name: extent.shards_for(samples[name]) for name in artifact.variables() if samples.get(name)}

@@ -10,13 +10,11 @@ import xarray as xr
 from pydantic import Field
 
 from taba_core.artifacts.base import SampleSource
-from taba_core.artifacts.crops import Crops
-from taba_core.artifacts.features import Features
 from taba_core.artifacts.request import Request
 from taba_core.errors import UsageError
 from taba_core.metrics.extractor import Extractor, extractor_named
 from taba_core.metrics.extractors.crop_classifier import WEIGHTS, CropClassifier
-from taba_core.models.base import training_images, training_photos
+from taba_core.models.base import training_photos
 from taba_core.models.photos import content_of, load_photos
 from taba_core.stats.attractors import binomial_interval
 from taba_core.stats.estimate import Estimate
@@ -35,9 +33,16 @@ from workflows.analysis.findings import (
 )
 from workflows.analysis.inputs import PICTURE_DIMS
 from workflows.analysis.presentation import DASH, Cell, Column, Figure, Section, Table
+from workflows.analysis.real_images import (
+    check_extractors,
+    features_of,
+    real_sets,
+    real_text,
+    some_real,
+    suited_extractor,
+)
 from workflows.analysis.study import Study, register
 from workflows.configuration.context import Context
-from workflows.configuration.given_images import image_list, open_given
 from workflows.configuration.options import Options, listed
 from workflows.report import plots
 
@@ -45,7 +50,6 @@ if TYPE_CHECKING:
     from workflows.analysis.inputs import Inputs
 
 _SHOWN = 24
-_CROP_SEEDS = {"real": 1, "other": 2}  # of the real images, and of as many others that they are compared with
 _PRECISION_K, _DENSITY_K = 3, 5  # nearest neighbours, as the papers of these measures take them
 _PROXIES = {"frechet": "FID", "kernel": "KID"}  # what these are called of Inception's features
 _MEASURES = {
@@ -107,18 +111,14 @@ class SampleQuality(Study):
         wanted = ("image", "class_id") if _asks_for_photographs(context) else ("image",)
         asked = {"images": context.request(images, wanted, n)}
         for name in _options(context).extractors:
-            extractor = extractor_named(name)
-            if unsuited := extractor.unsuited(context.decoded_shape or context.card.sample_shape):
-                raise UsageError(f"sample-quality.extractors={name}: {unsuited} Leave it out.")
+            extractor = suited_extractor(context, "sample-quality.extractors", name)
             for of, source in sets.items():
-                asked[f"{of}/{name}"] = context.request(_features(source, extractor), ("features",), n)
+                asked[f"{of}/{name}"] = context.request(features_of(source, extractor), ("features",), n)
         return asked
 
     def check_runnable(self, context: Context) -> None:
         """Refuse (UsageError) an extractor whose packages or weights are missing."""
-        for name in _options(context).extractors:
-            if reason := extractor_named(name).why_not():
-                raise UsageError(f"sample-quality.extractors={name}: {reason} Or leave it out.")
+        check_extractors("sample-quality.extractors", _options(context).extractors)
 
     def analyse(self, inputs: Inputs, context: Context) -> xr.Dataset:
         """Every measure of samples against real images, and of real images against others."""
@@ -136,9 +136,9 @@ class SampleQuality(Study):
             _keep_recognised(found, inputs)
         shown = np.arange(min(_SHOWN, inputs.num_samples))
         found.array("samples", inputs.pictures("images", shown), PICTURE_DIMS)
-        if (crops := _some_real(context, len(shown))) is not None:
+        if (crops := some_real(context, _options(context).reference, len(shown))) is not None:
             found.array("real", crops, ("crop", *PICTURE_DIMS[1:]))
-        found.array("reference", _reference_text(context))
+        found.array("reference", real_text(context, _options(context).reference))
         return found.dataset()
 
     def present(self, results: Sequence[xr.Dataset]) -> Section:
@@ -160,31 +160,13 @@ def _options(context: Context) -> SampleQualityOptions:
 
 def _real(context: Context) -> dict[str, SampleSource]:
     """The real images that samples are compared with, and where they can be drawn, as many others."""
-    folder, place = _options(context).reference, training_photos(context.model_spec)
-    if folder is not None:
-        given = image_list(open_given(folder), context.card, context.model_spec, "none", context.batch_size)
-        return {"real": given}
-    if place is None:
+    found = real_sets(context, _options(context).reference)
+    if not found:
         raise UsageError(
             f"sample-quality compares samples with real images, and the training images of {context.title} are not "
             "here. Give a folder of such images: --set sample-quality.reference=FOLDER."
         )
-    content = content_of(load_photos(place)).fingerprint
-    return {
-        of: Crops(
-            model=context.model_spec, batch_size=context.batch_size, seed=seed, photos=content, location=place
-        )
-        for of, seed in _CROP_SEEDS.items()
-    }
-
-
-def _features(source: SampleSource, extractor: Extractor) -> Features:
-    return Features(
-        source=source,
-        extractor=extractor.name,
-        fingerprint=extractor.fingerprint(),
-        num_features=extractor.num_features,
-    )
+    return found
 
 
 def _measures(inputs: Inputs, extractor: str, of: str, replicates: int) -> dict[str, Estimate]:
@@ -230,22 +212,6 @@ def _keep(found: Findings, name: str, values: Sequence[Estimate]) -> None:
     found.array(name, [float(value.value) for value in values], ("extractor",), interval=values[0].kind)
     for end, suffix in enumerate(("_low", "_high")):
         found.array(name + suffix, [float(bound[end]) for bound in bounds], ("extractor",))
-
-
-def _some_real(context: Context, count: int) -> Any:
-    return None if _options(context).reference is not None else training_images(context.model_spec, count)
-
-
-def _reference_text(context: Context) -> str:
-    folder, place = _options(context).reference, training_photos(context.model_spec)
-    if folder is not None:
-        given = open_given(folder)
-        return f"{len(given.files)} images of {given.folder.name}, fingerprint {given.fingerprint()}"
-    return (
-        "random crops of the ten embedded photographs"
-        if place == "builtin"
-        else "random crops of photographs"
-    )
 
 
 def _table(extractor: Extractor, results: Sequence[xr.Dataset]) -> Table:

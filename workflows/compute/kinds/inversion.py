@@ -81,16 +81,24 @@ def method_of(artifact: Inversion) -> Method:
 def sample_again(batch: Batch) -> Arrays:
     """Images sampled from latents."""
     artifact: Reconstruction = batch.artifact
+    read = batch.read(artifact.source, "latent", *artifact.source.carried)
+    latent = batch.tensor(read.pop("latent"))
+    carried = {name: batch.tensor(value) for name, value in read.items()}
+    return {"reconstruction": sampled(batch, artifact, latent, carried).cpu().numpy()}
+
+
+def sampled(
+    batch: Batch, artifact: Reconstruction, latent: torch.Tensor, carried: dict[str, torch.Tensor]
+) -> torch.Tensor:
+    """Images of latents of a batch by the sampler of a reconstruction, (B, C, H, W)."""
     inversion = artifact.source
-    read = batch.read(inversion, "latent", *inversion.carried)
-    image = reconstruct(
+    return reconstruct(
         batch.denoiser(artifact.guidance_scale),
-        batch.tensor(read.pop("latent")),
+        latent,
         batch.grid(inversion.num_inference_steps),
         method_of(inversion),
         batch.cond(),
-        carried={name: batch.tensor(value) for name, value in read.items()},
+        carried=carried,
         x0_rule=artifact.x0_rule,
         sample_ids=batch.ids.tolist(),
     )
-    return {"reconstruction": image.cpu().numpy()}

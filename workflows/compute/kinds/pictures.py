@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from taba_core.artifacts.base import Artifact
 from taba_core.artifacts.crops import Crops
+from taba_core.artifacts.decoded import Decoded
 from taba_core.artifacts.distances import Distances
 from taba_core.artifacts.features import Features
 from taba_core.artifacts.regions import PlainRegions
@@ -45,6 +46,12 @@ def crops(batch: Batch) -> Arrays:
     if batch.card.domain == "latent":
         return {"decoded": to_bytes(made)}
     return {"image": made}
+
+
+@computes(Decoded)
+def decoded(batch: Batch) -> Arrays:
+    """Pictures of the images, 8-bit RGB."""
+    return {"decoded": _pictures(batch, batch.artifact.source)}
 
 
 @computes(Features)

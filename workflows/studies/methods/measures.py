@@ -127,7 +127,7 @@ def find_rows(
 def _about_lpips(inputs: Inputs, context: Context, rows: Sequence[MethodRow]) -> dict[str, dict[str, str]]:
     """Attributes: the weights the distances were measured with, or why this model's images have none."""
     name = f"lpips/{rows[0].name}"
-    weights = lpips().files[0].sha256 if name in inputs.requests else ""
+    weights = lpips().files[0].identity() if name in inputs.requests else ""
     return {"lpips": {"weights": weights, "unsuited": unsuited(context)}}
 
 

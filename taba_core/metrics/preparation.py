@@ -1,0 +1,56 @@
+"""How pictures are brought to what a network was trained on: resized and cropped by Pillow as 8-bit, then scaled.
+
+Pillow's filters take the mean over what a pixel covers when they shrink, as the networks' own preprocessing does, and
+its result does not depend on what else is installed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# Means and standard deviations of the channels of images in [0, 1].
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+OPENAI = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """The shorter side to `shorter` pixels (bicubic), the central square of `side` pixels, (x - mean) / std.
+
+    Attributes:
+      shorter: pixels of the shorter side after resizing; the longer keeps the aspect, rounded down.
+      side: pixels of a side of the square.
+      scale: means and standard deviations of the channels.
+    """
+
+    shorter: int
+    side: int
+    scale: tuple[tuple[float, ...], tuple[float, ...]]
+
+    def __call__(self, pictures: Tensor) -> Tensor:
+        """Pictures, uint8 RGB (n, 3, H, W), as float32 (n, 3, side, side) on their device."""
+        import torch
+
+        squares = np.stack([self._square(picture) for picture in pictures.permute(0, 2, 3, 1).cpu().numpy()])
+        x = torch.as_tensor(squares, device=pictures.device).permute(0, 3, 1, 2).float() / 255
+        mean, std = (torch.tensor(row, device=x.device).view(3, 1, 1) for row in self.scale)
+        return (x - mean) / std
+
+    def _square(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """One picture (H, W, 3), resized and cropped: uint8 (side, side, 3)."""
+        from PIL import Image
+
+        height, width = picture.shape[:2]
+        short, long = min(height, width), max(height, width)
+        size = (self.shorter, int(self.shorter * long / short))  # height, width of an upright short side
+        rows, columns = size if height <= width else size[::-1]
+        resized = Image.fromarray(picture).resize((columns, rows), Image.Resampling.BICUBIC)
+        top, left = (rows - self.side) // 2, (columns - self.side) // 2
+        return np.asarray(resized)[top : top + self.side, left : left + self.side]

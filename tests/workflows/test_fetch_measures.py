@@ -1,0 +1,115 @@
+"""`taba fetch metrics`: weights of extractors and distances come where the measures look for them, and are checked."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from dataclasses import replace
+
+import pytest
+import torch
+from fetch_server import COMMIT, CONTENT, SHA, Server
+from safetensors.torch import save
+
+from taba_core.cache import read_json_table
+from taba_core.errors import UsageError, WorkError
+from taba_core.metrics import inception
+from taba_core.metrics.distances.lpips import ALEXNET
+from taba_core.metrics.extractors import clip, dino, dinov2_registers
+from workflows.command import measure_weights
+from workflows.command.fetch import fetch_all
+from workflows.command.measure_weights import fetch_file, files_of
+
+CONFIG = json.dumps({"model_type": "vit", "hidden_size": 384}).encode()
+HUB = {"config.json": CONFIG, "model.safetensors": save({"w": torch.ones(3)}), "README.md": b"words"}
+
+
+@pytest.fixture
+def server():
+    server = Server()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("TABA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    for name in ("HF_HUB_OFFLINE", "HF_TOKEN", "HF_ENDPOINT", "http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path / "cache"
+
+
+def test_metrics_are_the_files_of_all_measures_and_a_measure_has_its_own():
+    wanted = {ALEXNET, inception.WEIGHTS, clip.WEIGHTS, dino.WEIGHTS, dinov2_registers.WEIGHTS}
+    assert set(files_of("metrics")) == wanted and len(files_of("metrics")) == len(wanted)
+    assert files_of("lpips") == (ALEXNET,) and files_of("clip-vit-b-32") == (clip.WEIGHTS,)
+    assert files_of("adm-64") is None
+    for name in ("pca-64", "crop-classifier", "ssim"):
+        with pytest.raises(UsageError, match=f"{name} has nothing to fetch"):
+            files_of(name)
+
+
+def test_a_folder_of_the_hub_is_fetched_checked_locked_and_fetched_again_when_it_changed(server, cache):
+    assert "run `taba fetch metrics`" in dino.WEIGHTS.why_not() and dino.WEIGHTS.identity() == ""
+    server.hub = HUB
+    path = fetch_file(dino.WEIGHTS, endpoint=server.url)
+    assert path == dino.WEIGHTS.path() and dino.WEIGHTS.why_not() is None
+    assert {file.name for file in path.iterdir()} == {"config.json", "model.safetensors"}
+    lock = read_json_table(cache / "weights" / "lock.json")[path.name]
+    assert lock["commit"] == COMMIT and lock["sha256"] == dino.WEIGHTS.identity()
+    asked = len(server.requests)
+    assert fetch_file(dino.WEIGHTS, endpoint=server.url) == path and len(server.requests) == asked
+    (path / "model.safetensors").write_bytes(save({"w": torch.zeros(3)}))
+    with pytest.raises(WorkError, match="is not what was fetched first"):
+        fetch_file(dino.WEIGHTS, endpoint=server.url)
+    for file in path.iterdir():
+        file.unlink()
+    path.rmdir()
+    assert fetch_file(dino.WEIGHTS, endpoint=server.url) == path and dino.WEIGHTS.why_not() is None
+
+
+def test_another_network_than_asked_is_refused_by_what_it_is(server):
+    server.hub = HUB | {"config.json": json.dumps({"model_type": "vit", "hidden_size": 768}).encode()}
+    with pytest.raises(
+        WorkError, match=r"holds a network vit of width 768 and not DINO ViT-S/16 \(vit, 384\)"
+    ):
+        fetch_file(dino.WEIGHTS, endpoint=server.url)
+
+
+def test_a_folder_without_its_tokenizer_or_with_a_broken_configuration_is_refused(server):
+    server.hub = HUB | {"config.json": json.dumps({"model_type": "clip", "projection_dim": 512}).encode()}
+    with pytest.raises(
+        WorkError, match=r"lacks vocab\.json, merges\.txt; delete it and run `taba fetch metrics`"
+    ):
+        fetch_file(clip.WEIGHTS, endpoint=server.url)
+    place = dino.WEIGHTS.path()
+    place.mkdir(parents=True)
+    (place / "model.safetensors").write_bytes(HUB["model.safetensors"])
+    (place / "config.json").write_text("{")
+    said = dino.WEIGHTS.why_not()
+    assert (
+        said
+        == f"{place}/config.json cannot be read (JSONDecodeError); delete {place} and run `taba fetch metrics`."
+    )
+    (place / "config.json").write_bytes(CONFIG)
+    assert dino.WEIGHTS.why_not() is None
+
+
+def test_files_of_torchs_hub_lie_where_torch_keeps_them_and_another_file_is_named(
+    server, capsys, monkeypatch
+):
+    right = replace(ALEXNET, url=f"{server.url}/weights.pt", sha256=SHA[:8])
+    monkeypatch.setattr(measure_weights, "files_of", lambda name: (right,))
+    monkeypatch.setattr(
+        "workflows.command.fetch.files_of", lambda name: (right,) if name == "lpips" else None
+    )
+    fetch_all(["lpips"])
+    assert right.path().read_bytes() == CONTENT
+    assert re.search(rf"AlexNet: {right.path()} \(.*sha256 {SHA[:12]}\)", capsys.readouterr().out)
+    other = replace(right, name="other.pth", sha256="00000000")
+    with pytest.raises(WorkError, match=r"other\.pth is not torchvision's AlexNet"):
+        fetch_file(other)
