@@ -11,7 +11,6 @@ from pydantic import Field
 
 from taba_core.artifacts.base import SampleSource
 from taba_core.artifacts.crops import Crops
-from taba_core.artifacts.features import Features
 from taba_core.artifacts.request import Request
 from taba_core.errors import UsageError
 from taba_core.metrics.extractor import Extractor, extractor_named
@@ -34,6 +33,7 @@ from workflows.analysis.findings import (
     seed_of,
 )
 from workflows.analysis.inputs import PICTURE_DIMS
+from workflows.analysis.measured import classifier_knows, features_of
 from workflows.analysis.presentation import DASH, Cell, Column, Figure, Section, Table
 from workflows.analysis.study import Study, register
 from workflows.configuration.context import Context
@@ -111,7 +111,7 @@ class SampleQuality(Study):
             if unsuited := extractor.unsuited(context.decoded_shape or context.card.sample_shape):
                 raise UsageError(f"sample-quality.extractors={name}: {unsuited} Leave it out.")
             for of, source in sets.items():
-                asked[f"{of}/{name}"] = context.request(_features(source, extractor), ("features",), n)
+                asked[f"{of}/{name}"] = context.request(features_of(source, extractor), ("features",), n)
         return asked
 
     def check_runnable(self, context: Context) -> None:
@@ -178,15 +178,6 @@ def _real(context: Context) -> dict[str, SampleSource]:
     }
 
 
-def _features(source: SampleSource, extractor: Extractor) -> Features:
-    return Features(
-        source=source,
-        extractor=extractor.name,
-        fingerprint=extractor.fingerprint(),
-        num_features=extractor.num_features,
-    )
-
-
 def _measures(inputs: Inputs, extractor: str, of: str, replicates: int) -> dict[str, Estimate]:
     """Every measure of one set against the real images, by one extractor."""
     columns = {
@@ -208,9 +199,7 @@ def _asks_for_photographs(context: Context) -> bool:
     """Whether samples are asked for by photograph, and the classifier of crops was trained on these photographs."""
     if CropClassifier.name not in _options(context).extractors or context.conditioning != "class":
         return False
-    if context.given_images is not None or training_photos(context.model_spec) != "builtin":
-        return False
-    return WEIGHTS.facts()["photos_fingerprint"] == content_of(load_photos()).fingerprint
+    return context.given_images is None and classifier_knows(context)
 
 
 def _keep_recognised(found: Findings, inputs: Inputs) -> None:
