@@ -120,18 +120,23 @@ def _other_prompts(
     if len(texts) < 2:
         raise UsageError(f"edits need another prompt than the image's, and {prompts.name} holds one only.")
     place = {text: index for index, text in enumerate(texts)}
-    steps = _steps_on(artifact, ids, len(texts))
     found = [place.get(text) for text in prompts_from_bytes(own)]
+    steps, anywhere = _steps_on(artifact, ids, len(texts)), _draw(artifact, ids, len(texts))
     return [
-        texts[(step if at is None else at + step) % len(texts)]
-        for at, step in zip(found, steps.tolist(), strict=True)
+        texts[free if at is None else (at + step) % len(texts)]
+        for at, step, free in zip(found, steps.tolist(), anywhere.tolist(), strict=True)
     ]
 
 
 def _steps_on(artifact: Edit, ids: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     """How many conditions of `count` a target lies behind the sample's own, 1 to count - 1, all equally probable."""
+    return 1 + _draw(artifact, ids, count - 1)
+
+
+def _draw(artifact: Edit, ids: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """A number from 0 to count - 1 for each target."""
     groups = ids // artifact.noises_per_condition
-    return 1 + rng.integers(groups, count - 1, seed=artifact.target_seed, stream="target")
+    return rng.integers(groups, count, seed=artifact.target_seed, stream="target")
 
 
 def _listed(artifact: Edit, lines: Sequence[str], ids: NDArray[np.int64]) -> list[str]:

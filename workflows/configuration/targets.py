@@ -50,7 +50,7 @@ def target_fields(
     lines = load_prompts(path).prompts
     if len(lines) < conditions:
         raise UsageError(
-            f"targets={settings.targets}: the file has {len(lines)} lines, and the images have {conditions} conditions; "
-            f"give {conditions} lines, or fewer images (--set num_samples)."
+            f"targets={settings.targets}: the file has {len(lines)} lines, and the images have {conditions} "
+            f"conditions; give {conditions} lines, or fewer images (--set num_samples)."
         )
     return {"targets": "listed", "target_list": prompt_spec(str(path))}

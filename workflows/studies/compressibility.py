@@ -217,8 +217,8 @@ def _table(label: str, result: xr.Dataset, measure: str, table_id: str) -> Table
         notes=(
             "Regions are those of the source image, in which its latent is suspected, at the size of the pictures that "
             "are compressed: of a latent model the plain positions of the latent space, enlarged.",
-            f"The pixels of a region are one row of an RGB picture at level 9; an image with fewer than {MIN_PIXELS} of "
-            "them does not count. Images that count: "
+            f"The pixels of a region are one row of an RGB picture at level 9; an image with fewer than {MIN_PIXELS} "
+            "of them does not count. Images that count: "
             + ", ".join(f"{_TITLES[r].lower()} {int(result['images'].sel(region=r))}" for r in REGIONS)
             + ".",
             "Saved: 100 (1 - bits / bits from noise), with paired intervals. Fresh noise is independent of the source; "

@@ -127,6 +127,7 @@ class Edits(Study):
         for method in dict.fromkeys(options.methods):
             if method != NO_METHODS:
                 ChosenMethod(method).check()
+                ChosenMethod(method).check_rules(context.conventions)
                 starts.append(Start(f"method-{method}", method, OTHER_METHODS, method=method))
         return context, starts, steps
 

@@ -37,7 +37,7 @@ def find_claims(
         _claim(
             found,
             f"C12a~-{start.name}",
-            f"Every distance of edits from repaired latents is within {_NEAR:.0%} of that from noise ({_about(start)}).",
+            f"Every distance of edits from repaired latents is within {_NEAR:.0%} of noise's ({_about(start)}).",
             {name: _near_noise(measured, name, start) for name in distances},
         )
     for start in [*few, *(one for one in many if one not in few), *_methods(starts)]:
