@@ -182,6 +182,13 @@ def _short(result: xr.Dataset, start: str) -> str:
     return f"from\n{text}" if group == OTHER_METHODS else f"repaired,\n{text}\n{start.split('-')[0]}"
 
 
+def _panel(measure: Measure) -> str:
+    """The title of a panel, short because four stand side by side."""
+    if measure.group == DISTANCE and measure.proxy:
+        return f"{measure.proxy} (proxy)"
+    return measure.label.removeprefix("crop ")
+
+
 def _curves(label: str, result: xr.Dataset, group: str, figure_id: str) -> Figure:
     """Figure 7: measures over the share of replaced steps; K = 0 is the latent, the dotted line noise."""
     starts = _starts(result)
@@ -196,10 +203,7 @@ def _curves(label: str, result: xr.Dataset, group: str, figure_id: str) -> Figur
 
     def draw() -> object:
         return plots.sweep_curves(
-            {
-                f"{m.label}{' (proxy)' if m.proxy else ''}": [line(m, rule) for rule in rules]
-                for m in measures
-            },
+            {_panel(m): [line(m, rule) for rule in rules] for m in measures},
             [0, *counts],
             xlabel="replaced steps, % of T",
             floors=[float(result["value"].sel(start=NOISE, measure=m.name)) for m in measures],
