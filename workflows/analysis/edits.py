@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from taba_core.artifacts.edit import Edit
 from taba_core.artifacts.generation import Generation
 from taba_core.artifacts.request import Request
 from taba_core.conventions import ForwardLevel
-from workflows.analysis.preferred import with_preferred
 from workflows.analysis.sweep import RULE_TEXT
 from workflows.configuration.context import Context
+from workflows.configuration.edits import check_condition, edit_of
 from workflows.configuration.method import ChosenMethod
-from workflows.configuration.targets import check_condition
 
 NOISE, LATENT, FRESH = "noise", "latent", "fresh-noise"
 OTHER_METHODS = "Other methods"
-EMBEDDED = {"num_samples": 256, "conditioning": "class"}
-PAPER_SAMPLES = 10240
+# Of models that run anywhere without a network; all samples in one shard are cheapest there.
+EMBEDDED = {"num_samples": 256, "batch_size": 256, "conditioning": "class"}
 FRESH_SEED = 1  # is added to the seed of the noise
 
 
@@ -47,9 +46,8 @@ def editing(context: Context) -> Context:
     Raises:
       UsageError: images that have no condition.
     """
-    small = EMBEDDED if context.card.conditional == "class" else {"num_samples": EMBEDDED["num_samples"]}
-    if context.card.embedded:
-        context = with_preferred(context, small, PAPER_SAMPLES)
+    if context.card.embedded and context.card.conditional == "class":
+        context = replace(context, settings=context.settings.with_defaults(EMBEDDED))
     check_condition(context.conditioning, context.card)
     return context
 
@@ -63,16 +61,18 @@ def repaired(context: Context, sweep: Sequence[int], steps: int) -> list[Start]:
     ]
 
 
-def edit_of(context: Context, images: Generation, start: Start, guidance_scale: float | None = None) -> Edit:
+def edit_from(
+    context: Context, images: Generation, start: Start, guidance_scale: float | None = None
+) -> Edit:
     """The edits of one row."""
     if start.name == NOISE:
-        return context.edit(images, guidance_scale=guidance_scale)
+        return edit_of(context, images, guidance_scale=guidance_scale)
     if start.name == FRESH:
         fresh = images.seed + FRESH_SEED
-        return context.edit(images, noise_seed=fresh, guidance_scale=guidance_scale)
+        return edit_of(context, images, noise_seed=fresh, guidance_scale=guidance_scale)
     chosen = ChosenMethod(start.method) if start.method else None
     inversion = context.inversion(images, start.forward_steps, start.forward_level, chosen=chosen)
-    return context.edit(inversion, guidance_scale=guidance_scale)
+    return edit_of(context, inversion, guidance_scale=guidance_scale)
 
 
 def edit_requests(
@@ -81,7 +81,7 @@ def edit_requests(
     """The edits of every start, under the names that `request_name` gives."""
     asked = {}
     for start in starts:
-        edit = edit_of(context, images, start, guidance_scale)
+        edit = edit_from(context, images, start, guidance_scale)
         asked[request_name(start)] = context.request(edit, edit.always_stored(latent=_latent(context)))
     return asked
 

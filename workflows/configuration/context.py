@@ -10,7 +10,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from taba_core.artifacts.base import Artifact
-from taba_core.artifacts.edit import Edit
 from taba_core.artifacts.generation import Generation
 from taba_core.artifacts.images import ImageList
 from taba_core.artifacts.inversion import Inversion
@@ -33,7 +32,6 @@ from workflows.configuration.method import ChosenMethod
 from workflows.configuration.options import Declared, options_of
 from workflows.configuration.prompt_list import prompt_source, prompt_spec
 from workflows.configuration.settings import Settings
-from workflows.configuration.targets import check_condition, target_fields
 
 if TYPE_CHECKING:
     from taba_core.diffusion.grid import TimestepGrid
@@ -293,43 +291,6 @@ class Context:
             source=source,
             x0_rule=self.conventions.sampling_x0_rule,
             guidance_scale=UNGUIDED if method.own_guidance else self.guidance.sampling,
-        )
-
-    def edit(
-        self,
-        source: Generation | Inversion,
-        *,
-        noise_seed: int | None = None,
-        guidance_scale: float | None = None,
-    ) -> Edit:
-        """The noise or the latent of images sampled under another condition, as images are sampled.
-
-        Args:
-          noise_seed: of noise in place of the generation's own.
-          guidance_scale: w of the edits; None = that of the images. A method may guide its own sampler.
-
-        Raises:
-          UsageError: images without a condition, targets that cannot be read, or guidance of a model that cannot
-            have it.
-        """
-        images = source.source if isinstance(source, Inversion) else source
-        check_condition(images.conditioning, self.card)
-        scale = self.guidance.sampling if guidance_scale is None else guidance_scale
-        if scale != UNGUIDED:
-            Guidance(scale).check(self.card, images.conditioning)
-        if isinstance(source, Inversion):
-            method = ChosenMethod(source.method, source.method_options).method
-            scale = UNGUIDED if method.own_guidance else scale
-        noises = getattr(images, "noises_per_condition", 1)
-        prompts = None
-        if images.conditioning == "prompt":
-            prompts = self.prompts or prompt_spec(self._prompt_source)
-        return Edit(
-            source=source,
-            noise_seed=noise_seed,
-            x0_rule=self.conventions.sampling_x0_rule,
-            guidance_scale=scale,
-            **target_fields(self.settings, images.conditioning, prompts, -(-self.num_samples // noises)),
         )
 
     def regions(self, source: Generation | ImageList) -> PlainRegions:

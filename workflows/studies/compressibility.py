@@ -93,8 +93,7 @@ class Compressibility(Study):
         shape = context.decoded_shape or context.card.sample_shape
         if shape[0] != 3:
             raise UsageError(
-                f"compressibility measures RGB images, and those of {context.card.title} have {shape[0]} channels; "
-                "use another model."
+                f"compressibility measures RGB images, and those of {context.card.title} have {shape[0]} channels."
             )
         images = context.generation(steps)
         return {
