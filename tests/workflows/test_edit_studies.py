@@ -13,7 +13,7 @@ from taba_core.stats.compressibility import MIN_PIXELS, png_bits, to_bytes
 from taba_core.stats.similarity import structural_similarity
 from taba_core.store import Store
 from workflows.analysis.published import paper_value
-from workflows.analysis.study import read_settings
+from workflows.analysis.study import read_settings, studies
 from workflows.compute.conditioning import draw
 from workflows.configuration.context import Context
 from workflows.studies.compressibility import _IN_PAPER, _TITLES
@@ -90,6 +90,16 @@ def test_a_coupled_sampler_under_rules_that_it_cannot_undo_is_refused_before_any
     assert taba(*few) == 2
     assert "inversion method 'o-belm': x0_rule=dynamic" in capsys.readouterr().err
     assert taba(*few, "--set", "conventions=exact") == 0
+
+
+def test_edits_have_a_guidance_scale_of_their_own(capsys):
+    sets = ["num_samples=8", "num_inference_steps=10", "edits.guidance_scale=3"]
+    asked = studies()["edits"].requests(Context("photo-dit", "ddim", read_settings(sets)))
+    scales = {name: asked[name].artifact.guidance_scale for name in ("images", "edit/noise", "edit/latent")}
+    assert scales == {"images": 1, "edit/noise": 3, "edit/latent": 3}
+    few = ["plan", "edits", "--set", "num_samples=8", "--set", "num_inference_steps=10"]
+    assert taba(*few, "--set", "edits.guidance_scale=0") == 2
+    assert "greater than 0" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------- the studies

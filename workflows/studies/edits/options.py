@@ -6,7 +6,6 @@ from typing import Annotated
 
 from pydantic import Field
 
-from taba_core.conventions import GuidanceScale
 from workflows.configuration.options import Options, ReplacedSteps, listed
 
 NO_METHODS = "none"
@@ -33,6 +32,6 @@ class EditsOptions(Options):
         "crop-classifier",
         description="features whose cosine says how alike an edit and its source are (see taba list)",
     )
-    guidance_scale: GuidanceScale | None = Field(
-        None, description="w of the edits (default: that of the images)"
+    guidance_scale: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="w of the edits (default: that of the images)"
     )
