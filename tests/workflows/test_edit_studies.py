@@ -10,13 +10,17 @@ from engine_runs import taba
 
 from taba_core.models.photos import load_photos
 from taba_core.stats.compressibility import MIN_PIXELS, png_bits, to_bytes
+from taba_core.stats.estimate import Estimate
 from taba_core.stats.similarity import structural_similarity
 from taba_core.store import Store
+from workflows.analysis.edits import Start
+from workflows.analysis.findings import Findings
 from workflows.analysis.published import paper_value
 from workflows.analysis.study import read_settings, studies
 from workflows.compute.conditioning import draw
 from workflows.configuration.context import Context
 from workflows.studies.compressibility import _IN_PAPER, _TITLES
+from workflows.studies.edits.claims import find_claims
 
 follows = pytest.mark.follows
 
@@ -179,6 +183,30 @@ def test_the_claims_of_edits_are_read_from_margins(both):
     value = result["value"].sel(measure="ssim")
     margin = claims["C6-ssim"]["numbers"]["margin"]
     assert margin == pytest.approx(float(value.sel(start="latent") - value.sel(start="noise")))
+
+
+@pytest.mark.parametrize(
+    ("noise", "latent", "repaired", "verdict"),
+    [
+        (0.4, 0.2, 0.32, "holds"),  # 0.12 of a gap of 0.2
+        (0.4, 0.2, 0.28, "fails"),  # 0.08 of it
+        (0.4, 0.6, 0.48, "holds"),  # noise may lie below the latent: the way is the other way
+        (0.4, 0.6, 0.55, "fails"),
+        (0.4, 0.6, 0.70, "fails"),
+    ],
+)
+def test_the_share_of_the_gap_that_the_repair_closes_by_hand(noise, latent, repaired, verdict):
+    starts = [Start("noise", ""), Start("latent", ""), Start("exact-2", "4 % (2)", "", 2, "exact")]
+    values = dict(zip(("noise", "latent", "exact-2"), (noise, latent, repaired), strict=True))
+    measured = {name: {"mae": Estimate.exact([value, 0.0])} for name, value in values.items()}
+    found = Findings()
+    find_claims(found, measured, ["mae"], starts, 50)
+    claims = {claim["id"]: claim for claim in json.loads(found.dataset().attrs["claims"])}
+    assert claims["C12b~-exact-2"]["verdict"] == verdict
+    margin = claims["C12b~-exact-2"]["numbers"]["mean |difference|"]["margin"]
+    assert margin == pytest.approx((repaired - latent - (noise - latent) / 2) * (1 if noise > latent else -1))
+    assert claims["farther~-exact-2"]["verdict"] == ("holds" if repaired > latent else "fails")
+    assert "C12a~-exact-2" not in claims  # of 20 % of the steps and more
 
 
 def test_edits_that_ask_for_no_change_are_counted_and_left_out(both, tmp_path):

@@ -114,10 +114,10 @@ def _near_noise(measured: Measured, name: str, start: Start) -> Estimate:
 
 
 def _closed(measured: Measured, name: str, start: Start) -> Estimate:
-    """How much more than the share of the gap is closed, in the measure's unit, along the direction of the paper."""
+    """How much more than the share of the gap is closed, in the measure's unit; noise may lie on either side."""
     noise, latent = (_mean(measured, of, name) for of in (NOISE, LATENT))
-    moved = _mean(measured, start.name, name) - latent
-    return measure_named(name).sign * (moved - _SHARE * (noise - latent))
+    towards = 1.0 if float(noise - latent) >= 0 else -1.0
+    return towards * (_mean(measured, start.name, name) - latent - _SHARE * (noise - latent))
 
 
 def _at_least(starts: Sequence[Start], count: float) -> list[Start]:
