@@ -132,6 +132,23 @@ class PhotoMixture:
         score.index_add_(1, self._low, weighted.view(len(x), -1) @ level.factors)
         return self._synthesise(score.mul_(-level.sigma), x_t)
 
+    def class_posterior(self, x_t: Tensor, t: float) -> Tensor:
+        """Probability of each photograph for x_t, exact for the mixture: the sum of r_k over its components.
+
+        Args:
+          x_t: states, (B, 3, 32, 32), float32.
+          t: training timestep, a whole number from 0 to 999.
+
+        Returns:
+          P(class | x_t), (B, classes), float64; rows sum to 1.
+
+        Raises:
+          UsageError: a shape or timestep that does not exist.
+        """
+        level, x = self._level(t), self._analyse(x_t)
+        share = self._log_density(level, x, self._project(level, x)).softmax(1)
+        return share.new_zeros(len(x), len(self.class_names)).index_add_(1, self._component_class, share)
+
     def prepare(self, t: float) -> None:
         """Make what a level needs, unless it is there; `eps` does so itself at the first use."""
         self._level(t)

@@ -153,7 +153,7 @@ class Inputs:
     def pictures(self, name: str, samples: NDArray[np.integer]) -> NDArray[Any]:
         """Images as one sees them, (k, 3, height, width) in [-1, 1]: decoded where the model is latent."""
         if "decoded" not in self.store.open_artifact(self.artifact(name)).variables:
-            return self.pick(name, "image", samples)
+            return self.pick(name, self.artifact(name).image_variable, samples)
         return (self.pick(name, "decoded", samples) / 127.5 - 1).astype(np.float32)
 
     def head(self, name: str, variable: str, count: int) -> NDArray[Any]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from taba_core.artifacts.base import Artifact, SampleSource
+from taba_core.artifacts.base import SampleSource
 from taba_core.artifacts.crops import Crops
-from taba_core.artifacts.features import Features
 from taba_core.errors import UsageError
 from taba_core.metrics.extractor import Extractor, extractor_named
 from taba_core.models.base import training_images, training_photos
@@ -50,16 +49,6 @@ def real_text(context: Context, folder: str | None) -> str:
 def some_real(context: Context, folder: str | None, count: int) -> Any:
     """A few crops to look at, (count, C, H, W) in [-1, 1]; None of a folder, or where there are no photographs."""
     return None if folder is not None else training_images(context.model_spec, count)
-
-
-def features_of(source: Artifact, extractor: Extractor) -> Features:
-    """The features of an artifact's images by an extractor."""
-    return Features(
-        source=source,
-        extractor=extractor.name,
-        fingerprint=extractor.fingerprint(),
-        num_features=extractor.num_features,
-    )
 
 
 def check_extractors(option: str, names: tuple[str, ...]) -> None:

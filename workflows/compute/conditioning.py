@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from taba_core import rng
+from taba_core.artifacts.edit import Edit
 from taba_core.artifacts.generation import Generation
 from taba_core.artifacts.variable import PROMPT_BYTES, UNCONDITIONAL
 from taba_core.errors import UsageError, WorkError
@@ -62,6 +64,87 @@ def _whole(artifact: Generation) -> int:
     """Samples of all conditions, the last one completed: the reference draws conditions, then repeats them."""
     noises, drawn = artifact.noises_per_condition, artifact.drawn_samples or 0
     return -(-drawn // noises) * noises
+
+
+def draw_targets(artifact: Edit, ids: NDArray[np.int64], own: Arrays, class_names: Sequence[str]) -> Arrays:
+    """The target conditions of samples, as `draw` gives conditions: `class_id` int32 (B,), or `prompt` uint8 (B, 1024).
+
+    Args:
+      own: the conditions of the samples themselves, from which drawn targets differ.
+      class_names: of the model, by class; () of a model that reads prompts.
+    Raises:
+      UsageError: a model with one class, or listed targets that are too few or no classes.
+      WorkError: another list than was planned with.
+    """
+    if artifact.conditioning == "class":
+        return {"class_id": _target_classes(artifact, ids, own["class_id"], class_names)}
+    assert artifact.target_list is not None, "an edit under prompts has a list of them"
+    prompts = _prompts(artifact.target_list)
+    if artifact.targets == "listed":
+        return {"prompt": prompts_to_bytes(_listed(artifact, prompts.prompts, ids))}
+    return {"prompt": prompts_to_bytes(_other_prompts(artifact, prompts, ids, own["prompt"]))}
+
+
+def _target_classes(
+    artifact: Edit, ids: NDArray[np.int64], own: NDArray[np.int32], class_names: Sequence[str]
+) -> NDArray[np.int32]:
+    if artifact.target_list is not None:
+        lines = _listed(artifact, _prompts(artifact.target_list).prompts, ids)
+        return np.array([class_of(line, class_names) for line in lines], dtype=np.int32)
+    if len(class_names) < 2:
+        raise UsageError(
+            f"edits need another class than the image's, and {artifact.samples.model.name} has {len(class_names)}."
+        )
+    count = len(class_names)
+    return np.asarray((own + _steps_on(artifact, ids, count)) % count, dtype=np.int32)
+
+
+def class_of(text: str, class_names: Sequence[str]) -> int:
+    """The class that a line of a list of targets names: its number, or its name. Raises UsageError: none."""
+    if text in class_names:
+        return list(class_names).index(text)
+    if text.isdecimal() and int(text) < len(class_names):
+        return int(text)
+    raise UsageError(
+        f"targets: {text!r} is no class of this model; give one of its {len(class_names)} names a line, or a number "
+        f"from 0 to {len(class_names) - 1}."
+    )
+
+
+def _other_prompts(
+    artifact: Edit, prompts: PromptList, ids: NDArray[np.int64], own: NDArray[np.uint8]
+) -> list[str]:
+    """Prompts of the list that are not the samples' own; an own prompt that is not in the list excludes none."""
+    # As they are stored: a longer one is cut, and a text that stands twice in the list is one prompt.
+    texts = list(dict.fromkeys(prompts_from_bytes(prompts_to_bytes(list(prompts.prompts)))))
+    if len(texts) < 2:
+        raise UsageError(f"edits need another prompt than the image's, and {prompts.name} holds one only.")
+    place = {text: index for index, text in enumerate(texts)}
+    found = [place.get(text) for text in prompts_from_bytes(own)]
+    steps, anywhere = _steps_on(artifact, ids, len(texts)), _draw(artifact, ids, len(texts))
+    return [
+        texts[free if at is None else (at + step) % len(texts)]
+        for at, step, free in zip(found, steps.tolist(), anywhere.tolist(), strict=True)
+    ]
+
+
+def _steps_on(artifact: Edit, ids: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """How many conditions of `count` a target lies behind the sample's own, 1 to count - 1, all equally probable."""
+    return 1 + _draw(artifact, ids, count - 1)
+
+
+def _draw(artifact: Edit, ids: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """A number from 0 to count - 1 for each target."""
+    groups = ids // artifact.noises_per_condition
+    return rng.integers(groups, count, seed=artifact.target_seed, stream="target")
+
+
+def _listed(artifact: Edit, lines: Sequence[str], ids: NDArray[np.int64]) -> list[str]:
+    """The lines of a list that belong to samples, in its order."""
+    rows = ids // artifact.noises_per_condition
+    if int(rows.max(initial=0)) >= len(lines):
+        raise UsageError(f"targets: the list has {len(lines)} lines, and sample {ids.max()} needs one more.")
+    return [lines[row] for row in rows]
 
 
 def condition(model: Any, stored: Arrays, device: str) -> dict[str, torch.Tensor]:

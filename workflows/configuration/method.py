@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from taba_core.conventions import UNGUIDED
+from taba_core.conventions import UNGUIDED, Conventions
 from taba_core.errors import UsageError
 from workflows.compute.own_module import OwnModule, own_module
 from workflows.configuration.guidance import Guidance
@@ -77,6 +77,20 @@ class ChosenMethod:
                 "guidance by definition, and guides its own sampler (--set method.guidance_scale=W); use "
                 "inversion_guidance_scale=1, or another method."
             )
+
+    def check_rules(self, conventions: Conventions) -> None:
+        """Refuse (UsageError) a sampler of coupled states under an x_0 rule that it cannot undo."""
+        from taba_core.diffusion.inversion.pair import PairMethod, check_reversible
+
+        if not isinstance(self.method, PairMethod):
+            return
+        for rule in (conventions.sampling_x0_rule, conventions.inversion_x0_rule):
+            try:
+                check_reversible(rule)
+            except UsageError as error:
+                raise UsageError(
+                    f"inversion method '{self.name}': {error} Both rules at once: --set conventions=exact."
+                ) from None
 
     def spec_fields(
         self,

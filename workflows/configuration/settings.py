@@ -67,6 +67,18 @@ class Settings(Given):
         UNGUIDED,
         description="w of the inversion's own predictions (the paper: 1); give both to use one in both directions",
     )
+    target_seed: int = Field(
+        42,
+        ge=0,
+        le=MAX_SEED,
+        description="seed of the conditions that edits are asked for, other than the image's own",
+    )
+    targets: str | None = Field(
+        None,
+        min_length=1,
+        description="file of the conditions that edits are asked for, a line for each condition of the images in their "
+        "order: prompts, or names or numbers of classes (default: drawn)",
+    )
     round_trip: RoundTrip = Field(
         "none", description="latent models: decode and encode again before inverting: none | mean | sample"
     )

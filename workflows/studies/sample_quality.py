@@ -14,8 +14,6 @@ from taba_core.artifacts.request import Request
 from taba_core.errors import UsageError
 from taba_core.metrics.extractor import Extractor, extractor_named
 from taba_core.metrics.extractors.crop_classifier import WEIGHTS, CropClassifier
-from taba_core.models.base import training_photos
-from taba_core.models.photos import content_of, load_photos
 from taba_core.stats.attractors import binomial_interval
 from taba_core.stats.estimate import Estimate
 from taba_core.stats.frechet import FrechetDistance
@@ -32,10 +30,10 @@ from workflows.analysis.findings import (
     seed_of,
 )
 from workflows.analysis.inputs import PICTURE_DIMS
+from workflows.analysis.measured import classifier_knows, features_of
 from workflows.analysis.presentation import DASH, Cell, Column, Figure, Section, Table
 from workflows.analysis.real_images import (
     check_extractors,
-    features_of,
     real_sets,
     real_text,
     some_real,
@@ -190,9 +188,7 @@ def _asks_for_photographs(context: Context) -> bool:
     """Whether samples are asked for by photograph, and the classifier of crops was trained on these photographs."""
     if CropClassifier.name not in _options(context).extractors or context.conditioning != "class":
         return False
-    if context.given_images is not None or training_photos(context.model_spec) != "builtin":
-        return False
-    return WEIGHTS.facts()["photos_fingerprint"] == content_of(load_photos()).fingerprint
+    return context.given_images is None and classifier_knows(context)
 
 
 def _keep_recognised(found: Findings, inputs: Inputs) -> None:

@@ -53,11 +53,7 @@ class LevelChain:
     method: str
 
     def __post_init__(self) -> None:
-        if self.dynamics.x0_rule not in ("none", "clip-rederive"):
-            raise UsageError(
-                f"x0_rule={self.dynamics.x0_rule} moves the state by another eps than the network's, and samplers of "
-                "coupled states are then not invertible; use x0_rule=none or clip-rederive."
-            )
+        check_reversible(self.dynamics.x0_rule)
 
     @property
     def num_steps(self) -> int:
@@ -167,3 +163,12 @@ class PairMethod(WholeMethod):
     @abstractmethod
     def down(self, x: Tensor, y: Tensor, chain: LevelChain, note: Note) -> Tensor:
         """x_0 of a pair at level T, float64, (B, C, H, W)."""
+
+
+def check_reversible(x0_rule: str) -> None:
+    """Refuse (UsageError) an x_0 rule that changes x_0 and keeps eps, which no coupled sampler can undo."""
+    if x0_rule not in ("none", "clip-rederive"):
+        raise UsageError(
+            f"x0_rule={x0_rule} moves the state by another eps than the network's, and samplers of coupled states are "
+            "then not invertible; use x0_rule=none or clip-rederive."
+        )

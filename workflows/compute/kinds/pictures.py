@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from taba_core import rng
 from taba_core.artifacts.base import Artifact
+from taba_core.artifacts.class_posterior import ClassPosterior
 from taba_core.artifacts.crops import Crops
 from taba_core.artifacts.decoded import Decoded
 from taba_core.artifacts.distances import Distances
@@ -70,6 +72,19 @@ def distances(batch: Batch) -> Arrays:
         batch.tensor(_in_unit_range(_pictures(batch, of))) for of in (artifact.reference, artifact.source)
     )
     return {"distance": distance_named(artifact.metric).of(*pairs).cpu().numpy()}
+
+
+@computes(ClassPosterior)
+def class_posterior(batch: Batch) -> Arrays:
+    """Mean over draws of the probability of each class for the images, noised again."""
+    artifact: ClassPosterior = batch.artifact
+    x = batch.read(artifact.source, artifact.source.image_variable)[artifact.source.image_variable]
+    a, total = float(batch.model.schedule.alpha_bar[artifact.timestep]), 0.0
+    for draw in range(artifact.num_draws):
+        e = rng.normal(batch.ids, x.shape[1:], seed=draw, stream="posterior")
+        x_t = batch.tensor((np.sqrt(a) * x + np.sqrt(1 - a) * e).astype(np.float32))
+        total = total + batch.model.class_posterior(x_t, artifact.timestep).cpu().numpy()
+    return {"probability": np.asarray(total / artifact.num_draws)}
 
 
 def _pictures(batch: Batch, artifact: Artifact) -> NDArray[Any]:

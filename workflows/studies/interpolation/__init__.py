@@ -17,10 +17,10 @@ from taba_core.stats.estimate import Estimate
 from taba_core.stats.set_comparison import DENSITY_K, MEASURES, compare_sets
 from workflows.analysis.findings import Findings, for_each, row_labels
 from workflows.analysis.inputs import PICTURE_DIMS
+from workflows.analysis.measured import features_of
 from workflows.analysis.presentation import Section
 from workflows.analysis.real_images import (
     check_extractors,
-    features_of,
     real_sets,
     real_text,
     suited_extractor,

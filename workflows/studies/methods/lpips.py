@@ -10,11 +10,11 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from taba_core.artifacts.distances import Distances
 from taba_core.artifacts.inversion import Inversion
 from taba_core.artifacts.request import Request
 from taba_core.errors import UsageError
 from taba_core.metrics.image_distance import ImageDistance, distance_named
+from workflows.analysis.measured import distances_of
 from workflows.configuration.context import Context
 from workflows.studies.methods.options import MethodsOptions
 
@@ -28,13 +28,7 @@ def lpips_request(context: Context, inversion: Inversion) -> Request | None:
     """The distances of an inversion's reconstructions; None where they were not asked for, or the images have none."""
     if not is_measured(context):
         return None
-    measure = lpips()
-    artifact = Distances(
-        source=context.reconstruction(inversion),
-        reference=inversion.source,
-        metric=measure.name,
-        fingerprint=measure.fingerprint(),
-    )
+    artifact = distances_of(context.reconstruction(inversion), inversion.source, lpips())
     return context.request(artifact, ("distance",))
 
 

@@ -1,0 +1,141 @@
+"""Edits: images sampled again from the same start, under another condition (Section 4.2; Tables 5, 6, 12)."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from taba_core.artifacts.base import Artifact, SampleSource
+from taba_core.artifacts.generation import Generation
+from taba_core.artifacts.inversion import Inversion
+from taba_core.artifacts.variable import CLASS_ID, PROMPT, STATE, Variable, picture
+from taba_core.conventions import UNGUIDED, GuidanceScale, X0Rule, evaluations_per_prediction
+from taba_core.model_spec import ModelSpec, PromptSpec
+
+# Where target conditions come from: drawn by counter, never the sample's own; or the lines of a file, in their order.
+Targets = Literal["drawn", "listed"]
+# The variable that holds the target, by what the samples are conditioned on.
+TARGET_VARIABLES = {"class": "target_class_id", "prompt": "target_prompt"}
+
+
+class Edit(Artifact):
+    """The noise of a generation, or the latent of an inversion, sampled under a target condition.
+
+    `source` says where sampling starts: a generation, from its noise; an inversion, from its latent, by the sampler of
+    its method. `noise_seed` takes noise of another seed than the generation's: an image that knows nothing of the
+    source.
+
+    A drawn target belongs to (`target_seed`, sample id // noises_per_condition): a class of the model, or a prompt of
+    `target_list`, other than the sample's own. A listed one is line (sample id // noises_per_condition) of
+    `target_list`: a prompt, or the number or the name of a class.
+    """
+
+    kind: ClassVar[str] = "edit"
+    image_variable: ClassVar[str] = "edit"
+    reads: ClassVar[tuple[str, ...]] = ("noise", "latent", "class_id", "prompt")
+    stored: ClassVar[tuple[Variable, ...]] = (
+        Variable("edit", STATE, "1", "image sampled from the start under the target condition"),
+        Variable(
+            "target_class_id",
+            CLASS_ID.dims,
+            "1",
+            "class that the edit is asked for",
+            dtype=CLASS_ID.dtype,
+            fill=CLASS_ID.fill,
+            notes=CLASS_ID.notes,
+        ),
+        Variable(
+            "target_prompt",
+            PROMPT.dims,
+            "1",
+            "prompt that the edit is asked for, UTF-8 bytes padded with zeros",
+            dtype=PROMPT.dtype,
+            fill=PROMPT.fill,
+            notes={"comment": "every value is valid; a sample whose `edit` is NaN is not written"},
+        ),
+        picture("decoded", "edit decoded from the latent space, 8-bit RGB"),
+    )
+
+    source: Generation | Inversion
+    targets: Targets = "drawn"
+    target_seed: int = Field(default=42, ge=0)
+    target_list: PromptSpec | None = None
+    noise_seed: int | None = Field(default=None, ge=0)
+    x0_rule: X0Rule = "none"
+    guidance_scale: GuidanceScale = UNGUIDED
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_draws_have_a_seed(cls, data: Any) -> Any:
+        # Of listed targets nothing is drawn: a seed must not split one artifact.
+        if isinstance(data, dict) and data.get("targets") == "listed":
+            data = {name: value for name, value in data.items() if name != "target_seed"}
+        return data
+
+    @model_validator(mode="after")
+    def _fields_go_together(self) -> Edit:
+        if self.conditioning == "none":
+            raise ValueError("the samples have no condition, so there is none to exchange for another.")
+        listed = self.targets == "listed" or self.conditioning == "prompt"
+        if listed != (self.target_list is not None):
+            raise ValueError(
+                f"targets={self.targets} of conditioning={self.conditioning}: target_list is given for prompts and for "
+                "listed targets, and for nothing else."
+            )
+        if self.noise_seed is not None and not isinstance(self.source, Generation):
+            raise ValueError(f"noise_seed={self.noise_seed}: an edit of an inversion starts from its latent.")
+        return self
+
+    @property
+    def samples(self) -> SampleSource:
+        """The images that are edited."""
+        return self.source.samples
+
+    @property
+    def conditioning(self) -> str:
+        """What the samples are conditioned on: none, class or prompt."""
+        images = self.source if isinstance(self.source, Generation) else self.source.source
+        return images.conditioning
+
+    @property
+    def noises_per_condition(self) -> int:
+        """Consecutive samples that share a target, as they share the source's condition."""
+        return int(getattr(self.samples, "noises_per_condition", 1))
+
+    @property
+    def target_variable(self) -> str:
+        """The variable that holds the target."""
+        return TARGET_VARIABLES[self.conditioning]
+
+    @property
+    def predictor(self) -> ModelSpec:
+        """The network that made the start."""
+        return self.source.predictor
+
+    def sources(self) -> tuple[Artifact, ...]:
+        """The start, and the images for their conditions."""
+        return tuple(dict.fromkeys((self.source, self.samples)))
+
+    def reads_of(self, source: Artifact) -> tuple[str, ...]:
+        """The start with what its method carries beside it, and the conditions that the targets differ from."""
+        known = super().reads_of(source)
+        if isinstance(source, Inversion):
+            return (*known, *source.carried)
+        unread = {"noise"} if isinstance(self.source, Inversion) or self.noise_seed is not None else set()
+        return tuple(name for name in known if name not in unread)
+
+    def always_stored(self, *, latent: bool) -> tuple[str, ...]:
+        """Edits and their targets; of a latent model decoded edits, which are what is compared."""
+        return ("edit", self.target_variable, *(("decoded",) if latent else ()))
+
+    def never_stored(self, *, latent: bool) -> frozenset[str]:
+        """The target of the other kind, and decoded pictures where the model works on pixels."""
+        others = {*TARGET_VARIABLES.values()} - {self.target_variable}
+        return frozenset(others | (set() if latent else {"decoded"}))
+
+    def num_evaluations(self) -> int:
+        """T of the start, or those of the method's own sampler; twice that under guidance."""
+        own = self.source.sampling_evaluations if isinstance(self.source, Inversion) else None
+        steps = self.source.num_inference_steps if own is None else own
+        return steps * evaluations_per_prediction(self.guidance_scale)
