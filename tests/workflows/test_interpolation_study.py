@@ -324,6 +324,31 @@ def test_with_the_weights_of_inception_the_claims_are_about_it(place, tmp_path, 
     assert {"CF5a, inception-clean", "CF5b, inception-clean"} <= found and "CF5" not in found
 
 
+def test_claims_on_features_whose_verdicts_are_known():
+    """Latents whose middle is far from real images, and repaired latents like noise; of 16 images nothing follows."""
+    from workflows.analysis.findings import Findings
+    from workflows.studies.interpolation.claims import find_claims
+
+    def verdicts(n):
+        draw = np.random.default_rng(0).normal(size=(8, n, 4))
+        real, ends = draw[0], compare_sets(draw[0], draw[1])
+        noise = [ends, compare_sets(real, draw[2]), compare_sets(real, draw[3])]
+        latent = [ends, compare_sets(real, draw[4] + 5), ends]
+        path = {"noise": noise, "latent": latent, "latent-2-exact": latent, "latent-2-matched": noise}
+        found = Findings()
+        find_claims(found, {"pca-64": path})
+        return {claim["id"]: claim["verdict"] for claim in json.loads(found.dataset().attrs["claims"])}
+
+    assert verdicts(80) == {
+        "CF5": "not resolved",
+        "CF5a~, pca-64": "holds",
+        "CF5b~, pca-64": "holds",
+        "CF5c~, 2-exact, pca-64": "fails",
+        "CF5c~, 2-matched, pca-64": "holds",
+    }
+    assert set(verdicts(16).values()) == {"not resolved"}
+
+
 def test_it_is_in_no_group():
     from workflows.analysis.study import GROUPS, find_studies
 

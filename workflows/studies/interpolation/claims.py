@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from taba_core.metrics.extractor import extractor_named
 from taba_core.stats.estimate import Estimate
 from taba_core.stats.verdict import positive
+from taba_core.verdicts import Verdict
 from workflows.analysis.findings import Findings, interval_numbers
 from workflows.studies.interpolation.priors import LATENT, NOISE, title_of
 
 Path = Sequence[Mapping[str, Estimate]]
 _LEAST_LOSS = 0.02  # of recall, that the paper's Figure 5 shows beyond doubt
+_LEAST_GROUPS = 10  # of the jackknife, 40 images: of fewer its intervals may be far too narrow by chance
 _KEPT = 0.5  # share of the gap to noise that a repaired latent may keep
 
 
@@ -39,7 +41,7 @@ def _find(found: Findings, extractor: str, of_prior: Mapping[str, Path]) -> None
         f"CF5a{mark}, {extractor}",
         f"The path between plain latents leads away from the real images: FD(.5) less the mean of both ends is larger "
         f"for latents than for noise, {by}.",
-        positive(bulge),
+        _verdict(bulge),
         {
             **interval_numbers("margin", bulge),
             **interval_numbers("latent", contrast(latent)),
@@ -53,7 +55,7 @@ def _find(found: Findings, extractor: str, of_prior: Mapping[str, Path]) -> None
     found.claim(
         f"CF5b{mark}, {extractor}",
         f"Images between plain latents are less diverse: recall(.5) of latents < recall(.5) of noise - .02, {by}.",
-        positive(lost),
+        _verdict(lost),
         interval_numbers("margin", lost),
     )
     for prior, path in of_prior.items():
@@ -64,9 +66,14 @@ def _find(found: Findings, extractor: str, of_prior: Mapping[str, Path]) -> None
             f"CF5c{mark}, {prior.removeprefix(LATENT + '-')}, {extractor}",
             f"Repaired latents ({title_of(prior)}) give at least half of it back: their FD(.5) less the mean of both "
             f"ends differs from that of noise by at most half of what plain latents differ by, {by}.",
-            positive(kept),
+            _verdict(kept),
             {**interval_numbers("margin", kept), **interval_numbers("repaired", contrast(path))},
         )
+
+
+def _verdict(margin: Estimate) -> Verdict:
+    """Whether a margin is above 0; not resolved where a jackknife of a few groups gives no interval to decide on."""
+    return positive(margin) if len(margin.group_sizes) >= _LEAST_GROUPS else "not resolved"
 
 
 def contrast(path: Path) -> Estimate:
