@@ -114,6 +114,18 @@ def test_rows_that_cannot_be_are_refused_before_work(sets, message):
         find_studies(["methods"])[0].requests(context(*sets))
 
 
+def test_samplers_of_coupled_states_are_no_rows_under_rules_that_they_cannot_undo():
+    """photo-if thresholds x_0 dynamically: the comparison leaves them out, and who asks for one is told why."""
+    coupled = {"edict", "bdia", "o-belm", "rex"}
+    of_text = ("num_samples=8",)
+    assert not coupled & {row.method for row in method_rows(context(*of_text, model="photo-if"), 50)}
+    exact = method_rows(context(*of_text, "conventions=exact", model="photo-if"), 50)
+    assert coupled <= {row.method for row in exact}
+    message = "inversion method 'edict': x0_rule=dynamic moves the state by another eps than the network's"
+    with pytest.raises(UsageError, match=f"^{re.escape(message)}.*--set conventions=exact"):
+        find_studies(["methods"])[0].requests(context(*of_text, "methods=edict", model="photo-if"))
+
+
 def test_no_rows_are_no_comparison():
     with pytest.raises(UsageError, match=re.escape("give at least one row, e.g. ddim,noise-initialised")):
         read_settings(["methods="])

@@ -80,17 +80,22 @@ class ChosenMethod:
 
     def check_rules(self, conventions: Conventions) -> None:
         """Refuse (UsageError) a sampler of coupled states under an x_0 rule that it cannot undo."""
+        if refused := self.rules_refused(conventions):
+            raise UsageError(
+                f"inversion method '{self.name}': {refused} Both rules at once: --set conventions=exact."
+            )
+
+    def rules_refused(self, conventions: Conventions) -> str:
+        """Why the method does not go with the x_0 rules; "" where it does."""
         from taba_core.diffusion.inversion.pair import PairMethod, check_reversible
 
-        if not isinstance(self.method, PairMethod):
-            return
-        for rule in (conventions.sampling_x0_rule, conventions.inversion_x0_rule):
-            try:
-                check_reversible(rule)
-            except UsageError as error:
-                raise UsageError(
-                    f"inversion method '{self.name}': {error} Both rules at once: --set conventions=exact."
-                ) from None
+        if isinstance(self.method, PairMethod):
+            for rule in (conventions.sampling_x0_rule, conventions.inversion_x0_rule):
+                try:
+                    check_reversible(rule)
+                except UsageError as error:
+                    return str(error)
+        return ""
 
     def spec_fields(
         self,

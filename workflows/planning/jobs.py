@@ -100,6 +100,7 @@ def check(asked: Asked) -> Job:
     context = Context(asked.model, asked.method, read_settings(asked.assignments), asked.weights, asked.store)
     context.chosen.check()
     context.chosen.check_guidance(context.guidance)
+    context.chosen.check_rules(context.conventions)
     if asked.as_in_paper:
         chosen = [study for study in chosen if asked.as_in_paper in study.paper_models]
     for study in chosen:

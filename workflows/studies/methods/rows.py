@@ -83,6 +83,7 @@ def method_rows(context: Context, steps: int) -> tuple[MethodRow, ...]:
         if asked in unfit:
             ChosenMethod(asked).check_condition(context.conditioning, context.card.title)
             ChosenMethod(asked).check_guidance(context.guidance)
+            ChosenMethod(asked).check_rules(context.conventions)
         elif asked not in {*names, *methods, ALL, TABLE7}:
             raise unknown_name("row of study methods", asked, (*names, *methods, ALL, TABLE7))
         chosen |= {
@@ -108,13 +109,19 @@ def _all_rows(context: Context, steps: int) -> list[MethodRow]:
 
 
 def _unfit(context: Context) -> set[str]:
-    """Methods that work on text, where the images have none, or that guide by themselves, in a guided comparison."""
+    """Methods that this comparison cannot ask.
+
+    They work on text where the images have none, guide by themselves in a guided comparison, or are samplers of coupled
+    states under an x_0 rule that these cannot undo.
+    """
     prompts, plain = context.conditioning == "prompt", context.guidance.inversion == UNGUIDED
-    made = {name: ChosenMethod(name).method for name in built_in_methods()}
+    made = {name: ChosenMethod(name) for name in built_in_methods()}
     return {
         name
-        for name, method in made.items()
-        if (method.needs_text and not prompts) or (method.own_guidance and not plain)
+        for name, chosen in made.items()
+        if (chosen.method.needs_text and not prompts)
+        or (chosen.method.own_guidance and not plain)
+        or chosen.rules_refused(context.conventions)
     }
 
 
