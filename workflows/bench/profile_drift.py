@@ -137,11 +137,8 @@ def _states(name: str, profile: str, weights: str | Path | None, n: int, T: int)
 
 
 def _random(name: str, device: str, profile: str) -> Any:
-    import torch
-
     from taba_core.models.architectures import random_network
     from taba_core.models.profile import profile_named
 
-    with torch.random.fork_rng():
-        torch.manual_seed(0)  # the same random weights under every profile
-        return random_network(name, device=device, profile=profile_named(profile))
+    # The same random weights under every profile.
+    return random_network(name, device=device, profile=profile_named(profile))
