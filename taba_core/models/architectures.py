@@ -61,7 +61,9 @@ def build_module(name: str, *, tiny: bool = False) -> Any:
 def random_module(name: str, *, device: str, tiny: bool = False, seed: int = 0) -> Any:
     """`build_module` with torch's initial weights of a seed, float32, made on the device: the same ones each time."""
     place = usable_device(device)
-    with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []), place:
+    # The state of the draws before is restored, on the device too where it draws.
+    drawing = [place.index or torch.cuda.current_device()] if place.type == "cuda" else []
+    with torch.random.fork_rng(devices=drawing), place:
         torch.manual_seed(seed)
         return build_module(name, tiny=tiny)
 

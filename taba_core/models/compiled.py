@@ -21,9 +21,9 @@ _REPEATED = "BasicTransformerBlock"
 class CompiledNetwork:
     """A compiled network, called as the module is: every tensor among the arguments has the batch as first axis.
 
-    Transformers and U-Nets with transformer blocks (DiT, SD, SDXL) are compiled block by block; other U-Nets as a whole,
-    on CUDA as CUDA graphs. A call whose input takes gradients goes to the module as it is, as the graphs have no
-    backward pass.
+    Transformers and U-Nets with transformer blocks (DiT, SD, SDXL) are compiled block by block; other U-Nets as a
+    whole, on CUDA as CUDA graphs. A call whose input takes gradients goes to the module as it is, as the graphs have
+    no backward pass.
 
     Args:
       module: on its device, in its precision and layout; changed in place where its blocks are compiled.
@@ -77,7 +77,7 @@ def _tensors(value: Any) -> list[Tensor]:
 
 
 def _padded(value: Any, count: int, size: int) -> Any:
-    """Every tensor of `count` rows with its last row repeated up to `size` rows: finite, and a condition that is one."""
+    """Every tensor of `count` rows with its last row repeated up to `size` rows, which keeps conditions valid."""
     if count == size:
         return value
     if isinstance(value, Tensor):

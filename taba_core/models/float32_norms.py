@@ -48,7 +48,7 @@ def cast_but_norms(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     for part in module.modules():
         norm = isinstance(part, Float32GroupNorm | Float32LayerNorm)
         wanted = torch.float32 if norm else dtype
-        for name, tensor in (*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)):
+        for tensor in (*part.parameters(recurse=False), *part.buffers(recurse=False)):
             if tensor.is_floating_point() and tensor.dtype != wanted:
                 tensor.data = tensor.data.to(wanted)
     return module
