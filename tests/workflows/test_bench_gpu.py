@@ -16,7 +16,7 @@ from workflows.bench.compile_jobs import CompileJobs
 from workflows.bench.evaluations import Entry
 
 # What a bare machine lacks: the script may import none of these, nor anything that does.
-ABSENT = "ray zarr xarray dask typer rich sklearn skimage matplotlib jinja2".split()
+ABSENT = ["ray", "zarr", "xarray", "dask", "typer", "rich", "sklearn", "skimage", "matplotlib", "jinja2"]
 REHEARSAL = """
 import json, sys
 sys.modules.update(dict.fromkeys(json.loads(sys.argv[1])))
@@ -31,14 +31,14 @@ def rehearse(output, *more):
         [sys.executable, "-c", REHEARSAL, json.dumps(ABSENT), *arguments],
         capture_output=True,
         text=True,
-        timeout=170,
+        timeout=280,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(output.read_text()), done.stdout
 
 
 def test_all_networks_are_measured_without_ray_or_zarr(tmp_path):
-    found, printed = rehearse(tmp_path / "gpu.json", "--minutes", "2")
+    found, printed = rehearse(tmp_path / "gpu.json", "--minutes", "4")
     entries = {(e["model"], e["profile"], e["channels_last"]): e for e in found["entries"]}
     assert {e["status"] for e in found["entries"]} == {"measured"}, found["entries"]
     assert {model for model, *_ in entries} == {*gpu.FIRST, *gpu.THEN}
@@ -51,15 +51,24 @@ def test_all_networks_are_measured_without_ray_or_zarr(tmp_path):
     assert all(1e-3 < error < 5e-2 for error in errors["adm-64", "fast"])
     assert all(1e-4 < error < 1e-2 for error in errors["if", "fast"])
     assert all(error < 1e-5 for error in errors["adm-64", "reference"])
-    half = next(e["float16_relative_rms"] for e in found["errors"] if e["model"] == "adm-64" and e["profile"] == "fast")
+    half = next(
+        e["float16_relative_rms"]
+        for e in found["errors"]
+        if e["model"] == "adm-64" and e["profile"] == "fast"
+    )
     assert all(h < b for h, b in zip(half, errors["adm-64", "fast"], strict=True))
-    assert found["overhead"][0]["ratio"] > 0.3 and found["overhead"][0]["steps"] == 50
+    assert found["overhead"][0]["ratio"] > 0.3 and found["overhead"][0]["steps"] == 4
     assert "adm-256 fast @2" in printed
 
 
 def test_what_the_time_is_too_short_for_is_written_down(tmp_path):
     found = gpu.run(
-        minutes=0.05, output=tmp_path / "gpu.json", device="cpu", tiny=True, models=["sdxl"], compiled=["sdxl"]
+        minutes=0.05,
+        output=tmp_path / "gpu.json",
+        device="cpu",
+        tiny=True,
+        models=["sdxl"],
+        compiled=["sdxl"],
     )
     assert {e["status"] for e in found["entries"]} == {"left out: no time"}
     assert json.loads((tmp_path / "gpu.json").read_text()) == found

@@ -62,6 +62,11 @@ class CompileJobs:
         """Whether entries wait or compile."""
         return bool(self._waiting or self._running)
 
+    @property
+    def running(self) -> bool:
+        """Whether any compiles."""
+        return bool(self._running)
+
     def start(self) -> None:
         """Start what waits, as far as there is room."""
         while self._waiting and len(self._running) < self._most:

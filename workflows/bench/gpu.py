@@ -23,11 +23,12 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from taba_core.errors import UsageError
 from workflows.bench.compile_jobs import CompileJobs
 from workflows.bench.evaluations import (
+    SAMPLING_STEPS,
     Entry,
     Subject,
     device_facts,
@@ -42,6 +43,9 @@ from workflows.bench.evaluations import (
 from workflows.bench.paired import Measurement, TableRow, seconds_text
 from workflows.text import bytes_text
 
+if TYPE_CHECKING:
+    from taba_core.models.network import Network
+
 # In the order of their worth.
 FIRST = ("adm-32", "adm-64", "ldm", "dit", "adm-256")
 THEN = ("sdxl", "if", "sd")
@@ -51,12 +55,13 @@ COMPILED = ("adm-64", "dit", "adm-256", "ldm", "adm-32", "sdxl")
 LAYOUTS = ("adm-64", "adm-256", "ldm")
 OTHER_BATCHES = {"adm-256": (4, 16), "adm-32": (128,), "dit": (64,), "adm-64": (64,), "if": (16,)}
 OVERHEAD = "adm-64"
-_TINY_BATCH = 2
+_TINY_BATCH, _TINY_STEPS = 2, 4
 # Exact products have no tensor cores: so many times the seconds of the card's own precision, at most.
 _SLOWER = {"exact": 6.0, "reference": 1.5, "fast": 1.5}
 _EVALUATIONS = 5  # that an entry takes
 _SETUP_SECONDS = 4.0
 _AT_THE_END = 4.0  # seconds to stop what still compiles and to write the file
+_COMPILING_SECONDS = 45.0  # below which no process is started that compiles
 _COUNTING_SECONDS = 15.0  # that counting the operations of the largest network may take
 
 
@@ -148,7 +153,7 @@ def run(
             for name in session.found["models"]:
                 if session.remaining() > _COUNTING_SECONDS:
                     session.found["models"][name]["flop_per_image"] = flop_per_image(name, tiny=tiny)
-            while jobs.busy and session.remaining() > _AT_THE_END:
+            while jobs.running and session.remaining() > _AT_THE_END:
                 time.sleep(0.2)
                 _collect(session, jobs)
         finally:
@@ -179,7 +184,7 @@ def _measure(session: _Session, jobs: CompileJobs) -> None:
             main.append(Entry(name, "exact", session.batch(name), channels_last=False))
         _model(session, jobs, name, main, errors=True)
     for name, batches in OTHER_BATCHES.items():
-        if name in session.models:
+        if name in session.models and not session.tiny:  # a toy has one batch
             entries = [
                 Entry(name, profile, session.batch(name, batch))
                 for profile in PROFILES[1:]
@@ -190,7 +195,7 @@ def _measure(session: _Session, jobs: CompileJobs) -> None:
 
 def _model(session: _Session, jobs: CompileJobs, name: str, entries: list[Entry], *, errors: bool) -> None:
     """The entries of one model, the rounding of their profiles and, of one of the models, the sampler's share."""
-    jobs.start()
+    _start(session, jobs)
     entries = [entry for entry in entries if session.worth_starting(entry)]
     if not entries:
         return
@@ -234,16 +239,30 @@ def _entry(session: _Session, subject: Subject, entry: Entry, exact: list[Any], 
                 half = predictions(subject, subject.network(entry.numerics(), precision="fp16"))
                 problem["float16_relative_rms"] = relative_errors(half, exact)
         if entry.model == OVERHEAD and entry.profile == "fast" and entry.channels_last is None:
-            with _held(session.lock):
-                session.add("overhead", sampler_overhead(subject, network, entry.batch))
+            _overhead(session, subject, network, record)
     if problem["status"]:
         session.add("errors", problem)
+
+
+def _overhead(session: _Session, subject: Subject, network: Network, timed: dict[str, Any]) -> None:
+    """The sampler's share of the time, if there is time to sample."""
+    steps = _TINY_STEPS if session.tiny else SAMPLING_STEPS
+    runs = 4  # two of the sampler, two of the bare loop
+    if timed["status"] == "measured" and session.remaining() > runs * steps * timed["seconds"] + _AT_THE_END:
+        with _held(session.lock):
+            session.add("overhead", sampler_overhead(subject, network, timed["batch"], steps=steps))
 
 
 def _collect(session: _Session, jobs: CompileJobs) -> None:
     for record in jobs.finished():
         session.add("entries", record)
-    jobs.start()
+    _start(session, jobs)
+
+
+def _start(session: _Session, jobs: CompileJobs) -> None:
+    # One that can only be stopped again would take processors from the others.
+    if session.remaining() > (_AT_THE_END if session.tiny else _COMPILING_SECONDS):
+        jobs.start()
 
 
 @contextlib.contextmanager
