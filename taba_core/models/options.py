@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator
 
 from taba_core.errors import UsageError, unknown_name
-from taba_core.models.profile import KEY_NAMES, ProfileName
+from taba_core.models.profile import KEY_NAMES, ProfileName, profile_in_key
 
 
 class ModelOptions(BaseModel):
@@ -55,7 +55,8 @@ class NetworkOptions(ModelOptions):
 
     profile: ProfileName = Field(
         default="exact",
-        description="precision: exact (float32, no TF32), reference (the paper's, see the card), fast (16 bits)",
+        description="precision: exact (float32, no TF32; where unset, on CPUs), reference (the paper's, see the card; "
+        "where unset, on GPUs), fast (16 bits)",
     )
     compile: bool = Field(
         default=False, description="torch.compile: pays where a run is longer than compiling"
@@ -64,7 +65,7 @@ class NetworkOptions(ModelOptions):
     @field_validator("profile", mode="before")
     @classmethod
     def _of_a_key(cls, value: Any) -> Any:
-        return next((name for name, in_key in KEY_NAMES.items() if in_key == value), value)
+        return profile_in_key(value) if isinstance(value, str) else value
 
     @field_serializer("profile")
     def _in_a_key(self, value: ProfileName) -> str:

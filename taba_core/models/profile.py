@@ -24,6 +24,8 @@ CardPrecision = Literal["fp32", "fp16", "fp16-torso"]
 
 # What keys call a profile whose arithmetic has changed since the first stores: numbers of both are not one result.
 KEY_NAMES: dict[str, str] = {"fast": "fast/2"}
+# What a network on a GPU has unless another is asked for: the paper's. On a CPU it is `exact`.
+GPU_PROFILE: ProfileName = "reference"
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,11 @@ def profile_named(name: str, *, compile: bool = False) -> Profile:
     if name not in _PROFILES:
         raise unknown_name("profile", name, _PROFILES)
     return replace(_PROFILES[name], compile=compile)
+
+
+def profile_in_key(text: str) -> str:
+    """The name of a profile from what keys call it."""
+    return next((name for name, in_key in KEY_NAMES.items() if in_key == text), text)
 
 
 def usable_device(device: str) -> torch.device:

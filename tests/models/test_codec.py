@@ -102,7 +102,9 @@ def test_half_precision_stays_inside(tmp_path, kl, vq):
 def test_an_autoencoder_computes_under_fast_what_it_computes_under_reference(kl):
     """A run decodes each image once and asks its network a hundred times: 16 bits there gain nothing."""
     x_0 = normal(2, 4, 8, 8) * 0.1
-    reference, fast = (KLCodec(kl, 0.18215, profile_named(name)).decode(x_0) for name in ("reference", "fast"))
+    reference, fast = (
+        KLCodec(kl, 0.18215, profile_named(name)).decode(x_0) for name in ("reference", "fast")
+    )
     assert fast.dtype == torch.float32 and torch.equal(fast, reference)
 
 

@@ -106,6 +106,20 @@ def test_an_entry_is_timed_in_a_process_of_its_own_and_one_that_dies_says_why(tm
     assert by_profile["exactly"]["status"].startswith("failed: UsageError: unknown profile 'exactly'")
 
 
+@pytest.mark.follows("--minutes ")
+def test_a_time_above_zero_is_taken(tmp_path):
+    asked = {
+        "output": tmp_path / "gpu.json",
+        "device": "cpu",
+        "tiny": True,
+        "models": ["dit"],
+        "compiled": [],
+    }
+    with pytest.raises(UsageError, match=r"give a time above 0, for example 4"):
+        gpu.run(minutes=-1, **asked)
+    assert gpu.run(minutes=4, **asked)["entries"][0]["status"] == "measured"
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
