@@ -104,17 +104,21 @@ def test_fast_rounds_all_weights_but_those_of_norms_and_computes_norms_in_float3
         torch.testing.assert_close(prepared[3](line).float(), expected, rtol=2.0**-8, atol=1e-4)
 
 
-def test_channels_last_is_for_wide_unets_on_a_gpu():
+def test_channels_last_is_for_compiled_wide_unets_on_a_gpu():
     from taba_core.models.architectures import build_module
     from taba_core.models.profile import channels_last_pays
 
     with torch.device("meta"):
-        networks = {name: build_module(name) for name in ("adm-32", "dit")}
+        networks = {name: build_module(name) for name in ("adm-32", "dit", "sdxl")}
         narrow = build_module("adm-32", tiny=True)
     assert channels_last_pays(networks["adm-32"], "cuda") and not channels_last_pays(
         networks["adm-32"], "cpu"
     )
-    assert not channels_last_pays(networks["dit"], "cuda") and not channels_last_pays(narrow, "cuda")
+    # SDXL is compiled by blocks of its transformers: its convolutions and norms are not.
+    assert not channels_last_pays(networks["dit"], "cuda") and not channels_last_pays(
+        networks["sdxl"], "cuda"
+    )
+    assert not channels_last_pays(narrow, "cuda")
     fast = profile_named("fast").prepare(tiny_module(), "fp32", "cpu")
     assert fast[0].weight.is_contiguous()
 

@@ -12,7 +12,7 @@ import pytest
 
 from taba_core.errors import UsageError
 from workflows.bench import gpu
-from workflows.bench.compile_jobs import CompileJobs
+from workflows.bench.compile_jobs import CompileJobs, holding
 from workflows.bench.evaluations import Entry
 
 # What a bare machine lacks: the script may import none of these, nor anything that does.
@@ -91,10 +91,8 @@ def test_a_network_that_compiles_for_too_long_is_stopped_and_the_rest_is_measure
 
 
 def test_an_entry_is_timed_in_a_process_of_its_own_and_one_that_dies_says_why(tmp_path):
-    lock = tmp_path / "lock"
-    lock.touch()
     entries = [Entry("dit", "exact", 2), Entry("dit", "exactly", 2)]
-    jobs = CompileJobs(entries, tmp_path, lock, device="cpu", tiny=True, limit=120)
+    jobs = CompileJobs(entries, tmp_path, device="cpu", tiny=True, limit=120)
     records = []
     jobs.start()
     while jobs.busy:
@@ -104,6 +102,28 @@ def test_an_entry_is_timed_in_a_process_of_its_own_and_one_that_dies_says_why(tm
     by_profile = {record["profile"]: record for record in records}
     assert by_profile["exact"]["status"] == "measured" and by_profile["exact"]["seconds"] > 0
     assert by_profile["exactly"]["status"].startswith("failed: UsageError: unknown profile 'exactly'")
+
+
+def test_who_times_pauses_the_jobs_that_compile(tmp_path):
+    (tmp_path / "device").touch()
+    code = "import time\nwhile True: print(1, flush=True); time.sleep(0.01)"
+    ticking = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True)
+    try:
+        (tmp_path / f"{ticking.pid}.pid").touch()
+        assert ticking.stdout.readline()
+
+        def state():
+            return Path(f"/proc/{ticking.pid}/stat").read_text().split()[2]
+
+        with holding(tmp_path):
+            time.sleep(0.2)
+            assert state() == "T"
+        with holding(tmp_path, own=ticking.pid):
+            time.sleep(0.2)
+            assert state() != "T"
+    finally:
+        ticking.kill()
+        ticking.wait()
 
 
 @pytest.mark.follows("--minutes ")

@@ -150,7 +150,7 @@ def time_entry(
 
     Args:
       network: `subject.network(entry.numerics())`.
-      hold: entered around what is timed.
+      hold: entered around what is timed, and around all that is not compiling.
     """
     import torch
 
@@ -166,14 +166,17 @@ def time_entry(
         wait(subject.device)
         return time.perf_counter() - begun
 
-    with torch.no_grad():
+    with torch.no_grad(), contextlib.ExitStack() as held:
+        if not entry.compiled:
+            held.enter_context(hold())
         first = evaluate()
-        with hold():
-            # The second call may still be slow: CUDA graphs are recorded in it.
-            warm = evaluate()
-            seconds = [warm] if warm > _SLOW or subject.tiny else []
-            while not _enough(seconds, subject.tiny):
-                seconds.append(evaluate())
+        if entry.compiled:  # only now: for the minutes that compiling took, others had the device
+            held.enter_context(hold())
+        # The second call may still be slow: CUDA graphs are recorded in it.
+        warm = evaluate()
+        seconds = [warm] if warm > _SLOW or subject.tiny else []
+        while not _enough(seconds, subject.tiny):
+            seconds.append(evaluate())
     memory = torch.cuda.max_memory_allocated() - subject.held_bytes if on_gpu else None
     return {
         **asdict(entry),

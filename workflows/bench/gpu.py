@@ -12,21 +12,19 @@ that beside the other measurements; while anything is timed, it has the device t
 from __future__ import annotations
 
 import argparse
-import contextlib
-import fcntl
 import json
 import os
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from taba_core.errors import UsageError
-from workflows.bench.compile_jobs import CompileJobs
+from workflows.bench.compile_jobs import CompileJobs, holding
 from workflows.bench.evaluations import (
     SAMPLING_STEPS,
     Entry,
@@ -73,7 +71,7 @@ class _Session:
     tiny: bool
     deadline: float
     output: Path
-    lock: Path
+    scratch: Path
     models: tuple[str, ...]
     found: dict[str, Any] = field(default_factory=dict)
 
@@ -138,16 +136,14 @@ def run(
     chosen = tuple(models) or (*FIRST, *THEN)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
-        lock = Path(scratch) / "device"
-        lock.touch()
-        session = _Session(device, tiny, begun + 60 * minutes, output, lock, chosen)
+        session = _Session(device, tiny, begun + 60 * minutes, output, Path(scratch), chosen)
         session.found = {"schema": 1, "begun": begun, **device_facts(device), "tiny": tiny}
         session.found |= {"models": {}, "entries": [], "errors": [], "overhead": []}
         session.write()
         wanted = [
             Entry(name, "fast", session.batch(name), compiled=True) for name in compiled if name in chosen
         ]
-        jobs = CompileJobs(wanted, Path(scratch), lock, device=device, tiny=tiny, limit=compile_seconds)
+        jobs = CompileJobs(wanted, Path(scratch), device=device, tiny=tiny, limit=compile_seconds)
         try:
             _measure(session, jobs)
             for name in session.found["models"]:
@@ -179,7 +175,7 @@ def _measure(session: _Session, jobs: CompileJobs) -> None:
     for name in session.models:
         main = [Entry(name, profile, session.batch(name)) for profile in PROFILES]
         if name in LAYOUTS:
-            main.append(Entry(name, "fast", session.batch(name), channels_last=False))
+            main.append(Entry(name, "fast", session.batch(name), channels_last=True))
         if name == OVERHEAD:
             main.append(Entry(name, "exact", session.batch(name), channels_last=False))
         _model(session, jobs, name, main, errors=True)
@@ -219,7 +215,7 @@ def _entry(session: _Session, subject: Subject, entry: Entry, exact: list[Any], 
     network = None
     with failures_in(record):
         network = subject.network(entry.numerics())
-        record = time_entry(entry, subject, network, hold=lambda: _held(session.lock))
+        record = time_entry(entry, subject, network, hold=lambda: holding(session.scratch))
     session.add("entries", record)
     if network is None or not errors:
         return
@@ -249,7 +245,7 @@ def _overhead(session: _Session, subject: Subject, network: Network, timed: dict
     steps = _TINY_STEPS if session.tiny else SAMPLING_STEPS
     runs = 4  # two of the sampler, two of the bare loop
     if timed["status"] == "measured" and session.remaining() > runs * steps * timed["seconds"] + _AT_THE_END:
-        with _held(session.lock):
+        with holding(session.scratch):
             session.add("overhead", sampler_overhead(subject, network, timed["batch"], steps=steps))
 
 
@@ -263,14 +259,6 @@ def _start(session: _Session, jobs: CompileJobs) -> None:
     # One that can only be stopped again would take processors from the others.
     if session.remaining() > (_AT_THE_END if session.tiny else _COMPILING_SECONDS):
         jobs.start()
-
-
-@contextlib.contextmanager
-def _held(lock: Path) -> Iterator[None]:
-    """The device to oneself, among the processes of this script."""
-    with lock.open() as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def measure(*, repeats: int = 1, minutes: float = 4.0, output: str | None = None) -> Measurement:

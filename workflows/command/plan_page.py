@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import asdict
 from typing import Any
 
 from taba_core.artifacts.base import Artifact
@@ -143,7 +144,7 @@ def inversion_text(artifact: Artifact) -> str:
 
 
 def _print_costs(plan: Plan) -> None:
-    cost = plan.context.card.cost
+    cost = plan.cost
     if plan.least_evaluations_missing < plan.evaluations_missing:
         print(
             f"At least {count_text(plan.least_evaluations_missing)} network evaluations; what is said here is the most "
@@ -151,8 +152,8 @@ def _print_costs(plan: Plan) -> None:
         )
     print(
         f"{count_text(plan.evaluations_missing)} network evaluations (image-NFE) to do = "
-        f"{plan.hours(plan.evaluations_missing):.2f} {_hours_of(plan.context.card)} at {cost.step_seconds:g} s per "
-        f"step of {cost.batch_size} images ({cost.measured_on}); {plan.units} units; "
+        f"{plan.hours(plan.evaluations_missing):.2f} {_hours_of(plan.context.card)} at {cost.step_seconds:.4g} s per "
+        f"step of {cost.batch_size} images ({cost.source}); {plan.units} units; "
         f"{bytes_text(plan.bytes_total)} in {sum(p.num_files for p in plan.artifacts)} shard "
         f"files; about {bytes_text(plan.peak_memory)} of memory per worker."
     )
@@ -254,6 +255,7 @@ def _as_json(jobs: list[Job], plans: list[Plan], tables: list[Timetable]) -> dic
                 "studies": [study.name for study in plan.studies],
                 "evaluations": plan.evaluations,
                 "evaluations_missing": plan.evaluations_missing,
+                "step": asdict(plan.cost),
                 "device_hours": plan.hours(plan.evaluations_missing),
                 "units": plan.units,
                 "bytes": plan.bytes_total,

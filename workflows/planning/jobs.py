@@ -63,7 +63,7 @@ class Job:
 
     def plan(self, store: Store | None) -> Plan:
         """What the job misses in a store; see `workflows.planning.plan.make_plan`."""
-        return make_plan(self.context, self.studies, store)
+        return make_plan(self.context, self.studies, store, self.asked.device)
 
 
 def default_model(names: list[str], usual: str) -> str:
