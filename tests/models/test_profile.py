@@ -104,23 +104,22 @@ def test_fast_rounds_all_weights_but_those_of_norms_and_computes_norms_in_float3
         torch.testing.assert_close(prepared[3](line).float(), expected, rtol=2.0**-8, atol=1e-4)
 
 
-def test_channels_last_is_for_compiled_wide_unets_on_a_gpu():
+def test_channels_last_is_for_unets_on_cpus_and_compiled_wide_ones_on_gpus():
     from taba_core.models.architectures import build_module
     from taba_core.models.profile import channels_last_pays
 
     with torch.device("meta"):
         networks = {name: build_module(name) for name in ("adm-32", "dit", "sdxl")}
-        narrow = build_module("adm-32", tiny=True)
-    assert channels_last_pays(networks["adm-32"], "cuda") and not channels_last_pays(
-        networks["adm-32"], "cpu"
-    )
+        networks["narrow"] = build_module("adm-32", tiny=True)
+
+    def pays(device, compiled):
+        return {n for n, module in networks.items() if channels_last_pays(module, device, compiled=compiled)}
+
+    assert pays("cpu", False) == pays("cpu", True) == {"adm-32", "sdxl", "narrow"}
     # SDXL is compiled by blocks of its transformers: its convolutions and norms are not.
-    assert not channels_last_pays(networks["dit"], "cuda") and not channels_last_pays(
-        networks["sdxl"], "cuda"
-    )
-    assert not channels_last_pays(narrow, "cuda")
+    assert pays("cuda", True) == {"adm-32"} and not pays("cuda", False)
     fast = profile_named("fast").prepare(tiny_module(), "fp32", "cpu")
-    assert fast[0].weight.is_contiguous()
+    assert fast[0].weight.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_prepare_freezes_and_lays_out_the_weights():

@@ -260,8 +260,8 @@ def _profiles(compiled: bool) -> Iterator[tuple[str, Profile]]:
 
     exact, fast = profile_named("exact"), profile_named("fast")
     yield "channels last (exact)", exact
-    yield "bf16 (fast)", fast
-    yield "bf16, channels last", replace(fast, channels_last=True)
+    yield "bf16", replace(fast, channels_last=False)
+    yield "bf16, channels last (fast)", fast
     if compiled:
         yield "channels last, compiled", replace(exact, compile=True)
-        yield "bf16, compiled", replace(fast, compile=True)
+        yield "bf16, channels last, compiled", replace(fast, compile=True)

@@ -326,6 +326,11 @@ def bench(
     weights: Annotated[str | None, typer.Option(help="profile-drift: weights of the model.")] = None,
     num_samples: Annotated[int | None, typer.Option(min=2, help="profile-drift: images.")] = None,
     kills: Annotated[int | None, typer.Option(min=1, help="chaos: processes to kill.")] = None,
+    compiled: Annotated[bool, typer.Option("--compiled", help="step: also through torch.compile.")] = False,
+    minutes: Annotated[float | None, typer.Option(help="gpu: wall time in all (default: 4).")] = None,
+    output: Annotated[
+        str | None, typer.Option(metavar="FILE", help="step, gpu: what was measured, as JSON.")
+    ] = None,
 ) -> None:
     """Benchmarks of the README's numbers: two sides in turn, medians and their ratio."""
     from workflows.bench import run_benchmarks
@@ -337,6 +342,9 @@ def bench(
         "weights": weights,
         "num_samples": num_samples,
         "kills": kills,
+        "compiled": compiled,
+        "minutes": minutes,
+        "output": output,
     }
     run_benchmarks(names or [], repeats=repeats, options={k: v for k, v in given.items() if v})
 
