@@ -312,41 +312,39 @@ def report(
         )
 
 
-@app.command()
-def bench(
-    names: Annotated[list[str] | None, typer.Argument(help="Benchmarks (default: list them).")] = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Paired runs of each side.")] = 5,
-    model: Annotated[
+@dataclass(frozen=True)
+class OfBenchmarks:
+    """Options of single benchmarks; `workflows.bench.OPTIONS` says which takes which."""
+
+    models: Annotated[
         list[str] | None, typer.Option("--model", help="step, profile-drift: models; repeatable.")
-    ] = None,
-    profile: Annotated[
+    ] = None
+    profiles: Annotated[
         list[str] | None, typer.Option("--profile", help="reference, exact or fast; repeatable.")
-    ] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="step: images per evaluation.")] = None,
-    weights: Annotated[str | None, typer.Option(help="profile-drift: weights of the model.")] = None,
-    num_samples: Annotated[int | None, typer.Option(min=2, help="profile-drift: images.")] = None,
-    kills: Annotated[int | None, typer.Option(min=1, help="chaos: processes to kill.")] = None,
-    compiled: Annotated[bool, typer.Option("--compiled", help="step: also through torch.compile.")] = False,
-    minutes: Annotated[float | None, typer.Option(help="gpu: wall time in all (default: 4).")] = None,
+    ] = None
+    batch_size: Annotated[int | None, typer.Option(min=1, help="step: images per evaluation.")] = None
+    weights: Annotated[str | None, typer.Option(help="profile-drift: weights of the model.")] = None
+    num_samples: Annotated[int | None, typer.Option(min=2, help="profile-drift: images.")] = None
+    kills: Annotated[int | None, typer.Option(min=1, help="chaos: processes to kill.")] = None
+    compiled: Annotated[bool, typer.Option("--compiled", help="step: also through torch.compile.")] = False
+    minutes: Annotated[float | None, typer.Option(help="gpu: wall time in all (default: 4).")] = None
     output: Annotated[
         str | None, typer.Option(metavar="FILE", help="step, gpu: what was measured, as JSON.")
-    ] = None,
+    ] = None
+
+
+@app.command()
+@grouped
+def bench(
+    options: OfBenchmarks,
+    names: Annotated[list[str] | None, typer.Argument(help="Benchmarks (default: list them).")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Paired runs of each side.")] = 5,
 ) -> None:
     """Benchmarks of the README's numbers: two sides in turn, medians and their ratio."""
     from workflows.bench import run_benchmarks
 
-    given = {
-        "models": model,
-        "profiles": profile,
-        "batch_size": batch_size,
-        "weights": weights,
-        "num_samples": num_samples,
-        "kills": kills,
-        "compiled": compiled,
-        "minutes": minutes,
-        "output": output,
-    }
-    run_benchmarks(names or [], repeats=repeats, options={k: v for k, v in given.items() if v})
+    given = {name: value for name, value in vars(options).items() if value}
+    run_benchmarks(names or [], repeats=repeats, options=given)
 
 
 @app.command()
