@@ -52,7 +52,7 @@ def load_conditional_unet(card: Card, directory: Path, *, profile: Profile) -> A
     """
     from diffusers import UNet2DConditionModel
 
-    unet = load_component(UNet2DConditionModel, directory / "unet", profile.weights_dtype(card.precision))
+    unet = load_component(UNet2DConditionModel, directory / "unet", profile.loading_dtype(card.precision))
     check_shape(card, directory / "unet", unet.config)
     return unet
 

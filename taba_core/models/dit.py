@@ -43,7 +43,7 @@ def load(card: Card, source: Path | None, *, device: str, profile: Profile) -> N
     check_directory(card, directory)
     check_conditioning(card, directory, "class")
     folder = directory / "transformer"
-    transformer = load_component(DiTTransformer2DModel, folder, profile.weights_dtype(card.precision))
+    transformer = load_component(DiTTransformer2DModel, folder, profile.loading_dtype(card.precision))
     check_shape(card, folder, transformer.config)
     _check_size(card, folder, transformer.config)
     capacity = int(transformer.config["num_embeds_ada_norm"])

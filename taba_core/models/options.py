@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator
 
 from taba_core.errors import UsageError, unknown_name
-from taba_core.models.profile import ProfileName
+from taba_core.models.profile import KEY_NAMES, ProfileName, profile_in_key
 
 
 class ModelOptions(BaseModel):
@@ -55,11 +55,21 @@ class NetworkOptions(ModelOptions):
 
     profile: ProfileName = Field(
         default="exact",
-        description="precision: exact (float32, no TF32), reference (the paper's, see the card), fast (bfloat16)",
+        description="precision: exact (float32, no TF32; where unset, on CPUs), reference (the paper's, see the card; "
+        "where unset, on GPUs), fast (16 bits)",
     )
     compile: bool = Field(
         default=False, description="torch.compile: pays where a run is longer than compiling"
     )
+
+    @field_validator("profile", mode="before")
+    @classmethod
+    def _of_a_key(cls, value: Any) -> Any:
+        return profile_in_key(value) if isinstance(value, str) else value
+
+    @field_serializer("profile")
+    def _in_a_key(self, value: ProfileName) -> str:
+        return KEY_NAMES.get(value, value)
 
 
 OPTIONS: dict[str, type[ModelOptions]] = {"photo-mixture": PhotoMixtureOptions, "gaussian": GaussianOptions}

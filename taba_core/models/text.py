@@ -209,7 +209,7 @@ def load_clip_pair_encoder(
 
 def _load_text_model(kind: Any, directory: Path, card: Card, device: str, profile: Profile) -> Any:
     # Not `profile.prepare`: T5 keeps its output projections in float32 among half weights, and overflows without.
-    model = load_component(kind, directory, profile.weights_dtype(card.precision))
+    model = load_component(kind, directory, profile.loading_dtype(card.precision))
     return model.to(usable_device(device))
 
 

@@ -36,7 +36,7 @@ def load(card: Card, source: Path | None, *, device: str, profile: Profile) -> N
 
     directory = pipeline_directory(card, source)
     check_directory(card, directory)
-    unet = load_component(UNet2DModel, directory / "unet", profile.weights_dtype(card.precision))
+    unet = load_component(UNet2DModel, directory / "unet", profile.loading_dtype(card.precision))
     check_shape(card, directory / "unet", unet.config)
     names = _class_names(directory, unet.config)
     check_conditioning(card, directory, "class" if names else "none")
@@ -70,7 +70,7 @@ def load_codec(card: Card, directory: Path, *, device: str, profile: Profile) ->
     """
     if card.domain == "pixel":
         return None
-    dtype = profile.weights_dtype(card.precision)
+    dtype = profile.loading_dtype(card.precision)
     if (directory / "vqvae").is_dir():
         path = directory / "vqvae"
         return load_vq_codec(path, card.scaling_factor, device=device, dtype=dtype, profile=profile)

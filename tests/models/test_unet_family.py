@@ -225,6 +225,13 @@ def test_half_precision_does_not_leak_into_the_state(ldm, name, precision):
     assert model.codec.decode(x_0).dtype == torch.float32
 
 
+def test_fast_halves_the_network_and_leaves_autoencoder_and_norms_in_float32(ldm):
+    card = card_from_directory(ldm)
+    model = load(card, ldm, device="cpu", profile=profile_named("fast"))
+    assert card.precision == "fp32" and model.dtype == torch.bfloat16
+    assert next(model.codec.vae.parameters()).dtype == torch.float32
+
+
 def test_a_batch_equals_its_items(ldm):
     _, model = load_directory(ldm)
     x = normal(3, 3, 8, 8)

@@ -21,6 +21,21 @@ def test_a_step_of_the_true_architecture_is_timed_with_its_operations(capsys):
     assert row.n == "1 images" and "paper 0.211 ms an image" in row.target
 
 
+def test_a_step_that_compiles_for_too_long_is_stopped_and_the_file_says_so(tmp_path):
+    found = step.measure(
+        models=["adm-32"],
+        profiles=["exact"],
+        batch_size=1,
+        compiled=True,
+        compile_seconds=0.5,
+        output=str(tmp_path / "step.json"),
+    )
+    plain, compiled = json.loads((tmp_path / "step.json").read_text())["entries"]
+    assert plain["status"] == "measured" and plain["seconds"] == found.figures["adm-32_exact_seconds"]
+    assert compiled["compiled"] and compiled["status"].startswith("stopped after")
+    assert found.rows[1].median.startswith("stopped after")
+
+
 def test_a_profiles_drift_is_measured_on_a_checkpoint(data_dir, tmp_path):
     flags = json.loads((data_dir / "adm_flags.json").read_text())["adm32"]
     process = ("diffusion_steps", "noise_schedule", "rescale_timesteps", "predict_xstart")

@@ -148,7 +148,7 @@ def test_the_request_can_be_pasted_into_a_shell_and_leaves_nothing_out(tmp_path,
     words = subprocess.run(pasted, capture_output=True, text=True, check=True).stdout.splitlines()
     assert words[4:] == [
         *("slurm/full_repro.sh", "correlation", "--model", "adm-64", "--method", "fixed-point"),
-        *("--set", f"images={folder}", "--store", str(store), "--budget", "1PB"),
+        *("--set", f"images={folder}", "--store", str(store), "--budget", "1PB", "--device", "cpu"),
     ]
     own = locate(load_card("photo-adm"))
     print_plan(each_model(asked("fix", weights=str(own)), ["photo-adm"]), Machines(4, 4), as_json=False)

@@ -66,6 +66,30 @@ def test_a_share_of_devices_that_cannot_be_is_left_out_or_corrected(monkeypatch)
     assert [held(gpus_per_worker=share).num_gpus for share in (0.5, 1, 2)] == [0.5, 1, 2]
 
 
+@follows("--device cuda: ")
+@follows(": use cpu or cuda; without the option, GPUs where there are any.")
+@follows(": --device cpu asks for none; leave one of the two out.")
+def test_a_device_that_cannot_be_is_left_out_or_another(monkeypatch):
+    def held(**asked):
+        return worker_resources("ray", "local", embedded=False, **asked).num_gpus
+
+    monkeypatch.setattr(resources, "_has_gpu", lambda: False)
+    with pytest.raises(
+        UsageError, match="this machine has no GPU; use --device cpu, or leave the option out"
+    ):
+        held(device="cuda")
+    assert held(device="cpu") == held() == 0
+    with pytest.raises(
+        UsageError, match="--device gpu: use cpu or cuda; without the option, GPUs where there"
+    ):
+        held(device="gpu")
+    monkeypatch.setattr(resources, "_has_gpu", lambda: True)
+    assert held(device="cuda") == held() == 1 and held(device="cpu") == 0
+    with pytest.raises(UsageError, match=r"--gpus-per-worker 0\.5: --device cpu asks for none"):
+        held(device="cpu", gpus_per_worker=0.5)
+    assert held(device="cpu") == 0 and held(gpus_per_worker=0.5) == 0.5
+
+
 @follows(": use ray (the default), local or inline.")
 @follows("--executor inline has one worker; use --executor local for several threads.")
 def test_the_executors_that_a_refusal_names_exist():

@@ -29,6 +29,7 @@ NAMES = (
     "correlation-memory",
     "stats-scale",
     "step",
+    "gpu",
     "profile-drift",
     "adm-loop",
     "training",
@@ -41,7 +42,8 @@ NAMES = (
 )
 
 OPTIONS = {
-    "step": ("models", "profiles", "batch_size"),
+    "step": ("models", "profiles", "batch_size", "compiled", "output"),
+    "gpu": ("minutes", "output"),
     "profile-drift": ("models", "profiles", "weights", "num_samples"),
     "chaos": ("kills",),
     "box-error": ("num_samples", "networks"),

@@ -101,6 +101,7 @@ def _states(name: str, profile: str, weights: str | Path | None, n: int, T: int)
 
     from taba_core.diffusion.inversion import invert
     from taba_core.diffusion.sampling import generate
+    from taba_core.models.architectures import random_condition
     from taba_core.models.base import load_model
     from taba_core.models.grids import timestep_grid
     from taba_core.stats.regions import plain_mask
@@ -118,11 +119,14 @@ def _states(name: str, profile: str, weights: str | Path | None, n: int, T: int)
     batch = min(n, card.cost.batch_size if device == "cuda" else 8)
     for start in range(0, n, batch):
         x_T = torch.from_numpy(noise[start : start + batch]).to(device)
-        x_0 = generate(network, x_T, grid, x0_rule=rules.sampling_x0_rule)
+        # Networks with random weights read random conditions; the conditions of real ones are not asked for.
+        cond = {} if weights else random_condition(name, len(x_T), device)
+        x_0 = generate(network, x_T, grid, cond, x0_rule=rules.sampling_x0_rule)
         latent = invert(
             network,
             x_0,
             grid,
+            cond=cond,
             network_time=rules.network_time,
             levels=rules.levels,
             x0_rule=rules.inversion_x0_rule,
@@ -137,11 +141,8 @@ def _states(name: str, profile: str, weights: str | Path | None, n: int, T: int)
 
 
 def _random(name: str, device: str, profile: str) -> Any:
-    import torch
-
     from taba_core.models.architectures import random_network
     from taba_core.models.profile import profile_named
 
-    with torch.random.fork_rng():
-        torch.manual_seed(0)  # the same random weights under every profile
-        return random_network(name, device=device, profile=profile_named(profile))
+    # The same random weights under every profile.
+    return random_network(name, device=device, profile=profile_named(profile))

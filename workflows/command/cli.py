@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -100,6 +100,14 @@ ExecutorName = Annotated[
         "--executor", help="ray; without Ray: local (threads) or inline (the calling thread, to debug)."
     ),
 ]
+DeviceName = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        help="What networks are evaluated on: cpu (profile exact unless set) or cuda (the paper's profile, reference). "
+        "Default: GPUs where there are any; in a plan for nodes, GPUs.",
+    ),
+]
 Workers = Annotated[
     int | None, typer.Option("--workers", min=1, help="Workers (default: one per core or GPU).")
 ]
@@ -124,6 +132,7 @@ class Question:
     method: Method = "ddim"
     weights: Weights = None
     set_: Sets = None
+    device: DeviceName = None
 
     def parts(self, budget: str | None = None) -> list[Asked]:
         """The question of each model; see `workflows.planning.jobs.each_model`."""
@@ -131,6 +140,15 @@ class Question:
 
         asked = Asked(self.studies, self.store, "", self.method, self.set_ or [], self.weights, budget=budget)
         return each_model(asked, self.model or [default_model(self.studies, EMBEDDED_DEFAULT)])
+
+    def planned(self, budget: str | None = None, *, allocated: bool) -> list[Asked]:
+        """`parts`, each with the device of its network; see `workflows.execution.resources.planned_device`."""
+        from workflows.execution.resources import planned_device
+
+        return [
+            replace(part, device=planned_device(part.model, self.device, allocated=allocated))
+            for part in self.parts(budget)
+        ]
 
 
 @dataclass(frozen=True)
@@ -190,7 +208,7 @@ def plan(
     from workflows.planning.stages import Machines
 
     machines = None if nodes is None else Machines(nodes, workers_per_node)
-    print_plan(question.parts(budget), machines, as_json=json)
+    print_plan(question.planned(budget, allocated=nodes is not None), machines, as_json=json)
 
 
 @app.command()
@@ -213,7 +231,7 @@ def simulate(
     from workflows.planning.stages import Machines
 
     machines = with_nodes(Machines(1, workers_per_node), nodes)
-    print_simulation(question.parts(), machines, failures, seed)
+    print_simulation(question.planned(allocated=True), machines, failures, seed)
 
 
 @app.command(epilog=_SET_HELP)
@@ -233,7 +251,9 @@ def run(
     """Compute what is missing and only that, reduce it, write the report. Resumable: run it again."""
     from workflows.execution.run import run_studies
 
-    run_studies(question.parts(budget), **asdict(where), report=report, metrics=metrics)
+    run_studies(
+        question.parts(budget), **asdict(where), device=question.device, report=report, metrics=metrics
+    )
 
 
 @app.command()
@@ -295,33 +315,39 @@ def report(
         )
 
 
+@dataclass(frozen=True)
+class OfBenchmarks:
+    """Options of single benchmarks; `workflows.bench.OPTIONS` says which takes which."""
+
+    models: Annotated[
+        list[str] | None, typer.Option("--model", help="step, profile-drift: models; repeatable.")
+    ] = None
+    profiles: Annotated[
+        list[str] | None, typer.Option("--profile", help="reference, exact or fast; repeatable.")
+    ] = None
+    batch_size: Annotated[int | None, typer.Option(min=1, help="step: images per evaluation.")] = None
+    weights: Annotated[str | None, typer.Option(help="profile-drift: weights of the model.")] = None
+    num_samples: Annotated[int | None, typer.Option(min=2, help="profile-drift: images.")] = None
+    kills: Annotated[int | None, typer.Option(min=1, help="chaos: processes to kill.")] = None
+    compiled: Annotated[bool, typer.Option("--compiled", help="step: also through torch.compile.")] = False
+    minutes: Annotated[float | None, typer.Option(help="gpu: wall time in all (default: 4).")] = None
+    output: Annotated[
+        str | None, typer.Option(metavar="FILE", help="step, gpu: what was measured, as JSON.")
+    ] = None
+
+
 @app.command()
+@grouped
 def bench(
+    options: OfBenchmarks,
     names: Annotated[list[str] | None, typer.Argument(help="Benchmarks (default: list them).")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Paired runs of each side.")] = 5,
-    model: Annotated[
-        list[str] | None, typer.Option("--model", help="step, profile-drift: models; repeatable.")
-    ] = None,
-    profile: Annotated[
-        list[str] | None, typer.Option("--profile", help="reference, exact or fast; repeatable.")
-    ] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="step: images per evaluation.")] = None,
-    weights: Annotated[str | None, typer.Option(help="profile-drift: weights of the model.")] = None,
-    num_samples: Annotated[int | None, typer.Option(min=2, help="profile-drift: images.")] = None,
-    kills: Annotated[int | None, typer.Option(min=1, help="chaos: processes to kill.")] = None,
 ) -> None:
     """Benchmarks of the README's numbers: two sides in turn, medians and their ratio."""
     from workflows.bench import run_benchmarks
 
-    given = {
-        "models": model,
-        "profiles": profile,
-        "batch_size": batch_size,
-        "weights": weights,
-        "num_samples": num_samples,
-        "kills": kills,
-    }
-    run_benchmarks(names or [], repeats=repeats, options={k: v for k, v in given.items() if v})
+    given = {name: value for name, value in vars(options).items() if value}
+    run_benchmarks(names or [], repeats=repeats, options=given)
 
 
 @app.command()

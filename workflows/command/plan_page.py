@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import asdict
 from typing import Any
 
 from taba_core.artifacts.base import Artifact
@@ -15,6 +16,7 @@ from taba_core.models.cards import Card
 from taba_core.models.weights import status
 from taba_core.store import Store
 from taba_core.store.trainings import training_folder
+from workflows.configuration.numerics import numerics_line, profile_of
 from workflows.configuration.prompt_list import prompt_note
 from workflows.planning.budget import over_budget
 from workflows.planning.jobs import Asked, Job, check_all, notes_of
@@ -48,7 +50,7 @@ def print_plan(parts: list[Asked], machines: Machines | None, *, as_json: bool) 
         print(f"`taba run` here would refuse: {refusal}")
     print()
     for index, plan in enumerate(plans):
-        _print_what(plan)
+        _print_what(plan, jobs[index].asked.device)
         _print_trainings(jobs[index], store)
         if (
             len(plans) == 1
@@ -65,12 +67,14 @@ def print_plan(parts: list[Asked], machines: Machines | None, *, as_json: bool) 
         print(_request(jobs, tables))
 
 
-def _print_what(plan: Plan) -> None:
+def _print_what(plan: Plan, device: str) -> None:
     print(f"{plan.context.title}: {', '.join(s.name for s in plan.studies)}")
     asks_weights = not all(study.trained_model for study in plan.studies)
     here = not status(plan.context.card).startswith(("missing", "not trained"))
     if asks_weights and not here and plan.context.weights is None:
         print(f"weights: {status(plan.context.card)}")
+    if line := numerics_line(plan.context, device):
+        print(line)
     if guidance := plan.context.guidance.text:
         print(f"guidance: {guidance}; a prediction under a scale other than 1 takes two network evaluations")
     if note := prompt_note(plan.context.prompts):
@@ -140,7 +144,7 @@ def inversion_text(artifact: Artifact) -> str:
 
 
 def _print_costs(plan: Plan) -> None:
-    cost = plan.context.card.cost
+    cost = plan.cost
     if plan.least_evaluations_missing < plan.evaluations_missing:
         print(
             f"At least {count_text(plan.least_evaluations_missing)} network evaluations; what is said here is the most "
@@ -148,8 +152,8 @@ def _print_costs(plan: Plan) -> None:
         )
     print(
         f"{count_text(plan.evaluations_missing)} network evaluations (image-NFE) to do = "
-        f"{plan.hours(plan.evaluations_missing):.2f} {_hours_of(plan.context.card)} at {cost.step_seconds:g} s per "
-        f"step of {cost.batch_size} images ({cost.measured_on}); {plan.units} units; "
+        f"{plan.hours(plan.evaluations_missing):.2f} {_hours_of(plan.context.card)} at {cost.step_seconds:.4g} s per "
+        f"step of {cost.batch_size} images ({cost.source}); {plan.units} units; "
         f"{bytes_text(plan.bytes_total)} in {sum(p.num_files for p in plan.artifacts)} shard "
         f"files; about {bytes_text(plan.peak_memory)} of memory per worker."
     )
@@ -226,6 +230,9 @@ def _request(jobs: list[Job], tables: list[Timetable]) -> str:
     words += [] if asked.weights is None else ["--weights", asked.weights]
     words += [word for text in asked.assignments for word in ("--set", text)]
     words += ["--store", asked.store] + ([] if asked.budget is None else ["--budget", asked.budget])
+    # What was planned: on other devices a network has another profile, hence other keys.
+    devices = {job.asked.device for job in jobs if not job.context.card.embedded}
+    words += ["--device", *devices] if len(devices) == 1 else []
     return (
         "ask for:\n"
         f"  sbatch --nodes={machines.nodes} --gpus-per-node={machines.workers_per_node} "
@@ -241,11 +248,14 @@ def _as_json(jobs: list[Job], plans: list[Plan], tables: list[Timetable]) -> dic
         "models": [
             {
                 "model": plan.context.name,
+                "device": jobs[index].asked.device,
+                "profile": profile_of(plan.context)[0] or None,
                 "guidance_scale": plan.context.guidance.sampling,
                 "inversion_guidance_scale": plan.context.guidance.inversion,
                 "studies": [study.name for study in plan.studies],
                 "evaluations": plan.evaluations,
                 "evaluations_missing": plan.evaluations_missing,
+                "step": asdict(plan.cost),
                 "device_hours": plan.hours(plan.evaluations_missing),
                 "units": plan.units,
                 "bytes": plan.bytes_total,

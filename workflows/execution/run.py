@@ -7,6 +7,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from taba_core.models.base import card_with_options
 from taba_core.store import Store
 from taba_core.store.address import is_remote
 from workflows.analysis.study import declared_options
+from workflows.configuration.numerics import numerics_line
 from workflows.configuration.prompt_list import prompt_note
 from workflows.configuration.settings import stored_settings
 from workflows.execution.session import DRAIN_FILE, driving
@@ -45,6 +47,7 @@ def run_studies(
     workers: int | None,
     report: bool,
     gpus_per_worker: float | None = None,
+    device: str | None = None,
     metrics: bool = False,
 ) -> None:
     """Carry out `taba run`, one model after another, and print the headline table."""
@@ -55,10 +58,12 @@ def run_studies(
     on_cpu = {card_with_options(part.model, None).embedded for part in parts}
     chosen = {
         embedded: choose_executor(
-            executor, address, workers, embedded=embedded, gpus_per_worker=gpus_per_worker
+            executor, address, workers, embedded=embedded, gpus_per_worker=gpus_per_worker, device=device
         )
         for embedded in on_cpu
     }
+    if False in chosen and chosen[False][1].num_gpus:
+        parts = [replace(part, device="cuda") for part in parts]
     if executor == "ray" and parts[0].store.startswith("memory://"):
         raise UsageError(
             f"--store {parts[0].store}: it is in the memory of this process, where Ray's workers cannot write, and "
@@ -122,6 +127,8 @@ def _run_one(plan: Plan, store: Store, chosen: _Chosen, watch: Watch, code: dict
         f"({count_text(plan.evaluations_missing)} network evaluations, {bytes_text(plan.bytes_total)} in all).",
         flush=True,
     )
+    if line := numerics_line(plan.context, "cuda" if resources.num_gpus else "cpu"):
+        print(line, flush=True)
     if note := prompt_note(plan.context.prompts):
         print(f"prompts: {note}", flush=True)
     done = run_plan(plan, store, make_executor, resources, workers=workers, watch=watch)
@@ -171,6 +178,7 @@ def choose_executor(
     *,
     embedded: bool,
     gpus_per_worker: float | None = None,
+    device: str | None = None,
 ) -> _Chosen:
     """A factory of the executor (so that nothing starts if there is nothing to do), resources, worker count."""
     from workflows.execution.resources import worker_resources
@@ -182,7 +190,9 @@ def choose_executor(
     if name == "inline" and workers not in (None, 1):
         raise UsageError("--executor inline has one worker; use --executor local for several threads.")
     cores = 1 if name == "inline" else workers or _usable_cores()
-    resources = worker_resources(name, address, embedded=embedded, gpus_per_worker=gpus_per_worker)
+    resources = worker_resources(
+        name, address, embedded=embedded, gpus_per_worker=gpus_per_worker, device=device
+    )
     drain_file = os.environ.get(DRAIN_FILE)
 
     def make() -> Executor:

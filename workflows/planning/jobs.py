@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 
 from taba_core.artifacts.training import Training
 from taba_core.errors import UsageError
-from taba_core.models.base import model_notes
+from taba_core.models.base import card_with_options, model_notes
 from taba_core.store import Store
 from workflows.analysis.study import PAPER, Study, find_studies, read_settings
 from workflows.configuration.context import Context
 from workflows.configuration.given_images import images_notes
+from workflows.configuration.numerics import settings_on
 from workflows.planning.plan import Plan, make_plan
 
 # Several models by one name. Each is asked for the studies that the paper made with a model of it, or for all ("").
@@ -32,7 +33,8 @@ class Asked:
     """What a user typed: study names, store, model, method, `--set` texts, and weights in place of the fetched ones.
 
     `group` is the name that stood for several models, "" for a model named itself; `as_in_paper` keeps only the
-    studies the paper made with that model of its own; `budget` is the most bytes to store, as text.
+    studies the paper made with that model of its own; `budget` is the most bytes to store, as text; `device` is what
+    networks are evaluated on, cpu or cuda.
     """
 
     studies: list[str]
@@ -44,6 +46,7 @@ class Asked:
     group: str = ""
     as_in_paper: str = ""
     budget: str | None = None
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class Job:
 
     def plan(self, store: Store | None) -> Plan:
         """What the job misses in a store; see `workflows.planning.plan.make_plan`."""
-        return make_plan(self.context, self.studies, store)
+        return make_plan(self.context, self.studies, store, self.asked.device)
 
 
 def default_model(names: list[str], usual: str) -> str:
@@ -97,7 +100,9 @@ def check(asked: Asked) -> Job:
       UsageError: unknown names or impossible values.
     """
     chosen = find_studies(asked.studies)
-    context = Context(asked.model, asked.method, read_settings(asked.assignments), asked.weights, asked.store)
+    card = card_with_options(asked.model, None)
+    settings = settings_on(asked.device, card, read_settings(asked.assignments))
+    context = Context(asked.model, asked.method, settings, asked.weights, asked.store)
     context.chosen.check()
     context.chosen.check_guidance(context.guidance)
     context.chosen.check_rules(context.conventions)

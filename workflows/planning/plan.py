@@ -9,9 +9,11 @@ from taba_core.artifacts import layout as layouts
 from taba_core.artifacts.base import Artifact
 from taba_core.artifacts.request import Request
 from taba_core.errors import StoreError
+from taba_core.models.step_times import StepCost, step_cost
 from taba_core.store import ArtifactGroup, MissingShards, Store
 from workflows.analysis.study import Study
 from workflows.configuration.context import Context
+from workflows.configuration.numerics import profile_of
 from workflows.planning.chains import Chains
 from workflows.planning.extents import Extents
 from workflows.planning.planned import PlannedArtifact
@@ -30,6 +32,14 @@ class Plan:
     artifacts: list[PlannedArtifact]
     # By study name: what each reads.
     requests: Mapping[str, Mapping[str, Request]] = field(default_factory=dict)
+    # What networks are evaluated on: cpu or cuda.
+    device: str = "cpu"
+
+    @property
+    def cost(self) -> StepCost:
+        """Seconds of a network evaluation under the profile that is asked."""
+        profile, compiled = profile_of(self.context)
+        return step_cost(self.context.card, profile, compiled=compiled, device=self.device)
 
     @property
     def chains(self) -> Chains:
@@ -124,8 +134,8 @@ class Plan:
         )
 
     def hours(self, evaluations: int) -> float:
-        """Device hours of that many image-NFE on the card's measured step time."""
-        return evaluations * self.context.card.cost.image_seconds / 3600
+        """Device hours of that many image-NFE."""
+        return evaluations * self.cost.image_seconds / 3600
 
     @property
     def peak_memory(self) -> int:
@@ -159,7 +169,7 @@ class Plan:
         return planned.artifact.paths_in_memory * path.shard_bytes
 
 
-def make_plan(context: Context, chosen: list[Study], store: Store | None = None) -> Plan:
+def make_plan(context: Context, chosen: list[Study], store: Store | None = None, device: str = "cpu") -> Plan:
     """Collect what the studies ask, add what that reads, order it, and subtract what the store holds.
 
     Raises:
@@ -179,7 +189,7 @@ def make_plan(context: Context, chosen: list[Study], store: Store | None = None)
     ]
     for entry in planned:
         entry.missing = _missing(entry, store)
-    return Plan(context, chosen, planned, requests)
+    return Plan(context, chosen, planned, requests, device)
 
 
 def has_result(store: Store, name: str) -> bool:

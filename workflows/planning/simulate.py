@@ -1,7 +1,7 @@
 """`taba simulate`: a plan's real units through the real scheduler on nodes that exist only in a clock.
 
 Answers what a division cannot: how many nodes make sense when stages wait for each other, how long the tail is, what
-failures cost. Durations are the cards' measured step times, so the answer is as good as they are.
+failures cost. Durations are step times under the profile that is asked, so the answer is as good as they are.
 """
 
 from __future__ import annotations

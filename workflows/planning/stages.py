@@ -1,7 +1,8 @@
 """How long a plan takes on a cluster: stages in order of dependency, waves of units, the allocation to ask for.
 
-Durations come from the cards' measured step times, so they are estimates of computing alone; what they leave out
-(failures, uneven nodes, a busy file system) is what `taba simulate` adds, through the scheduler's own code.
+Durations come from step times under the profile that is asked (`taba_core.models.step_times`), so they are estimates of
+computing alone; what they leave out (failures, uneven nodes, a busy file system) is what `taba simulate` adds, through
+the scheduler's own code.
 """
 
 from __future__ import annotations
@@ -115,7 +116,7 @@ def unit_seconds(
     """Seconds one worker computes and writes a unit: the same shard of these parts, one after another."""
     evaluations = sum(part.evaluations_in(shard, chains.made_before(parts, part)) for part in parts)
     stored = sum(plan.bytes_of(part) * part.samples_in(shard) / part.num_samples for part in parts)
-    return evaluations * plan.context.card.cost.image_seconds, stored / WRITE_BYTES_PER_SECOND
+    return evaluations * plan.cost.image_seconds, stored / WRITE_BYTES_PER_SECOND
 
 
 def load_seconds(plan: Plan) -> float:
