@@ -12,7 +12,7 @@ import importlib
 import json
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from taba_core.artifacts.base import SCHEMA_VERSION
@@ -99,6 +99,22 @@ class Study(ABC):
             tables=tuple(tables),
             figures=tuple(figures),
             claims=(*all_claims(results, row_labels(results)), *claims),
+        )
+
+    def section_of_each(
+        self,
+        results: Sequence[xr.Dataset],
+        tables_of: Callable[..., tuple[Table, ...]],
+        figures_of: Callable[..., tuple[Figure, ...]],
+    ) -> Section:
+        """This study's part of the report where every table and figure shows one result; see `for_each`."""
+        from workflows.analysis.findings import for_each, row_labels
+
+        labels = row_labels(results)
+        return self.section(
+            results,
+            tables=for_each(tables_of, results, labels),
+            figures=for_each(figures_of, results, labels),
         )
 
     def option_key(self, context: Context) -> dict[str, Any]:

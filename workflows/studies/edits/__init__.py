@@ -21,7 +21,7 @@ from workflows.analysis.edits import (
     repaired,
     request_name,
 )
-from workflows.analysis.findings import Findings, for_each, row_labels
+from workflows.analysis.findings import Findings
 from workflows.analysis.inputs import PICTURE_DIMS
 from workflows.analysis.presentation import Section
 from workflows.analysis.step_counts import replaced_steps
@@ -107,12 +107,7 @@ class Edits(Study):
 
     def present(self, results: Sequence[xr.Dataset]) -> Section:
         """Tables 6 and 12 of each result with paired differences, and Figures 6 and 7."""
-        labels = row_labels(results)
-        return self.section(
-            results,
-            tables=for_each(tables_of, results, labels),
-            figures=for_each(figures_of, results, labels),
-        )
+        return self.section_of_each(results, tables_of, figures_of)
 
     def _asked(self, context: Context) -> tuple[Context, list[Start], int]:
         """The study's own settings, starts and T."""

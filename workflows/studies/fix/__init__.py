@@ -9,7 +9,7 @@ import xarray as xr
 from pydantic import Field
 
 from taba_core.artifacts.request import Request
-from workflows.analysis.findings import Findings, for_each, row_labels
+from workflows.analysis.findings import Findings
 from workflows.analysis.gaussianity import patch_features
 from workflows.analysis.presentation import Section
 from workflows.analysis.step_counts import replaced_steps
@@ -78,9 +78,4 @@ class Fix(Study):
 
     def present(self, results: Sequence[xr.Dataset]) -> Section:
         """Table 4 of each result, its bias-free companion, the sweep as curves, and Figure 22."""
-        labels = row_labels(results)
-        return self.section(
-            results,
-            tables=for_each(tables_of, results, labels),
-            figures=for_each(figures_of, results, labels),
-        )
+        return self.section_of_each(results, tables_of, figures_of)

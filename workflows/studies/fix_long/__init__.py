@@ -13,7 +13,7 @@ from taba_core.conventions import ForwardLevel
 from taba_core.stats.estimate import Estimate
 from taba_core.stats.verdict import every, positive
 from workflows.analysis.closed_form import latent_theory
-from workflows.analysis.findings import Findings, for_each, interval_numbers, row_labels
+from workflows.analysis.findings import Findings, interval_numbers
 from workflows.analysis.gaussianity import patch_features
 from workflows.analysis.preferred import with_preferred
 from workflows.analysis.presentation import Section
@@ -88,12 +88,7 @@ class FixLong(Study):
 
     def present(self, results: Sequence[xr.Dataset]) -> Section:
         """Table 9 of each result, its bias-free companion, and the sweep as curves."""
-        labels = row_labels(results)
-        return self.section(
-            results,
-            tables=for_each(tables_of, results, labels),
-            figures=for_each(figures_of, results, labels),
-        )
+        return self.section_of_each(results, tables_of, figures_of)
 
 
 def _sweep(context: Context) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from taba_core.artifacts.request import Request
 from taba_core.errors import UsageError
 from taba_core.stats.estimate import Estimate
 from taba_core.stats.set_comparison import DENSITY_K, MEASURES, compare_sets
-from workflows.analysis.findings import Findings, for_each, row_labels
+from workflows.analysis.findings import Findings
 from workflows.analysis.inputs import PICTURE_DIMS
 from workflows.analysis.measured import features_of
 from workflows.analysis.presentation import Section
@@ -110,12 +110,7 @@ class InterpolationStudy(Study):
 
     def present(self, results: Sequence[xr.Dataset]) -> Section:
         """Figure 5 and its numbers by extractor, and Figure 23."""
-        labels = row_labels(results)
-        return self.section(
-            results,
-            tables=for_each(tables_of, results, labels),
-            figures=for_each(figures_of, results, labels),
-        )
+        return self.section_of_each(results, tables_of, figures_of)
 
 
 def _compared(context: Context, steps: int) -> dict[str, SampleSource]:

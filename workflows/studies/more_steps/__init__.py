@@ -13,7 +13,7 @@ from taba_core.artifacts.request import Request
 from taba_core.stats.estimate import Estimate
 from taba_core.stats.regions import RegionError
 from workflows.analysis.closed_form import flat_mode_latent, lag_theory, latent_theory
-from workflows.analysis.findings import Findings, for_each, row_labels
+from workflows.analysis.findings import Findings
 from workflows.analysis.gaussianity import MEASURES, find_floors, gaussianity, named, patch_features, stacked
 from workflows.analysis.inputs import PICTURE_DIMS
 from workflows.analysis.preferred import with_preferred
@@ -122,12 +122,7 @@ class MoreSteps(Study):
 
     def present(self, results: Sequence[xr.Dataset]) -> Section:
         """Table 8 with its companions, the sweep as curves, and Figure 9."""
-        labels = row_labels(results)
-        return self.section(
-            results,
-            tables=for_each(tables_of, results, labels),
-            figures=for_each(figures_of, results, labels),
-        )
+        return self.section_of_each(results, tables_of, figures_of)
 
 
 def compared_steps(context: Context) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from taba_core.artifacts.request import Request
 from taba_core.artifacts.training import Training
 from taba_core.errors import UsageError
 from taba_core.metrics.extractor import extractor_named
-from workflows.analysis.findings import Findings, for_each, row_labels
+from workflows.analysis.findings import Findings
 from workflows.analysis.inputs import PICTURE_DIMS
 from workflows.analysis.preferred import with_preferred
 from workflows.analysis.presentation import Section
@@ -113,12 +113,7 @@ class TrainingStudy(Study):
 
     def present(self, results: Sequence[xr.Dataset]) -> Section:
         """Figures 16 to 21 with their numbers, the loss and the held-out errors."""
-        labels = row_labels(results)
-        return self.section(
-            results,
-            tables=for_each(tables_of, results, labels),
-            figures=for_each(figures_of, results, labels),
-        )
+        return self.section_of_each(results, tables_of, figures_of)
 
 
 def _trainings(context: Context) -> tuple[Training, ...]:
