@@ -17,7 +17,7 @@ def test_every_name_is_there_and_others_are_not():
     with pytest.raises(
         AttributeError, match="module 'cluster' has no attribute 'Nodes'; it has: ClusterError, "
     ):
-        cluster.Nodes  # noqa: B018
+        cluster.Nodes
 
 
 def test_the_import_loads_no_part_of_the_package():
