@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from workflows.execution.watch import Watch
 
     # How to make an executor, what each worker holds, how many workers.
-    _Chosen = tuple[Callable[[], Executor], Resources, int]
+    Chosen = tuple[Callable[[], Executor], Resources, int]
 
 EXECUTORS = ("ray", "local", "inline")
 
@@ -99,7 +99,7 @@ def run_studies(
 
 
 def _run_each(
-    plans: list[Plan], store: Store, chosen: Mapping[bool, _Chosen], watch: Watch, code: dict[str, str]
+    plans: list[Plan], store: Store, chosen: Mapping[bool, Chosen], watch: Watch, code: dict[str, str]
 ) -> None:
     """One model after another; units of one that failed for good do not keep the others from running."""
     from workflows.execution.engine import FailedUnitsError
@@ -107,7 +107,7 @@ def _run_each(
     failed: dict[str, FailedUnitsError] = {}
     for plan in plans:
         try:
-            _run_one(plan, store, chosen[plan.context.card.embedded], watch, code)
+            run_one(plan, store, chosen[plan.context.card.embedded], watch, code)
         except FailedUnitsError as error:
             if len(plans) == 1:
                 raise
@@ -116,7 +116,7 @@ def _run_each(
         raise FailedUnitsError(" ".join(f"{title}: {error}" for title, error in failed.items()))
 
 
-def _run_one(plan: Plan, store: Store, chosen: _Chosen, watch: Watch, code: dict[str, str]) -> None:
+def run_one(plan: Plan, store: Store, chosen: Chosen, watch: Watch, code: dict[str, str]) -> None:
     from workflows.execution.engine import log_run, run_plan
 
     started, clock = datetime.now(UTC), time.monotonic()
@@ -179,7 +179,7 @@ def choose_executor(
     embedded: bool,
     gpus_per_worker: float | None = None,
     device: str | None = None,
-) -> _Chosen:
+) -> Chosen:
     """A factory of the executor (so that nothing starts if there is nothing to do), resources, worker count."""
     from workflows.execution.resources import worker_resources
 
