@@ -48,7 +48,9 @@ class ImageList(SampleSource):
     def _of_the_kind_that_images_have(cls, value: str | int | None, info: Any) -> str | int | None:
         kind = {str: "prompt", int: "class"}.get(type(value))
         if kind is not None and info.data.get("conditioning") != kind:
-            raise ValueError(f"condition={value!r} of conditioning={info.data.get('conditioning')}: it is a {kind}.")
+            raise ValueError(
+                f"condition={value!r} of conditioning={info.data.get('conditioning')}: it is a {kind}."
+            )
         return value
 
     @property

@@ -103,7 +103,9 @@ def open_images_at(location: str | Path) -> ImageCollection:
     if path.is_file():
         return ImageCollection(path.parent, (path,), alone=True)
     if not path.is_dir():
-        raise UsageError(f"'{location}': there is no such image or folder. Give an image, or a folder of images.")
+        raise UsageError(
+            f"'{location}': there is no such image or folder. Give an image, or a folder of images."
+        )
     return open_images(path)
 
 

@@ -73,7 +73,10 @@ def variants(steps: int, counts: Sequence[int], seeds: Sequence[int]) -> list[Va
             continue
         rows += [
             Variant(
-                f"edit-K{count}-seed{seed}", f"edit, repaired\n{100 * count / steps:g} % (seed {seed})", count, seed
+                f"edit-K{count}-seed{seed}",
+                f"edit, repaired\n{100 * count / steps:g} % (seed {seed})",
+                count,
+                seed,
             )
             for seed in seeds
         ]
@@ -96,7 +99,7 @@ def picture_requests(
         if row.name == SOURCE:
             asked[row.name] = context.request(images, images.always_stored(latent=latent))
             continue
-        inversion = own.inversion(images, row.forward_steps or 0)
+        inversion = own.inversion(images, row.forward_steps or 0, num_inference_steps=steps)
         if row.name == RECONSTRUCTION:
             back = own.reconstruction(inversion)
             asked[row.name] = (

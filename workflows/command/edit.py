@@ -29,7 +29,7 @@ Prompt = Annotated[
         "--prompt",
         metavar="SOURCE",
         help="What the images show: a prompt, or a class. Default: what their folder says; without captions a text "
-        "model inverts under the empty prompt.",
+        "model inverts under the empty prompt, which keeps less of the image.",
     ),
 ]
 Model = Annotated[
@@ -55,8 +55,8 @@ Scale = Annotated[
     typer.Option(
         "--guidance-scale",
         metavar="W",
-        help="Classifier-free guidance of the edits; 1 is none. Default: 3 of the networks that come with taba, 7.5 of "
-        "others, 1 where a model cannot be guided. Inversion and reconstruction are not guided.",
+        help="Classifier-free guidance of the edits; 1 is none. Default: 7.5 of Stable Diffusion, 3 of others, 1 where "
+        "a model cannot be guided. Inversion and reconstruction are not guided.",
     ),
 ]
 Steps = Annotated[int, typer.Option("--steps", min=1, help="T, steps of the inversion and of the sampler.")]

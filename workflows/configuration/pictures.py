@@ -23,7 +23,9 @@ from workflows.configuration.edits import check_condition
 from workflows.configuration.given_images import image_list
 
 TEXT_MODEL, CLASS_MODEL = "photo-if", "photo-dit"
-_ENLARGED = 2  # most times that a picture is enlarged: what is interpolated is plain, and plain areas invert badly
+_ENLARGED = (
+    2  # most times that a picture is enlarged: what is interpolated is plain, and plain areas invert badly
+)
 _NAMED = 12  # names of classes in a message
 
 Condition = str | int
@@ -75,6 +77,11 @@ class PictureContext(Context):
     def notes(self) -> list[str]:
         """What a user should know before anything is computed: files that are no images, words that are not known."""
         found = [self.pictures.skipped] if self.pictures is not None else []
+        if self.condition == "":
+            found.append(
+                "the images are inverted under the empty prompt; a prompt that says what they show (--prompt) keeps more "
+                "of them."
+            )
         if self.conditioning == "prompt":
             asked = {"--to": str(self.target), "--prompt": str(self.condition or "")}
             for name, prompt in asked.items():
@@ -106,7 +113,9 @@ def with_pictures(context: Context, place: str, prompt: str | None, target: str)
     """
     if context.card.conditional == "none":
         check_condition("none", context.card)
-    model_spec(context.model, context.settings.model_options, context.weights)  # its weights are needed from here on
+    model_spec(
+        context.model, context.settings.model_options, context.weights
+    )  # its weights are needed from here on
     pictures = open_images_at(Path(place).expanduser().resolve())
     by_class = context.card.conditional == "class"
     own = pictures.classes if by_class else pictures.captions
@@ -132,7 +141,9 @@ def with_pictures(context: Context, place: str, prompt: str | None, target: str)
 
 def _given(context: Context, pictures: ImageCollection, prompt: str | None, read: _Reader) -> Condition:
     """The condition of all pictures. Raises UsageError: none of a class model, or their folder says another of each."""
-    kind, own = ("class", pictures.classes) if context.card.conditional == "class" else ("text", pictures.captions)
+    kind, own = (
+        ("class", pictures.classes) if context.card.conditional == "class" else ("text", pictures.captions)
+    )
     if prompt is None:
         if kind == "text":
             return ""
@@ -161,7 +172,9 @@ def _reader(context: Context) -> _Reader:
         refuse_characters(prompt, what, json_text=False)
         check_prompt_length(card, spec.location, prompt, what)
         if len(prompt.encode()) > PROMPT_BYTES:
-            raise UsageError(f"{what}: the prompt has more than the {PROMPT_BYTES} bytes that are stored. Shorten it.")
+            raise UsageError(
+                f"{what}: the prompt has more than the {PROMPT_BYTES} bytes that are stored. Shorten it."
+            )
         return prompt
 
     return read

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
     from taba_core.artifacts.request import Request
 
-# w of edits where the user says none: of the networks that come with taba, and of published ones.
-_GUIDANCE = {True: 3.0, False: 7.5}
+# w of edits where the user says none: of text models on latents (Stable Diffusion), and of all others.
+_TEXT_GUIDANCE, _GUIDANCE = 7.5, 3.0
 TARGETS = "targets.jsonl"
 
 
@@ -93,7 +93,9 @@ def edit_pictures(
     context, rows, scale = prepare(asked, store, network_device)
     folder = _output(output, context, asked.target)
     if where["executor"] == "ray" and store.startswith("memory://"):
-        raise UsageError(f"--store {store}: Ray's workers cannot write to the memory of this process; use a directory.")
+        raise UsageError(
+            f"--store {store}: Ray's workers cannot write to the memory of this process; use a directory."
+        )
     context = context.with_targets(folder / TARGETS)
     requests = picture_requests(context, asked.steps, rows, scale)
     for note in (*model_notes(context.model_spec), *context.notes):
@@ -120,9 +122,12 @@ def prepare(asked: EditAsked, store: str, device: str) -> tuple[PictureContext, 
       UsageError: as `with_pictures`; a method that the model cannot have, or steps, seeds or guidance that cannot be.
     """
     card = card_with_options(str(asked.model), None)
-    settings = settings_on(device, card, Settings(num_inference_steps=asked.steps))
+    # Exact: a rule that clips or thresholds x_0 cannot be undone, and would change what an edit should keep.
+    settings = settings_on(device, card, Settings(num_inference_steps=asked.steps, conventions="exact"))
     if asked.seeds < 1 or settings.forward_seed + asked.seeds - 1 > MAX_SEED:
-        raise UsageError(f"--seeds {asked.seeds}: give how many forward noises each repaired latent gets, 1 or more.")
+        raise UsageError(
+            f"--seeds {asked.seeds}: give how many forward noises each repaired latent gets, 1 or more."
+        )
     plain = Context(str(asked.model), asked.method, settings, asked.weights, store)
     plain.chosen.check()
     plain.chosen.check_rules(plain.conventions)
@@ -142,7 +147,8 @@ def _default_guidance(context: PictureContext) -> float:
     """w of edits where the user says none; 1 of a model that cannot be guided."""
     if why_no_null_condition(context.card):
         return UNGUIDED
-    return _GUIDANCE[context.card.runs_anywhere]
+    on_latents = context.card.domain == "latent" and context.card.conditional == "text"
+    return _TEXT_GUIDANCE if on_latents else _GUIDANCE
 
 
 def _files(context: PictureContext) -> tuple[Path, ...]:
@@ -158,11 +164,15 @@ def _output(output: Path | None, context: PictureContext, target: str) -> Path:
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"--output {output}: the folder cannot be made ({error.strerror}). Give another.") from None
+        raise UsageError(
+            f"--output {output}: the folder cannot be made ({error.strerror}). Give another."
+        ) from None
     return output
 
 
-def _pictures(store: Store, context: PictureContext, requests: Mapping[str, Request]) -> dict[str, NDArray[np.uint8]]:
+def _pictures(
+    store: Store, context: PictureContext, requests: Mapping[str, Request]
+) -> dict[str, NDArray[np.uint8]]:
     """By row the pictures of all images as 8-bit levels, (n, 3, H, W), or (n, 1, H, W) of grey ones."""
     inputs = Inputs(
         store, requests, sample_shape=context.card.sample_shape, scheduler="synchronous", workers=1

@@ -55,7 +55,9 @@ class Edited:
         source, found = self.pictures[SOURCE].astype(np.float64), {}
         for row in self.rows[1:]:
             other = self.pictures[row.name].astype(np.float64)
-            found[row.name] = {"mean_difference": (np.abs(other - source).mean(axis=(1, 2, 3)) / _LEVELS).tolist()}
+            found[row.name] = {
+                "mean_difference": (np.abs(other - source).mean(axis=(1, 2, 3)) / _LEVELS).tolist()
+            }
             if min(source.shape[2:]) >= WINDOW:
                 found[row.name]["ssim"] = structural_similarity(source, other, 255.0).tolist()
         return found
@@ -105,7 +107,10 @@ def _remove_earlier(folder: Path) -> None:
     """Remove the pictures and sheets that the folder's own edits.json lists."""
     try:
         held = json.loads((folder / EDITS).read_text(encoding="utf-8"))
-        names = [*held["sheets"], *(made["file"] for image in held["images_edited"] for made in image["pictures"])]
+        names = [
+            *held["sheets"],
+            *(made["file"] for image in held["images_edited"] for made in image["pictures"]),
+        ]
     except (OSError, ValueError, KeyError, TypeError):
         return
     for name in names:
@@ -120,7 +125,9 @@ def _write_image(edited: Edited, index: int, folder: Path) -> dict[str, Any]:
         name = f"{edited.names[index]}--{row.name}.png"
         content = _png(edited.pictures[row.name][index])
         (folder / name).write_bytes(content)
-        distances = {key: round(values[index], 6) for key, values in edited.distances.get(row.name, {}).items()}
+        distances = {
+            key: round(values[index], 6) for key, values in edited.distances.get(row.name, {}).items()
+        }
         made.append(
             {
                 "file": name,
