@@ -198,7 +198,7 @@ def test_one_condition_of_all_images_is_another_artifact_by_its_pixels_and_condi
     given = ImageList(**shared, fingerprint="f", conditioning="prompt", condition="a cat")
     assert by_hand.key == given.key and from_attrs(given.attrs()).condition == "a cat"
     for conditioning, condition in (("class", "a cat"), ("prompt", 3), ("none", 3)):
-        with pytest.raises(ValueError, match="it is a (prompt|class)"):
+        with pytest.raises(ValueError, match=r"it is a (prompt|class)"):
             ImageList(**shared, fingerprint="f", conditioning=conditioning, condition=condition)
     assert Inversion(source=given, num_inference_steps=2).samples.condition_variables == (
         "class_id",

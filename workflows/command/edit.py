@@ -89,12 +89,14 @@ def edit(
     store: StorePath = DEFAULT_STORE,
     device: DeviceName = None,
 ) -> None:
-    """Edit your own photographs: invert them, repair their latents by forward noise, and sample another prompt or class.
+    """Edit your own photographs: invert them, repair their latents, and sample another prompt or class.
 
-    Each image becomes its centre square in the size of the model. The folder of the output gets every picture as a PNG
-    file, contact-sheet.png (source, reconstruction, edit from the latent, edits from repaired latents by seed) and
-    edits.json (settings, seeds, hashes, distances from the source). Arrays lie in the store: run it again, and only
-    what is missing is computed.
+    Each image is taken as its centre square in the size of the model. Its latent is repaired by forward noise in place
+    of the first K steps of the inversion, once with each seed.
+
+    The output folder gets every picture as a PNG file; contact-sheet.png with the source, its reconstruction, the edit
+    from the latent and the edits from repaired latents; and edits.json with settings, seeds, hashes, distances from
+    the source and seconds. The arrays are in the store: the same command computes only what is missing there.
     """
     from workflows.execution.edit import EditAsked, edit_pictures
 

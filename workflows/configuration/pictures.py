@@ -79,8 +79,8 @@ class PictureContext(Context):
         found = [self.pictures.skipped] if self.pictures is not None else []
         if self.condition == "":
             found.append(
-                "the images are inverted under the empty prompt; a prompt that says what they show (--prompt) keeps more "
-                "of them."
+                "the images are inverted under the empty prompt; a prompt that says what they show (--prompt) keeps "
+                "more of them."
             )
         if self.conditioning == "prompt":
             asked = {"--to": str(self.target), "--prompt": str(self.condition or "")}

@@ -27,7 +27,7 @@ from workflows.configuration.numerics import settings_on
 from workflows.configuration.pictures import PictureContext, default_model, with_pictures
 from workflows.configuration.settings import MAX_SEED, Settings
 from workflows.execution.engine import convention_line
-from workflows.execution.run import check_room, choose_executor, code_digests, run_one
+from workflows.execution.run import check_room, check_store, choose_executor, code_digests, run_one
 from workflows.execution.session import driving
 from workflows.planning.plan import plan_requests
 from workflows.report.edited import Edited, write_edited
@@ -90,12 +90,9 @@ def edit_pictures(
         device=device,
     )
     network_device = "cuda" if chosen[1].num_gpus else "cpu"
+    check_store(where["executor"], store)
     context, rows, scale = prepare(asked, store, network_device)
     folder = _output(output, context, asked.target)
-    if where["executor"] == "ray" and store.startswith("memory://"):
-        raise UsageError(
-            f"--store {store}: Ray's workers cannot write to the memory of this process; use a directory."
-        )
     context = context.with_targets(folder / TARGETS)
     requests = picture_requests(context, asked.steps, rows, scale)
     for note in (*model_notes(context.model_spec), *context.notes):

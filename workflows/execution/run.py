@@ -64,11 +64,7 @@ def run_studies(
     }
     if False in chosen and chosen[False][1].num_gpus:
         parts = [replace(part, device="cuda") for part in parts]
-    if executor == "ray" and parts[0].store.startswith("memory://"):
-        raise UsageError(
-            f"--store {parts[0].store}: it is in the memory of this process, where Ray's workers cannot write, and "
-            "gone with it; use a directory or s3://BUCKET/PREFIX."
-        )
+    check_store(executor, parts[0].store)
     observe = _metrics(executor) if metrics else None
     jobs, opened = check_all(parts, write=True)
     assert opened is not None
@@ -117,6 +113,14 @@ def _run_each(
 
 
 def run_one(plan: Plan, store: Store, chosen: Chosen, watch: Watch, code: dict[str, str]) -> None:
+    """Compute and analyse what one plan misses, say what it is and took, and write a line to the store's log.
+
+    Args:
+      chosen: as `choose_executor` gives it.
+      code: digests of the packages that run, for the log.
+    Raises:
+      FailedUnitsError: units failed for good. WorkError: the disk or the cluster refuses.
+    """
     from workflows.execution.engine import log_run, run_plan
 
     started, clock = datetime.now(UTC), time.monotonic()
@@ -148,6 +152,15 @@ def _metrics(executor: str) -> Callable[[Outcome, int], None]:
     from cluster.ray.metrics import RunMetrics
 
     return RunMetrics()
+
+
+def check_store(executor: str, store: str) -> None:
+    """Refuse (UsageError) a store that the workers of this executor cannot write to."""
+    if executor == "ray" and store.startswith("memory://"):
+        raise UsageError(
+            f"--store {store}: it is in the memory of this process, where Ray's workers cannot write, and gone with "
+            "it; use a directory or s3://BUCKET/PREFIX."
+        )
 
 
 def check_room(plans: list[Plan], directory: Path) -> None:
