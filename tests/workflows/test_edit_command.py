@@ -102,7 +102,7 @@ def test_the_same_command_computes_nothing_and_another_target_shares_the_inversi
     lines = [line for line in again.splitlines() if line.startswith(("00.png: ", "01.png: "))]
     assert (
         len(lines) == 2
-        and "edits repaired by 1 steps" in lines[0]
+        and "edits repaired with K=1" in lines[0]
         and str(output / "contact-sheet.png") in again
     )
     other = [*command[:3], "temple", *command[4:]]

@@ -191,6 +191,7 @@ def _facts(
         "to": asked.target,
         "target": context.target,
         "prompt": context.condition,
+        "model_title": context.card.title,
         "model": context.model_spec.model_dump(mode="json", exclude={"card"}),
         "method": asked.method,
         "method_options": context.chosen.options,

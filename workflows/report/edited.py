@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,12 @@ from workflows.analysis.picture_edits import LATENT, RECONSTRUCTION, SOURCE, Var
 from workflows.report.grids import image_tiles, tile_grid
 from workflows.report.style import figure_files
 
+EDITS = "edits.json"
 Pictures = NDArray[np.uint8]
 COLUMNS = 8  # images side by side on one sheet
 _TILE, _LABELS = 1.15, 1.3  # inches: a tile, the labels of the rows
 _NAME = 18  # characters of an image's name above its column
+_TITLE = 14  # characters of the title above each column, and above the labels
 _LEVELS = 127.5  # 8-bit levels in a unit of [-1, 1]
 
 
@@ -35,13 +38,13 @@ class Edited:
     Attributes:
       files: the images, n. rows: what was made of each, the source first.
       pictures: by row, uint8 (n, 1 or 3, H, W), as the model sees them.
-      facts: of all images, as edits.json says them.
+      facts: of all images, as edits.json says them; `to` and `model_title` are in the title of the sheets.
     """
 
     files: tuple[Path, ...]
     rows: tuple[Variant, ...]
     pictures: Mapping[str, Pictures]
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any]
 
     @cached_property
     def names(self) -> list[str]:
@@ -62,6 +65,11 @@ class Edited:
                 found[row.name]["ssim"] = structural_similarity(source, other, 255.0).tolist()
         return found
 
+    def title(self) -> str:
+        """Of the sheets: the model and what the edits are asked for, broken to the width of the columns."""
+        text = f"{self.facts['model_title']}, edited to: {self.facts['to']}"
+        return textwrap.fill(text, _TITLE * min(len(self.files), COLUMNS) + _TITLE)
+
     def lines(self) -> list[str]:
         """One line an image: how far from the source each start leads, as mean |difference|."""
         return [f"{file.name}: {self._line(index)}" for index, file in enumerate(self.files)]
@@ -77,7 +85,7 @@ class Edited:
                 parts.append(f"edit from the latent {of(LATENT):.3f}")
             else:
                 spread = f"{min(values):.3f}" + (f" to {max(values):.3f}" if len(values) > 1 else "")
-                parts.append(f"edits repaired by {count} steps {spread}")
+                parts.append(f"edits repaired with K={count} {spread}")
         return "mean |difference| from the source: " + ", ".join(parts)
 
 
@@ -98,9 +106,6 @@ def write_edited(edited: Edited, folder: Path, started: float) -> list[Path]:
     }
     (folder / EDITS).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return sheets
-
-
-EDITS = "edits.json"
 
 
 def _remove_earlier(folder: Path) -> None:
@@ -162,8 +167,8 @@ def _write_sheets(edited: Edited, folder: Path) -> list[Path]:
             [image_tiles(edited.pictures[row.name][columns]) for row in edited.rows],
             [row.label for row in edited.rows],
             names,
-            str(edited.facts.get("title", "")),
-            _LABELS + _TILE * max(len(names), 2),
+            edited.title(),
+            _LABELS + _TILE * len(names),
         )
         number = start // COLUMNS + 1
         sheet = folder / ("contact-sheet.png" if number == 1 else f"contact-sheet-{number}.png")
