@@ -65,10 +65,10 @@ class Edited:
                 found[row.name]["ssim"] = structural_similarity(source, other, 255.0).tolist()
         return found
 
-    def title(self) -> str:
-        """Of the sheets: the model and what the edits are asked for, broken to the width of the columns."""
+    def title(self, columns: int) -> str:
+        """Of a sheet: the model and what the edits are asked for, broken to the width of so many columns."""
         text = f"{self.facts['model_title']}, edited to: {self.facts['to']}"
-        return textwrap.fill(text, _TITLE * min(len(self.files), COLUMNS) + _TITLE)
+        return textwrap.fill(text, _TITLE * (columns + 1))
 
     def lines(self) -> list[str]:
         """One line an image: how far from the source each start leads, as mean |difference|."""
@@ -167,7 +167,7 @@ def _write_sheets(edited: Edited, folder: Path) -> list[Path]:
             [image_tiles(edited.pictures[row.name][columns]) for row in edited.rows],
             [row.label for row in edited.rows],
             names,
-            edited.title(),
+            edited.title(len(names)),
             _LABELS + _TILE * len(names),
         )
         number = start // COLUMNS + 1
