@@ -76,7 +76,7 @@ def test_a_target_that_is_no_class(folder):
     assert (context.target, context.condition) == (8, 1)
 
 
-@follows(": this is what the images show already; ")
+@follows(": this is what the images show already; give ")
 def test_what_the_images_show_already(folder, tmp_path):
     assert "--to cat: this is what the images show already" in says(folder, target="cat")
     mixed = save_pictures(tmp_path / "mixed", 2)
@@ -111,7 +111,6 @@ def test_captions_that_do_not_match_the_images_are_refused_as_everywhere(tmp_pat
     assert "the prompt has 82 tokens" in says(own, "the flower", None, "photo-if")
 
 
-@follows("its start and end marks among them. Shorten it by ")
 def test_a_prompt_longer_than_the_encoder_reads(folder):
     # 76 words and the end mark are 77 tokens; one word more does not fit.
     words = " ".join(["cat"] * 76)
@@ -164,6 +163,26 @@ def test_an_output_that_is_a_file(folder, tmp_path, capsys):
     assert "out: the folder cannot be made" in refused(capsys, *common, "--output", file)
     assert file.read_text() == "mine" and not (tmp_path / "store").exists()
     assert taba(*common, "--output", tmp_path / "another") == 0
+
+
+@follows(": give a number above 0; ")
+def test_guidance_that_cannot_be(folder):
+    for scale in (0.0, -1.0, float("nan"), float("inf")):
+        assert "--guidance-scale " in (message := says(folder, guidance_scale=scale)) and "above 0" in message
+    assert planned(folder, guidance_scale=1.0)[2] == 1.0
+
+
+@follows("' guides its own sampler; leave ")
+def test_a_method_that_guides_by_itself_takes_no_other_guidance(folder):
+    text = (folder, "the temple", "the cat", "photo-if")
+    own = {"method": "negative-prompt", "forward_steps": ("0",)}
+    assert "'negative-prompt' guides its own sampler" in says(*text, guidance_scale=2.0, **own)
+    assert planned(*text, **own)[2] == 1.0
+
+
+def test_the_closed_form_mixture_is_edited_by_its_classes(folder):
+    context, rows, _ = planned(folder, model="photo-mixture")
+    assert context.conditioning == "class" and context.title == "Photo mixture on two" and len(rows) == 7
 
 
 def test_a_word_that_a_small_vocabulary_lacks_is_said_and_so_is_the_empty_prompt(folder):

@@ -52,6 +52,11 @@ class PictureContext(Context):
         """The pictures; one is enough, because no table averages over them."""
         return self.pictures
 
+    @property
+    def title(self) -> str:
+        """The model, and the image or folder."""
+        return self.card.title + (f" on {self.pictures.location.name}" if self.pictures is not None else "")
+
     def images(self, num_inference_steps: int) -> ImageList:
         """The artifact of the pictures. Raises UsageError: pictures that the model cannot work on, or a T."""
         assert self.pictures is not None, "made with pictures"
@@ -129,7 +134,7 @@ def with_pictures(context: Context, place: str, prompt: str | None, target: str)
         for caption in dict.fromkeys(pictures.captions):
             read(f"{pictures.folder / METADATA}, '{caption[:40]}'", caption)
     if set(pictures.classes if by_class else pictures.captions) == {wanted}:
-        raise UsageError(f"--to {target}: this is what the images show already; ask for something else.")
+        raise UsageError(f"--to {target}: this is what the images show already; give another target.")
     _check_sizes(pictures, context.card.image_size)
     settings = context.settings.model_copy(
         update={"images": str(pictures.location), "conditioning": "class" if by_class else "prompt"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 import time
@@ -131,17 +132,30 @@ def prepare(asked: EditAsked, store: str, device: str) -> tuple[PictureContext, 
     context = with_pictures(plain, asked.place, asked.prompt, asked.target)
     counts = replaced(context, asked.steps, asked.forward_steps)
     seeds = [settings.forward_seed + index for index in range(asked.seeds)]
-    scale = asked.guidance_scale
-    if scale is None:
-        scale = _default_guidance(context)
+    scale = _guidance(context, asked.guidance_scale)
     rows = variants(asked.steps, counts, seeds)
     # Targets are written later; with drawn ones the same is refused of model, method and guidance.
     picture_requests(context, asked.steps, rows, scale)
     return context, rows, scale
 
 
-def _default_guidance(context: PictureContext) -> float:
-    """w of edits where the user says none; 1 of a model that cannot be guided."""
+def _guidance(context: PictureContext, given: float | None) -> float:
+    """w of the edits: as given, else the default of the model; 1 where the method or no one can guide them.
+
+    Raises:
+      UsageError: a scale that is none, or one beside that of a method that guides its own sampler.
+    """
+    if given is not None and not (given > 0 and math.isfinite(given)):
+        raise UsageError(f"--guidance-scale {given:g}: give a number above 0; 1 is no guidance.")
+    if context.chosen.method.own_guidance:
+        if given is not None:
+            raise UsageError(
+                f"--guidance-scale {given:g}: inversion method '{context.method}' guides its own sampler; leave the "
+                "option out."
+            )
+        return UNGUIDED
+    if given is not None:
+        return given
     if why_no_null_condition(context.card):
         return UNGUIDED
     on_latents = context.card.domain == "latent" and context.card.conditional == "text"
