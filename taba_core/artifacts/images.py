@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from taba_core.artifacts.base import SampleSource
 from taba_core.artifacts.variable import CLASS_ID, PROMPT, STATE, Variable, picture
@@ -19,12 +19,13 @@ class ImageList(SampleSource):
 
     `fingerprint` is the hash of the decoded pixels, classes and captions of all files, so a file that changes gives
     another key. `location` is the folder they are read from, and `stamp` tells a worker whether a file has changed
-    since the plan was made; neither is in any key.
+    since the plan was made. `condition` is a caption or a class that all images have in place of those of the folder;
+    the fingerprint counts it as theirs. None of these three fields is in any key.
     """
 
     kind: ClassVar[str] = "images"
     image_variable: ClassVar[str] = "image"
-    outside_key: ClassVar[frozenset[str]] = frozenset({"location", "stamp"})
+    outside_key: ClassVar[frozenset[str]] = frozenset({"location", "stamp", "condition"})
     stored: ClassVar[tuple[Variable, ...]] = (
         Variable("image", STATE, "1", "real image x_0 in the model's own space"),
         CLASS_ID,
@@ -35,11 +36,22 @@ class ImageList(SampleSource):
     model: ModelSpec
     batch_size: int = Field(ge=1, description="samples the network sees at once")
     fingerprint: str
-    num_images: int = Field(ge=2)
+    num_images: int = Field(ge=1)
     conditioning: Literal["none", "class", "prompt"] = "none"
     framing: Framing = "centre-square"
     location: str = ""
     stamp: str = ""
+    condition: str | int | None = None
+
+    @field_validator("condition")
+    @classmethod
+    def _of_the_kind_that_images_have(cls, value: str | int | None, info: Any) -> str | int | None:
+        kind = {str: "prompt", int: "class"}.get(type(value))
+        if kind is not None and info.data.get("conditioning") != kind:
+            raise ValueError(
+                f"condition={value!r} of conditioning={info.data.get('conditioning')}: it is a {kind}."
+            )
+        return value
 
     @property
     def condition_variables(self) -> tuple[str, ...]:

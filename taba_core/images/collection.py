@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taba_core.cache import cache_folder, read_json_table, write_json_table
-from taba_core.errors import WorkError
+from taba_core.errors import UsageError, WorkError
 from taba_core.images.decode import decode_image
 from taba_core.images.folder import ImageFolder, list_images
 from taba_core.images.metadata import METADATA, read_metadata
@@ -22,13 +22,15 @@ from taba_core.images.stamp import stamp_of
 
 @dataclass(frozen=True)
 class ImageCollection:
-    """Images of a folder.
+    """Images of a folder, or one image.
 
     Attributes:
+      folder: that the files lie in.
       files: sorted by name.
       captions: one for each file, or empty.
       classes: one for each file, or empty.
       skipped: a sentence about what in the folder is no image; "" where everything is.
+      alone: whether it is one file that was named, whatever else lies in its folder.
     """
 
     folder: Path
@@ -36,6 +38,19 @@ class ImageCollection:
     captions: tuple[str, ...] = ()
     classes: tuple[int, ...] = ()
     skipped: str = ""
+    alone: bool = False
+
+    @property
+    def location(self) -> Path:
+        """What `open_images_at` opens again: the folder, or the file."""
+        return self.files[0] if self.alone else self.folder
+
+    def under(self, condition: str | int) -> ImageCollection:
+        """The same images under one caption (a text) or one class (a number) in place of their own."""
+        count = len(self.files)
+        if isinstance(condition, str):
+            return replace(self, captions=(condition,) * count, classes=())
+        return replace(self, captions=(), classes=(condition,) * count)
 
     @property
     def stamp(self) -> str:
@@ -78,6 +93,22 @@ class ImageCollection:
         return np.stack([_square(decode_image(file), size) for file in self.files[start:stop]])
 
 
+def open_images_at(location: str | Path) -> ImageCollection:
+    """The images of a folder, as `open_images`; or one image, the file itself, without a caption or class.
+
+    Raises:
+      UsageError: there is nothing of that name, or as `open_images`. A file is not decoded here.
+    """
+    path = Path(location)
+    if path.is_file():
+        return ImageCollection(path.parent, (path,), alone=True)
+    if not path.is_dir():
+        raise UsageError(
+            f"'{location}': there is no such image or folder. Give an image, or a folder of images."
+        )
+    return open_images(path)
+
+
 def open_images(folder: str | Path) -> ImageCollection:
     """The images of a folder, with the captions ("text") or classes ("class") of its `metadata.jsonl` if it has one.
 
@@ -94,7 +125,7 @@ def open_images(folder: str | Path) -> ImageCollection:
 @lru_cache(maxsize=8)
 def _fingerprint(images: ImageCollection, stamp: str) -> str:
     """The fingerprint of images whose stamp is this: remembered, or computed."""
-    table, key = cache_folder() / "images.json", str(images.folder.resolve())
+    table, key = cache_folder() / "images.json", str(images.location.resolve())
     held = read_json_table(table).get(key)
     if isinstance(held, dict) and held.get("stamp") == stamp:
         return str(held["fingerprint"])

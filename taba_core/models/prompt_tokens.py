@@ -51,6 +51,20 @@ class PromptTokenizer:
         """Number of token ids, added tokens included."""
         return int(self.backend.get_vocab_size())
 
+    def count(self, prompt: str) -> int:
+        """Number of tokens of a prompt before it is cut, those that mark its start and end among them."""
+        from tokenizers import Tokenizer
+
+        whole = Tokenizer.from_str(self.backend.to_str())
+        whole.no_truncation()
+        whole.no_padding()
+        return len(whole.encode(prompt).ids)
+
+    def is_unknown(self, word: str) -> bool:
+        """Whether a part of a word is none of the vocabulary, so that it is read as a mark for "unknown"."""
+        unknown = self.backend.token_to_id("<unk>")
+        return unknown is not None and unknown in self.backend.encode(word).ids
+
     def __call__(self, prompts: Sequence[str]) -> Tokens:
         """Token ids of B prompts, (B, 77)."""
         encoded = self.backend.encode_batch(list(prompts))

@@ -318,7 +318,7 @@ def test_failed_units_of_one_model_do_not_keep_the_next_from_running(monkeypatch
         if title != "B":
             raise FailedUnitsError("1 of 8 units failed.")
 
-    monkeypatch.setattr(runs, "_run_one", run_one)
+    monkeypatch.setattr(runs, "run_one", run_one)
     plans = [
         SimpleNamespace(context=SimpleNamespace(title=t, card=SimpleNamespace(title=t, embedded=1)))
         for t in "ABC"

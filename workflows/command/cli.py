@@ -1,4 +1,4 @@
-"""The command line: doctor, list, fetch, plan, run, status, verify, report, bench. Heavy imports come late."""
+"""The command line: doctor, list, fetch, plan, run, edit, status, verify, report, bench. Heavy imports come late."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from typer.core import TyperGroup
 
 from taba_core.errors import Stopped, WorkError
 from workflows.command import cluster as cluster_commands
+from workflows.command import edit as edit_command
 from workflows.command import train as train_command
+from workflows.command.arguments import DEFAULT_STORE, DeviceName, Method, StorePath, Weights, Where
 from workflows.command.grouped import grouped
 from workflows.configuration.settings import FIELDS, Settings
 
@@ -46,18 +48,12 @@ app = typer.Typer(
 
 app.add_typer(cluster_commands.app, name="cluster")
 app.command("train")(grouped(train_command.train))
+app.command("edit")(grouped(edit_command.edit))
 
 Studies = Annotated[
     list[str],
     typer.Argument(
         help="Study names, aliases (table2, fig4), or groups: `main-text`, `paper-analysis`, `paper` (all)."
-    ),
-]
-StorePath = Annotated[
-    str,
-    typer.Option(
-        "--store",
-        help="Store: a directory, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX.",
     ),
 ]
 Models = Annotated[
@@ -69,13 +65,6 @@ Models = Annotated[
         "paper made with it or its like. Default: photo-mixture.",
     ),
 ]
-Weights = Annotated[
-    str | None,
-    typer.Option(
-        "--weights", metavar="PATH", help="Weights in place of the fetched ones: a file or directory."
-    ),
-]
-Method = Annotated[str, typer.Option("--method", help="Inversion method (see `taba list`).")]
 Budget = Annotated[
     str | None,
     typer.Option(
@@ -88,37 +77,6 @@ Budget = Annotated[
 Sets = Annotated[
     list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Set a field; repeatable.")
 ]
-Address = Annotated[
-    str | None,
-    typer.Option(
-        "--address", help="Ray cluster to join: auto, ray://..., HOST:PORT. Default: start one here."
-    ),
-]
-ExecutorName = Annotated[
-    str,
-    typer.Option(
-        "--executor", help="ray; without Ray: local (threads) or inline (the calling thread, to debug)."
-    ),
-]
-DeviceName = Annotated[
-    str | None,
-    typer.Option(
-        "--device",
-        help="What networks are evaluated on: cpu (profile exact unless set) or cuda (the paper's profile, reference). "
-        "Default: GPUs where there are any; in a plan for nodes, GPUs.",
-    ),
-]
-Workers = Annotated[
-    int | None, typer.Option("--workers", min=1, help="Workers (default: one per core or GPU).")
-]
-GpusPerWorker = Annotated[
-    float | None,
-    typer.Option(
-        "--gpus-per-worker", help="Devices of a Ray worker; 0.5 puts two on each. Default: 1, if any."
-    ),
-]
-
-DEFAULT_STORE = "runs/taba"
 EMBEDDED_DEFAULT = "photo-mixture"
 
 
@@ -149,16 +107,6 @@ class Question:
             replace(part, device=planned_device(part.model, self.device, allocated=allocated))
             for part in self.parts(budget)
         ]
-
-
-@dataclass(frozen=True)
-class Where:
-    """What computes a run."""
-
-    address: Address = None
-    executor: ExecutorName = "ray"
-    workers: Workers = None
-    gpus_per_worker: GpusPerWorker = None
 
 
 @app.command("list")

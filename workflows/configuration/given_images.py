@@ -56,9 +56,12 @@ def image_list(
     spec: ModelSpec,
     conditioning: Literal["none", "class", "prompt"],
     batch_size: int,
+    condition: str | int | None = None,
 ) -> ImageList:
     """The artifact of these images for that model.
 
+    Args:
+      condition: a caption or class that all of them were given (`ImageCollection.under`); None = their folder's own.
     Raises:
       UsageError: a model that does not work on pictures, images that lack the condition its network reads, a class
         that it does not know, or a file that is no image.
@@ -78,8 +81,9 @@ def image_list(
         fingerprint=images.fingerprint(),
         num_images=len(images.files),
         conditioning=conditioning,
-        location=str(images.folder),
+        location=str(images.location),
         stamp=images.stamp,
+        condition=condition,
     )
 
 

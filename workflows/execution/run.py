@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from workflows.execution.watch import Watch
 
     # How to make an executor, what each worker holds, how many workers.
-    _Chosen = tuple[Callable[[], Executor], Resources, int]
+    Chosen = tuple[Callable[[], Executor], Resources, int]
 
 EXECUTORS = ("ray", "local", "inline")
 
@@ -64,11 +64,7 @@ def run_studies(
     }
     if False in chosen and chosen[False][1].num_gpus:
         parts = [replace(part, device="cuda") for part in parts]
-    if executor == "ray" and parts[0].store.startswith("memory://"):
-        raise UsageError(
-            f"--store {parts[0].store}: it is in the memory of this process, where Ray's workers cannot write, and "
-            "gone with it; use a directory or s3://BUCKET/PREFIX."
-        )
+    check_store(executor, parts[0].store)
     observe = _metrics(executor) if metrics else None
     jobs, opened = check_all(parts, write=True)
     assert opened is not None
@@ -99,7 +95,7 @@ def run_studies(
 
 
 def _run_each(
-    plans: list[Plan], store: Store, chosen: Mapping[bool, _Chosen], watch: Watch, code: dict[str, str]
+    plans: list[Plan], store: Store, chosen: Mapping[bool, Chosen], watch: Watch, code: dict[str, str]
 ) -> None:
     """One model after another; units of one that failed for good do not keep the others from running."""
     from workflows.execution.engine import FailedUnitsError
@@ -107,7 +103,7 @@ def _run_each(
     failed: dict[str, FailedUnitsError] = {}
     for plan in plans:
         try:
-            _run_one(plan, store, chosen[plan.context.card.embedded], watch, code)
+            run_one(plan, store, chosen[plan.context.card.embedded], watch, code)
         except FailedUnitsError as error:
             if len(plans) == 1:
                 raise
@@ -116,7 +112,15 @@ def _run_each(
         raise FailedUnitsError(" ".join(f"{title}: {error}" for title, error in failed.items()))
 
 
-def _run_one(plan: Plan, store: Store, chosen: _Chosen, watch: Watch, code: dict[str, str]) -> None:
+def run_one(plan: Plan, store: Store, chosen: Chosen, watch: Watch, code: dict[str, str]) -> None:
+    """Compute and analyse what one plan misses, say what it is and took, and write a line to the store's log.
+
+    Args:
+      chosen: as `choose_executor` gives it.
+      code: digests of the packages that run, for the log.
+    Raises:
+      FailedUnitsError: units failed for good. WorkError: the disk or the cluster refuses.
+    """
     from workflows.execution.engine import log_run, run_plan
 
     started, clock = datetime.now(UTC), time.monotonic()
@@ -150,6 +154,15 @@ def _metrics(executor: str) -> Callable[[Outcome, int], None]:
     return RunMetrics()
 
 
+def check_store(executor: str, store: str) -> None:
+    """Refuse (UsageError) a store that the workers of this executor cannot write to."""
+    if executor == "ray" and store.startswith("memory://"):
+        raise UsageError(
+            f"--store {store}: it is in the memory of this process, where Ray's workers cannot write, and gone with "
+            "it; use a directory or s3://BUCKET/PREFIX."
+        )
+
+
 def check_room(plans: list[Plan], directory: Path) -> None:
     """Refuse a run whose missing shards cannot fit the file system of the store.
 
@@ -179,7 +192,7 @@ def choose_executor(
     embedded: bool,
     gpus_per_worker: float | None = None,
     device: str | None = None,
-) -> _Chosen:
+) -> Chosen:
     """A factory of the executor (so that nothing starts if there is nothing to do), resources, worker count."""
     from workflows.execution.resources import worker_resources
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from taba_core.artifacts import layout as layouts
 from taba_core.artifacts.base import Artifact
@@ -176,6 +176,16 @@ def make_plan(context: Context, chosen: list[Study], store: Store | None = None,
       UsageError: settings that cannot be (T, K, conventions). StoreError: a group made by another spec.
     """
     requests = {study.name: study.requests(context) for study in chosen}
+    return replace(plan_requests(context, requests, store, device), studies=chosen)
+
+
+def plan_requests(
+    context: Context,
+    requests: Mapping[str, Mapping[str, Request]],
+    store: Store | None = None,
+    device: str = "cpu",
+) -> Plan:
+    """The plan of what is asked by name, without studies that reduce it. Raises as `make_plan`."""
     asked: _Asked = {}
     for by_name in requests.values():
         for request in by_name.values():
@@ -189,7 +199,7 @@ def make_plan(context: Context, chosen: list[Study], store: Store | None = None,
     ]
     for entry in planned:
         entry.missing = _missing(entry, store)
-    return Plan(context, chosen, planned, requests, device)
+    return Plan(context, [], planned, requests, device)
 
 
 def has_result(store: Store, name: str) -> bool:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from taba_core.artifacts.images import ImageList
 from taba_core.artifacts.variable import UNCONDITIONAL
 from taba_core.errors import UsageError, WorkError
-from taba_core.images.collection import open_images
+from taba_core.images.collection import open_images_at
 from workflows.compute.batch import Batch, computes
 from workflows.compute.conditioning import prompts_to_bytes
 from workflows.compute.workbench import Arrays
@@ -24,7 +24,9 @@ def read(batch: Batch) -> Arrays:
     artifact: ImageList = batch.artifact
     span = slice(batch.start, batch.stop)
     try:
-        images = open_images(artifact.location)
+        images = open_images_at(artifact.location)
+        if artifact.condition is not None:
+            images = images.under(artifact.condition)
         images.check_unchanged(artifact.stamp)
         rgb = images.squares(batch.start, batch.stop, batch.card.image_size)
         images.check_unchanged(artifact.stamp)  # nor was a file replaced while they were read
