@@ -14,6 +14,7 @@ NetworkTime = Literal["target", "source"]
 Levels = Literal["exact", "shifted"]
 X0Rule = Literal["none", "clip", "clip-rederive", "dynamic"]
 ForwardLevel = Literal["exact", "matched"]
+FirstTime = Literal["one", "zero"]
 
 # w of classifier-free guidance, eps = eps_null + w (eps_cond - eps_null).
 GuidanceScale = Annotated[float, Field(gt=0, allow_inf_nan=False)]

@@ -233,7 +233,7 @@ def _run_steps(method: StepMethod, problem: Problem, measured: Measurements) -> 
         return taken.x, taken.eps
 
     records = walk(problem.denoiser, x, moves, x0_rule=problem.x0_rule, cond=problem.cond, step=step)
-    return last_state(x, records, measured.record), {}
+    return last_state(x, records, measured.record), method.carries(problem)
 
 
 @torch.no_grad()

@@ -154,6 +154,10 @@ class StepMethod(Method, ABC):
             return problem.grid.upward(first_step)
         return problem.grid.upward(first_step, network_time=problem.network_time, levels=problem.levels)
 
+    def carries(self, problem: Problem) -> Carried:
+        """Tensors that the method's own sampler needs beside the latent; {} for most. Shapes as `carried_shapes`."""
+        return {}
+
     @abstractmethod
     def step(self, problem: Problem, x: Tensor, move: Transition, state: Any) -> Step:
         """One move upwards.
