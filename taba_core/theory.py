@@ -106,11 +106,26 @@ class GaussianModes:
         """k = sigma / (alpha^2 lam + sigma^2): optimal prediction of the noise per unit of the state at a level."""
         return level.sigma / self._power(level)
 
+    @property
+    def held(self) -> Held:
+        """What moves carry: the noise, or on a flow the velocity eps - x_0, which its networks predict."""
+        return Held.VELOCITY if self.grid.schedule.is_flow else Held.NOISE
+
+    def prediction_gain(self, level: Level) -> Modes:
+        """Optimal prediction of what is held, per unit of the state at a level.
+
+        k of the noise; on a flow k - alpha lam / (alpha^2 lam + sigma^2) of the velocity.
+        """
+        k = self.eps_gain(level)
+        if self.held is Held.NOISE:
+            return k
+        return k - level.alpha * self.variance / self._power(level)
+
     def step_gains(self, moves: list[Transition]) -> Modes:
-        """Factor P + Q k(network) of each move, (len(moves), *shape of variance)."""
+        """Factor P + Q k(network) of each move, (len(moves), *shape of variance), k the gain of what is held."""
         if not moves:
             return np.ones((0, *self.variance.shape))
-        return np.stack([p + q * self.eps_gain(move.network) for p, q, move in map(_coefficients, moves)])
+        return np.stack([p + q * self.prediction_gain(move.network) for p, q, move in self._with_pq(moves)])
 
     def sampling_gain(self) -> Modes:
         """F: image per unit of noise, prod of the T sampling steps."""
@@ -135,10 +150,10 @@ class GaussianModes:
         0 refinements is DDIM inversion at target times; the limit is the exact inverse.
         """
         total = np.ones(self.variance.shape)
-        for p, q, move in map(_coefficients, self.grid.upward(first_step)):
+        for p, q, move in self._with_pq(self.grid.upward(first_step)):
             z = np.ones(self.variance.shape)
             for _ in range(num_refinements + 1):
-                z = p + q * self.eps_gain(move.network) * z
+                z = p + q * self.prediction_gain(move.network) * z
             total = total * z
         return total
 
@@ -156,7 +171,7 @@ class GaussianModes:
         `image_grid` is the grid the image was sampled on, where that is not the inversion's own.
         """
         gain = self.inversion_gain(forward_steps, network_time=network_time, levels=levels)
-        start = self.grid.replacement_level(forward_steps, forward_level, levels)
+        start = self.grid.replacement_level(forward_steps, forward_level, levels, network_time)
         return self.latent_with(gain, start, image_grid=image_grid)
 
     def latent_with(
@@ -196,6 +211,10 @@ class GaussianModes:
 
     def _ascending(self) -> list[Transition]:
         return self.grid.downward()[::-1]
+
+    def _with_pq(self, moves: list[Transition]) -> list[tuple[float, float, Transition]]:
+        """(P, Q) of x_to = P x_from + Q f, and the move."""
+        return [(*self.held.coefficients(move.start, move.stop), move) for move in moves]
 
     def _power(self, level: Level) -> Modes:
         """Variance of the state at a level."""
@@ -257,11 +276,6 @@ def _real_numbers(function: str, argument: str, values: object) -> Modes:
             f"numpy.asarray({argument}, dtype=float)."
         )
     return array.astype(np.float64)
-
-
-def _coefficients(move: Transition) -> tuple[float, float, Transition]:
-    """(P, Q) of x_to = P x_from + Q eps, and the move."""
-    return *Held.NOISE.coefficients(move.start, move.stop), move
 
 
 def _product(gains: Modes) -> Modes:

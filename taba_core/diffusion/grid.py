@@ -189,13 +189,18 @@ class TimestepGrid:
         return moves
 
     def replacement_level(
-        self, forward_steps: int, forward_level: ForwardLevel = "exact", levels: Levels = "exact"
+        self,
+        forward_steps: int,
+        forward_level: ForwardLevel = "exact",
+        levels: Levels = "exact",
+        network_time: NetworkTime = "target",
     ) -> Level:
         """Level to which the clean image is noised when K = `forward_steps` inversion steps are replaced.
 
         - exact: the level step K+1 takes its state to have, level K (paper, Eq. 5; the SDXL path).
         - matched: the level of the network time of step K+1, level K+1; for K = T the last training timestep
-          (the DiT, LDM and IF paths). One level noisier than step K+1 assumes.
+          (the DiT, LDM and IF paths). One level noisier than step K+1 assumes. With source times the level of that
+          time is level K, so that matched is exact.
         - levels=shifted: both are level K+1, which is what the shifted step K+1 assumes; for K = T pure
           noise, alpha 0 (guided-diffusion itself indexes out of range there).
 
@@ -212,7 +217,7 @@ class TimestepGrid:
             return CLEAN
         if levels == "shifted":
             return self.upper_levels[K] if K < T else PURE_NOISE
-        if forward_level == "matched":
+        if forward_level == "matched" and (network_time == "target" or K == T):
             return self.upper_levels[K] if K < T else self.schedule.level(-1)
         return self.lower_levels[K] if K < T else self.upper_levels[-1]
 

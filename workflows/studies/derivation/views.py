@@ -11,7 +11,7 @@ from workflows.analysis.findings import item_context, item_id
 from workflows.analysis.presentation import DASH, Cell, Column, Figure, Row, Table
 from workflows.report import plots
 from workflows.report.style import SEQUENTIAL
-from workflows.studies.derivation.formulas import DERIVATION, Formula
+from workflows.studies.derivation.formulas import DERIVATION, FLOW_DERIVATION, Formula
 
 _FLAT, _FULL = 1e-4, 1.0
 _ALL = 0  # in place of a step: the product over all of them
@@ -33,6 +33,7 @@ def tables_of(label: str, result: xr.Dataset, index: int, results: Sequence[xr.D
 
 def _derivation(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Dataset]) -> Table:
     T = int(result.attrs["T"])
+    lines = FLOW_DERIVATION if "velocity_gain" in result else DERIVATION
     shown = [step for step in (1, 2, 10) if step <= T]
     places = [*((_FLAT, step) for step in (*shown, _ALL)), (_FULL, shown[-1]), (_FULL, _ALL)]
     columns = (
@@ -56,11 +57,11 @@ def _derivation(label: str, result: xr.Dataset, index: int, results: Sequence[xr
         caption="DDIM inversion, its error, and what that does to one mode of variance λ, with the numbers of this "
         "model's levels: a flat mode, of which plain areas consist, and a mode as wide as the noise.",
         row_header="Step",
-        rows=tuple(line.name for line in DERIVATION),
+        rows=tuple(line.name for line in lines),
         columns=columns,
         cells=tuple(
             (Cell(line.formula), Cell(line.says), *(number(line, *place) for place in places))
-            for line in DERIVATION
+            for line in lines
         ),
         **_context(result),
     )
