@@ -15,7 +15,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from taba_core.conventions import ForwardLevel, Levels, NetworkTime
+from taba_core.conventions import FirstTime, ForwardLevel, Levels, NetworkTime
 from taba_core.diffusion.ends import Held
 from taba_core.diffusion.grid import CLEAN, TimestepGrid, Transition
 from taba_core.diffusion.level import Level
@@ -132,12 +132,16 @@ class GaussianModes:
         return _product(self.step_gains(self.grid.downward()))
 
     def inversion_gain(
-        self, first_step: int = 0, *, network_time: NetworkTime = "target", levels: Levels = "exact"
+        self,
+        first_step: int = 0,
+        *,
+        network_time: NetworkTime = "target",
+        levels: Levels = "exact",
+        first_time: FirstTime = "one",
     ) -> Modes:
         """G of DDIM inversion from step first_step + 1 on; conventions as `TimestepGrid.upward`."""
-        return _product(
-            self.step_gains(self.grid.upward(first_step, network_time=network_time, levels=levels))
-        )
+        moves = self.grid.upward(first_step, network_time=network_time, levels=levels, first_time=first_time)
+        return _product(self.step_gains(moves))
 
     def exact_inversion_gain(self, first_step: int = 0) -> Modes:
         """G of the exact inverse of the sampling steps l > first_step, prod 1 / f_l."""
@@ -164,13 +168,16 @@ class GaussianModes:
         *,
         network_time: NetworkTime = "target",
         levels: Levels = "exact",
+        first_time: FirstTime = "one",
         image_grid: TimestepGrid | None = None,
     ) -> GaussianLatent:
         """Latent of DDIM inversion with the first K = `forward_steps` steps replaced by forward diffusion.
 
         `image_grid` is the grid the image was sampled on, where that is not the inversion's own.
         """
-        gain = self.inversion_gain(forward_steps, network_time=network_time, levels=levels)
+        gain = self.inversion_gain(
+            forward_steps, network_time=network_time, levels=levels, first_time=first_time
+        )
         start = self.grid.replacement_level(forward_steps, forward_level, levels, network_time)
         return self.latent_with(gain, start, image_grid=image_grid)
 

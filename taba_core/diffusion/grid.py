@@ -14,7 +14,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from taba_core.conventions import FirstTime, ForwardLevel, Levels, NetworkTime
+from taba_core.conventions import FirstTime, ForwardLevel, Levels, NetworkTime, no_time_of_the_clean_image
 from taba_core.diffusion.level import Level
 from taba_core.diffusion.schedule import NoiseSchedule
 from taba_core.diffusion.spacing import FLOW_STYLES, GridStyle, flow_sigmas, place_timesteps
@@ -258,10 +258,7 @@ class TimestepGrid:
     def _level_zero_of_a_flow(self) -> Level:
         """Level 0 with its own time, which only a straight flow has."""
         if not self.schedule.is_flow:
-            raise UsageError(
-                "first_time=zero: a network was trained at the time of the clean image only where the schedule is a "
-                "flow; use first_time=one, or network_time=target."
-            )
+            raise UsageError(no_time_of_the_clean_image())
         return self.level_zero.at(self.level_zero.sigma * self.schedule.duration)
 
     def _check_steps(self, field: str, value: int) -> None:

@@ -152,7 +152,12 @@ class StepMethod(Method, ABC):
         """Transitions first_step+1..T. Overridden by methods with another time, level or grid."""
         if self.implicit:
             return problem.grid.upward(first_step)
-        return problem.grid.upward(first_step, network_time=problem.network_time, levels=problem.levels)
+        return problem.grid.upward(
+            first_step,
+            network_time=problem.network_time,
+            levels=problem.levels,
+            first_time=problem.first_time,
+        )
 
     def carries(self, problem: Problem) -> Carried:
         """Tensors that the method's own sampler needs beside the latent; {} for most. Shapes as `carried_shapes`."""

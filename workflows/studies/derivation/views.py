@@ -79,6 +79,9 @@ def _mode_text(variance: float) -> str:
 def _law(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Dataset]) -> Table:
     T = int(result.attrs["T"])
     steps = [step for step in _LAW_STEPS if step <= T]
+    marginal = "√((ᾱ_{t-1} λ + 1 - ᾱ_{t-1})/(ᾱ_t λ + 1 - ᾱ_t))"
+    if "velocity_gain" in result:
+        marginal = "√(((1 - s_{t-1})^2 λ + s_{t-1}^2)/((1 - s_t)^2 λ + s_t^2))"
     laws = {"visited": "ρ_t on the states DDIM visits", "marginal": "ρ_t on exact marginals"}
     columns = (
         *(Column(f"{law}_{s}", f"t = {s}", group=text) for law, text in laws.items() for s in steps),
@@ -98,8 +101,8 @@ def _law(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Datase
         id=item_id("step-law", index, results),
         title=f"The law of one inversion step per mode, {label}",
         caption="Spread of the inversion's prediction over that of the sampler's, ρ_t, for modes of variance λ: on the "
-        "states DDIM itself visits, (1 - Q_t k_t)/P_t, and on exact marginals, "
-        "√((ᾱ_{t-1} λ + 1 - ᾱ_{t-1})/(ᾱ_t λ + 1 - ᾱ_t)). Below 1: too little spread.",
+        f"states DDIM itself visits, (1 - Q_t k_t)/P_t, and on exact marginals, {marginal}. Below 1: too little "
+        "spread.",
         row_header="Variance of the mode",
         rows=tuple(f"λ = {_power(variance)}" for variance in variances),
         columns=columns,

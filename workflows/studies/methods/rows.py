@@ -228,7 +228,10 @@ def _methods(steps: int) -> list[MethodRow]:
         MethodRow("gnri-described", "GNRI, described", IMPLICIT, "gnri", {"gradient": "network"}),
         MethodRow("hybrid-gradient", "Hybrid gradient", IMPLICIT, "hybrid-gradient"),
         MethodRow("predictor-corrector", "Predictor-corrector", IMPLICIT, "predictor-corrector"),
+        MethodRow("uni-inv", "UniInv", IMPLICIT, "uni-inv"),
         MethodRow("noise-initialised", "Noise-initialised fixed point", NOISE, "noise-initialised"),
+        MethodRow("dnaedit", "DNAEdit", NOISE, "dnaedit"),
+        MethodRow("rf-inversion-plain", "RF-Inversion, plain sampler", NOISE, "rf-inversion", {"eta": 0.0}),
         MethodRow("noise-level-05", "Noise level σ = .05", NOISE, "noise-level", {"sigma": 0.05}),
         MethodRow("noise-level", "Noise level σ = .1", NOISE, "noise-level"),
         *(_renoise(steps, count, REGULARISED, regularised=False) for count in (1, 4, 2)),
@@ -246,6 +249,10 @@ def _methods(steps: int) -> list[MethodRow]:
         MethodRow("o-belm", "O-BELM", SAMPLERS, "o-belm"),
         MethodRow("rex", "Rex", SAMPLERS, "rex"),
         MethodRow("exact-dpm-2", "Exact DPM-Solver++(2M)", SAMPLERS, "exact-dpm-2"),
+        MethodRow("heun", "Heun", SAMPLERS, "heun"),
+        MethodRow("rf-solver", "RF-Solver (midpoint)", SAMPLERS, "rf-solver"),
+        MethodRow("fireflow", "FireFlow", SAMPLERS, "fireflow"),
+        MethodRow("rf-inversion", "RF-Inversion", SAMPLERS, "rf-inversion"),
     ]
 
 
