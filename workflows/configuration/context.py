@@ -16,7 +16,7 @@ from taba_core.artifacts.inversion import Inversion
 from taba_core.artifacts.reconstruction import Reconstruction
 from taba_core.artifacts.regions import PlainRegions
 from taba_core.artifacts.request import Request
-from taba_core.conventions import EXACT, UNGUIDED, Conventions, ForwardLevel, no_time_of_the_clean_image
+from taba_core.conventions import EXACT, UNGUIDED, Conventions, ForwardLevel
 from taba_core.errors import UsageError
 from taba_core.images.collection import ImageCollection
 from taba_core.images.metadata import METADATA
@@ -38,14 +38,7 @@ if TYPE_CHECKING:
 
 ConditionKind = Literal["none", "class", "prompt"]
 _NEEDED: dict[str, ConditionKind] = {"none": "none", "class": "class", "text": "prompt"}
-_OVERRIDES = (
-    "network_time",
-    "levels",
-    "sampling_x0_rule",
-    "inversion_x0_rule",
-    "forward_level",
-    "first_time",
-)
+_OVERRIDES = tuple(Conventions.model_fields)
 
 
 @dataclass(frozen=True)
@@ -130,12 +123,9 @@ class Context:
         chosen = {name: getattr(self.settings, name) for name in _OVERRIDES}
         chosen = {name: value for name, value in chosen.items() if value is not None}
         try:
-            rules = Conventions.model_validate(preset.model_dump() | chosen)
+            return Conventions.model_validate(preset.model_dump() | chosen)
         except ValueError as error:
             raise UsageError(str(error).split("Value error, ")[-1].split(" [type=")[0]) from None
-        if rules.first_time == "zero" and self.card.schedule.kind != "flow":
-            raise UsageError(no_time_of_the_clean_image())
-        return rules
 
     @cached_property
     def guidance(self) -> Guidance:
@@ -284,9 +274,7 @@ class Context:
             source=source,
             num_inference_steps=steps,
             **chosen.spec_fields(self.grid(steps), forward_steps, self.card.sample_shape, self.cond_shapes),
-            network_time=rules.network_time,
-            levels=rules.levels,
-            first_time=rules.first_time,
+            **rules.model_dump(include={"network_time", "levels", "first_time"}),
             x0_rule=rules.inversion_x0_rule,
             forward_steps=forward_steps,
             forward_level=forward_level or rules.forward_level,

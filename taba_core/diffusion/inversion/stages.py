@@ -85,6 +85,7 @@ class OwnIntegrator(StepMethod):
 
     own_sampler = True
     implicit = True
+    made_for_flows = True
 
     def moves(self, problem: Problem, first_step: int) -> list[Transition]:
         """Source times on exact levels."""

@@ -49,6 +49,7 @@ class RFInversion(StepMethod):
 
     needs_noise = True
     implicit = True
+    made_for_flows = True
 
     gamma: Share = 0.5
     eta: Share = 0.9

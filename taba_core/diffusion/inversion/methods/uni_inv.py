@@ -20,6 +20,7 @@ class LastVelocity(StepMethod):
     """Methods that ask each step where the f of the step before leads, and differ in what they start with."""
 
     implicit = True
+    made_for_flows = True
 
     def step(self, problem: Problem, x: Tensor, move: Transition, state: Any) -> Step:
         """Ask where the last f leads; `state` is that f."""
