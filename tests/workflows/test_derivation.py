@@ -178,7 +178,7 @@ def test_the_terms_of_a_flow_are_those_of_its_velocity():
     # s = 0, .25, .5, .75, 1; lam = 1: k = (2 s - 1) / ((1 - s)^2 + s^2), so k_1 = -.5 / .625 = -.8, k_4 = 1
     grid = TimestepGrid.build(NoiseSchedule.flow(1000), 4, "diffusers-trailing")
     terms = step_terms(1.0, grid)
-    assert terms.P == pytest.approx([1, 1, 1, 1]) and terms.Q == pytest.approx([0.25] * 4)
+    assert pytest.approx([1, 1, 1, 1]) == terms.P and pytest.approx([0.25] * 4) == terms.Q
     assert terms.k == pytest.approx([-0.8, 0, 0.8, 1])
     assert terms.ratio == pytest.approx([1.2, 1, 0.8, 0.75])
     # latent std .8 * 1 * 1.2 * 1.25 times image std 1.2 * 1 * .8 * .75
