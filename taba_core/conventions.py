@@ -6,18 +6,34 @@ a branch on a model's name.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 NetworkTime = Literal["target", "source"]
 Levels = Literal["exact", "shifted"]
 X0Rule = Literal["none", "clip", "clip-rederive", "dynamic"]
 ForwardLevel = Literal["exact", "matched"]
+FirstTime = Literal["one", "zero"]
 
 # w of classifier-free guidance, eps = eps_null + w (eps_cond - eps_null).
 GuidanceScale = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 UNGUIDED = 1.0  # the prediction with the condition, which needs no other
+
+
+def no_time_of_the_clean_image() -> str:
+    """Why first_time=zero is refused where the noise schedule is no flow."""
+    return (
+        "first_time=zero: only a network of a flow knows a time of the clean image; use first_time=one, with which "
+        "step 1 asks at the time of level 1."
+    )
 
 
 def evaluations_per_prediction(guidance_scale: float) -> int:
@@ -30,6 +46,8 @@ class Conventions(BaseModel):
 
     - network_time: inversion step l (level l-1 to l) asks the network at the time of its *target* level l
       (paper, Eq. 3) or of its *source* level l-1.
+    - first_time: where step 1 is asked under source times. *one*: at the time of level 1, as a network knows no time of
+      the clean image; *zero* (flows only, as published): at time 0, where the best velocity is -x_0.
     - levels: *exact* inverts over the sampler's own pairs of levels; *shifted* treats the state one level
       noisier than it is and ends at alpha_bar = 0 (guided-diffusion's reverse process, the ADM models).
     - sampling_x0_rule, inversion_x0_rule: what is done to the predicted x_0 in each direction.
@@ -46,6 +64,7 @@ class Conventions(BaseModel):
     )
     inversion_x0_rule: X0Rule = Field("none", description="x_0 rule when inverting")
     forward_level: ForwardLevel = Field("exact", description="forward replacement noises to: exact | matched")
+    first_time: FirstTime = Field("one", description="time of step 1 under source times: one | zero")
 
     @model_validator(mode="after")
     def _shifted_levels_use_source_time(self) -> Conventions:
@@ -55,6 +74,14 @@ class Conventions(BaseModel):
                 "network_time=source; set both, or levels=exact."
             )
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_came_later(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Keys of stores are hashes of cards, so a field that came later is written only where it says something.
+        fields: dict[str, Any] = serialize(self)
+        if self.first_time == "one":
+            fields.pop("first_time", None)
+        return fields
 
 
 EXACT = Conventions()

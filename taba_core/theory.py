@@ -15,7 +15,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from taba_core.conventions import ForwardLevel, Levels, NetworkTime
+from taba_core.conventions import FirstTime, ForwardLevel, Levels, NetworkTime
 from taba_core.diffusion.ends import Held
 from taba_core.diffusion.grid import CLEAN, TimestepGrid, Transition
 from taba_core.diffusion.level import Level
@@ -106,23 +106,42 @@ class GaussianModes:
         """k = sigma / (alpha^2 lam + sigma^2): optimal prediction of the noise per unit of the state at a level."""
         return level.sigma / self._power(level)
 
+    @property
+    def held(self) -> Held:
+        """What moves carry: the noise, or on a flow the velocity eps - x_0, which its networks predict."""
+        return Held.VELOCITY if self.grid.schedule.is_flow else Held.NOISE
+
+    def prediction_gain(self, level: Level) -> Modes:
+        """Optimal prediction of what is held, per unit of the state at a level.
+
+        k of the noise; on a flow k - alpha lam / (alpha^2 lam + sigma^2) of the velocity.
+        """
+        k = self.eps_gain(level)
+        if self.held is Held.NOISE:
+            return k
+        return k - level.alpha * self.variance / self._power(level)
+
     def step_gains(self, moves: list[Transition]) -> Modes:
-        """Factor P + Q k(network) of each move, (len(moves), *shape of variance)."""
+        """Factor P + Q k(network) of each move, (len(moves), *shape of variance), k the gain of what is held."""
         if not moves:
             return np.ones((0, *self.variance.shape))
-        return np.stack([p + q * self.eps_gain(move.network) for p, q, move in map(_coefficients, moves)])
+        return np.stack([p + q * self.prediction_gain(move.network) for p, q, move in self._with_pq(moves)])
 
     def sampling_gain(self) -> Modes:
         """F: image per unit of noise, prod of the T sampling steps."""
         return _product(self.step_gains(self.grid.downward()))
 
     def inversion_gain(
-        self, first_step: int = 0, *, network_time: NetworkTime = "target", levels: Levels = "exact"
+        self,
+        first_step: int = 0,
+        *,
+        network_time: NetworkTime = "target",
+        levels: Levels = "exact",
+        first_time: FirstTime = "one",
     ) -> Modes:
         """G of DDIM inversion from step first_step + 1 on; conventions as `TimestepGrid.upward`."""
-        return _product(
-            self.step_gains(self.grid.upward(first_step, network_time=network_time, levels=levels))
-        )
+        moves = self.grid.upward(first_step, network_time=network_time, levels=levels, first_time=first_time)
+        return _product(self.step_gains(moves))
 
     def exact_inversion_gain(self, first_step: int = 0) -> Modes:
         """G of the exact inverse of the sampling steps l > first_step, prod 1 / f_l."""
@@ -135,10 +154,10 @@ class GaussianModes:
         0 refinements is DDIM inversion at target times; the limit is the exact inverse.
         """
         total = np.ones(self.variance.shape)
-        for p, q, move in map(_coefficients, self.grid.upward(first_step)):
+        for p, q, move in self._with_pq(self.grid.upward(first_step)):
             z = np.ones(self.variance.shape)
             for _ in range(num_refinements + 1):
-                z = p + q * self.eps_gain(move.network) * z
+                z = p + q * self.prediction_gain(move.network) * z
             total = total * z
         return total
 
@@ -149,14 +168,17 @@ class GaussianModes:
         *,
         network_time: NetworkTime = "target",
         levels: Levels = "exact",
+        first_time: FirstTime = "one",
         image_grid: TimestepGrid | None = None,
     ) -> GaussianLatent:
         """Latent of DDIM inversion with the first K = `forward_steps` steps replaced by forward diffusion.
 
         `image_grid` is the grid the image was sampled on, where that is not the inversion's own.
         """
-        gain = self.inversion_gain(forward_steps, network_time=network_time, levels=levels)
-        start = self.grid.replacement_level(forward_steps, forward_level, levels)
+        gain = self.inversion_gain(
+            forward_steps, network_time=network_time, levels=levels, first_time=first_time
+        )
+        start = self.grid.replacement_level(forward_steps, forward_level, levels, network_time)
         return self.latent_with(gain, start, image_grid=image_grid)
 
     def latent_with(
@@ -196,6 +218,10 @@ class GaussianModes:
 
     def _ascending(self) -> list[Transition]:
         return self.grid.downward()[::-1]
+
+    def _with_pq(self, moves: list[Transition]) -> list[tuple[float, float, Transition]]:
+        """(P, Q) of x_to = P x_from + Q f, and the move."""
+        return [(*self.held.coefficients(move.start, move.stop), move) for move in moves]
 
     def _power(self, level: Level) -> Modes:
         """Variance of the state at a level."""
@@ -257,11 +283,6 @@ def _real_numbers(function: str, argument: str, values: object) -> Modes:
             f"numpy.asarray({argument}, dtype=float)."
         )
     return array.astype(np.float64)
-
-
-def _coefficients(move: Transition) -> tuple[float, float, Transition]:
-    """(P, Q) of x_to = P x_from + Q eps, and the move."""
-    return *Held.NOISE.coefficients(move.start, move.stop), move
 
 
 def _product(gains: Modes) -> Modes:

@@ -20,6 +20,7 @@ from taba_core.artifacts.variable import (
 )
 from taba_core.conventions import (
     UNGUIDED,
+    FirstTime,
     ForwardLevel,
     GuidanceScale,
     Levels,
@@ -50,7 +51,11 @@ class Inversion(Artifact):
     """
 
     kind: ClassVar[str] = "inversion"
-    added_later: ClassVar[dict[str, Any]] = {"guidance_scale": UNGUIDED, "network": None}
+    added_later: ClassVar[dict[str, Any]] = {
+        "guidance_scale": UNGUIDED,
+        "network": None,
+        "first_time": "one",
+    }
     outside_key: ClassVar[frozenset[str]] = frozenset(
         {"method_location", "expected_evaluations", "sampling_evaluations", "carried"}
     )
@@ -88,6 +93,7 @@ class Inversion(Artifact):
     method_options: dict[str, JsonValue] = Field(default_factory=dict)
     network_time: NetworkTime = "target"
     levels: Levels = "exact"
+    first_time: FirstTime = "one"
     x0_rule: X0Rule = "none"
     forward_steps: int = Field(default=0, ge=0)
     forward_level: ForwardLevel = "exact"

@@ -10,6 +10,7 @@ from taba_core.artifacts.step_predictions import StepPredictions
 from taba_core.artifacts.variable import Variable, row
 from taba_core.conventions import (
     UNGUIDED,
+    FirstTime,
     GuidanceScale,
     Levels,
     NetworkTime,
@@ -31,7 +32,7 @@ class StepErrors(Artifact):
     """
 
     kind: ClassVar[str] = "step-errors"
-    added_later: ClassVar[dict[str, Any]] = {"guidance_scale": UNGUIDED}
+    added_later: ClassVar[dict[str, Any]] = {"guidance_scale": UNGUIDED, "first_time": "one"}
     reads: ClassVar[tuple[str, ...]] = ("image", "class_id", "prompt", "region")
     paths_in_memory: ClassVar[int] = 3  # x_t, eps_t and eps_hat
     stored: ClassVar[tuple[Variable, ...]] = (
@@ -47,6 +48,7 @@ class StepErrors(Artifact):
     source: PlainRegions
     network_time: NetworkTime = "target"
     levels: Levels = "exact"
+    first_time: FirstTime = "one"
     x0_rule: X0Rule = "none"
     guidance_scale: GuidanceScale = UNGUIDED
 
@@ -79,6 +81,7 @@ class StepErrors(Artifact):
             source=self.source.source,
             network_time=self.network_time,
             levels=self.levels,
+            first_time=self.first_time,
             x0_rule=self.x0_rule,
             guidance_scale=self.guidance_scale,
         )

@@ -9,6 +9,7 @@ from taba_core.artifacts.generation import Generation
 from taba_core.artifacts.variable import NOISE_UNITS, PATH, Variable
 from taba_core.conventions import (
     UNGUIDED,
+    FirstTime,
     GuidanceScale,
     Levels,
     NetworkTime,
@@ -25,7 +26,7 @@ class StepPredictions(Artifact):
     """
 
     kind: ClassVar[str] = "step-predictions"
-    added_later: ClassVar[dict[str, Any]] = {"guidance_scale": UNGUIDED}
+    added_later: ClassVar[dict[str, Any]] = {"guidance_scale": UNGUIDED, "first_time": "one"}
     reads: ClassVar[tuple[str, ...]] = ("image", "class_id", "prompt")
     paths_in_memory: ClassVar[int] = 1  # x_t
     stored: ClassVar[tuple[Variable, ...]] = (
@@ -40,6 +41,7 @@ class StepPredictions(Artifact):
     source: Generation
     network_time: NetworkTime = "target"
     levels: Levels = "exact"
+    first_time: FirstTime = "one"
     x0_rule: X0Rule = "none"
     guidance_scale: GuidanceScale = UNGUIDED
 

@@ -14,10 +14,10 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from taba_core.conventions import ForwardLevel, Levels, NetworkTime
+from taba_core.conventions import FirstTime, ForwardLevel, Levels, NetworkTime, no_time_of_the_clean_image
 from taba_core.diffusion.level import Level
 from taba_core.diffusion.schedule import NoiseSchedule
-from taba_core.diffusion.spacing import GridStyle, place_timesteps
+from taba_core.diffusion.spacing import FLOW_STYLES, GridStyle, flow_sigmas, place_timesteps
 from taba_core.errors import UsageError, unknown_name
 
 FinalAlphaBar = Literal["one", "first"]
@@ -93,6 +93,7 @@ class TimestepGrid:
           DDIMInverseScheduler).
         - guided: tau_l = (l-1) i with the smallest stride i such that ceil(N/i) = T (`ddimT` of
           guided-diffusion).
+        - shifted, sd3-default: levels of a flow's own, not those of its training timesteps (`spacing.flow_sigmas`).
 
         Args:
           final_alpha_bar: level 0 is alpha_bar 1 ("one") or that of training timestep 0 ("first").
@@ -102,6 +103,8 @@ class TimestepGrid:
         """
         if final_alpha_bar not in get_args(FinalAlphaBar):
             raise unknown_name("final_alpha_bar", final_alpha_bar, get_args(FinalAlphaBar))
+        if style in FLOW_STYLES:
+            return FlowGrid.of_style(schedule, num_inference_steps, style, steps_offset, final_alpha_bar)
         N = schedule.num_train_timesteps
         timesteps, sources = place_timesteps(N, num_inference_steps, style, steps_offset)
         level_zero = CLEAN if final_alpha_bar == "one" else schedule.level(0).at(None)
@@ -155,32 +158,49 @@ class TimestepGrid:
         return [Transition(step, upper, lower, upper) for step, (lower, upper) in steps][::-1]
 
     def upward(
-        self, first_step: int = 0, *, network_time: NetworkTime = "target", levels: Levels = "exact"
+        self,
+        first_step: int = 0,
+        *,
+        network_time: NetworkTime = "target",
+        levels: Levels = "exact",
+        first_time: FirstTime = "one",
     ) -> list[Transition]:
         """Inversion: l = first_step+1..T upwards; the first `first_step` transitions are skipped.
 
         - levels=exact, network_time=target: level l-1 to l, network at the time of level l (paper, Eq. 3).
         - levels=exact, network_time=source: the same levels, network at the time of level l-1; step 1 has no
-          source time below the grid and uses that of level 1.
+          source time below the grid and uses that of level 1 (first_time=one), or on a flow the time of level 0
+          itself (first_time=zero), where the noise is unknowable and the best velocity is -x_0.
         - levels=shifted, network_time=source: level l to l+1 with alpha = 0 at level T+1, network at the time of
           level l (the reverse process of guided-diffusion; the clean image is taken to be at level 1).
 
         Raises:
-          UsageError: first_step is not in 0..T, or levels=shifted with network_time=target.
+          UsageError: first_step is not in 0..T, levels=shifted with network_time=target, or first_time=zero on levels
+            that are no flow.
         """
         T = self.num_inference_steps
         self._check_steps("first_step", first_step)
         _check_convention(network_time, levels)
-        return [self._up(i, network_time, levels) for i in range(first_step, T)]
+        moves = [self._up(i, network_time, levels) for i in range(first_step, T)]
+        if first_time not in get_args(FirstTime):
+            raise unknown_name("first_time", first_time, get_args(FirstTime))
+        if first_time == "zero" and network_time == "source" and levels == "exact" and first_step == 0:
+            moves[0] = replace(moves[0], network=self._level_zero_of_a_flow())
+        return moves
 
     def replacement_level(
-        self, forward_steps: int, forward_level: ForwardLevel = "exact", levels: Levels = "exact"
+        self,
+        forward_steps: int,
+        forward_level: ForwardLevel = "exact",
+        levels: Levels = "exact",
+        network_time: NetworkTime = "target",
     ) -> Level:
         """Level to which the clean image is noised when K = `forward_steps` inversion steps are replaced.
 
         - exact: the level step K+1 takes its state to have, level K (paper, Eq. 5; the SDXL path).
         - matched: the level of the network time of step K+1, level K+1; for K = T the last training timestep
-          (the DiT, LDM and IF paths). One level noisier than step K+1 assumes.
+          (the DiT, LDM and IF paths). One level noisier than step K+1 assumes. With source times the level of that
+          time is level K, so that matched is exact.
         - levels=shifted: both are level K+1, which is what the shifted step K+1 assumes; for K = T pure
           noise, alpha 0 (guided-diffusion itself indexes out of range there).
 
@@ -197,7 +217,7 @@ class TimestepGrid:
             return CLEAN
         if levels == "shifted":
             return self.upper_levels[K] if K < T else PURE_NOISE
-        if forward_level == "matched":
+        if forward_level == "matched" and (network_time == "target" or K == T):
             return self.upper_levels[K] if K < T else self.schedule.level(-1)
         return self.lower_levels[K] if K < T else self.upper_levels[-1]
 
@@ -235,10 +255,76 @@ class TimestepGrid:
         by_source = network_time == "source" and lower.time is not None
         return Transition(i + 1, lower, upper, lower if by_source else upper)
 
+    def _level_zero_of_a_flow(self) -> Level:
+        """Level 0 with its own time, which only a straight flow has."""
+        if not self.schedule.is_flow:
+            raise UsageError(no_time_of_the_clean_image())
+        return self.level_zero.at(self.level_zero.sigma * self.schedule.duration)
+
     def _check_steps(self, field: str, value: int) -> None:
         T = self.num_inference_steps
         if not 0 <= value <= T:
             raise UsageError(f"{field}={value} of num_inference_steps={T}; use 0 to {T}.")
+
+
+@dataclass(frozen=True, eq=False)
+class FlowGrid(TimestepGrid):
+    """Levels of a flow that are its own: a flow is continuous, and its network is asked at any time.
+
+    `timesteps` and `source_timesteps` are the training timesteps nearest to the levels.
+
+    Attributes:
+      sigmas: (T,), float64, s_1..s_T, ascending to 1.
+    """
+
+    sigmas: NDArray[np.float64]
+
+    @classmethod
+    def of_style(
+        cls,
+        schedule: NoiseSchedule,
+        num_inference_steps: int,
+        style: GridStyle,
+        steps_offset: int = 0,
+        final_alpha_bar: FinalAlphaBar = "one",
+    ) -> FlowGrid:
+        """The grid of a flow schedule, from the clean image to pure noise.
+
+        Raises:
+          UsageError: a schedule that is no flow, an offset, another last level than the clean image, or T outside
+            1..N.
+        """
+        if schedule.shift is None:
+            raise UsageError(
+                f"grid style '{style}' has levels of a flow, and the noise schedule is none; use diffusers-leading, "
+                "diffusers-trailing or guided."
+            )
+        if steps_offset or final_alpha_bar != "one":
+            raise UsageError(
+                f"steps_offset={steps_offset} and final_alpha_bar={final_alpha_bar} with grid style '{style}': its "
+                "levels end at the clean image; use steps_offset=0 and final_alpha_bar=one."
+            )
+        N = schedule.num_train_timesteps
+        s = flow_sigmas(N, num_inference_steps, style, schedule.shift)
+        trained = np.sqrt(schedule.noise_power)
+        nearest = np.abs(trained[None] - s[:, None]).argmin(axis=1)
+        return cls(schedule, nearest, np.concatenate([[-1], nearest[:-1]]), CLEAN, s)
+
+    @property
+    def network_times(self) -> NDArray[np.float64]:
+        """In proportion to s, (T,)."""
+        times: NDArray[np.float64] = self.sigmas * self.schedule.duration
+        return times
+
+    @cached_property
+    def lower_levels(self) -> tuple[Level, ...]:
+        """The cleaner end of steps 1..T."""
+        return (self.level_zero, *self.upper_levels[:-1])
+
+    @cached_property
+    def upper_levels(self) -> tuple[Level, ...]:
+        """The noisier end of steps 1..T."""
+        return tuple(Level.flow(s, s * self.schedule.duration) for s in self.sigmas.tolist())
 
 
 def _check_convention(network_time: NetworkTime, levels: Levels) -> None:

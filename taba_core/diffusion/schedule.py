@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from taba_core.diffusion.level import Level
+from taba_core.diffusion.spacing import shifted
 from taba_core.errors import UsageError, unknown_name
 
 
@@ -29,6 +30,7 @@ class NoiseSchedule:
       timestep_scale: the network is given timestep * timestep_scale (1 for most models; 1000 / 4000 for the
         ADM models trained on 4000 steps with rescaled timesteps).
       times: (N,), float64, rising: what the network is given, where that is not timestep * timestep_scale.
+      shift: q of `flow`; None of other schedules.
 
     Raises:
       UsageError: tables that are no such levels, or a timestep_scale that is not positive.
@@ -38,6 +40,7 @@ class NoiseSchedule:
     noise_power: NDArray[np.float64]
     timestep_scale: float = 1.0
     times: NDArray[np.float64] | None = None
+    shift: float | None = None
 
     def __post_init__(self) -> None:
         if not self.timestep_scale > 0:
@@ -206,9 +209,8 @@ class NoiseSchedule:
         s_t = shift u / (1 + (shift - 1) u) with u = (t + 1) / N (Esser et al. 2024, Eq. 23); the shift of Stable
         Diffusion 3 is 3. The network's time is N s_t * timestep_scale.
         """
-        u = np.arange(1, N + 1) / N
-        s = shift * u / (1.0 + (shift - 1.0) * u)
-        return cls((1.0 - s) ** 2, s**2, timestep_scale, N * s * timestep_scale)
+        s = shifted(np.arange(1, N + 1) / N, shift)
+        return cls((1.0 - s) ** 2, s**2, timestep_scale, N * s * timestep_scale, shift)
 
     @classmethod
     def named(

@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from taba_core.conventions import Conventions
+from taba_core.diffusion.spacing import FLOW_STYLES, GridStyle
 
 # v is alpha eps - sigma x_0 (Salimans & Ho 2022), velocity eps - x_0, sample x_0.
 Prediction = Literal["epsilon", "v", "sample", "velocity"]
@@ -80,7 +81,7 @@ class ScheduleCard(_CardPart):
 class GridCard(_CardPart):
     """How sampling steps are laid over the training steps."""
 
-    style: Literal["diffusers-leading", "diffusers-trailing", "guided"]
+    style: GridStyle
     steps_offset: int = Field(ge=0)
     final_alpha_bar: Literal["one", "first"]
 
@@ -184,6 +185,11 @@ class Card(_CardPart):
             raise ValueError(
                 f"card '{self.name}': networks that predict the velocity eps - x_0 have a schedule of kind flow, and "
                 "only they."
+            )
+        if self.grid.style in FLOW_STYLES and self.schedule.kind != "flow":
+            raise ValueError(
+                f"card '{self.name}': grid style '{self.grid.style}' has levels of a flow, and the schedule is of kind "
+                f"{self.schedule.kind}; use diffusers-leading, diffusers-trailing or guided."
             )
         if self.domain == "pixel" and self.sample_shape[1:] != (self.image_size, self.image_size):
             raise ValueError(f"card '{self.name}': a pixel model's sample_shape is its image size.")

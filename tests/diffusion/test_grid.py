@@ -185,7 +185,7 @@ ERRORS = [
     (
         lambda: TimestepGrid.build(LINEAR, 50, "leading"),
         "unknown grid style 'leading': did you mean diffusers-leading? "
-        "Known grid styles: diffusers-leading, diffusers-trailing, guided.",
+        "Known grid styles: diffusers-leading, diffusers-trailing, guided, sd3-default, shifted.",
     ),
     (
         lambda: TimestepGrid.build(LINEAR, 50).steps_of(0.01),
@@ -221,7 +221,7 @@ ERRORS = [
     ),
     (
         lambda: NoiseSchedule.named("quadratic"),
-        "unknown noise schedule 'quadratic': Known noise schedules: cosine, linear, scaled-linear.",
+        "unknown noise schedule 'quadratic': Known noise schedules: cosine, flow, linear, scaled-linear.",
     ),
     (
         lambda: NoiseSchedule.from_betas([0.1, 0.0]),

@@ -187,6 +187,30 @@ class TestTheSameModelAsAFlow:
         self.compare(twins, run, lambda step: step)
 
 
+# asked at the state's own level too, and moved by the clock of eps - x_0, which both paths have where v is predicted
+OF_FLOWS = ("heun", "rf-solver", "fireflow", "uni-inv", "dnaedit", "rf-inversion", "predictor-corrector")
+
+
+@pytest.mark.parametrize("variance", [1e-2, 1.0, 4.0])
+@pytest.mark.parametrize("name", OF_FLOWS)
+def test_methods_made_for_flows_visit_the_same_states_on_a_variance_preserving_path(name, variance):
+    schedules = (ZERO, flow_twin(ZERO))
+    image, noise, found = normal(SHAPE, 3), normal(SHAPE, 4), []
+    for schedule, output in zip(schedules, ("v", "velocity"), strict=True):
+        grid = TimestepGrid.build(schedule, 10, "diffusers-trailing")
+        model, states = gaussian_ends(variance, schedule, output), {}
+        options = dict(forward_steps=1, forward_noise=noise)
+        invert(model, image, grid, name, on_step=lambda r, s=states: s.update({r.step: r.x_to}), **options)
+        levels = grid.levels
+        found.append(
+            {step: x / math.hypot(levels[step].alpha, levels[step].sigma) for step, x in states.items()}
+        )
+    vp, flow = found
+    assert vp.keys() == flow.keys() == set(range(2, 11))
+    for step in vp:
+        assert_close(flow[step], vp[step], rtol=0, atol=1e-10)
+
+
 def test_a_flow_grid_made_of_its_own_levels():
     # s_1..s_4 of a shifted grid with times 1000 s, as published flow models are asked
     s = np.array([0.5, 0.75, 0.9, 1.0])

@@ -31,6 +31,7 @@ EXCEPTIONS = {
         "hybrid-gradient": "stops at a tolerance of 1e-4",
         "exact-dpm-1": "stops at a tolerance of 2.5e-4",
         "exact-dpm-2": "stops at a tolerance, and inverts its own sampler",
+        "rf-inversion": "its latent is drawn towards a noise",
         "null-text": NEEDS_TEXT,
         "negative-prompt": NEEDS_TEXT,
     },
@@ -41,6 +42,9 @@ EXCEPTIONS = {
         "bdia": "asks at the time of the state it stands on",
         "o-belm": "asks at the time of the state it stands on",
         "rex": "asks at both ends of a step",
+        "heun": "asks at both ends of a step",
+        "rf-solver": "asks between the ends of a step",
+        "fireflow": "asks between the ends of a step",
     },
 }
 

@@ -7,13 +7,14 @@ import math
 import numpy as np
 import pytest
 
+from taba_core.diffusion import NoiseSchedule, TimestepGrid
 from taba_core.models.mixture_fit import CROP_SIZE, Mixture, low_frequencies
 from taba_core.theory import GaussianModes
 from workflows.analysis.closed_form import binned, flat_mode_latent, latent_theory, spectrum
 from workflows.analysis.step_law import step_laws
 from workflows.configuration.context import Context
 from workflows.configuration.settings import parse_settings
-from workflows.studies.derivation.formulas import DERIVATION, step_terms
+from workflows.studies.derivation.formulas import _OF_FLOWS, DERIVATION, FLOW_DERIVATION, step_terms
 
 
 def context(*sets: str, model: str = "gaussian") -> Context:
@@ -171,3 +172,17 @@ def test_binned_modes_average_as_the_modes_do():
     # Modes of one variance are one bin.
     grid, weight = binned(np.full((1, 5), 0.3))
     assert weight @ grid == pytest.approx([0.3])
+
+
+def test_the_terms_of_a_flow_are_those_of_its_velocity():
+    # s = 0, .25, .5, .75, 1; lam = 1: k = (2 s - 1) / ((1 - s)^2 + s^2), so k_1 = -.5 / .625 = -.8, k_4 = 1
+    grid = TimestepGrid.build(NoiseSchedule.flow(1000), 4, "diffusers-trailing")
+    terms = step_terms(1.0, grid)
+    assert pytest.approx([1, 1, 1, 1]) == terms.P and pytest.approx([0.25] * 4) == terms.Q
+    assert terms.k == pytest.approx([-0.8, 0, 0.8, 1])
+    assert terms.ratio == pytest.approx([1.2, 1, 0.8, 0.75])
+    # latent std .8 * 1 * 1.2 * 1.25 times image std 1.2 * 1 * .8 * .75
+    assert np.prod(terms.kept) == pytest.approx(0.8 * 1.2 * 1.25 * 1.2 * 0.8 * 0.75)
+    assert GaussianModes(np.array(1.0), grid).latent().std == pytest.approx(np.prod(terms.kept))
+    changed = [line.name for line, flow in zip(DERIVATION, FLOW_DERIVATION, strict=True) if line != flow]
+    assert set(changed) == set(_OF_FLOWS) and {"P", "Q", "k"} < set(changed)

@@ -9,7 +9,7 @@ import pytest
 from method_runs import context, report_of, run
 
 from taba_core.artifacts import variable
-from taba_core.diffusion.inversion import Fallback
+from taba_core.diffusion.inversion import Fallback, inversion_method_class
 from taba_core.errors import UsageError
 from workflows.analysis.study import find_studies, in_group, read_settings
 from workflows.command.plan_page import inversion_text
@@ -75,12 +75,17 @@ def value(rows, item, row, column):
 
 
 def test_every_registered_method_has_a_row_of_its_own_label_where_it_applies():
-    rows = method_rows(context(), 50)
     of_text = {"null-text", "negative-prompt"}
+    of_flows = {name for name in built_in_methods() if inversion_method_class(name).made_for_flows}
+    assert {row.method for row in method_rows(context(), 50)} == {*built_in_methods()} - of_text - of_flows
+    rows = method_rows(context(model="photo-flow"), 50)
     assert {row.method for row in rows} == {*built_in_methods()} - of_text
     assert not [row.name for row in rows if row.label == row.name]
     assert len({row.name for row in rows}) == len({row.label for row in rows}) == len(rows)
     assert [GROUPS.index(row.group) for row in rows] == sorted(GROUPS.index(row.group) for row in rows)
+    # asked for by name they run on every model
+    by_name = method_rows(context("methods=heun,rf-inversion"), 50)
+    assert [row.name for row in by_name] == ["heun", "rf-inversion"] and len(of_flows) == 6
     text = method_rows(context("prompts=builtin", "num_samples=8", model="if"), 50)
     assert of_text <= {row.method for row in text}
 

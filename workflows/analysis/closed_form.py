@@ -191,7 +191,12 @@ def _latent(
         return None
     grid = None if image_steps is None else context.grid(image_steps)
     return GaussianModes(variance, context.grid(num_inference_steps)).latent(
-        forward_steps, forward_level, network_time=rules.network_time, levels=rules.levels, image_grid=grid
+        forward_steps,
+        forward_level,
+        network_time=rules.network_time,
+        levels=rules.levels,
+        first_time=rules.first_time,
+        image_grid=grid,
     )
 
 

@@ -63,6 +63,7 @@ def _rules(context: Context) -> dict[str, Any]:
     return {
         "network_time": rules.network_time,
         "levels": rules.levels,
+        "first_time": rules.first_time,
         "x0_rule": rules.inversion_x0_rule,
         "guidance_scale": context.guidance.inversion,
     }

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 ConditionKind = Literal["none", "class", "prompt"]
 _NEEDED: dict[str, ConditionKind] = {"none": "none", "class": "class", "text": "prompt"}
-_OVERRIDES = ("network_time", "levels", "sampling_x0_rule", "inversion_x0_rule", "forward_level")
+_OVERRIDES = tuple(Conventions.model_fields)
 
 
 @dataclass(frozen=True)
@@ -274,8 +274,7 @@ class Context:
             source=source,
             num_inference_steps=steps,
             **chosen.spec_fields(self.grid(steps), forward_steps, self.card.sample_shape, self.cond_shapes),
-            network_time=rules.network_time,
-            levels=rules.levels,
+            **rules.model_dump(include={"network_time", "levels", "first_time"}),
             x0_rule=rules.inversion_x0_rule,
             forward_steps=forward_steps,
             forward_level=forward_level or rules.forward_level,

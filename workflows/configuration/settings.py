@@ -12,7 +12,15 @@ from pydantic import Field, JsonValue, ValidationError
 
 from taba_core.artifacts.generation import Draws
 from taba_core.artifacts.inversion import RoundTrip
-from taba_core.conventions import UNGUIDED, ForwardLevel, GuidanceScale, Levels, NetworkTime, X0Rule
+from taba_core.conventions import (
+    UNGUIDED,
+    FirstTime,
+    ForwardLevel,
+    GuidanceScale,
+    Levels,
+    NetworkTime,
+    X0Rule,
+)
 from taba_core.errors import UsageError, unknown_name
 from workflows.configuration.options import Given, Options, by_flat_name, name_to_set, options_of, refusal
 
@@ -98,6 +106,9 @@ class Settings(Given):
     )
     inversion_x0_rule: X0Rule | None = Field(None, description="override: as sampling_x0_rule")
     forward_level: ForwardLevel | None = Field(None, description="override: exact | matched")
+    first_time: FirstTime | None = Field(
+        None, description="override: time of step 1 under source times: one | zero (flows)"
+    )
     patch_size: int = Field(8, ge=2, description="side of the patches of the correlation, pixels")
     top_k: int = Field(20, ge=1, description="largest |r| kept per patch")
     plain_threshold: float = Field(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from taba_core.artifacts.training import Training
+from taba_core.conventions import no_time_of_the_clean_image
 from taba_core.errors import UsageError
 from taba_core.models.base import card_with_options, model_notes
 from taba_core.store import Store
@@ -106,6 +107,8 @@ def check(asked: Asked) -> Job:
     context.chosen.check()
     context.chosen.check_guidance(context.guidance)
     context.chosen.check_rules(context.conventions)
+    if context.conventions.first_time == "zero" and context.card.schedule.kind != "flow":
+        raise UsageError(no_time_of_the_clean_image())
     if asked.as_in_paper:
         chosen = [study for study in chosen if asked.as_in_paper in study.paper_models]
     for study in chosen:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from taba_core.conventions import UNGUIDED, ForwardLevel, Levels, NetworkTime, X0Rule
+from taba_core.conventions import UNGUIDED, FirstTime, ForwardLevel, Levels, NetworkTime, X0Rule
 from taba_core.diffusion.denoiser import Denoiser
 from taba_core.diffusion.grid import PURE_NOISE, TimestepGrid, Transition
 from taba_core.diffusion.inversion.forward_replacement import ForwardReplaced
@@ -60,7 +60,7 @@ class InversionOptions:
     """How an inversion goes; the keywords of `invert` and `invert_with_report`.
 
     Attributes:
-      network_time, levels: see `TimestepGrid.upward`.
+      network_time, levels, first_time: see `TimestepGrid.upward`.
       x0_rule: what is done to the predicted x_0 at each step.
       forward_steps: K, the number of first steps replaced by forward diffusion; see `ForwardReplaced`.
       forward_level: level to which they are replaced, see `TimestepGrid.replacement_level`.
@@ -73,6 +73,7 @@ class InversionOptions:
 
     network_time: NetworkTime = "target"
     levels: Levels = "exact"
+    first_time: FirstTime = "one"
     x0_rule: X0Rule = "none"
     forward_steps: int = 0
     forward_level: ForwardLevel = "exact"
@@ -165,6 +166,7 @@ def _problem(
         reference={} if options.reference is None else options.reference,
         network_time=options.network_time,
         levels=options.levels,
+        first_time=options.first_time,
     )
 
 
@@ -233,7 +235,7 @@ def _run_steps(method: StepMethod, problem: Problem, measured: Measurements) -> 
         return taken.x, taken.eps
 
     records = walk(problem.denoiser, x, moves, x0_rule=problem.x0_rule, cond=problem.cond, step=step)
-    return last_state(x, records, measured.record), {}
+    return last_state(x, records, measured.record), method.carries(problem)
 
 
 @torch.no_grad()

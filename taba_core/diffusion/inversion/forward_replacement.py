@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from taba_core.conventions import ForwardLevel
+from taba_core.conventions import ForwardLevel, NetworkTime
 from taba_core.diffusion.forward import forward_diffuse
 from taba_core.diffusion.grid import TimestepGrid
 from taba_core.diffusion.inversion.method import Between, StepMethod
@@ -19,7 +19,7 @@ from taba_core.errors import UsageError
 class ForwardReplaced(Wrapper):
     """Any step method with its first K steps replaced by forward diffusion    (paper, Eq. 5, Sec. 4).
 
-    Only `start` differs: x_0 is noised to `grid.replacement_level(K, forward_level, levels)` and the inner
+    Only `start` differs: x_0 is noised to `grid.replacement_level` and the inner
     method continues with step K+1. K = 0 is the inner method itself; K = T needs no evaluation.
 
     Raises:
@@ -47,7 +47,9 @@ class ForwardReplaced(Wrapper):
           UsageError: no noise was given, or K is not in 0..T.
         """
         levels = "exact" if self.implicit else problem.levels
-        level = problem.grid.replacement_level(self.forward_steps, self.forward_level, levels)
+        level = problem.grid.replacement_level(
+            self.forward_steps, self.forward_level, levels, self._network_time(problem)
+        )
         if self.forward_steps == 0:
             return self.inner.start(problem)
         if problem.noise is None:
@@ -56,6 +58,13 @@ class ForwardReplaced(Wrapper):
                 f"shape {tuple(problem.x_0.shape)}, or forward_steps=0."
             )
         return forward_diffuse(problem.x_0, problem.noise, level), self.forward_steps
+
+    def _network_time(self, problem: Problem) -> NetworkTime:
+        """Whether the first step that is left asks at the time of the state it starts from."""
+        if not 0 < self.forward_steps < problem.grid.num_inference_steps:
+            return problem.network_time
+        first = self.inner.moves(problem, self.forward_steps)[0]
+        return "source" if first.network.same_mix(first.start) else "target"
 
     def evaluations(self, grid: TimestepGrid, forward_steps: int = 0) -> int | Between:
         """Those of the steps that are not replaced."""

@@ -90,6 +90,7 @@ class Method:
       own_sampler: images come back through `reconstruct`, not through the DDIM sampler.
       own_grid: moves between other levels than those of the sampler's grid.
       own_guidance: is defined by a guidance of its own, so it takes the network's plain predictions.
+      made_for_flows: published for flow models; runs on all, and is compared on others where it is asked for by name.
     """
 
     # Plain attributes of a class that is no dataclass: none of them becomes an option.
@@ -100,6 +101,7 @@ class Method:
     own_sampler: bool = False
     own_grid: bool = False
     own_guidance: bool = False
+    made_for_flows: bool = False
 
     def evaluations(self, grid: TimestepGrid, forward_steps: int = 0) -> int | Between:
         """Network evaluations (NFE) of one image's inversion; bounds where they depend on the image.
@@ -152,7 +154,16 @@ class StepMethod(Method, ABC):
         """Transitions first_step+1..T. Overridden by methods with another time, level or grid."""
         if self.implicit:
             return problem.grid.upward(first_step)
-        return problem.grid.upward(first_step, network_time=problem.network_time, levels=problem.levels)
+        return problem.grid.upward(
+            first_step,
+            network_time=problem.network_time,
+            levels=problem.levels,
+            first_time=problem.first_time,
+        )
+
+    def carries(self, problem: Problem) -> Carried:
+        """Tensors that the method's own sampler needs beside the latent; {} for most. Shapes as `carried_shapes`."""
+        return {}
 
     @abstractmethod
     def step(self, problem: Problem, x: Tensor, move: Transition, state: Any) -> Step:

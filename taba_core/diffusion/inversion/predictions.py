@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from taba_core.conventions import Levels, NetworkTime, X0Rule
+from taba_core.conventions import X0Rule
 from taba_core.diffusion.ddim import apply_x0_rule
 from taba_core.diffusion.denoiser import Denoiser, predict_ends
 from taba_core.diffusion.ends import Ends
@@ -26,9 +27,8 @@ def step_predictions(
     steps: Sequence[int],
     cond: Conditioning | None = None,
     *,
-    network_time: NetworkTime = "target",
-    levels: Levels = "exact",
     x0_rule: X0Rule = "none",
+    **conventions: Any,
 ) -> Tensor:
     """What an inversion would predict in each step if it stood on the exact sampling state    (App. J).
 
@@ -38,8 +38,8 @@ def step_predictions(
     Args:
       states: exact states x_{l-1} of the sampling path, (B, S, C, H, W), in the order of `steps`.
       steps: the S step numbers l, each in 1..T.
-      network_time, levels: of the inversion; see `TimestepGrid.upward`. Under shifted levels step l asks the
-        network at the time of level l, as the sampler's step l does.
+      conventions: network_time, levels and first_time of the inversion; see `TimestepGrid.upward`. Under shifted
+        levels step l asks the network at the time of level l, as the sampler's step l does.
 
     Returns:
       eps_hat, (B, S, C, H, W).
@@ -53,7 +53,7 @@ def step_predictions(
             f"steps={list(steps)} for states of shape {tuple(states.shape)}: "
             f"give one step in 1 to {T} for each entry of axis 1."
         )
-    transitions = grid.upward(network_time=network_time, levels=levels)
+    transitions = grid.upward(**conventions)
     predictions = []
     for index, step in enumerate(steps):
         x, transition = working_precision(states[:, index]), transitions[step - 1]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from taba_core import rng
-from taba_core.conventions import Levels, NetworkTime, X0Rule
+from taba_core.conventions import FirstTime, Levels, NetworkTime, X0Rule
 from taba_core.diffusion.ddim import apply_x0_rule
 from taba_core.diffusion.ddim import move as ddim_move
 from taba_core.diffusion.denoiser import Denoiser, held_by, predict_ends
@@ -128,8 +128,8 @@ class Problem(Dynamics):
       x_0: clean states, (B, C, H, W), float32 or float64: the precision of everything that follows.
       noise: standard normal numbers, shape of x_0, or None.
       reference: eps_t that the generation used in step l, where the caller knows it.
-      network_time, levels: conventions of one-evaluation methods; see `TimestepGrid.upward`. Methods that solve
-        the sampler's own step (`StepMethod.implicit`) use target times and exact levels whatever these say.
+      network_time, levels, first_time: conventions of one-evaluation methods; see `TimestepGrid.upward`. Methods that
+        solve the sampler's own step (`StepMethod.implicit`) use target times and exact levels whatever these say.
     """
 
     x_0: Tensor
@@ -137,6 +137,7 @@ class Problem(Dynamics):
     reference: Mapping[int, Tensor] = field(default_factory=dict)
     network_time: NetworkTime = "target"
     levels: Levels = "exact"
+    first_time: FirstTime = "one"
 
 
 def per_image_rms(x: Tensor) -> Tensor:

@@ -57,6 +57,10 @@ class Wrapper(StepMethod):
         """The inner method's."""
         return self.wrapped.carried_shapes(grid, sample_shape, cond_shapes)
 
+    def carries(self, problem: Problem) -> Carried:
+        """The inner method's."""
+        return self.wrapped.carries(problem)
+
     def reconstruct(self, dynamics: Dynamics, latent: Tensor, carried: Carried, record: Record) -> Tensor:
         """By the inner method's sampler."""
         return self.wrapped.reconstruct(dynamics, latent, carried, record)

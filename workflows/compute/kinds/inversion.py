@@ -46,6 +46,7 @@ def invert(batch: Batch) -> Arrays:
         batch.cond(),
         network_time=artifact.network_time,
         levels=artifact.levels,
+        first_time=artifact.first_time,
         x0_rule=artifact.x0_rule,
         forward_steps=artifact.forward_steps,
         forward_level=artifact.forward_level,

@@ -5,8 +5,8 @@ Symbols: σ_t = √(1 - ᾱ_t), P_t = √(ᾱ_t / ᾱ_{t-1}), Q_t = σ_t - P_t �
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,8 +21,8 @@ Values = NDArray[np.float64]
 class StepTerms:
     """Everything the formulas are made of, for steps t = 1..T and any modes: arrays (T, *shape of the modes).
 
-    - P, Q: coefficients of x_t = P x_{t-1} + Q eps.
-    - k: optimal prediction per unit of state at level t, sigma_t / (abar_t lam + sigma_t^2).
+    - P, Q: coefficients of x_t = P x_{t-1} + Q eps; on a flow of x_t = x_{t-1} + Q v, P = 1.
+    - k: optimal prediction per unit of state at level t, sigma_t / (abar_t lam + sigma_t^2); on a flow of the velocity.
     - ratio: f = (1 - Q k) / P, what sampling step t multiplies a mode by, and so std(eps_hat_t) / std(eps_t).
     - inverse: g = P + Q k, what DDIM inversion multiplies by; the exact inverse is 1 / f.
     - kept: g f = 1 - Q k (1 - f), share of the mode's amplitude that the step and its inversion keep.
@@ -43,11 +43,10 @@ def step_terms(variance: ArrayLike, grid: TimestepGrid) -> StepTerms:
       UsageError: a variance that is not positive.
     """
     modes = GaussianModes(np.asarray(variance, dtype=np.float64), grid)
-    lower, upper = grid.lower_alpha_bar, grid.upper_alpha_bar
     shape = (-1, *(1,) * modes.variance.ndim)
-    P = np.sqrt(upper / lower).reshape(shape)
-    Q = np.sqrt(1 - upper).reshape(shape) - P * np.sqrt(1 - lower).reshape(shape)
-    k = np.stack([modes.eps_gain(level) for level in grid.upper_levels])
+    pairs = zip(grid.lower_levels, grid.upper_levels, strict=True)
+    P, Q = np.array([modes.held.coefficients(lower, upper) for lower, upper in pairs]).T.reshape(2, *shape)
+    k = np.stack([modes.prediction_gain(level) for level in grid.upper_levels])
     ratio, inverse = (1 - Q * k) / P, P + Q * k
     return StepTerms(P, Q, k, ratio, inverse, inverse * ratio)
 
@@ -136,4 +135,39 @@ DERIVATION: Sequence[Formula] = (
         "x_K = √ᾱ_K x_0 + σ_K z,  z ~ N(0, 1)",
         "forward diffusion has the right spread at level K; the steps with ρ_t far from 1 are not taken",
     ),
+)
+
+# What reads otherwise where the path is x = (1 - s) x_0 + s ε and the network predicts v = ε - x_0.
+_OF_FLOWS: Mapping[str, tuple[str, str]] = {
+    "Sampling (Eq. 6)": ("x_{t-1} = x_t - (s_t - s_{t-1}) v(x_t, t)", "one Euler step, which is DDIM"),
+    "P": ("P_t = 1", "what the state is scaled by"),
+    "Q": ("Q_t = s_t - s_{t-1}", "what the prediction is scaled by"),
+    "Exact inverse (Eq. 7)": ("x_t = x_{t-1} + Q_t v(x_t, t)", "solved for x_t: implicit, v needs x_t"),
+    "DDIM inversion (Eq. 8, 3)": ("x̂_t = x_{t-1} + Q_t v(x_{t-1}, t)", "assumes v(x_{t-1}, t) ≈ v(x_t, t)"),
+    "Error of the step": (
+        "x̂_t - x_t = Q_t (v(x_{t-1}, t) - v(x_t, t))",
+        "all of it is the error of the assumption",
+    ),
+    "k": (
+        "v(x, t) = k_t x,  k_t = (s_t - (1 - s_t) λ) / ((1 - s_t)^2 λ + s_t^2)",
+        "the best prediction for a mode of variance λ",
+    ),
+    "ρ": (
+        "ρ_t = std v(x_{t-1}, t) / std v(x_t, t) = 1 - Q_t k_t",
+        "the step shrinks the state, so the inversion's prediction has less spread",
+    ),
+    "Deficit of the step": (
+        "x̂_t / x_t = 1 - Q_t k_t (1 - ρ_t)",
+        "share of the amplitude one step keeps; λ → 0: ρ_t = s_{t-1} / s_t, far from 1 in the first steps only",
+    ),
+    "The fix (Eq. 5)": (
+        "x_K = (1 - s_K) x_0 + s_K z,  z ~ N(0, 1)",
+        "forward diffusion has the right spread at level K; the steps with ρ_t far from 1 are not taken",
+    ),
+}
+FLOW_DERIVATION: Sequence[Formula] = tuple(
+    replace(line, formula=_OF_FLOWS[line.name][0], says=_OF_FLOWS[line.name][1])
+    if line.name in _OF_FLOWS
+    else line
+    for line in DERIVATION
 )

@@ -11,7 +11,7 @@ from workflows.analysis.findings import item_context, item_id
 from workflows.analysis.presentation import DASH, Cell, Column, Figure, Row, Table
 from workflows.report import plots
 from workflows.report.style import SEQUENTIAL
-from workflows.studies.derivation.formulas import DERIVATION, Formula
+from workflows.studies.derivation.formulas import DERIVATION, FLOW_DERIVATION, Formula
 
 _FLAT, _FULL = 1e-4, 1.0
 _ALL = 0  # in place of a step: the product over all of them
@@ -33,6 +33,7 @@ def tables_of(label: str, result: xr.Dataset, index: int, results: Sequence[xr.D
 
 def _derivation(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Dataset]) -> Table:
     T = int(result.attrs["T"])
+    lines = FLOW_DERIVATION if "velocity_gain" in result else DERIVATION
     shown = [step for step in (1, 2, 10) if step <= T]
     places = [*((_FLAT, step) for step in (*shown, _ALL)), (_FULL, shown[-1]), (_FULL, _ALL)]
     columns = (
@@ -56,11 +57,11 @@ def _derivation(label: str, result: xr.Dataset, index: int, results: Sequence[xr
         caption="DDIM inversion, its error, and what that does to one mode of variance λ, with the numbers of this "
         "model's levels: a flat mode, of which plain areas consist, and a mode as wide as the noise.",
         row_header="Step",
-        rows=tuple(line.name for line in DERIVATION),
+        rows=tuple(line.name for line in lines),
         columns=columns,
         cells=tuple(
             (Cell(line.formula), Cell(line.says), *(number(line, *place) for place in places))
-            for line in DERIVATION
+            for line in lines
         ),
         **_context(result),
     )
@@ -78,6 +79,9 @@ def _mode_text(variance: float) -> str:
 def _law(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Dataset]) -> Table:
     T = int(result.attrs["T"])
     steps = [step for step in _LAW_STEPS if step <= T]
+    marginal = "√((ᾱ_{t-1} λ + 1 - ᾱ_{t-1})/(ᾱ_t λ + 1 - ᾱ_t))"
+    if "velocity_gain" in result:
+        marginal = "√(((1 - s_{t-1})^2 λ + s_{t-1}^2)/((1 - s_t)^2 λ + s_t^2))"
     laws = {"visited": "ρ_t on the states DDIM visits", "marginal": "ρ_t on exact marginals"}
     columns = (
         *(Column(f"{law}_{s}", f"t = {s}", group=text) for law, text in laws.items() for s in steps),
@@ -97,8 +101,8 @@ def _law(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Datase
         id=item_id("step-law", index, results),
         title=f"The law of one inversion step per mode, {label}",
         caption="Spread of the inversion's prediction over that of the sampler's, ρ_t, for modes of variance λ: on the "
-        "states DDIM itself visits, (1 - Q_t k_t)/P_t, and on exact marginals, "
-        "√((ᾱ_{t-1} λ + 1 - ᾱ_{t-1})/(ᾱ_t λ + 1 - ᾱ_t)). Below 1: too little spread.",
+        f"states DDIM itself visits, (1 - Q_t k_t)/P_t, and on exact marginals, {marginal}. Below 1: too little "
+        "spread.",
         row_header="Variance of the mode",
         rows=tuple(f"λ = {_power(variance)}" for variance in variances),
         columns=columns,

@@ -16,7 +16,9 @@ class MethodsOptions(Options):
     flat_names: ClassVar = {"rows": "methods", "arc_samples": "arc_samples", "lpips": "lpips"}
 
     rows: Annotated[tuple[str, ...], listed("row, e.g. ddim,noise-initialised")] = Field(
-        ("all",), description="rows to compare: all | table7 | names of rows or methods, comma-separated"
+        ("all",),
+        description="rows to compare: all (those made for flows on flows) | table7 | names of rows or methods, "
+        "comma-separated",
     )
     arc_samples: int = Field(
         128, ge=2, description="first samples of which the self-interpolation curves are made"

@@ -69,7 +69,7 @@ def method_rows(context: Context, steps: int) -> tuple[MethodRow, ...]:
     """The rows that apply to a model and were asked for, in the order of the tables; `steps` is the images' T.
 
     A name that is no row's but a method's stands for all rows of that method. A method given by `--method` has a row
-    of its own, whatever `--set methods.rows=` says.
+    of its own, whatever `--set methods.rows=` says. Methods made for flows are among all rows on flows only.
 
     Raises:
       UsageError: no such row or method, or none that applies.
@@ -78,6 +78,8 @@ def method_rows(context: Context, steps: int) -> tuple[MethodRow, ...]:
     names = {row.name for row in everything}
     methods = {row.method for row in everything} - names
     unfit = _unfit(context)
+    flow = context.card.schedule.kind == "flow"
+    usual = {row.name for row in everything if flow or not row.chosen.method.made_for_flows}
     chosen: set[str] = {row.name for row in everything if row.group == OWN}
     for asked in context.options(MethodsOptions).rows:
         if asked in unfit:
@@ -89,7 +91,8 @@ def method_rows(context: Context, steps: int) -> tuple[MethodRow, ...]:
         chosen |= {
             row.name
             for row in everything
-            if asked in (ALL, row.name)
+            if asked == row.name
+            or (asked == ALL and row.name in usual)
             or (asked in methods and asked == row.method)
             or (asked == TABLE7 and row.group == PAPER)
         }
@@ -228,7 +231,10 @@ def _methods(steps: int) -> list[MethodRow]:
         MethodRow("gnri-described", "GNRI, described", IMPLICIT, "gnri", {"gradient": "network"}),
         MethodRow("hybrid-gradient", "Hybrid gradient", IMPLICIT, "hybrid-gradient"),
         MethodRow("predictor-corrector", "Predictor-corrector", IMPLICIT, "predictor-corrector"),
+        MethodRow("uni-inv", "UniInv", IMPLICIT, "uni-inv"),
         MethodRow("noise-initialised", "Noise-initialised fixed point", NOISE, "noise-initialised"),
+        MethodRow("dnaedit", "DNAEdit", NOISE, "dnaedit"),
+        MethodRow("rf-inversion-plain", "RF-Inversion, plain sampler", NOISE, "rf-inversion", {"eta": 0.0}),
         MethodRow("noise-level-05", "Noise level σ = .05", NOISE, "noise-level", {"sigma": 0.05}),
         MethodRow("noise-level", "Noise level σ = .1", NOISE, "noise-level"),
         *(_renoise(steps, count, REGULARISED, regularised=False) for count in (1, 4, 2)),
@@ -246,6 +252,10 @@ def _methods(steps: int) -> list[MethodRow]:
         MethodRow("o-belm", "O-BELM", SAMPLERS, "o-belm"),
         MethodRow("rex", "Rex", SAMPLERS, "rex"),
         MethodRow("exact-dpm-2", "Exact DPM-Solver++(2M)", SAMPLERS, "exact-dpm-2"),
+        MethodRow("heun", "Heun", SAMPLERS, "heun"),
+        MethodRow("rf-solver", "RF-Solver (midpoint)", SAMPLERS, "rf-solver"),
+        MethodRow("fireflow", "FireFlow", SAMPLERS, "fireflow"),
+        MethodRow("rf-inversion", "RF-Inversion", SAMPLERS, "rf-inversion"),
     ]
 
 

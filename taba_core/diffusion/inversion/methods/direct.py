@@ -42,7 +42,9 @@ class DirectInversion(WholeMethod):
         """DDIM inversion that keeps its states."""
         x, T = problem.x_0, problem.grid.num_inference_steps
         states = x.new_empty((len(x), T, *x.shape[1:]))
-        for move in problem.grid.upward(network_time=problem.network_time, levels=problem.levels):
+        for move in problem.grid.upward(
+            network_time=problem.network_time, levels=problem.levels, first_time=problem.first_time
+        ):
             states[:, move.step - 1] = x
             x_to, eps = problem.move(x, problem.predict(x, move.asked), move)
             record(StepRecord(move.step, x, eps, x_to))

@@ -47,7 +47,7 @@ class ReverseDPMInversion(StepMethod):
     def moves(self, problem: Problem, first_step: int) -> list[Transition]:
         """Source times on the chosen levels."""
         if self.grid == "sampler":
-            return problem.grid.upward(first_step, network_time="source")
+            return problem.grid.upward(first_step, network_time="source", first_time=problem.first_time)
         times, schedule = own_timesteps(problem.grid, self.grid), problem.grid.schedule
         levels = [schedule.level(int(timestep)) for timestep in times]
         return [Transition(l, levels[l - 1], levels[l], levels[l - 1]) for l in range(1, len(times))]

@@ -23,15 +23,15 @@ class SourceTimeInversion(DDIMInversion):
     """DDIM inversion with the network at the time of the state it is given.
 
     x_l = P x_{l-1} + Q eps(x_{l-1}, t_{l-1}) on exact levels, whatever the conventions of the problem; step 1 uses t_1
-    where level 0 has no time. Where noise dominates (plain areas) one step amplifies by r = sigma_l / sigma_{l-1},
-    the exact factor; target times give only 2 - 1 / r.
+    where level 0 has no time, or time 0 of a flow with first_time=zero. Where noise dominates (plain areas) one step
+    amplifies by r = sigma_l / sigma_{l-1}, the exact factor; target times give only 2 - 1 / r.
     """
 
     implicit = True
 
     def moves(self, problem: Problem, first_step: int) -> list[Transition]:
         """Source times on exact levels."""
-        return problem.grid.upward(first_step, network_time="source")
+        return problem.grid.upward(first_step, network_time="source", first_time=problem.first_time)
 
 
 @inversion_method("source-first")
@@ -57,7 +57,7 @@ class SourceFirstInversion(Wrapper):
     def moves(self, problem: Problem, first_step: int) -> list[Transition]:
         """Source times below the switch, target times above; exact levels."""
         moves = problem.grid.upward(first_step)
-        source = problem.grid.upward(first_step, network_time="source")
+        source = problem.grid.upward(first_step, network_time="source", first_time=problem.first_time)
         return [source[i] if self._by_source(move) else move for i, move in enumerate(moves)]
 
     def evaluations(self, grid: TimestepGrid, forward_steps: int = 0) -> int | Between:
