@@ -88,8 +88,11 @@ class NoiseSchedule:
     def is_flow(self) -> bool:
         """Whether the path is the straight line x = (1 - s) x_0 + s eps, the network's time in proportion to s."""
         s, times = np.sqrt(self.noise_power), np.asarray(self.times)
-        straight = np.allclose(np.sqrt(self.signal_power) + s, 1, rtol=0, atol=1e-9)
-        return bool(straight and np.allclose(times, s * self.duration, rtol=0, atol=1e-9 * self.duration))
+        in_proportion = np.allclose(times, s * self.duration, rtol=0, atol=1e-9 * self.duration)
+        return bool(self._is_straight() and in_proportion)
+
+    def _is_straight(self) -> bool:
+        return np.allclose(np.sqrt(self.signal_power) + np.sqrt(self.noise_power), 1, rtol=0, atol=1e-9)
 
     @property
     def duration(self) -> float:
@@ -129,7 +132,7 @@ class NoiseSchedule:
         """
         if np.allclose(self.signal_power + self.noise_power, 1, rtol=0, atol=1e-9):
             return Level.vp(1 - sigma**2)
-        if self.is_flow:
+        if self._is_straight():
             return Level.flow(sigma)
         raise UsageError(
             f"sigma={sigma:g}: levels between timesteps are known of schedules with alpha^2 + sigma^2 = 1 or "

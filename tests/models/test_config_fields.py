@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 from taba_core.errors import UsageError
 from taba_core.models import dit, stable_diffusion, unet
-from taba_core.models.architectures import _configurations
+from taba_core.models.architectures import _described
 from taba_core.models.catalog import load_card
 from taba_core.models.codec import KLCodec, VQCodec
 from taba_core.models.config_fields import refused_fields, understood_fields
@@ -322,7 +322,7 @@ def test_published_configurations_pass(kind, family, config):
 
 @pytest.mark.parametrize("name", ["ldm", "dit", "if", "sdxl", "sd"])
 def test_the_published_architectures_pass(name):
-    described = _configurations()[name]
+    described = _described()[name]
     assert refused_fields(described["class"], name, described["config"]) == []
 
 

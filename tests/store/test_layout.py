@@ -2,11 +2,15 @@ import numpy as np
 import pytest
 
 from taba_core.artifacts.base import kinds
+from taba_core.artifacts.class_posterior import ClassPosterior
 from taba_core.artifacts.crops import Crops
+from taba_core.artifacts.decoded import Decoded
 from taba_core.artifacts.distances import Distances
+from taba_core.artifacts.edit import Edit
 from taba_core.artifacts.features import Features
 from taba_core.artifacts.generation import Generation
 from taba_core.artifacts.images import ImageList
+from taba_core.artifacts.interpolation import Interpolation
 from taba_core.artifacts.inversion import Inversion
 from taba_core.artifacts.layout import Extent, bytes_of, layout, num_files
 from taba_core.artifacts.path_distances import PathDistances
@@ -82,6 +86,9 @@ def test_every_kind_has_variables_and_all_floats_read_as_nan_when_unwritten():
     artifacts.append(Features(source=back, extractor="e", fingerprint="w", num_features=7))
     artifacts.append(Crops(model=ModelSpec(name="m"), batch_size=4, seed=0, photos="p"))
     artifacts.append(ImageList(model=ModelSpec(name="m"), batch_size=4, fingerprint="f", num_images=10))
+    edit = Edit(source=source.altered(conditioning="class"))
+    artifacts += [edit, Decoded(source=edit), ClassPosterior(source=edit, num_classes=10)]
+    artifacts.append(Interpolation(first=source, second=source.altered(seed=1), weight=0.5))
     assert {artifact.kind for artifact in artifacts} == set(kinds())
     for artifact in artifacts:
         for variable in artifact.variables().values():
