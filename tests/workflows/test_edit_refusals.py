@@ -121,7 +121,6 @@ def test_a_prompt_longer_than_the_encoder_reads(folder):
     assert "--prompt: the prompt has 78 tokens" in says(folder, "cat", words + " cat", "photo-if")
 
 
-@follows(" bytes that are stored. Shorten it.")
 def test_a_prompt_that_has_no_room(folder):
     assert "more than the 1024 bytes" in says(folder, "x" * 1025, "", "photo-if")
     assert planned(folder, "x" * 1024, "", "photo-if")
