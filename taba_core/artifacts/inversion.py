@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, JsonValue, field_validator, model_validator
@@ -130,6 +131,8 @@ class Inversion(Artifact):
         if isinstance(data, dict) and not data.get("forward_steps"):
             unused = {"forward_level"} if data.get("draws_noise") else {"forward_level", "forward_seed"}
             data = {k: v for k, v in data.items() if k not in unused}
+        elif isinstance(data, dict) and _one_level_rule(data):
+            data = {k: v for k, v in data.items() if k != "forward_level"}
         return data
 
     @field_validator("forward_steps")
@@ -186,6 +189,12 @@ class Inversion(Artifact):
         low, high = self.expected_evaluations or (plain, plain)
         each = evaluations_per_prediction(self.guidance_scale)
         return low * each, high * each
+
+
+def _one_level_rule(data: Mapping[str, Any]) -> bool:
+    """Whether both rules noise to level K: at source times step K+1 asks the network there."""
+    asks_there = data.get("network_time") == "source" and data.get("levels", "exact") == "exact"
+    return asks_there and data["forward_steps"] != data.get("num_inference_steps")
 
 
 def _sample_shape(spec: ModelSpec) -> str:

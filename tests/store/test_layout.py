@@ -160,3 +160,16 @@ def test_decoded_images_have_their_own_shape():
 def test_unknown_names_are_refused_with_the_nearest():
     with pytest.raises(UsageError, match="unknown generation variable 'noize': did you mean noise"):
         generation().variable("noize")
+
+
+def test_both_level_rules_are_one_artifact_at_source_times_and_two_at_target_times():
+    def keys(**fields):
+        inversions = (
+            Inversion(source=generation(), num_inference_steps=5, forward_level=level, **fields)
+            for level in ("exact", "matched")
+        )
+        return len({inversion.key for inversion in inversions})
+
+    assert keys(forward_steps=2, network_time="source") == 1
+    assert keys(forward_steps=2) == keys(forward_steps=5, network_time="source") == 2
+    assert keys(forward_steps=2, network_time="source", levels="shifted") == 2
