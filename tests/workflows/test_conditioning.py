@@ -76,7 +76,11 @@ def test_prompts_follow_the_same_two_ways():
 def test_every_field_of_a_spec_is_in_its_key_but_those_that_only_say_where_things_lie():
     plain = generation(conditioning="class")
     inversion = Inversion(source=plain, num_inference_steps=2)
-    later_fields = {"guidance_scale": 3.0, "network": ModelSpec(name="other", fingerprint="1")}
+    later_fields = {
+        "guidance_scale": 3.0,
+        "network": ModelSpec(name="other", fingerprint="1"),
+        "first_time": "zero",
+    }
     for artifact, names in ((plain, {"guidance_scale"}), (inversion, set(later_fields))):
         fields = set(type(artifact).model_fields) - artifact.outside_key
         # A field that came after the first stores is in it where it does not say what they did.

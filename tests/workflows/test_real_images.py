@@ -237,7 +237,7 @@ def test_an_image_that_changes_between_plan_and_run_fails_by_name_and_the_way_ou
 def test_a_folder_that_vanishes_fails_by_name(tmp_path):
     folder = save_pictures(tmp_path / "boats")
     said = plan_then(lambda: shutil.rmtree(folder), folder, tmp_path / "s")
-    assert f"images='{folder}': no such folder" in said
+    assert f"'{folder}': there is no such image or folder. Give an image, or a folder" in said
 
 
 def test_plan_status_verify_and_gc(store, folder, tmp_path, capsys):

@@ -86,11 +86,10 @@ def planned(arguments, capsys):
             [["correlation", *FEW, "--set", "round_trip=none"]],
             marks=follows(" has no decoder; use none."),
         ),
-        pytest.param(
+        (
             ["correlation", *FEW, "--set", "first_time=zero"],
             "use first_time=one, with which step 1 asks at the time of level 1",
             [["correlation", *FEW, "--set", "first_time=one"]],
-            marks=follows("use first_time=one, with which"),
         ),
         (
             ["correlation", *FEW, "--set", "levels=shifted"],
