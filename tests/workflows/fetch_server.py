@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 import pickle
+import threading
 import urllib.parse
 import zipfile
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import torch
 from safetensors.torch import save
@@ -59,6 +63,26 @@ class Server(ThreadingHTTPServer):
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+@contextlib.contextmanager
+def serving() -> Iterator[Server]:
+    """A server that answers while the block runs."""
+    server = Server()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def own_cache(folder: Path, monkeypatch) -> Path:
+    """The cache of a test, below its folder; no setting of the machine's reaches what is fetched."""
+    monkeypatch.setenv("TABA_CACHE", str(folder / "cache"))
+    monkeypatch.setenv("TORCH_HOME", str(folder / "torch"))
+    proxies = ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
+    for name in ("HF_HUB_OFFLINE", "HF_TOKEN", "HF_ENDPOINT", *proxies):
+        monkeypatch.delenv(name, raising=False)
+    return folder / "cache"
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from engine_runs import taba
+from engine_runs import result_of, taba
 
 from taba_core.models.photos import load_photos
 from taba_core.stats.compressibility import MIN_PIXELS, png_bits, to_bytes
@@ -119,12 +119,6 @@ def run(place, study, *sets, model="photo-mixture"):
     return taba("run", study, "--model", model, "--executor", "local", "--store", place, *arguments)
 
 
-def result_of(place, study):
-    store = Store.open(place)
-    (name,) = [name for name in store.results() if f"-{study}-" in name]
-    return store, store.read_result(name)
-
-
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
     place = tmp_path_factory.mktemp("studies") / "store"
@@ -140,7 +134,7 @@ def arrays_of(store, result, name, *variables):
 
 
 def test_the_numbers_of_edits_are_those_of_the_definitions(both):
-    store, result = result_of(both, "edits")
+    store, result = Store.open(both), result_of(both, "edits")
     (image,) = arrays_of(store, result, "images", "image")
     for start in ("noise", "latent", "matched-1", "method-predictor-corrector"):
         edit, target = arrays_of(store, result, f"edit/{start}", "edit", "target_class_id")
@@ -170,7 +164,7 @@ def test_the_numbers_of_edits_are_those_of_the_definitions(both):
 
 
 def test_the_claims_of_edits_are_read_from_margins(both):
-    _, result = result_of(both, "edits")
+    result = result_of(both, "edits")
     claims = {claim["id"]: claim for claim in json.loads(result.attrs["claims"])}
     assert {"C6-ssim", "C6~-random-lpips", "C12a~-matched-1", "C12b~-exact-1", "C7~-matched-1"} <= set(claims)
     assert "as-noise~-method-predictor-corrector" in claims
@@ -210,7 +204,7 @@ def test_the_share_of_the_gap_that_the_repair_closes_by_hand(noise, latent, repa
 
 
 def test_edits_that_ask_for_no_change_are_counted_and_left_out(both, tmp_path):
-    _, before = result_of(both, "edits")
+    before = result_of(both, "edits")
     context = Context("photo-mixture", "ddim", read_settings(["conditioning=class", *STUDY]))
     own = draw(context.generation(5), np.arange(12), 10)["class_id"]
     file = tmp_path / "targets.txt"
@@ -219,7 +213,7 @@ def test_edits_that_ask_for_no_change_are_counted_and_left_out(both, tmp_path):
     asked = [*((own[:6] + 1) % 10), *own[6:]]
     file.write_text("\n".join(names[i] for i in asked))
     assert run(tmp_path / "s", "edits", *STUDY, f"targets={file}", "edits.forward_steps=1") == 0
-    store, result = result_of(tmp_path / "s", "edits")
+    store, result = Store.open(tmp_path / "s"), result_of(tmp_path / "s", "edits")
     assert [int(result[f"of_{what}"]) for what in ("all", "distances", "alignments")] == [12, 6, 6]
     assert [int(before[f"of_{what}"]) for what in ("all", "distances")] == [12, 12]
     image, edit = (
@@ -245,7 +239,7 @@ def test_the_report_shows_the_tables_and_the_pictures(both):
 
 
 def test_bits_are_those_of_png_in_the_regions_of_the_source(both):
-    store, result = result_of(both, "compressibility")
+    store, result = Store.open(both), result_of(both, "compressibility")
     (region,) = arrays_of(store, result, "regions", "region")
     for start in ("noise", "latent", "exact-1"):
         (edit,) = arrays_of(store, result, f"edit/{start}", "edit")
@@ -275,7 +269,7 @@ def test_the_papers_values_of_table_5_are_found_by_their_headings():
 def test_trained_networks_are_edited_by_class_and_by_prompt(tmp_path, model):
     small = ["num_samples=6", "num_inference_steps=5", "bootstrap_replicates=100", "edits.forward_steps=1"]
     assert run(tmp_path / "s", "edits", *small, model=model) == 0
-    _, result = result_of(tmp_path / "s", "edits")
+    result = result_of(tmp_path / "s", "edits")
     assert {"classifier_target", "classifier_source"} <= set(result["measure"].values.tolist())
     assert result["picture"].shape[2:] == ((3, 64, 64) if model == "photo-dit" else (3, 32, 32))
     names = {photo.name for photo in load_photos()}

@@ -205,10 +205,10 @@ class Asks(Study):
         return asked
 
     def analyse(self, inputs, context):
-        raise NotImplementedError
+        raise AssertionError("only its artifacts are asked")
 
     def present(self, results):
-        raise NotImplementedError
+        raise AssertionError("only its artifacts are asked")
 
 
 def stored(place, model, *sets):

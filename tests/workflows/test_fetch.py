@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from fetch_server import COMMIT, CONTENT, HUB, SHA, Server, hub_card, url_card
+from fetch_server import COMMIT, CONTENT, HUB, SHA, Server, hub_card, own_cache, serving, url_card
 
 from taba_core.cache import read_json_table, write_json_table
 from taba_core.errors import UsageError, WorkError
@@ -23,27 +23,13 @@ follows = pytest.mark.follows
 
 @pytest.fixture
 def server():
-    server = Server()
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+    with serving() as server:
+        yield server
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("TABA_CACHE", str(tmp_path / "cache"))
-    for name in (
-        "HF_HUB_OFFLINE",
-        "HF_TOKEN",
-        "HF_ENDPOINT",
-        "http_proxy",
-        "HTTP_PROXY",
-        "all_proxy",
-        "ALL_PROXY",
-    ):
-        monkeypatch.delenv(name, raising=False)
-    return tmp_path / "cache"
+    return own_cache(tmp_path, monkeypatch)
 
 
 def test_a_file_is_fetched_once_and_locked(server, cache):

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 from dataclasses import replace
 
 import pytest
 import torch
-from fetch_server import COMMIT, CONTENT, SHA, Server
+from fetch_server import COMMIT, CONTENT, SHA, own_cache, serving
 from safetensors.torch import save
 
 from taba_core.cache import read_json_table
@@ -27,20 +26,13 @@ HUB = {"config.json": CONFIG, "model.safetensors": save({"w": torch.ones(3)}), "
 
 @pytest.fixture
 def server():
-    server = Server()
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+    with serving() as server:
+        yield server
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("TABA_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    for name in ("HF_HUB_OFFLINE", "HF_TOKEN", "HF_ENDPOINT", "http_proxy", "HTTP_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    return tmp_path / "cache"
+    return own_cache(tmp_path, monkeypatch)
 
 
 def test_metrics_are_the_files_of_all_measures_and_a_measure_has_its_own():

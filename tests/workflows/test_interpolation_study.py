@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from engine_runs import taba
+from engine_runs import nodes, result_of, taba
 
-import taba_core
 from taba_core.artifacts.base import from_attrs
 from taba_core.artifacts.generation import Generation
 from taba_core.artifacts.interpolation import Interpolation
@@ -45,16 +44,6 @@ def run(place, *settings, model="photo-mixture", report=False, method=None):
     arguments = [part for name, value in chosen.items() for part in ("--set", f"{name}={value}")]
     where = ["--model", model, "--store", place, "--executor", "local", *([] if report else ["--no-report"])]
     return taba("run", "interpolation", *where, *(["--method", method] if method else []), *arguments)
-
-
-def nodes(place, kind):
-    return [node for node in taba_core.open_store(place).children.values() if node.attrs["kind"] == kind]
-
-
-def result_of(place):
-    store = Store.open(place)
-    (name,) = store.results()
-    return store.read_result(name)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from engine_runs import taba
+from engine_runs import nodes, result_of, taba
 from PIL import Image
 
 import taba_core
@@ -23,7 +23,6 @@ from taba_core.models.crops import real_crops
 from taba_core.models.photos import load_photos
 from taba_core.stats.frechet import frechet_distance
 from taba_core.stats.manifold import density_coverage, precision_recall
-from taba_core.store import Store
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 import tiny_checkpoints as tiny
@@ -38,21 +37,11 @@ def run(place, *settings, model="photo-mixture", report=False):
     return taba("run", "sample-quality", *where, *arguments)
 
 
-def result_of(place):
-    store = Store.open(place)
-    (name,) = store.results()
-    return store.read_result(name)
-
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     place = tmp_path_factory.mktemp("quality") / "store"
     assert run(place, report=True) == 0
     return place
-
-
-def nodes(place, kind):
-    return [node for node in taba_core.open_store(place).children.values() if node.attrs["kind"] == kind]
 
 
 def test_features_are_those_of_the_stored_images(place):
