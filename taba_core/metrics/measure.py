@@ -61,13 +61,14 @@ class HubFile:
         file = self.path()
         if not file.is_file():
             return (
-                f"{self.network}'s weights are not here ({file}); download them from {self.url} to that file."
+                f"{self.network}'s weights are not here ({file}); run `taba fetch metrics` on a machine with internet, "
+                f"or download them from {self.url} to that file."
             )
         digest = content_hash(file)
         if not digest.startswith(self.sha256):
             return (
                 f"{file} is not {self.publisher}'s {self.network} (sha256 {digest[:8]}..., not {self.sha256}...); "
-                f"delete it and download it again from {self.url}."
+                f"delete it and run `taba fetch metrics`, or download it again from {self.url}."
             )
         return None
 

@@ -43,7 +43,8 @@ def test_a_missing_file_is_named_with_its_place_and_address(home, monkeypatch):
     installed(monkeypatch, "lpips", "torchvision")
     place = home / "hub" / "checkpoints" / "alexnet-owt-7be5be79.pth"
     assert LPIPS.why_not() == (
-        f"AlexNet's weights are not here ({place}); download them from "
+        f"AlexNet's weights are not here ({place}); run `taba fetch metrics` on a machine with internet, or download "
+        "them from "
         "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth to that file."
     )
     with pytest.raises(UsageError, match=r"^LPIPS: AlexNet's weights are not here"):
@@ -57,8 +58,8 @@ def test_another_file_of_that_name_is_no_alexnet(home, monkeypatch):
     place.write_bytes(b"")
     # SHA-256 of nothing is e3b0c442...
     assert LPIPS.why_not() == (
-        f"{place} is not torchvision's AlexNet (sha256 e3b0c442..., not 7be5be79...); delete it and download it again "
-        "from https://download.pytorch.org/models/alexnet-owt-7be5be79.pth."
+        f"{place} is not torchvision's AlexNet (sha256 e3b0c442..., not 7be5be79...); delete it and run "
+        "`taba fetch metrics`, or download it again from https://download.pytorch.org/models/alexnet-owt-7be5be79.pth."
     )
 
 

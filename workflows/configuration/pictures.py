@@ -23,9 +23,8 @@ from workflows.configuration.edits import check_condition
 from workflows.configuration.given_images import image_list
 
 TEXT_MODEL, CLASS_MODEL = "photo-if", "photo-dit"
-_ENLARGED = (
-    2  # most times that a picture is enlarged: what is interpolated is plain, and plain areas invert badly
-)
+# Most times that a picture is enlarged: what is interpolated is plain, and plain areas invert badly.
+_ENLARGED = 2
 _NAMED = 12  # names of classes in a message
 
 Condition = str | int
@@ -75,7 +74,7 @@ class PictureContext(Context):
         """The context whose forward noise is of another seed."""
         return self._with(forward_seed=seed)
 
-    def _with(self, **fields: Condition) -> PictureContext:
+    def _with(self, **fields: str | int) -> PictureContext:
         return replace(self, settings=self.settings.model_copy(update=fields))
 
     @property
@@ -118,9 +117,8 @@ def with_pictures(context: Context, place: str, prompt: str | None, target: str)
     """
     if context.card.conditional == "none":
         check_condition("none", context.card)
-    model_spec(
-        context.model, context.settings.model_options, context.weights
-    )  # its weights are needed from here on
+    # Its weights are needed from here on, so that missing ones are refused first.
+    model_spec(context.model, context.settings.model_options, context.weights)
     pictures = open_images_at(Path(place).expanduser().resolve())
     by_class = context.card.conditional == "class"
     own = pictures.classes if by_class else pictures.captions
