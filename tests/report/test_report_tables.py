@@ -11,7 +11,7 @@ from sample_report import correlation_table, fix_table, region_table
 from workflows.analysis.presentation import Cell, Claim, Column, PaperValue, Run, Section, Table
 from workflows.analysis.published import paper_rows, paper_value
 from workflows.report.notation import format_any, format_number, to_html, to_latex
-from workflows.report.tables import to_csv, to_latex_table, to_markdown
+from workflows.report.tables import cell_text, to_csv, to_latex_table, to_markdown
 
 TABLES = [correlation_table(), region_table(), fix_table()]
 
@@ -218,3 +218,15 @@ def test_importing_the_data_model_loads_nothing_heavy():
     )
     modules = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
     assert not {"torch", "ray", "matplotlib", "xarray", "numpy", "jinja2"} & set(modules)
+
+
+def test_a_cell_says_only_those_of_its_choices_that_the_table_does_not():
+    def shown(own, common="levels=exact, network_time=target"):
+        return cell_text(Cell(0.5, n=64, conventions=own), "", common).own
+
+    assert shown("levels=exact, network_time=target, profile=fast") == "n = 64, profile=fast"
+    assert shown("levels=shifted, network_time=target") == "n = 64, levels=shifted"
+    # All that it states stands there too, and the table states more: its own are said in full.
+    assert shown("levels=exact") == "n = 64, levels=exact"
+    assert shown("levels=exact", "") == "n = 64, levels=exact"
+    assert shown(None) == "n = 64"

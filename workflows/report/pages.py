@@ -153,7 +153,8 @@ def _table(table: Table) -> dict[str, Any]:
     for index, (label, cells) in enumerate(zip(table.rows, table.cells, strict=True)):
         group = table.row_groups[index] if table.row_groups else ""
         new = bool(group) and (index == 0 or table.row_groups[index - 1] != group)
-        shown = [(cell, cell_text(cell, f"{table.row_header}; {label}")) for cell in cells]
+        said = f"{table.row_header}; {label}"
+        shown = [(cell, cell_text(cell, said, table.conventions)) for cell in cells]
         rows.append({"label": label, "group": group if new else "", "cells": shown})
     return {
         "source": table,

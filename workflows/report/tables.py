@@ -43,13 +43,15 @@ class CellText:
         return [part for part in parts if part]
 
 
-def cell_text(cell: Cell, said: str = "") -> CellText:
+def cell_text(cell: Cell, said: str = "", conventions: str = "") -> CellText:
     """Round everything in a cell to its digits; a dash for "not defined", n/a for "not computed".
 
     Args:
       said: what the row already says beside the cell; an n, T or seed told there ("T = 50") is not repeated.
+      conventions: what is printed under the table; of the cell's own choices those that stand there are not repeated.
     """
-    context = (("n", cell.n), ("T", cell.T), ("seed", cell.seed), ("", cell.conventions))
+    own_choices = _not_in(cell.conventions, conventions)
+    context = (("n", cell.n), ("T", cell.T), ("seed", cell.seed), ("", own_choices))
     own = ", ".join(
         f"{name} = {v}" if name else str(v)
         for name, v in context
@@ -72,6 +74,14 @@ def cell_text(cell: Cell, said: str = "") -> CellText:
     shown = format_number(float(cell.value), cell.digits)
     compared = (show(cell.floor), show(cell.theory), paper, mark, note)
     return CellText(shown, spread, interval, *compared, cell.unit, own)
+
+
+def _not_in(own: str | None, common: str) -> str | None:
+    """The choices of a cell that its table does not state, or all where it only states fewer."""
+    if own is None:
+        return None
+    stated = common.split(", ")
+    return ", ".join(choice for choice in own.split(", ") if choice not in stated) or own
 
 
 def column_heading(column: Column, with_group: bool = True) -> str:
@@ -128,8 +138,8 @@ def to_csv(table: Table) -> str:
 # Markdown
 
 
-def _markdown_cell(cell: Cell, said: str) -> str:
-    text = cell_text(cell, said)
+def _markdown_cell(cell: Cell, said: str, conventions: str) -> str:
+    text = cell_text(cell, said, conventions)
     value = f"**{text.value}**" if cell.bold else text.value
     parts = [value, text.unit if text.value != "–" else "", text.spread, text.interval]
     comparisons = f"({'; '.join(text.comparisons())})" if text.comparisons() else ""
@@ -140,7 +150,13 @@ def to_markdown(table: Table) -> str:
     """Title, an aligned pipe table, and the context line."""
     head = [table.row_header, *(column_heading(column) for column in table.columns)]
     body = [
-        [table.row_key(i), *(_markdown_cell(cell, f"{table.row_header}; {table.rows[i]}") for cell in cells)]
+        [
+            table.row_key(i),
+            *(
+                _markdown_cell(cell, f"{table.row_header}; {table.rows[i]}", table.conventions)
+                for cell in cells
+            ),
+        ]
         for i, cells in enumerate(table.cells)
     ]
     grid = [[text.replace("|", r"\|").replace("\n", " ") for text in row] for row in (head, *body)]
@@ -160,8 +176,8 @@ def to_markdown(table: Table) -> str:
 # LaTeX
 
 
-def _latex_cell(cell: Cell, said: str) -> str:
-    text = cell_text(cell, said)
+def _latex_cell(cell: Cell, said: str, conventions: str) -> str:
+    text = cell_text(cell, said, conventions)
     if text.value == "–":
         return "--"
     value = to_latex(f"{text.value} {text.unit}".strip())
@@ -206,7 +222,7 @@ def to_latex_table(table: Table) -> str:
             )
             shown = group
         said = f"{table.row_header}; {table.rows[index]}"
-        shown_cells = (_latex_cell(cell, said) for cell in cells)
+        shown_cells = (_latex_cell(cell, said, table.conventions) for cell in cells)
         lines.append(" & ".join([to_latex(table.rows[index]), *shown_cells]) + r" \\")
     lines += [r"\bottomrule", r"\end{tabular}"]
     notes = [to_latex(text.rstrip(".") + ".") for text in _footer(table)]
