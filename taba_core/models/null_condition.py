@@ -18,13 +18,13 @@ def why_no_null_condition(card: Card) -> str:
     if card.conditional == "none":
         return f"{card.title} has no condition"
     if card.family == "flux":
-        return why_distilled(card.title, card.distilled_guidance)
+        return _why_distilled(card.title, card.distilled_guidance)
     if card.conditional == "text" or card.embedded or card.family in _NULL_CLASS:
         return ""
     return f"{card.title} has classes but no null class"
 
 
-def why_distilled(title: str, guidance: float | None) -> str:
+def _why_distilled(title: str, guidance: float | None) -> str:
     """Why a distilled network has no null condition, as a clause.
 
     Args:
