@@ -80,8 +80,8 @@ def check_patches(card: Card, directory: Path) -> None:
         bound = f", at most {largest}" if largest else ""
         raise UsageError(
             f"{card.name}: states of {sides[0]} x {sides[1]}; the network of {path.parent} cuts a state into patches "
-            f"of {patch} x {patch}, so its sides are multiples of {patch}{bound} (an image is larger by the factor of its "
-            "autoencoder, mostly 8). State such a sample_shape and image_size in the card."
+            f"of {patch} x {patch}, so its sides are multiples of {patch}{bound} (an image is larger by the factor of "
+            "its autoencoder, mostly 8). State such a sample_shape and image_size in the card."
         )
     if flux:
         _check_guidance(card, directory, bool(config.get("guidance_embeds", False)))

@@ -13,7 +13,7 @@ from tiny_text_checkpoints import save_tiny_sdxl, tiny_card
 from torch.testing import assert_close
 
 from taba_core.errors import UsageError
-from taba_core.models import dit, stable_diffusion, unet
+from taba_core.models import dit, flux, stable_diffusion, stable_diffusion_3, unet
 from taba_core.models.architectures import _described
 from taba_core.models.catalog import load_card
 from taba_core.models.codec import KLCodec, VQCodec
@@ -24,7 +24,11 @@ EXACT = profile_named("exact")
 T = torch.tensor([301.0, 301.0])
 LABELS = torch.tensor([1, 3])
 FAMILY = {"UNet2DModel": "unet", "DiTTransformer2DModel": "dit", "VQModel": "ldm", "T5EncoderModel": "if"}
-NETWORKS = ("UNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel", "AutoencoderKL", "VQModel")
+FAMILY |= {"SD3Transformer2DModel": "sd3", "FluxTransformer2DModel": "flux"}
+NETWORKS = (
+    "UNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel", "SD3Transformer2DModel", "FluxTransformer2DModel",
+    "AutoencoderKL", "VQModel",
+)  # fmt: skip
 SCHEDULERS = (
     "DDIM", "DDPM", "PNDM", "LMSDiscrete", "EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete",
     "DPMSolverMultistep", "DPMSolverSinglestep", "DEISMultistep", "UniPCMultistep", "KDPM2Discrete",
@@ -58,6 +62,26 @@ OTHER = {
     "patch_size": 4, "num_attention_heads": 4, "num_layers": 1, "dropout": 0.5, "vq_embed_dim": 5,
     "scaling_factor": 0.5, "latent_channels": 6,
 }  # fmt: skip
+# Of the transformers of flows: a value off the default, and what else it needs.
+OF_FLOWS = {
+    "SD3Transformer2DModel": {
+        "num_attention_heads": (4, {"caption_projection_dim": 32}),
+        "attention_head_dim": (16, {"caption_projection_dim": 32}),
+        "caption_projection_dim": (32, {"num_attention_heads": 4}),
+        "dual_attention_layers": ((0,), {}),
+        "qk_norm": ("rms_norm", {}),
+        "joint_attention_dim": (20, {}),
+        "pooled_projection_dim": (10, {}),
+        "pos_embed_max_size": (6, {}),
+    },
+    "FluxTransformer2DModel": {
+        "attention_head_dim": (8, {"axes_dims_rope": (2, 2, 4)}),
+        "axes_dims_rope": ((8, 4, 4), {}),
+        "num_single_layers": (2, {}),
+        "joint_attention_dim": (20, {}),
+        "pooled_projection_dim": (10, {}),
+    },
+}
 # Fields that say how many channels go in or out; what they mean together is tested beside the loaders.
 CHANNELS = {"in_channels", "out_channels"}
 
@@ -76,6 +100,15 @@ def tiny(kind, **changes):
             "num_attention_heads": 2, "attention_head_dim": 8, "in_channels": 4, "out_channels": 8,
             "num_layers": 2, "sample_size": 8, "patch_size": 2, "num_embeds_ada_norm": 10,
         },
+        "SD3Transformer2DModel": {
+            "sample_size": 8, "num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 8,
+            "caption_projection_dim": 16, "joint_attention_dim": 16, "pooled_projection_dim": 12,
+            "pos_embed_max_size": 8,
+        },
+        "FluxTransformer2DModel": {
+            "num_layers": 2, "num_single_layers": 1, "num_attention_heads": 2, "attention_head_dim": 16,
+            "joint_attention_dim": 16, "pooled_projection_dim": 12, "axes_dims_rope": (4, 4, 8),
+        },
     }  # fmt: skip
     makers = {"UNet2DModel": tiny_unet2d, "AutoencoderKL": tiny_kl, "VQModel": tiny_vq}
     with fixed_weights():
@@ -92,6 +125,8 @@ def arguments(kind):
 
 
 def off_default(kind, field, default):
+    if field in OF_FLOWS.get(kind, ()):
+        return OF_FLOWS[kind][field][0]
     if field in OTHER:
         value = OTHER[field]
         return value[kind] if isinstance(value, dict) else value
@@ -104,6 +139,35 @@ def off_default(kind, field, default):
 
 def normal(*shape, seed=1):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def of_a_flow(kind, module):
+    """`ours_and_theirs` of a transformer of text and flow."""
+    from diffusers import FluxPipeline
+
+    config, x = module.config, normal(2, 16, 8, 8)
+    text = {"prompt_embeds": normal(2, 7, config.joint_attention_dim, seed=3)}
+    text["pooled"] = normal(2, config.pooled_projection_dim, seed=4)
+    given = {"encoder_hidden_states": text["prompt_embeds"], "pooled_projections": text["pooled"]}
+    if kind == "SD3Transformer2DModel":
+        theirs = module(x, timestep=T, **given, return_dict=False)[0]
+        predict = stable_diffusion_3.predict_with(
+            load_card("sd3-medium"), EXACT.prepare(module, "fp32", "cpu")
+        )
+        return predict(x, T, text), theirs
+    w = 3.5 if config.guidance_embeds else None
+    packed = module(
+        FluxPipeline._pack_latents(x, 2, 16, 8, 8),
+        timestep=T / 1000,
+        guidance=None if w is None else torch.full((2,), w),
+        img_ids=FluxPipeline._prepare_latent_image_ids(2, 4, 4, "cpu", torch.float32),
+        txt_ids=torch.zeros(7, 3),
+        **given,
+        return_dict=False,
+    )[0]
+    card = load_card("flux-dev").model_copy(update={"distilled_guidance": w})
+    predict = flux.predict_with(card, EXACT.prepare(flux.FluxOnLatents(module), "fp32", "cpu"))
+    return predict(x, T, text), FluxPipeline._unpack_latents(packed, 64, 64, 8)
 
 
 def ours_and_theirs(kind, module, monkeypatch):
@@ -130,6 +194,8 @@ def ours_and_theirs(kind, module, monkeypatch):
             theirs = module(x, timestep=T.long(), class_labels=LABELS, return_dict=False)[0]
             predict = dit._predict(EXACT.prepare(module, "fp32", "cpu"), 10, 10)
             return predict(x, T, {"class_id": LABELS}), theirs
+        if kind in OF_FLOWS:
+            return of_a_flow(kind, module)
         width = config.encoder_hid_dim or config.cross_attention_dim
         x, text = normal(2, 4, 8, 8), normal(2, 77, width, seed=3)
         theirs = module(x, T[0].long(), encoder_hidden_states=text, return_dict=False)[0]
@@ -161,7 +227,8 @@ def test_every_field_off_its_default_is_refused_by_name_or_computed_as_diffusers
             continue
         if field == "num_train_timesteps":
             value = 1000
-        module = tiny(kind, **{field: value}, **needs.get(field, {}))
+        also = OF_FLOWS.get(kind, {}).get(field, (None, needs.get(field, {})))[1]
+        module = tiny(kind, **{field: value}, **also)
         assert module.config[field] == value
         ours, theirs = ours_and_theirs(kind, module, monkeypatch)
         assert_close(ours, theirs, atol=2e-5, rtol=1e-4, msg=lambda text, field=field: f"{field}: {text}")
@@ -301,6 +368,26 @@ IF_INDEX = {
     "tokenizer": ["transformers", "T5Tokenizer"], "unet": ["diffusers", "UNet2DConditionModel"],
     "watermarker": ["deepfloyd_if", "IFWatermarker"],
 }  # fmt: skip
+FLUX_VAE = {
+    "act_fn": "silu", "block_out_channels": [128, 256, 512, 512], "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "force_upcast": True, "in_channels": 3, "latent_channels": 16, "latents_mean": None, "latents_std": None,
+    "layers_per_block": 2, "mid_block_add_attention": True, "norm_num_groups": 32, "out_channels": 3,
+    "sample_size": 1024, "scaling_factor": 0.3611, "shift_factor": 0.1159, "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "use_post_quant_conv": False, "use_quant_conv": False,
+}  # fmt: skip
+FLUX_DEV_SCHEDULER = {
+    "base_image_seq_len": 256, "base_shift": 0.5, "max_image_seq_len": 4096, "max_shift": 1.15,
+    "num_train_timesteps": 1000, "shift": 3.0, "use_dynamic_shifting": True,
+}  # fmt: skip
+SD3_INDEX = {
+    "_class_name": "StableDiffusion3Pipeline", "feature_extractor": [None, None], "image_encoder": [None, None],
+    "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModelWithProjection"], "tokenizer": ["transformers", "CLIPTokenizer"],
+    "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+    "tokenizer_2": ["transformers", "CLIPTokenizer"], "transformer": ["diffusers", "SD3Transformer2DModel"],
+    "text_encoder_3": ["transformers", "T5EncoderModel"], "tokenizer_3": ["transformers", "T5TokenizerFast"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -313,6 +400,11 @@ IF_INDEX = {
         ("CLIPTokenizer", "sdxl", CLIP_TOKENIZER),
         ("T5Tokenizer", "if", {"extra_ids": 100, "sp_model_kwargs": {}, "pad_token": {"content": "<pad>"}}),
         ("Pipeline", "if", IF_INDEX),
+        ("AutoencoderKL", "sd3", FLUX_VAE | {"scaling_factor": 1.5305, "shift_factor": 0.0609}),
+        ("AutoencoderKL", "flux", FLUX_VAE),
+        ("FlowMatchEulerDiscreteScheduler", "flux", FLUX_DEV_SCHEDULER),
+        ("FlowMatchEulerDiscreteScheduler", "sd3", {"num_train_timesteps": 1000, "shift": 3.0}),
+        ("Pipeline", "sd3", SD3_INDEX),
         ("Scheduler", "ldm", {"timestep_values": None, "timesteps": 1000, "clip_sample": False}),
     ],
 )
@@ -320,10 +412,17 @@ def test_published_configurations_pass(kind, family, config):
     assert refused_fields(kind, family, config) == []
 
 
-@pytest.mark.parametrize("name", ["ldm", "dit", "if", "sdxl", "sd"])
-def test_the_published_architectures_pass(name):
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        *((name, name) for name in ("ldm", "dit", "if", "sdxl", "sd")),
+        *((name, "sd3") for name in ("sd3-medium", "sd35-medium", "sd35-large")),
+        *((name, "flux") for name in ("flux-dev", "flux-schnell")),
+    ],
+)
+def test_the_published_architectures_pass(name, family):
     described = _described()[name]
-    assert refused_fields(described["class"], name, described["config"]) == []
+    assert refused_fields(described["class"], family, described["config"]) == []
 
 
 def test_a_directory_is_refused_with_all_fields_of_the_file_before_it_is_planned(tmp_path):

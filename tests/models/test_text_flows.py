@@ -190,8 +190,10 @@ def test_a_card_of_another_size_with_the_shift_of_the_first_is_refused_and_its_c
 ):
     shift = load_card(str(directories["flux-dev"])).schedule.shift
     schedule = {"kind": "flow", "N": 1000, "shift": shift}
-    path = flux_card(directories["flux-dev"], WIDE, schedule=schedule).rename(tmp_path / "mine.yaml")
-    with pytest.raises(UsageError, match=r"says schedule.shift=1.58.*, the card of mine says 3.15") as caught:
+    path = flux_card(directories["flux-dev"], WIDE, folder=tmp_path, schedule=schedule)
+    with pytest.raises(
+        UsageError, match=r"says schedule.shift=1.58.*, the card of tiny-flux-dev-small says 3.15"
+    ) as caught:
         model_spec(str(path))
     right = f"{{kind: flow, N: 1000, shift: {dynamic_shift(24)}}}"
     assert f"Correct the card: `schedule: {right}`" in str(caught.value)
@@ -472,7 +474,7 @@ def rebuild_narrower(directory):
 
 
 def test_states_that_cannot_be_patched_are_refused(directories, tmp_path):
-    odd = load_card(str(flux_card(directories["flux-dev"], (CHANNELS, 7, 8))))
+    odd = load_card(str(flux_card(directories["flux-dev"], (CHANNELS, 7, 8), folder=tmp_path)))
     with pytest.raises(UsageError, match=r"states of 7 x 8; .* its sides are multiples of 2 "):
         load_network(odd, directories["flux-dev"], device="cpu", profile=profile_named("exact"))
     card = load_card(str(directories["sd3"]))
@@ -497,8 +499,10 @@ def test_another_size_within_the_positions_runs(directories):
 
 
 @pytest.mark.parametrize(("name", "stated"), [("flux-dev", None), ("flux-schnell", 3.5)])
-def test_a_card_whose_guidance_is_not_the_networks_is_refused(name, stated, directories):
-    card = load_card(str(flux_card(directories[name]))).model_copy(update={"distilled_guidance": stated})
+def test_a_card_whose_guidance_is_not_the_networks_is_refused(name, stated, directories, tmp_path):
+    card = load_card(str(flux_card(directories[name], folder=tmp_path))).model_copy(
+        update={"distilled_guidance": stated}
+    )
     way_out = "distilled_guidance: 1.0" if stated is None else "distilled_guidance: null"
     with pytest.raises(UsageError, match=rf"given (no |a )guidance.*Correct the card: `{way_out}`"):
         load_network(card, directories[name], device="cpu", profile=profile_named("exact"))

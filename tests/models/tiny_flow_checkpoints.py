@@ -99,15 +99,21 @@ def save_tiny_flux(directory: Path, *, guidance: bool = True, **transformer: Any
     return directory
 
 
-def flux_card(directory: Path, shape: tuple[int, int, int] = (CHANNELS, 8, 8), **fields: Any) -> Path:
-    """A card of states of another size than 1024 pixels, beside the directory that it extends."""
+def flux_card(
+    directory: Path,
+    shape: tuple[int, int, int] = (CHANNELS, 8, 8),
+    *,
+    folder: Path | None = None,
+    **fields: Any,
+) -> Path:
+    """A card of states of another size than 1024 pixels, in a folder or beside the directory that it extends."""
     stated = {
         "extends": str(directory),
         "sample_shape": list(shape),
         "image_size": FACTOR * shape[1],
         **fields,
     }
-    path = directory.with_name(directory.name + "-small.yaml")
+    path = (folder or directory.parent) / f"{directory.name}-small.yaml"
     path.write_text(json.dumps(stated), encoding="utf-8")
     return path
 
