@@ -100,8 +100,8 @@ def check_model_files(card: Card, source: Path) -> None:
             f"{source} is a file; the weights of {card.title} are a directory in the hub's layout, with "
             f"model_index.json and a folder for each component ({parts}). Give that directory."
         )
-    parts = component_folders(card.family, source)
-    read = [name for name in _WEIGHTS[card.family] if name in parts]
+    present = component_folders(card.family, source)
+    read = [name for name in _WEIGHTS[card.family] if name in present]
     for name in (*read, *_autoencoder(card, source)):
         check_component(source / name)
     for name, kind in tokenizer_folders(card.family, source).items():

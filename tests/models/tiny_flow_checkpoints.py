@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from tiny_checkpoints import fixed_weights
 from tiny_text_checkpoints import clip_config, save_clip_tokenizer, save_sentencepiece
 
@@ -116,6 +117,12 @@ def flux_card(
     path = (folder or directory.parent) / f"{directory.name}-small.yaml"
     path.write_text(json.dumps(stated), encoding="utf-8")
     return path
+
+
+def module_of(model: Any) -> torch.nn.Module:
+    """The torch module that a network of a flow calls."""
+    cells = (cell.cell_contents for cell in model.output.__closure__)
+    return next(content for content in cells if isinstance(content, torch.nn.Module))
 
 
 def save_flow_scheduler(directory: Path, **fields: Any) -> None:

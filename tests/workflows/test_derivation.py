@@ -244,4 +244,4 @@ def test_other_grids_and_single_steps_have_fewer_claims():
     found = Findings()
     find_flow_claims(found, TimestepGrid.build(NoiseSchedule.linear(), 10))
     assert json.loads(found.dataset().attrs["claims"]) == []
-    assert set(flow_claims(1.0, 1)) == {"F1", "F2", "F6"}
+    assert set(flow_claims(1.0, 1)) == {"F1", "F6"}

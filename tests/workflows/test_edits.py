@@ -188,8 +188,8 @@ def test_flow_edit_is_another_edit_and_asks_for_source_and_target_at_every_step(
     assert (plain.num_evaluations(), led.num_evaluations()) == (50, 66)
     guided = generation(num_inference_steps=50, guidance_scale=3.5)
     assert Edit(source=guided, noise_seed=1, flow_edit_steps=33, guidance_scale=13.5).num_evaluations() == 132
-    assert led.reads_of(source) == ("image", "class_id")
-    assert Edit(source=source).reads_of(source) == ("noise", "class_id")
+    assert led.reads_of(source) == ("image", "class_id", "prompt")
+    assert Edit(source=source).reads_of(source) == ("noise", "class_id", "prompt")
     for fields, said in (
         ({"source": Inversion(source=source, num_inference_steps=50)}, "give a generation and noise_seed"),
         ({"source": source}, "give a generation and noise_seed"),
@@ -264,7 +264,7 @@ def test_a_run_leads_images_as_the_definition_does(tmp_path):
                 "led": context.request(led, ("edit", "target_class_id")),
             }
 
-    context = Context("photo-flow", "ddim", read_settings([*SMALL, "num_samples=4"]))
+    context = Context("photo-flow", "ddim", read_settings(SMALL))
     store = Store.open(tmp_path / "s", mode="a")
     plan = make_plan(context, [Leads()], store)
     plan.studies = []  # nothing is analysed
@@ -272,7 +272,7 @@ def test_a_run_leads_images_as_the_definition_does(tmp_path):
     tree = taba_core.open_store(tmp_path / "s")
     images = next(a for a in tree.values() if a.attrs["kind"] == "generation")
     edit = next(a for a in tree.values() if a.attrs["kind"] == "edit")
-    model, ids = load_model("photo-flow"), np.arange(4)
+    model, ids = load_model("photo-flow"), np.arange(8)
     own, target = (torch.tensor(a.values) for a in (images["class_id"], edit["target_class_id"]))
     expected = flow_edit(
         model,

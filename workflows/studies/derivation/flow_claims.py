@@ -37,16 +37,9 @@ def find_flow_claims(found: Findings, grid: TimestepGrid) -> None:
         plain.std[0] < min(plain.std[1], _NARROW),
         {"std_plain": plain.std[0], "std_rest": plain.std[1]},
     )
-    lost = -np.log(modes.step_gains(grid.upward())[:, 0] * modes.sampled_step_ratio()[:, 0])
-    share = lost / lost.sum()
-    _claim(
-        found,
-        "F2",
-        f"One step alone makes more than {_MOST:.0%} of what the logarithm of a flat mode's latent lacks.",
-        share.max() > _MOST,
-        {"step": int(share.argmax()) + 1, "share": share.max()},
-    )
-    _find_replacement(found, modes, plain)
+    if grid.num_inference_steps > 1:
+        _find_worst_step(found, modes)
+        _find_replacement(found, modes, plain)
     other = _variance_preserving(grid)
     if other is not None:
         ratio = (
@@ -63,14 +56,25 @@ def find_flow_claims(found: Findings, grid: TimestepGrid) -> None:
         )
 
 
+def _find_worst_step(found: Findings, modes: GaussianModes) -> None:
+    """Claim F2: whose share of what is lost is largest."""
+    lost = -np.log(modes.step_gains(modes.grid.upward())[:, 0] * modes.sampled_step_ratio()[:, 0])
+    share = lost / lost.sum()
+    _claim(
+        found,
+        "F2",
+        f"One step alone makes more than {_MOST:.0%} of what the logarithm of a flat mode's latent lacks.",
+        share.max() > _MOST,
+        {"step": int(share.argmax()) + 1, "share": share.max()},
+    )
+
+
 def _find_replacement(found: Findings, modes: GaussianModes, plain: GaussianLatent) -> None:
     """Claims F3 to F5: one replaced step, by both rules and both times of the rest."""
 
     def replaced(rule: ForwardLevel, **conventions: str) -> GaussianLatent:
         return modes.latent(1, rule, **conventions)  # type: ignore[arg-type]
 
-    if modes.grid.num_inference_steps < 2:
-        return
     exact, matched = replaced("exact"), replaced("matched")
     source = replaced("exact", network_time="source", first_time="zero")
     _claim(
