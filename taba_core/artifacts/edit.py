@@ -24,7 +24,8 @@ class Edit(Artifact):
 
     `source` says where sampling starts: a generation, from its noise; an inversion, from its latent, by the sampler of
     its method. `noise_seed` takes noise of another seed than the generation's: an image that knows nothing of the
-    source.
+    source. With `flow_edit_steps` nothing is sampled: the image itself is led over so many lowest steps of a flow to
+    the target (FlowEdit), the source under the guidance of its generation, with noise of `noise_seed`.
 
     A drawn target belongs to (`target_seed`, sample id // noises_per_condition): a class of the model, or a prompt of
     `target_list`, other than the sample's own. A listed one is line (sample id // noises_per_condition) of
@@ -33,7 +34,8 @@ class Edit(Artifact):
 
     kind: ClassVar[str] = "edit"
     image_variable: ClassVar[str] = "edit"
-    reads: ClassVar[tuple[str, ...]] = ("noise", "latent", "class_id", "prompt")
+    reads: ClassVar[tuple[str, ...]] = ("noise", "image", "latent", "class_id", "prompt")
+    added_later: ClassVar[dict[str, Any]] = {"flow_edit_steps": None}
     stored: ClassVar[tuple[Variable, ...]] = (
         Variable("edit", STATE, "1", "image sampled from the start under the target condition"),
         Variable(
@@ -64,6 +66,7 @@ class Edit(Artifact):
     noise_seed: int | None = Field(default=None, ge=0)
     x0_rule: X0Rule = "none"
     guidance_scale: GuidanceScale = UNGUIDED
+    flow_edit_steps: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="before")
     @classmethod
@@ -85,7 +88,18 @@ class Edit(Artifact):
             )
         if self.noise_seed is not None and not isinstance(self.source, Generation):
             raise ValueError(f"noise_seed={self.noise_seed}: an edit of an inversion starts from its latent.")
+        if self.flow_edit_steps is not None:
+            self._check_flow_edit(self.flow_edit_steps)
         return self
+
+    def _check_flow_edit(self, steps: int) -> None:
+        if not isinstance(self.source, Generation) or self.noise_seed is None:
+            raise ValueError(
+                f"flow_edit_steps={steps}: FlowEdit leads generated images, with noise of a seed of its own; give a "
+                "generation and noise_seed."
+            )
+        if steps > self.source.num_inference_steps:
+            raise ValueError(f"flow_edit_steps={steps} of {self.source.num_inference_steps} steps.")
 
     @property
     def samples(self) -> SampleSource:
@@ -122,7 +136,9 @@ class Edit(Artifact):
         known = super().reads_of(source)
         if isinstance(source, Inversion):
             return (*known, *source.carried)
-        unread = {"noise"} if isinstance(self.source, Inversion) or self.noise_seed is not None else set()
+        unread = {"image"} if self.flow_edit_steps is None else set()
+        if isinstance(self.source, Inversion) or self.noise_seed is not None:
+            unread.add("noise")
         return tuple(name for name in known if name not in unread)
 
     def always_stored(self, *, latent: bool) -> tuple[str, ...]:
@@ -135,7 +151,11 @@ class Edit(Artifact):
         return frozenset(others | (set() if latent else {"decoded"}))
 
     def num_evaluations(self) -> int:
-        """T of the start, or those of the method's own sampler; twice that under guidance."""
+        """T of the start, or those of the method's own sampler; twice that under guidance. FlowEdit asks for the
+        source and the target at each of its steps."""
+        if self.flow_edit_steps is not None:
+            guided = (self.guidance_scale, getattr(self.source, "guidance_scale", UNGUIDED))
+            return self.flow_edit_steps * sum(map(evaluations_per_prediction, guided))
         own = self.source.sampling_evaluations if isinstance(self.source, Inversion) else None
         steps = self.source.num_inference_steps if own is None else own
         return steps * evaluations_per_prediction(self.guidance_scale)

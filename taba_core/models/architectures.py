@@ -55,7 +55,12 @@ def build_module(name: str, *, tiny: bool = False) -> Any:
 
     described = _described()[name]
     config = described["config"] | (described["tiny"]["config"] if tiny else {})
-    return getattr(diffusers, described["class"])(**config)
+    module = getattr(diffusers, described["class"])(**config)
+    if card.family != "flux":
+        return module
+    from taba_core.models.flux import FluxOnLatents
+
+    return FluxOnLatents(module)
 
 
 def random_module(name: str, *, device: str, tiny: bool = False, seed: int = 0) -> Any:
@@ -73,7 +78,7 @@ def network_of_module(card: Card, module: Any, *, device: str, profile: Profile)
     prepared = profile.prepare(module, card.precision, device)
 
     def predict(x: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-        return cast(Tensor, prepared(x, t, **nested(cond), return_dict=False)[0])
+        return cast(Tensor, prepared(x, timestep=t, **nested(cond), return_dict=False)[0])
 
     return Network.of_card(card, predict, device=device, profile=profile)
 

@@ -25,6 +25,8 @@ from taba_core.diffusion.spacing import FLOW_STYLES, GridStyle
 # v is alpha eps - sigma x_0 (Salimans & Ho 2022), velocity eps - x_0, sample x_0.
 Prediction = Literal["epsilon", "v", "sample", "velocity"]
 _SCHEDULE_FIELDS = {"cosine": ("max_beta",), "flow": ("shift",)}  # of the other kinds: the ends of beta
+# Fields of a card that came after the first stores, with the value that says nothing.
+_CAME_LATER: dict[str, Any] = {"shift_factor": 0.0, "max_tokens": None, "distilled_guidance": None}
 
 
 class _CardPart(BaseModel):
@@ -114,6 +116,7 @@ class WeightsCard(_CardPart):
     bytes: int = Field(default=0, ge=0, description="about what is downloaded")
     sha256: str = Field(default="", description="url: known hash of the file")
     gated: bool = Field(default=False, description="a licence must be accepted first")
+    licence: str = Field(default="", description="name of the licence, where a listing should say it")
     licence_page: str = ""
 
     @property
@@ -159,11 +162,33 @@ class Card(_CardPart):
     scaling_factor: float = Field(
         default=1.0, gt=0, description="latent = scaling_factor * encoder output; 1 for pixel models"
     )
+    shift_factor: float = Field(
+        default=0.0, description="latent = scaling_factor * (encoder output - shift_factor)"
+    )
+    max_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description="sd3, flux: tokens that T5 makes of a prompt; the network attends to all",
+    )
+    distilled_guidance: float | None = Field(
+        default=None, ge=0, description="flux: w that a network distilled under guidance is given, both ways"
+    )
     num_parameters: int = Field(ge=1, description="of the denoiser alone")
-    precision: Literal["fp32", "fp16", "fp16-torso"] = Field(description="precision of the reference runs")
+    precision: Literal["fp32", "fp16", "bf16", "fp16-torso"] = Field(
+        description="precision of the reference runs"
+    )
     cost: CostCard
     weights: WeightsCard
     defaults: DefaultsCard
+
+    @model_serializer(mode="wrap")
+    def _without_what_says_nothing(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Fingerprints of networks are hashes of cards.
+        fields: dict[str, Any] = serialize(self)
+        for name, silent in _CAME_LATER.items():
+            if name in fields and fields[name] == silent:
+                del fields[name]
+        return fields
 
     @property
     def runs_anywhere(self) -> bool:

@@ -35,17 +35,21 @@ class _Decoder:
       vae: a diffusers autoencoder on its device, in its precision.
       scaling: latent = scaling * (encoder output - mean) / std.
       profile: numerical profile of the calls; None leaves torch's settings as they are.
+      shift: mean of every channel of an autoencoder that states none of its own.
 
-    mean and std are the autoencoder's own `latents_mean` and `latents_std` of each channel; 0 and 1 if it has none.
+    mean and std are the autoencoder's own `latents_mean` and `latents_std` of each channel; `shift` and 1 if it has
+    none.
     """
 
-    def __init__(self, vae: Any, scaling: float, profile: Profile | None = None) -> None:
+    def __init__(
+        self, vae: Any, scaling: float, profile: Profile | None = None, *, shift: float = 0.0
+    ) -> None:
         self.vae = vae.eval().requires_grad_(False)
         self.scaling = _positive(scaling)
         self.profile = profile
         self.factor = enlargement(vae.config)
         self.channels = latent_channels(vae.config)
-        self._statistics = latent_statistics(vae.config) or ([0.0], [1.0])
+        self._statistics = latent_statistics(vae.config) or ([shift], [1.0])
 
     def decode(self, x_0: Tensor) -> Tensor:
         """Images of latents, (B, C, h, w) to (B, 3, H, W) float32, about [-1, 1], unclamped.
@@ -107,16 +111,20 @@ class VQCodec(_Decoder):
 
 
 class KLCodec(_Decoder):
-    """The variational autoencoder of DiT, SD and SDXL (diffusers AutoencoderKL; Rombach et al. 2022, Sec. 3.1).
+    """The variational autoencoder of DiT, SD, SDXL, SD3 and FLUX.1    (Rombach et al. 2022, Sec. 3.1).
 
-    decode(x_0) = D(x_0 / scaling); encode(image) = scaling * (mean + std * noise), noise = 0 for mode="mean".
-    An autoencoder that states the mean m and the standard deviation s of each channel of its latents has
+    It is diffusers' AutoencoderKL.
+
+    decode(x_0) = D(x_0 / scaling + shift); encode(image) = scaling * (mean + std * noise - shift), noise = 0 for
+    mode="mean". An autoencoder that states the mean m and the standard deviation s of each channel of its latents has
     decode(x_0) = D(x_0 * s / scaling + m), and encoding is the inverse (diffusers' SDXL pipeline).
 
     Args:
       vae: an AutoencoderKL on its device, in its precision (float32 for SDXL: its decoder overflows in half).
-      scaling: factor that gives latents unit variance: 0.18215 for DiT and SD, 0.13025 for SDXL.
+      scaling: factor that gives latents unit variance: 0.18215 for DiT and SD, 0.13025 for SDXL, 1.5305 for SD3,
+        0.3611 for FLUX.1.
       profile: numerical profile of the calls; None leaves torch's settings as they are.
+      shift: 0.0609 for SD3, 0.1159 for FLUX.1, 0 for the others.
     """
 
     def encode(
@@ -166,12 +174,18 @@ def load_vq_codec(
 
 
 def load_kl_codec(
-    directory: Path, scaling: float, *, device: str, dtype: torch.dtype, profile: Profile | None = None
+    directory: Path,
+    scaling: float,
+    *,
+    device: str,
+    dtype: torch.dtype,
+    profile: Profile | None = None,
+    shift: float = 0.0,
 ) -> KLCodec:
     """Codec from the directory of an AutoencoderKL. Raises UsageError if it is none."""
     from diffusers import AutoencoderKL
 
-    return KLCodec(load_component(AutoencoderKL, directory, dtype).to(device), scaling, profile)
+    return KLCodec(load_component(AutoencoderKL, directory, dtype).to(device), scaling, profile, shift=shift)
 
 
 @torch.no_grad()

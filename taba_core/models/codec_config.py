@@ -39,6 +39,11 @@ def scaling_factor(config: Mapping[str, Any]) -> float:
     return float(config.get("scaling_factor", silent))
 
 
+def shift_factor(config: Mapping[str, Any]) -> float:
+    """What is taken off the encoder's output before it is scaled; 0 where the file states none."""
+    return float(config.get("shift_factor") or 0.0)
+
+
 def latent_statistics(config: Mapping[str, Any]) -> tuple[list[float], list[float]] | None:
     """(mean, standard deviation) of each channel of the encoder's latents, None if the latents are not centred.
 
@@ -62,7 +67,7 @@ def check_codec(card: Card, directory: Path) -> None:
     """Refuse an autoencoder whose latents are not those of the card. A directory without one passes.
 
     Raises:
-      UsageError: other channels, another enlargement, another scaling, or impossible statistics.
+      UsageError: other channels, another enlargement, another scaling or shift, or impossible statistics.
     """
     folder = codec_folder(directory)
     if card.domain == "pixel" or folder is None or not (folder / "config.json").is_file():
@@ -89,6 +94,22 @@ def check_codec(card: Card, directory: Path) -> None:
             f"{folder} states scaling_factor={stated:g} and the card {card.scaling_factor:g}; latents would "
             f"be of another size than the network knows. {correction(card, directory, f'scaling_factor: {stated:g}')}; "
             "or correct the file if it is wrong."
+        )
+    _check_shift(card, directory, folder, config)
+
+
+def _check_shift(card: Card, directory: Path, folder: Path, config: Mapping[str, Any]) -> None:
+    if card.family in ("sd3", "flux") and not isinstance(config.get("shift_factor"), int | float):
+        raise UsageError(
+            f"{folder}/config.json states shift_factor={config.get('shift_factor')}; the latents of {card.title} are "
+            "shifted, and without the number they would be others. Fetch the directory again."
+        )
+    stated = shift_factor(config)
+    if not isclose(stated, card.shift_factor, rel_tol=1e-6, abs_tol=1e-9):
+        raise UsageError(
+            f"{folder} states shift_factor={stated:g} and the card {card.shift_factor:g}; latents would be others than "
+            f"the network knows. {correction(card, directory, f'shift_factor: {stated:g}')}; or correct the file if it "
+            "is wrong."
         )
 
 

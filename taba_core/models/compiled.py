@@ -15,15 +15,20 @@ import torch
 from torch import Tensor, nn
 
 # A transformer's layers are alike: compiled once and used in each, they take a tenth of the time of the whole graph.
-_REPEATED = "BasicTransformerBlock"
+_REPEATED = (
+    "BasicTransformerBlock",
+    "JointTransformerBlock",
+    "FluxTransformerBlock",
+    "FluxSingleTransformerBlock",
+)
 
 
 class CompiledNetwork:
     """A compiled network, called as the module is: every tensor among the arguments has the batch as first axis.
 
-    Transformers and U-Nets with transformer blocks (DiT, SD, SDXL) are compiled block by block; other U-Nets as a
-    whole, on CUDA as CUDA graphs. A call whose input takes gradients goes to the module as it is, as the graphs have
-    no backward pass.
+    Transformers and U-Nets with transformer blocks (DiT, SD, SDXL, SD3, FLUX.1) are compiled block by block; other
+    U-Nets as a whole, on CUDA as CUDA graphs. A call whose input takes gradients goes to the module as it is, as the
+    graphs have no backward pass.
 
     Args:
       module: on its device, in its precision and layout; changed in place where its blocks are compiled.
@@ -38,7 +43,7 @@ class CompiledNetwork:
         if has_repeated_blocks(module):
             blocks: Any = module
             # DiT's class does not name its blocks.
-            blocks._repeated_blocks = [_REPEATED]
+            blocks._repeated_blocks = list(_REPEATED)
             blocks.compile_repeated_blocks(fullgraph=True, dynamic=False)
         else:
             self._graphs = device.type == "cuda"
@@ -61,7 +66,7 @@ class CompiledNetwork:
 
 def has_repeated_blocks(module: nn.Module) -> bool:
     """Whether the network has transformer blocks that diffusers compiles one by one."""
-    named = any(type(part).__name__ == _REPEATED for part in module.modules())
+    named = any(type(part).__name__ in _REPEATED for part in module.modules())
     return named and hasattr(module, "compile_repeated_blocks")
 
 

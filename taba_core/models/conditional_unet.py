@@ -39,7 +39,7 @@ def pipeline_directory(card: Card, source: Path | None) -> Path:
         what = "is a file" if source.exists() else "does not exist"
         raise UsageError(
             f"{source} {what}; the weights of {card.title} are a directory in the hub's layout, with model_index.json "
-            "and a folder for each component (unet, text_encoder, tokenizer, scheduler)."
+            "and a folder for each component (unet or transformer, text_encoder, tokenizer, scheduler)."
         )
     return source
 
@@ -57,12 +57,12 @@ def load_conditional_unet(card: Card, directory: Path, *, profile: Profile) -> A
     return unet
 
 
-def check_width(card: Card, directory: Path, what: str, *, unet: int | None, encoder: int) -> None:
-    """The widths a U-Net reads and its text encoder writes must agree. Raises UsageError if not."""
-    if unet != encoder:
+def check_width(card: Card, directory: Path, what: str, *, reads: int | None, makes: int) -> None:
+    """The widths a network reads and its text encoder makes must agree. Raises UsageError if not."""
+    if reads != makes:
         raise UsageError(
-            f"{directory}: the U-Net of {card.title} reads {what} of width {unet} and the text encoder makes "
-            f"{encoder}: the components are not of one model. Fetch the directory again."
+            f"{directory}: the network of {card.title} reads {what} of width {reads} and the text encoder makes "
+            f"{makes}: the components are not of one model. Fetch the directory again."
         )
 
 

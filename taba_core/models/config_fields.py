@@ -22,6 +22,7 @@ from taba_core.models.json_file import read_json
 _NEW_NAMES = {"Transformer2DModel": "DiTTransformer2DModel"}
 _CLIP = {"text_encoder": "CLIPTextModel", "tokenizer": "CLIPTokenizer"}
 _CLIP_2 = {"text_encoder_2": "CLIPTextModelWithProjection", "tokenizer_2": "CLIPTokenizer"}
+_CLIP_WITH_PROJECTION = {"text_encoder": "CLIPTextModelWithProjection", "tokenizer": "CLIPTokenizer"}
 # Class of each component, by family and folder. Of two autoencoders, the first that is there is used.
 _COMPONENTS: dict[str, dict[str, str]] = {
     "unet": {"unet": "UNet2DModel"},
@@ -30,7 +31,17 @@ _COMPONENTS: dict[str, dict[str, str]] = {
     "if": {"unet": "UNet2DConditionModel", "text_encoder": "T5EncoderModel", "tokenizer": "T5Tokenizer"},
     "sd": {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", **_CLIP},
     "sdxl": {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", **_CLIP, **_CLIP_2},
-}
+    "sd3": {
+        "transformer": "SD3Transformer2DModel", "vae": "AutoencoderKL", **_CLIP_WITH_PROJECTION, **_CLIP_2,
+        "text_encoder_3": "T5EncoderModel", "tokenizer_3": "T5Tokenizer",
+    },
+    "flux": {
+        "transformer": "FluxTransformer2DModel", "vae": "AutoencoderKL", **_CLIP,
+        "text_encoder_2": "T5EncoderModel", "tokenizer_2": "T5Tokenizer",
+    },
+}  # fmt: skip
+# A component that a pipeline of the family may do without, and what goes with it.
+_OPTIONAL = {"sd3": ("text_encoder_3", "tokenizer_3")}
 FLOW_SCHEDULER = "FlowMatchEulerDiscreteScheduler"  # its fields are none of the other schedulers'
 _SHOWN = 60  # characters of a value in a message
 
@@ -61,6 +72,24 @@ def check_pipeline_fields(directory: Path, family: str) -> None:
                 "Use a model without, or, if the weights do not depend on it, give the field an allowed value "
                 "or delete it from this file."
             )
+
+
+def component_folders(family: str, directory: Path) -> dict[str, str]:
+    """Class of each component that a pipeline directory of a family has, by folder.
+
+    A component that the family may do without is there if model_index.json lists it.
+    """
+    absent: tuple[str, ...] = _OPTIONAL.get(family, ())
+    index = directory / "model_index.json"
+    listed = read_json(index) if absent and index.is_file() else {}
+    absent = tuple(name for name in absent if not any(listed.get(name) or ()))
+    return {folder: kind for folder, kind in _COMPONENTS[family].items() if folder not in absent}
+
+
+def tokenizer_folders(family: str, directory: Path) -> dict[str, str]:
+    """Class of each tokenizer of a pipeline directory, by folder."""
+    parts = component_folders(family, directory).items()
+    return {folder: kind for folder, kind in parts if kind.endswith("Tokenizer")}
 
 
 def refused_fields(kind: str, family: str, config: Mapping[str, Any]) -> list[str]:
@@ -97,7 +126,7 @@ def understood_fields(kind: str) -> dict[str, str]:
 
 def _files(directory: Path, family: str) -> Iterator[tuple[Path, str]]:
     """The configuration files that a family reads, with their class."""
-    parts = dict(_COMPONENTS[family])
+    parts = component_folders(family, directory)
     if "vqvae" in parts and (directory / "vqvae").is_dir():
         parts.pop("vae")
     listed = [(directory / "model_index.json", "Pipeline")]

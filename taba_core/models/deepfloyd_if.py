@@ -43,7 +43,7 @@ def load(card: Card, source: Path | None, *, device: str, profile: Profile) -> N
     unet = load_conditional_unet(card, directory, profile=profile)
     text = load_t5_encoder(directory, card, device=device, profile=profile)
     read = unet.config.encoder_hid_dim or unet.config.cross_attention_dim
-    check_width(card, directory, "prompt_embeds", unet=read, encoder=text.embedding_width)
+    check_width(card, directory, "prompt_embeds", reads=read, makes=text.embedding_width)
     unet = profile.prepare(unet, card.precision, device)
 
     def predict(x: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:

@@ -23,6 +23,8 @@ FAMILIES: dict[str, str] = {
     "if": "taba_core.models.deepfloyd_if:load",
     "sd": "taba_core.models.stable_diffusion:load",
     "sdxl": "taba_core.models.stable_diffusion:load",
+    "sd3": "taba_core.models.stable_diffusion_3:load",
+    "flux": "taba_core.models.flux:load",
 }
 
 

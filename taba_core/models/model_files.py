@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from taba_core.errors import UsageError
+from taba_core.models.config_fields import component_folders, tokenizer_folders
 from taba_core.models.file_kinds import TEXT, UNKNOWN, kind_of, read_head
-from taba_core.models.weight_files import check_weight_file
+from taba_core.models.weight_files import check_weight_file, safetensors_header
 
 if TYPE_CHECKING:
     from taba_core.models.cards import Card
@@ -20,7 +21,8 @@ _STEMS = {
     "bin": ("diffusion_pytorch_model", "pytorch_model"),
 }
 _VARIANTS = (None, "fp16")  # others (non_ema, ema) are read by nobody here
-# Folders of a pipeline that a family's loader reads, beside its autoencoder.
+# Folders of a pipeline that a family's loader reads, beside its autoencoder; one that a pipeline does without is not
+# asked for.
 _WEIGHTS = {
     "unet": ("unet",),
     "ldm": ("unet",),
@@ -28,8 +30,9 @@ _WEIGHTS = {
     "if": ("unet", "text_encoder"),
     "sd": ("unet", "text_encoder"),
     "sdxl": ("unet", "text_encoder", "text_encoder_2"),
+    "sd3": ("transformer", "text_encoder", "text_encoder_2", "text_encoder_3"),
+    "flux": ("transformer", "text_encoder", "text_encoder_2"),
 }
-_TOKENIZERS = {"if": ("tokenizer",), "sd": ("tokenizer",), "sdxl": ("tokenizer", "tokenizer_2")}
 # T5's is read from the first of its files that is there; CLIP's is read from all that are there.
 _T5_FILES = ("tokenizer.json", "spiece.model")
 _CLIP_FILES = (
@@ -63,7 +66,8 @@ def component_files(folder: Path) -> ComponentFiles | None:
     Full-precision files go before half-precision ones, safetensors before pickles, and no other variant is read.
 
     Raises:
-      UsageError: an index that is no list of files, or whose files are not all there.
+      UsageError: an index that is no list of files, or whose files are not all there, or hold other tensors than it
+        says.
     """
     for variant in _VARIANTS:
         for suffix, stems in _STEMS.items():
@@ -96,12 +100,15 @@ def check_model_files(card: Card, source: Path) -> None:
             f"{source} is a file; the weights of {card.title} are a directory in the hub's layout, with "
             f"model_index.json and a folder for each component ({parts}). Give that directory."
         )
-    for name in (*_WEIGHTS[card.family], *_autoencoder(card, source)):
+    present = component_folders(card.family, source)
+    read = [name for name in _WEIGHTS[card.family] if name in present]
+    for name in (*read, *_autoencoder(card, source)):
         check_component(source / name)
-    for name in _TOKENIZERS.get(card.family, ()):
-        there = [source / name / file for file in (_T5_FILES if card.family == "if" else _CLIP_FILES)]
+    for name, kind in tokenizer_folders(card.family, source).items():
+        t5 = kind == "T5Tokenizer"
+        there = [source / name / file for file in (_T5_FILES if t5 else _CLIP_FILES)]
         there = [file for file in there if _is_there(file)]
-        for file in there[:1] if card.family == "if" else there:
+        for file in there[:1] if t5 else there:
             _check_tokenizer_file(file)
     scheduler = source / "scheduler" / "scheduler_config.json"
     if _is_there(scheduler):
@@ -167,7 +174,30 @@ def _listed(index: Path) -> tuple[Path, ...]:
             f"{index} lists {len(files)} files, of which {len(missing)} {'is' if len(missing) == 1 else 'are'} not "
             f"there: {', '.join(missing[:3])}{' ...' if missing[3:] else ''}. Download them into {index.parent}."
         )
+    if all(file.suffix == ".safetensors" for file in files):
+        _check_shards(index, table, files)
     return tuple(files)
+
+
+def _check_shards(index: Path, table: dict[str, str], files: list[Path]) -> None:
+    """Refuse files that do not hold the tensors that their index says, or of which two hold the same one."""
+    holders: dict[str, list[str]] = {}
+    for file in files:
+        for tensor in safetensors_header(file):
+            holders.setdefault(tensor, []).append(file.name)
+    for tensor, names in holders.items():
+        if len(names) > 1:
+            raise UsageError(
+                f"{index.parent}: '{tensor}' is in {' and in '.join(names[:2])}, so the weights are not one set. "
+                "Download the files again."
+            )
+    lost = [tensor for tensor, name in table.items() if name not in holders.get(tensor, ())]
+    if lost:
+        more = f" and {len(lost) - 1} more" if lost[1:] else ""
+        raise UsageError(
+            f"{index} says that '{lost[0]}'{more} is in {table[lost[0]]}, which does not hold it: index and files are "
+            "not of one model. Download them again."
+        )
 
 
 def _index_names(folder: Path, stem: str, suffix: str, variant: str | None) -> tuple[Path, ...]:

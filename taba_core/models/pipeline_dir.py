@@ -10,14 +10,28 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from taba_core.diffusion.spacing import GridStyle
 from taba_core.errors import UsageError
 from taba_core.models.cards import Card
-from taba_core.models.codec_config import check_codec, enlargement, latent_channels, scaling_factor
+from taba_core.models.codec_config import (
+    check_codec,
+    enlargement,
+    latent_channels,
+    scaling_factor,
+    shift_factor,
+)
 from taba_core.models.config_fields import check_pipeline_fields
 from taba_core.models.corrections import correction
+from taba_core.models.flow_patches import FLUX_SIDE, check_patches, flow_fields, flux_channels
 from taba_core.models.json_file import read_json
 from taba_core.models.model_files import component_files
-from taba_core.models.scheduler_config import check_scheduler, read_process, read_sampler, scheduler_path
+from taba_core.models.scheduler_config import (
+    check_scheduler,
+    read_process,
+    read_sampler,
+    scheduler_path,
+    tokens_of,
+)
 from taba_core.models.weight_files import check_weight_file, safetensors_header
 
 Conditional = Literal["none", "class", "text"]
@@ -25,7 +39,15 @@ Conditional = Literal["none", "class", "text"]
 # Seconds a parameter and state position takes on the paper's GPU; LDM and ADM-64 of Table 7 give 1.5e-15 to 1.9e-15.
 _SECONDS_PER_PARAMETER_AND_POSITION = 2e-15
 _SHARD_BYTES = 150e6
-_KNOWN = "UNet2DModel, DiTTransformer2DModel or UNet2DConditionModel"
+_KNOWN = "UNet2DModel, UNet2DConditionModel, DiTTransformer2DModel, SD3Transformer2DModel or FluxTransformer2DModel"
+_TRANSFORMERS = {
+    "SD3Transformer2DModel": "sd3",
+    "FluxTransformer2DModel": "flux",
+}  # of flows, conditioned by text
+# How their pipelines lay the levels of a flow.
+_FLOW_STYLES: dict[str, GridStyle] = {"sd3": "sd3-default", "flux": "shifted"}
+# Families whose forward replacement noises to the level of the state; the paper's own other families are `matched`.
+_EXACT_FORWARD = ("sd", "sdxl", "sd3", "flux")
 
 
 @dataclass(frozen=True)
@@ -74,6 +96,12 @@ def detect(directory: Path) -> Detected:
     if kind == "UNet2DConditionModel":
         family = "if" if codec is None else "sdxl" if "text_encoder_2" in index else "sd"
         return Detected(family, "text", folder, codec, config)
+    if kind in _TRANSFORMERS:
+        if codec is None:
+            raise UsageError(
+                f"{directory}/model_index.json lists no vae, and a {kind} works on latents. Fetch the directory again."
+            )
+        return Detected(_TRANSFORMERS[kind], "text", folder, codec, config)
     raise UsageError(f"{directory}/{folder} is a {kind}; the families that run are {_KNOWN}.")
 
 
@@ -94,12 +122,13 @@ def fields_of_directory(directory: Path, chosen: Mapping[str, Any] | None = None
     """Fields of the card of a pipeline directory: shape and family from its components, process and conventions
     from its scheduler, cost estimated from its size.
 
-    Forward replacement is `matched`, as the paper runs these families (`exact` for Stable Diffusion).
+    Forward replacement is `matched`, as the paper runs these families (`exact` for Stable Diffusion and FLUX.1).
 
     Args:
       directory: in the hub's layout.
       chosen: fields of a user's card that extends the directory; choices of the sampler that they state are not
-        read from the scheduler's file, which may have made choices that taba does not have.
+        read from the scheduler's file, which may have made choices that taba does not have. Stable Diffusion 3 and
+        FLUX.1 run at several sizes: theirs may be chosen by `sample_shape`.
 
     Raises:
       UsageError: no such directory or family, or a configuration that taba does not run; the message names the
@@ -108,9 +137,19 @@ def fields_of_directory(directory: Path, chosen: Mapping[str, Any] | None = None
     directory = directory.expanduser().resolve()
     found = detect(directory)
     check_pipeline_fields(directory, found.family)
-    process = read_process(scheduler_path(directory))
-    sampler = read_sampler(scheduler_path(directory), latent=found.codec is not None, chosen=chosen)
-    shape = _sample_shape(directory / found.denoiser, found.config)
+    shape = _chosen_shape(found.family, chosen) or _sample_shape(directory / found.denoiser, found)
+    process = read_process(scheduler_path(directory), tokens_of(shape))
+    if found.family in _FLOW_STYLES and process.prediction != "velocity":
+        raise UsageError(
+            f"{scheduler_path(directory)}: a {found.config['_class_name']} is the network of a flow, and the scheduler "
+            "is none; it must be FlowMatchEulerDiscreteScheduler. Fetch the directory again, or save it with that one."
+        )
+    sampler = read_sampler(
+        scheduler_path(directory),
+        latent=found.codec is not None,
+        chosen=chosen,
+        flow_style=_FLOW_STYLES.get(found.family, "diffusers-trailing"),
+    )
     factor, scaling = _codec_facts(directory, found.codec, shape[0])
     parameters, half = stored_parameters(directory / found.denoiser)
     return {
@@ -123,7 +162,7 @@ def fields_of_directory(directory: Path, chosen: Mapping[str, Any] | None = None
         "value_range": (-1.0, 1.0) if found.codec is None else (-3.0, 3.0),
         "train_set": "unknown",
         "conditional": found.conditional,
-        "backbone": "Transformer" if found.family == "dit" else "U-Net",
+        "backbone": "Transformer" if found.denoiser == "transformer" else "U-Net",
         "schedule": process.schedule.model_dump(exclude_none=True),
         "grid": sampler.grid,
         "reference": {
@@ -131,7 +170,7 @@ def fields_of_directory(directory: Path, chosen: Mapping[str, Any] | None = None
             "levels": "exact",
             "sampling_x0_rule": sampler.sampling_x0_rule,
             "inversion_x0_rule": sampler.inversion_x0_rule,
-            "forward_level": "exact" if found.family in ("sd", "sdxl") else "matched",
+            "forward_level": "exact" if found.family in _EXACT_FORWARD else "matched",
         },
         "prediction": process.prediction,
         "scaling_factor": scaling,
@@ -140,6 +179,7 @@ def fields_of_directory(directory: Path, chosen: Mapping[str, Any] | None = None
         "cost": _cost(parameters, shape),
         "weights": {"source": "path", "location": str(directory)},
         "defaults": _defaults(shape),
+        **_flow_facts(directory, found),
     }
 
 
@@ -152,6 +192,7 @@ def check_directory(card: Card, directory: Path) -> None:
       UsageError: fields that are not understood, latents or a process other than the card's.
     """
     check_pipeline_fields(directory, card.family)
+    check_patches(card, directory)
     check_codec(card, directory)
     check_scheduler(card, directory)
 
@@ -200,18 +241,27 @@ def stored_parameters(folder: Path) -> tuple[int, bool]:
     Of the files that are loaded, whatever lies beside them (see `component_files`): read from the headers of
     safetensors files, estimated from the size of pickles as float32. Raises UsageError for a damaged file.
     """
+    files = _weight_files(folder)
+    if not all(file.suffix == ".safetensors" for file in files):
+        return max(sum(file.stat().st_size for file in files) // 4, 1), False
+    count = sum(prod(tensor["shape"]) for file in files for tensor in safetensors_header(file).values())
+    dtypes = stored_types(folder)
+    return max(count, 1), bool(dtypes) and dtypes <= {"F16", "BF16"}
+
+
+def stored_types(folder: Path) -> set[str]:
+    """Types of a component's tensors as the format calls them (F32, F16, BF16); none of pickles."""
+    files = [file for file in _weight_files(folder) if file.suffix == ".safetensors"]
+    return {tensor["dtype"] for file in files for tensor in safetensors_header(file).values()}
+
+
+def _weight_files(folder: Path) -> tuple[Path, ...]:
+    """The files that are loaded, each looked at. Raises UsageError for a damaged one."""
     found = component_files(folder)
     files = found.files if found else ()
     for file in files:
         check_weight_file(file)
-    if not all(file.suffix == ".safetensors" for file in files):
-        return max(sum(file.stat().st_size for file in files) // 4, 1), False
-    count, dtypes = 0, set()
-    for file in files:
-        for tensor in safetensors_header(file).values():
-            dtypes.add(tensor["dtype"])
-            count += prod(tensor["shape"])
-    return max(count, 1), bool(dtypes) and dtypes <= {"F16", "BF16"}
+    return files
 
 
 def _components(directory: Path) -> set[str]:
@@ -220,7 +270,19 @@ def _components(directory: Path) -> set[str]:
     return {name for name, entry in index.items() if isinstance(entry, list) and any(entry)}
 
 
-def _sample_shape(folder: Path, config: Mapping[str, Any]) -> tuple[int, int, int]:
+def _chosen_shape(family: str, chosen: Mapping[str, Any] | None) -> tuple[int, int, int] | None:
+    """The shape of a state that a user's card states, for families that run at several sizes."""
+    shape = (chosen or {}).get("sample_shape")
+    if family not in _FLOW_STYLES or not isinstance(shape, list | tuple) or len(shape) != 3:
+        return None
+    channels, height, width = shape
+    return (channels, height, width) if all(isinstance(n, int) and n > 0 for n in shape) else None
+
+
+def _sample_shape(folder: Path, found: Detected) -> tuple[int, int, int]:
+    config = found.config
+    if found.family == "flux":
+        return (flux_channels(folder, config), FLUX_SIDE, FLUX_SIDE)
     size, channels = config.get("sample_size"), config.get("in_channels")
     sides = tuple(size) if isinstance(size, list) else (size, size)
     if not isinstance(channels, int) or len(sides) != 2 or not all(isinstance(s, int) for s in sides):
@@ -231,6 +293,17 @@ def _sample_shape(folder: Path, config: Mapping[str, Any]) -> tuple[int, int, in
     if not _fitting_output(config):
         raise _unfit_output(folder, config)
     return (channels, *sides)
+
+
+def _flow_facts(directory: Path, found: Detected) -> dict[str, Any]:
+    """Fields of the card that only the families of text and flow have."""
+    if found.family not in _FLOW_STYLES or found.codec is None:
+        return {}
+    facts = flow_fields(found.family, found.config)
+    facts["shift_factor"] = shift_factor(read_json(directory / found.codec / "config.json"))
+    if stored_types(directory / found.denoiser) == {"BF16"}:
+        facts["precision"] = "bf16"
+    return facts
 
 
 def _fitting_output(config: Mapping[str, Any]) -> bool:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 ProfileName = Literal["reference", "exact", "fast"]
 Precision = Literal["card", "fp32", "16-bit"]
-CardPrecision = Literal["fp32", "fp16", "fp16-torso"]
+CardPrecision = Literal["fp32", "fp16", "bf16", "fp16-torso"]
 
 # What keys call a profile whose arithmetic has changed since the first stores: numbers of both are not one result.
 KEY_NAMES: dict[str, str] = {"fast": "fast/2"}
@@ -64,8 +64,9 @@ class Profile:
         network, whose evaluations are what takes time. Raises UsageError as `weights_dtype`."""
         import torch
 
-        half = _checked(card_precision) == "fp16" and self.dtype != "fp32"
-        return torch.float16 if half else torch.float32
+        halves = {"fp16": torch.float16, "bf16": torch.bfloat16}
+        stated = halves.get(_checked(card_precision), torch.float32)
+        return torch.float32 if self.dtype == "fp32" else stated
 
     def autocast_dtype(self, card_precision: str) -> torch.dtype | None:
         """Type of the products inside the network where it differs from the weights', else None.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from taba_core.errors import UsageError
 from taba_core.models.cards import Card
+from taba_core.models.config_fields import tokenizer_folders
 
 if TYPE_CHECKING:
     from taba_core.models.prompt_tokens import PromptTokenizer
@@ -21,16 +22,15 @@ def check_prompt_length(card: Card, location: str, prompt: str, what: str) -> No
       location: the pipeline's directory, which holds the tokenizers.
       what: what gave the prompt, as the message begins.
     Raises:
-      UsageError: more than 77 tokens, start and end marks counted; or a directory without a tokenizer.
+      UsageError: more tokens than an encoder reads (77 of CLIP), start and end marks counted; or a directory without
+        a tokenizer.
     """
-    from taba_core.models.prompt_tokens import NUM_TOKENS
-
     for tokenizer in _tokenizers(card, location):
-        count = tokenizer.count(prompt)
-        if count > NUM_TOKENS:
+        count, limit = tokenizer.count(prompt), tokenizer.num_tokens
+        if count > limit:
             raise UsageError(
-                f"{what}: the prompt has {count} tokens, and the text encoder of {card.title} reads {NUM_TOKENS}, its "
-                f"start and end marks among them. Shorten it by {count - NUM_TOKENS} or more."
+                f"{what}: the prompt has {count} tokens, and the text encoder of {card.title} reads {limit}, its "
+                f"start and end marks among them. Shorten it by {count - limit} or more."
             )
 
 
@@ -43,9 +43,11 @@ def unknown_words(card: Card, location: str, prompt: str) -> list[str]:
 
 def _tokenizers(card: Card, location: str) -> Iterator[PromptTokenizer]:
     """The tokenizer of every text encoder in a pipeline's directory."""
-    from taba_core.models.prompt_tokens import load_clip_tokenizer, load_t5_tokenizer
+    from taba_core.models.prompt_tokens import NUM_TOKENS, load_clip_tokenizer, load_t5_tokenizer
 
-    load = load_t5_tokenizer if card.family == "if" else load_clip_tokenizer
-    yield load(Path(location) / "tokenizer")
-    if (second := Path(location) / "tokenizer_2").is_dir():
-        yield load(second)
+    directory = Path(location)
+    for folder, kind in tokenizer_folders(card.family, directory).items():
+        if kind == "T5Tokenizer":
+            yield load_t5_tokenizer(directory / folder, card.max_tokens or NUM_TOKENS)
+        else:
+            yield load_clip_tokenizer(directory / folder)

@@ -9,7 +9,7 @@ from taba_core.models.cards import Card
 from taba_core.models.prompt_tokens import NUM_TOKENS
 
 # Width of what the published networks read; a directory says its own.
-_PUBLISHED = {"if": 4096, "sd": 768, "sdxl": 2048}
+_PUBLISHED = {"if": 4096, "sd": 768, "sdxl": 2048, "sd3": 4096, "flux": 4096}
 
 
 def prompt_embedding_shape(card: Card, location: str) -> tuple[int, int]:
@@ -19,8 +19,17 @@ def prompt_embedding_shape(card: Card, location: str) -> tuple[int, int]:
       card: of a text-conditional model.
       location: the pipeline's directory; the published width where there is none.
     """
-    config = Path(location) / "unet" / "config.json"
+    folder = "transformer" if card.family in ("sd3", "flux") else "unet"
+    config = Path(location) / folder / "config.json"
     if not location or not config.is_file():
-        return NUM_TOKENS, _PUBLISHED[card.family]
+        return _num_tokens(card), _PUBLISHED[card.family]
     stated = json.loads(config.read_text())
-    return NUM_TOKENS, int(stated.get("encoder_hid_dim") or stated["cross_attention_dim"])
+    names = ("joint_attention_dim", "encoder_hid_dim", "cross_attention_dim")
+    return _num_tokens(card), int(next(stated[name] for name in names if stated.get(name)))
+
+
+def _num_tokens(card: Card) -> int:
+    """Tokens of CLIP, of T5, or of CLIP and then T5 (Stable Diffusion 3)."""
+    if card.family == "sd3":
+        return NUM_TOKENS + (card.max_tokens or NUM_TOKENS)
+    return card.max_tokens or NUM_TOKENS

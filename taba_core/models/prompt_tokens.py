@@ -1,4 +1,4 @@
-"""Tokenizers of the text encoders, from files in the hub's layout: prompts to 77 token ids.
+"""Tokenizers of the text encoders, from files in the hub's layout: prompts to a fixed number of token ids.
 
 T5 is published as a SentencePiece file only. It is read here into the `tokenizers` library, so that neither the
 sentencepiece package nor the ways of one transformers version are needed.
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from taba_core.errors import UsageError
 
-# Axes: B prompts, L = 77 token positions.
+# Axes: B prompts, L token positions (77, or as many as T5 makes for a flow's transformer).
 
 NUM_TOKENS = 77  # CLIP's context, and what DeepFloyd IF was trained with
 _T5_SPECIAL = ("<pad>", "</s>", "<unk>")
@@ -32,18 +32,19 @@ class Tokens(NamedTuple):
 
 
 class PromptTokenizer:
-    """Prompts to exactly 77 tokens: longer ones are cut (the end token stays), shorter ones padded.
+    """Prompts to exactly `num_tokens` tokens: longer ones are cut (the end token stays), shorter ones padded.
 
     Args:
       backend: a `tokenizers.Tokenizer` that adds the model's special tokens.
       pad_token: name of the padding token, one of the backend's vocabulary.
+      num_tokens: L.
     """
 
-    def __init__(self, backend: Any, pad_token: str) -> None:
-        self.backend = backend
-        self.backend.enable_truncation(NUM_TOKENS)
+    def __init__(self, backend: Any, pad_token: str, num_tokens: int = NUM_TOKENS) -> None:
+        self.backend, self.num_tokens = backend, num_tokens
+        self.backend.enable_truncation(num_tokens)
         self.backend.enable_padding(
-            length=NUM_TOKENS, pad_id=self.backend.token_to_id(pad_token), pad_token=pad_token
+            length=num_tokens, pad_id=self.backend.token_to_id(pad_token), pad_token=pad_token
         )
 
     @property
@@ -66,7 +67,7 @@ class PromptTokenizer:
         return unknown is not None and unknown in self.backend.encode(word).ids
 
     def __call__(self, prompts: Sequence[str]) -> Tokens:
-        """Token ids of B prompts, (B, 77)."""
+        """Token ids of B prompts, (B, L)."""
         encoded = self.backend.encode_batch(list(prompts))
         return Tokens(
             torch.tensor([e.ids for e in encoded]), torch.tensor([e.attention_mask for e in encoded])
@@ -91,9 +92,11 @@ def load_clip_tokenizer(directory: Path) -> PromptTokenizer:
     return PromptTokenizer(loaded.backend_tokenizer, str(loaded.pad_token))
 
 
-def load_t5_tokenizer(directory: Path) -> PromptTokenizer:
+def load_t5_tokenizer(directory: Path, num_tokens: int = NUM_TOKENS) -> PromptTokenizer:
     """T5's Unigram tokenizer from tokenizer.json, else from spiece.model.
 
+    Args:
+      num_tokens: that it makes of a prompt.
     Raises:
       UsageError: the directory holds no such tokenizer, or the file is damaged.
     """
@@ -112,7 +115,7 @@ def load_t5_tokenizer(directory: Path) -> PromptTokenizer:
     missing = [token for token in _T5_SPECIAL if backend.token_to_id(token) is None]
     if missing:
         raise _damaged(directory, ValueError(f"the vocabulary lacks {', '.join(missing)}"))
-    return PromptTokenizer(backend, "<pad>")
+    return PromptTokenizer(backend, "<pad>", num_tokens)
 
 
 def _unigram_of_sentencepiece(path: Path) -> Any:

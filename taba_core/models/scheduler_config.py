@@ -19,6 +19,7 @@ import numpy as np
 
 from taba_core.conventions import X0Rule
 from taba_core.diffusion.schedule import NoiseSchedule
+from taba_core.diffusion.spacing import GridStyle, dynamic_shift
 from taba_core.errors import UsageError
 from taba_core.models.cards import Card, Prediction, ScheduleCard
 from taba_core.models.config_fields import FLOW_SCHEDULER
@@ -83,16 +84,18 @@ def scheduler_path(directory: Path) -> Path:
     return directory / "scheduler" / "scheduler_config.json"
 
 
-def read_process(path: Path) -> Process:
+def read_process(path: Path, num_tokens: int | None = None) -> Process:
     """The facts of a scheduler file.
 
+    Args:
+      num_tokens: of a state, on which the shift of a flow's levels may depend (`spacing.dynamic_shift`).
     Raises:
       UsageError: unreadable, or a process that is not this discrete Gaussian diffusion.
     """
     config = read_json(path)
     _refuse_other_processes(path, config)
     if config.get("_class_name") == FLOW_SCHEDULER:
-        return _flow(config)
+        return _flow(config, num_tokens)
     schedule = _schedule(path, config)
     prediction = _fact(path, config, "prediction_type", _PREDICTIONS, "epsilon")
     if prediction == "epsilon" and schedule.ends_in_noise:
@@ -104,20 +107,27 @@ def read_process(path: Path) -> Process:
     return Process(schedule, prediction)
 
 
-def read_sampler(path: Path, *, latent: bool, chosen: Mapping[str, Any] | None = None) -> Sampler:
+def read_sampler(
+    path: Path,
+    *,
+    latent: bool,
+    chosen: Mapping[str, Any] | None = None,
+    flow_style: GridStyle = "diffusers-trailing",
+) -> Sampler:
     """The choices of a scheduler file.
 
     Args:
       latent: a latent has no range to clip to, so where the file does not mention `clip_sample`, latent models
         are not clipped (diffusers' DDIM default, True, holds for pixel models).
       chosen: fields of a user's card; what its `grid` and `reference` state is not read from the file.
+      flow_style: how the pipeline lays the levels of a flow, which its scheduler's file does not say.
 
     Raises:
       UsageError: unreadable, or a choice that taba does not have and the card does not replace.
     """
     config = read_json(path)
     if config.get("_class_name") == FLOW_SCHEDULER:
-        return _flow_sampler(chosen or {})
+        return _flow_sampler(chosen or {}, flow_style)
     grid, reference = (_part(chosen or {}, name) for name in ("grid", "reference"))
     style = grid.get("style") or _style(path, config)
     leading = style == "diffusers-leading"  # only a leading grid has an offset
@@ -142,7 +152,7 @@ def check_scheduler(card: Card, directory: Path) -> None:
     path = scheduler_path(directory)
     if not path.is_file():
         return
-    found = read_process(path)
+    found = read_process(path, tokens_of(card.sample_shape))
     if found.prediction != card.prediction:
         raise _contradiction(card, path, "prediction", found.prediction, card.prediction, found.prediction)
     stated = found.schedule.model_dump(exclude_none=True)
@@ -186,14 +196,28 @@ def _schedule(path: Path, config: Mapping[str, Any]) -> ScheduleCard:
     return ScheduleCard(kind=kind, N=steps, beta_start=start, beta_end=end, zero_terminal_snr=zero)
 
 
-def _flow(config: Mapping[str, Any]) -> Process:
+def tokens_of(shape: tuple[int, int, int]) -> int:
+    """Tokens of a state (C, H, W) in a transformer of patches of 2 x 2."""
+    return (shape[1] // 2) * (shape[2] // 2)
+
+
+def _flow(config: Mapping[str, Any], tokens: int | None) -> Process:
     steps, shift = int(config.get("num_train_timesteps", 1000)), float(config.get("shift", 1.0))
+    if config.get("use_dynamic_shifting", False):
+        assert tokens is not None, "families whose shift depends on the image have a state to ask"
+        shift = dynamic_shift(
+            tokens,
+            base_shift=float(config.get("base_shift", 0.5)),
+            max_shift=float(config.get("max_shift", 1.15)),
+            base_tokens=int(config.get("base_image_seq_len", 256)),
+            max_tokens=int(config.get("max_image_seq_len", 4096)),
+        )
     return Process(ScheduleCard(kind="flow", N=steps, shift=shift), "velocity")
 
 
-def _flow_sampler(chosen: Mapping[str, Any]) -> Sampler:
-    """Levels s of u = l/T, shifted once, from 0 to 1; a flow has no rule for x_0."""
-    grid = {"style": "diffusers-trailing", "steps_offset": 0, "final_alpha_bar": "one"}
+def _flow_sampler(chosen: Mapping[str, Any], style: GridStyle) -> Sampler:
+    """Levels s from 0 to 1 in the pipeline's style; a flow has no rule for x_0."""
+    grid = {"style": style, "steps_offset": 0, "final_alpha_bar": "one"}
     reference = _part(chosen, "reference")
     return Sampler(
         grid=grid | _part(chosen, "grid"),

@@ -57,7 +57,7 @@ def load(card: Card, source: Path | None, *, device: str, profile: Profile) -> N
 def _sd(card: Card, directory: Path, unet: Any, codec: KLCodec, *, device: str, profile: Profile) -> Network:
     text = load_clip_encoder(directory, card, device=device, profile=profile)
     read = unet.config.cross_attention_dim
-    check_width(card, directory, "prompt_embeds", unet=read, encoder=text.embedding_width)
+    check_width(card, directory, "prompt_embeds", reads=read, makes=text.embedding_width)
     unet = profile.prepare(unet, card.precision, device)
 
     def predict(x: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
@@ -78,10 +78,10 @@ def _sdxl(
         )
     text = load_clip_pair_encoder(directory, card, device=device, profile=profile)
     read = unet.config.cross_attention_dim
-    check_width(card, directory, "prompt_embeds", unet=read, encoder=text.embedding_width)
+    check_width(card, directory, "prompt_embeds", reads=read, makes=text.embedding_width)
     # The network embeds the six sizes one by one and reads them behind the pooled embedding.
     pooled = unet.config.projection_class_embeddings_input_dim - 6 * unet.config.addition_time_embed_dim
-    check_width(card, directory, "the pooled embedding", unet=pooled, encoder=text.pooled_width)
+    check_width(card, directory, "the pooled embedding", reads=pooled, makes=text.pooled_width)
     unet = profile.prepare(unet, card.precision, device)
 
     def predict(x: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:

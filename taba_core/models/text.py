@@ -53,7 +53,7 @@ class T5TextEncoder:
 
     def encode(self, prompts: Sequence[str]) -> PromptEmbeddings:
         """PromptEmbeddings of B prompts. Raises UsageError for no prompts."""
-        return _encode_distinct([prompt.lower().strip() for prompt in prompts], self._encode_one)
+        return encode_distinct([prompt.lower().strip() for prompt in prompts], self._encode_one)
 
     def null(self, batch: int) -> PromptEmbeddings:
         """The null condition of guidance: the empty prompt, `batch` rows."""
@@ -61,7 +61,7 @@ class T5TextEncoder:
 
     @torch.no_grad()
     def _encode_one(self, prompt: str) -> PromptEmbeddings:
-        tokens = _tokens(self.tokenizer, prompt, self.model)
+        tokens = tokens_for(self.tokenizer, prompt, self.model)
         with self.precision():
             states = self.model(input_ids=tokens.ids, attention_mask=tokens.mask).last_hidden_state
         return {"prompt_embeds": states.float()}
@@ -80,7 +80,7 @@ class CLIPTextEncoder:
 
     def encode(self, prompts: Sequence[str]) -> PromptEmbeddings:
         """PromptEmbeddings of B prompts. Raises UsageError for no prompts."""
-        return _encode_distinct(prompts, self._encode_one)
+        return encode_distinct(prompts, self._encode_one)
 
     def null(self, batch: int) -> PromptEmbeddings:
         """The null condition of guidance: the empty prompt, `batch` rows."""
@@ -89,7 +89,7 @@ class CLIPTextEncoder:
     @torch.no_grad()
     def _encode_one(self, prompt: str) -> PromptEmbeddings:
         with self.precision():
-            states = self.model(_tokens(self.tokenizer, prompt, self.model).ids).last_hidden_state
+            states = self.model(tokens_for(self.tokenizer, prompt, self.model).ids).last_hidden_state
         return {"prompt_embeds": states.float()}
 
 
@@ -128,7 +128,7 @@ class CLIPPairTextEncoder:
 
     def encode(self, prompts: Sequence[str]) -> PromptEmbeddings:
         """PromptEmbeddings of B prompts. Raises UsageError for no prompts."""
-        cond = _encode_distinct(prompts, self._encode_one)
+        cond = encode_distinct(prompts, self._encode_one)
         size = float(self.image_size)
         sizes = torch.tensor([[size, size, 0.0, 0.0, size, size]], device=cond["prompt_embeds"].device)
         return cond | {"time_ids": sizes.repeat(len(prompts), 1)}
@@ -148,7 +148,7 @@ class CLIPPairTextEncoder:
     def _encode_one(self, prompt: str) -> PromptEmbeddings:
         with self.precision():
             outputs = [
-                model(_tokens(tokenizer, prompt, model).ids, output_hidden_states=True)
+                model(tokens_for(tokenizer, prompt, model).ids, output_hidden_states=True)
                 for model, tokenizer in zip((self.first, self.second), self.tokenizers, strict=True)
             ]
         # hidden_states[-1] is the last layer's output, [-2] that of the layer before.
@@ -161,9 +161,9 @@ def load_t5_encoder(directory: Path, card: Card, *, device: str, profile: Profil
     from transformers import T5EncoderModel
 
     tokenizer = load_t5_tokenizer(directory / "tokenizer")
-    model = _load_text_model(T5EncoderModel, directory / "text_encoder", card, device, profile)
-    _check_vocabulary(directory / "tokenizer", tokenizer, model)
-    return T5TextEncoder(model, tokenizer, _precision(card, device, profile))
+    model = load_text_model(T5EncoderModel, directory / "text_encoder", card, device, profile)
+    check_vocabulary(directory / "tokenizer", tokenizer, model)
+    return T5TextEncoder(model, tokenizer, precision_of_card(card, device, profile))
 
 
 def load_clip_encoder(directory: Path, card: Card, *, device: str, profile: Profile) -> CLIPTextEncoder:
@@ -171,9 +171,9 @@ def load_clip_encoder(directory: Path, card: Card, *, device: str, profile: Prof
     from transformers import CLIPTextModel
 
     tokenizer = load_clip_tokenizer(directory / "tokenizer")
-    model = _load_text_model(CLIPTextModel, directory / "text_encoder", card, device, profile)
-    _check_vocabulary(directory / "tokenizer", tokenizer, model)
-    return CLIPTextEncoder(model, tokenizer, _precision(card, device, profile))
+    model = load_text_model(CLIPTextModel, directory / "text_encoder", card, device, profile)
+    check_vocabulary(directory / "tokenizer", tokenizer, model)
+    return CLIPTextEncoder(model, tokenizer, precision_of_card(card, device, profile))
 
 
 def load_clip_pair_encoder(
@@ -190,12 +190,10 @@ def load_clip_pair_encoder(
         load_clip_tokenizer(directory / "tokenizer"),
         load_clip_tokenizer(directory / "tokenizer_2"),
     )
-    first = _load_text_model(CLIPTextModel, directory / "text_encoder", card, device, profile)
-    second = _load_text_model(
-        CLIPTextModelWithProjection, directory / "text_encoder_2", card, device, profile
-    )
-    _check_vocabulary(directory / "tokenizer", tokenizers[0], first)
-    _check_vocabulary(directory / "tokenizer_2", tokenizers[1], second)
+    first = load_text_model(CLIPTextModel, directory / "text_encoder", card, device, profile)
+    second = load_text_model(CLIPTextModelWithProjection, directory / "text_encoder_2", card, device, profile)
+    check_vocabulary(directory / "tokenizer", tokenizers[0], first)
+    check_vocabulary(directory / "tokenizer_2", tokenizers[1], second)
     return CLIPPairTextEncoder(
         first,
         second,
@@ -203,29 +201,43 @@ def load_clip_pair_encoder(
         image_size=card.image_size,
         # What the pipeline's class takes where its file says nothing.
         zero_null=bool(read_json(directory / "model_index.json").get("force_zeros_for_empty_prompt", True)),
-        precision=_precision(card, device, profile),
+        precision=precision_of_card(card, device, profile),
     )
 
 
-def _load_text_model(kind: Any, directory: Path, card: Card, device: str, profile: Profile) -> Any:
+def load_text_model(kind: Any, directory: Path, card: Card, device: str, profile: Profile) -> Any:
+    """A text network of transformers on its device, in the precision in which the profile reads files.
+
+    Raises:
+      UsageError: the directory does not hold it.
+    """
     # Not `profile.prepare`: T5 keeps its output projections in float32 among half weights, and overflows without.
     model = load_component(kind, directory, profile.loading_dtype(card.precision))
     return model.to(usable_device(device))
 
 
-def _precision(card: Card, device: str, profile: Profile) -> Precision:
+def precision_of_card(card: Card, device: str, profile: Profile) -> Precision:
+    """The context in which a card's text networks are called."""
     return lambda: profile.precision_of(device, card.precision)
 
 
-def _tokens(tokenizer: PromptTokenizer, prompt: str, model: Any) -> Tokens:
+def tokens_for(tokenizer: PromptTokenizer, prompt: str, model: Any) -> Tokens:
+    """Token ids and mask of one prompt, each (1, L), where the model is."""
     tokens = tokenizer([prompt])
     return Tokens(tokens.ids.to(model.device), tokens.mask.to(model.device))
 
 
-def _encode_distinct(
+def encode_distinct(
     prompts: Sequence[str], encode_one: Callable[[str], PromptEmbeddings]
 ) -> PromptEmbeddings:
-    """PromptEmbeddings of all prompts, one pass for each distinct one."""
+    """PromptEmbeddings of B prompts, one pass for each distinct one.
+
+    Args:
+      encode_one: embeddings of one prompt, each (1, ...).
+
+    Raises:
+      UsageError: no prompts. WorkError: an embedding that is NaN or infinite.
+    """
     if not prompts:
         raise UsageError("no prompts to encode; give one for each sample.")
     place = {prompt: index for index, prompt in enumerate(dict.fromkeys(prompts))}
@@ -242,7 +254,8 @@ def _encode_distinct(
     return cond
 
 
-def _check_vocabulary(directory: Path, tokenizer: PromptTokenizer, model: Any) -> None:
+def check_vocabulary(directory: Path, tokenizer: PromptTokenizer, model: Any) -> None:
+    """Refuse (UsageError) a tokenizer that makes more ids, or more tokens, than the text network beside it takes."""
     rows = int(model.config.vocab_size)
     if tokenizer.vocabulary_size > rows:
         raise UsageError(

@@ -63,7 +63,8 @@ def _weights_alone(path: Path) -> UsageError:
         f"model '{path}' is a single file of weights{there}, and --model takes a model's name, a YAML card, or a "
         f"diffusers directory: {adm}if it is a whole Stable Diffusion checkpoint, convert it once, on a machine with "
         'internet: python -c "from diffusers import StableDiffusionPipeline as P; '
-        f"P.from_single_file('{path}').save_pretrained('{target}')\" (StableDiffusionXLPipeline for SDXL), then use "
+        f"P.from_single_file('{path}').save_pretrained('{target}')\" (StableDiffusionXLPipeline for SDXL, "
+        "StableDiffusion3Pipeline and FluxPipeline for SD 3 and FLUX.1), then use "
         f"--model {target}."
     )
 

@@ -25,7 +25,7 @@ CONTENT_SUFFIXES = {".safetensors", ".bin", ".pt", ".json", ".txt", ".model"}
 # Fields of a card that can change what a network computes; what is printed or planned with is left out.
 _NUMERIC_FIELDS = {
     "family", "domain", "sample_shape", "schedule", "timestep_scale", "grid", "prediction", "scaling_factor",
-    "precision", "network",
+    "precision", "network", "shift_factor", "max_tokens", "distilled_guidance",
 }  # fmt: skip
 _READ_BYTES = 1 << 22
 BOX = Path(__file__).parent / "box"  # weights that are installed with taba
@@ -91,7 +91,7 @@ def status(card: Card) -> str:
     if not card.weights.fetched:
         return f"missing: {stored_at(card)}"
     size = f" {card.weights.bytes / 1e9:.1f} GB," if card.weights.bytes else ""
-    gate = ", licence to accept" if card.weights.gated else ""
+    gate = f", {card.weights.licence or 'licence'} to accept" if card.weights.gated else ""
     return f"missing:{size} taba fetch {card.name}{gate}"
 
 

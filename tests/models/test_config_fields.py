@@ -8,6 +8,17 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from flow_field_cases import OF_FLOWS, of_a_flow
+from published_configs import (
+    CLIP_2022,
+    CLIP_TOKENIZER,
+    DIT_2023,
+    FLUX_DEV_SCHEDULER,
+    FLUX_VAE,
+    IF_INDEX,
+    SD3_INDEX,
+    T5_XXL,
+)
 from tiny_checkpoints import edit_json, fixed_weights, tiny_kl, tiny_ldm, tiny_unet2d, tiny_vq
 from tiny_text_checkpoints import save_tiny_sdxl, tiny_card
 from torch.testing import assert_close
@@ -24,7 +35,11 @@ EXACT = profile_named("exact")
 T = torch.tensor([301.0, 301.0])
 LABELS = torch.tensor([1, 3])
 FAMILY = {"UNet2DModel": "unet", "DiTTransformer2DModel": "dit", "VQModel": "ldm", "T5EncoderModel": "if"}
-NETWORKS = ("UNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel", "AutoencoderKL", "VQModel")
+FAMILY |= {"SD3Transformer2DModel": "sd3", "FluxTransformer2DModel": "flux"}
+NETWORKS = (
+    "UNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel", "SD3Transformer2DModel", "FluxTransformer2DModel",
+    "AutoencoderKL", "VQModel",
+)  # fmt: skip
 SCHEDULERS = (
     "DDIM", "DDPM", "PNDM", "LMSDiscrete", "EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete",
     "DPMSolverMultistep", "DPMSolverSinglestep", "DEISMultistep", "UniPCMultistep", "KDPM2Discrete",
@@ -76,6 +91,15 @@ def tiny(kind, **changes):
             "num_attention_heads": 2, "attention_head_dim": 8, "in_channels": 4, "out_channels": 8,
             "num_layers": 2, "sample_size": 8, "patch_size": 2, "num_embeds_ada_norm": 10,
         },
+        "SD3Transformer2DModel": {
+            "sample_size": 8, "num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 8,
+            "caption_projection_dim": 16, "joint_attention_dim": 16, "pooled_projection_dim": 12,
+            "pos_embed_max_size": 8,
+        },
+        "FluxTransformer2DModel": {
+            "num_layers": 2, "num_single_layers": 1, "num_attention_heads": 2, "attention_head_dim": 16,
+            "joint_attention_dim": 16, "pooled_projection_dim": 12, "axes_dims_rope": (4, 4, 8),
+        },
     }  # fmt: skip
     makers = {"UNet2DModel": tiny_unet2d, "AutoencoderKL": tiny_kl, "VQModel": tiny_vq}
     with fixed_weights():
@@ -92,6 +116,8 @@ def arguments(kind):
 
 
 def off_default(kind, field, default):
+    if field in OF_FLOWS.get(kind, ()):
+        return OF_FLOWS[kind][field][0]
     if field in OTHER:
         value = OTHER[field]
         return value[kind] if isinstance(value, dict) else value
@@ -130,6 +156,8 @@ def ours_and_theirs(kind, module, monkeypatch):
             theirs = module(x, timestep=T.long(), class_labels=LABELS, return_dict=False)[0]
             predict = dit._predict(EXACT.prepare(module, "fp32", "cpu"), 10, 10)
             return predict(x, T, {"class_id": LABELS}), theirs
+        if kind in OF_FLOWS:
+            return of_a_flow(kind, module)
         width = config.encoder_hid_dim or config.cross_attention_dim
         x, text = normal(2, 4, 8, 8), normal(2, 77, width, seed=3)
         theirs = module(x, T[0].long(), encoder_hidden_states=text, return_dict=False)[0]
@@ -161,7 +189,8 @@ def test_every_field_off_its_default_is_refused_by_name_or_computed_as_diffusers
             continue
         if field == "num_train_timesteps":
             value = 1000
-        module = tiny(kind, **{field: value}, **needs.get(field, {}))
+        also = OF_FLOWS.get(kind, {}).get(field, (None, needs.get(field, {})))[1]
+        module = tiny(kind, **{field: value}, **also)
         assert module.config[field] == value
         ours, theirs = ours_and_theirs(kind, module, monkeypatch)
         assert_close(ours, theirs, atol=2e-5, rtol=1e-4, msg=lambda text, field=field: f"{field}: {text}")
@@ -262,47 +291,6 @@ def test_fields_that_cannot_matter_pass(kind, family, config):
     assert refused_fields(kind, family, config) == []
 
 
-# As published, with fields that older versions of the libraries wrote.
-CLIP_2022 = {
-    "_name_or_path": "openai/clip-vit-large-patch14", "architectures": ["CLIPTextModel"], "attention_dropout": 0.0,
-    "bos_token_id": 0, "dropout": 0.0, "eos_token_id": 2, "hidden_act": "quick_gelu", "hidden_size": 768,
-    "initializer_factor": 1.0, "initializer_range": 0.02, "intermediate_size": 3072, "layer_norm_eps": 1e-05,
-    "max_position_embeddings": 77, "model_type": "clip_text_model", "num_attention_heads": 12,
-    "num_hidden_layers": 12, "pad_token_id": 1, "projection_dim": 768, "torch_dtype": "float32",
-    "transformers_version": "4.23.1", "vocab_size": 49408,
-}  # fmt: skip
-T5_XXL = {
-    "architectures": ["T5EncoderModel"], "d_ff": 10240, "d_kv": 64, "d_model": 4096, "decoder_start_token_id": 0,
-    "dense_act_fn": "gelu_new", "dropout_rate": 0.1, "eos_token_id": 1, "feed_forward_proj": "gated-gelu",
-    "initializer_factor": 1.0, "is_encoder_decoder": True, "is_gated_act": True, "layer_norm_epsilon": 1e-06,
-    "model_type": "t5", "num_decoder_layers": 24, "num_heads": 64, "num_layers": 24, "output_past": True,
-    "pad_token_id": 0, "relative_attention_max_distance": 128, "relative_attention_num_buckets": 32,
-    "tie_word_embeddings": False, "torch_dtype": "float32", "transformers_version": "4.26.1", "use_cache": True,
-    "vocab_size": 32128,
-}  # fmt: skip
-DIT_2023 = {
-    "activation_fn": "gelu-approximate", "attention_bias": True, "attention_head_dim": 72, "cross_attention_dim": None,
-    "dropout": 0.0, "in_channels": 4, "norm_elementwise_affine": False, "norm_num_groups": 32,
-    "norm_type": "ada_norm_zero", "num_attention_heads": 16, "num_embeds_ada_norm": 1000, "num_layers": 28,
-    "num_vector_embeds": None, "only_cross_attention": False, "out_channels": 8, "patch_size": 2, "sample_size": 32,
-    "upcast_attention": False, "use_linear_projection": False,
-}  # fmt: skip
-CLIP_TOKENIZER = {
-    "add_prefix_space": False, "added_tokens_decoder": {"0": {"content": "!"}}, "additional_special_tokens": [],
-    "bos_token": {"__type": "AddedToken", "content": "<|startoftext|>"}, "clean_up_tokenization_spaces": True,
-    "do_lower_case": True, "eos_token": "<|endoftext|>", "errors": "replace", "model_max_length": 77,
-    "name_or_path": "x", "pad_token": "!", "special_tokens_map_file": "./x", "tokenizer_class": "CLIPTokenizer",
-    "tokenizer_file": "x", "unk_token": "<|endoftext|>",
-}  # fmt: skip
-IF_INDEX = {
-    "_class_name": "IFPipeline", "feature_extractor": ["transformers", "CLIPImageProcessor"],
-    "requires_safety_checker": True, "safety_checker": ["deepfloyd_if", "IFSafetyChecker"],
-    "scheduler": ["diffusers", "DDPMScheduler"], "text_encoder": ["transformers", "T5EncoderModel"],
-    "tokenizer": ["transformers", "T5Tokenizer"], "unet": ["diffusers", "UNet2DConditionModel"],
-    "watermarker": ["deepfloyd_if", "IFWatermarker"],
-}  # fmt: skip
-
-
 @pytest.mark.parametrize(
     ("kind", "family", "config"),
     [
@@ -313,6 +301,11 @@ IF_INDEX = {
         ("CLIPTokenizer", "sdxl", CLIP_TOKENIZER),
         ("T5Tokenizer", "if", {"extra_ids": 100, "sp_model_kwargs": {}, "pad_token": {"content": "<pad>"}}),
         ("Pipeline", "if", IF_INDEX),
+        ("AutoencoderKL", "sd3", FLUX_VAE | {"scaling_factor": 1.5305, "shift_factor": 0.0609}),
+        ("AutoencoderKL", "flux", FLUX_VAE),
+        ("FlowMatchEulerDiscreteScheduler", "flux", FLUX_DEV_SCHEDULER),
+        ("FlowMatchEulerDiscreteScheduler", "sd3", {"num_train_timesteps": 1000, "shift": 3.0}),
+        ("Pipeline", "sd3", SD3_INDEX),
         ("Scheduler", "ldm", {"timestep_values": None, "timesteps": 1000, "clip_sample": False}),
     ],
 )
@@ -320,10 +313,17 @@ def test_published_configurations_pass(kind, family, config):
     assert refused_fields(kind, family, config) == []
 
 
-@pytest.mark.parametrize("name", ["ldm", "dit", "if", "sdxl", "sd"])
-def test_the_published_architectures_pass(name):
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        *((name, name) for name in ("ldm", "dit", "if", "sdxl", "sd")),
+        *((name, "sd3") for name in ("sd3-medium", "sd35-medium", "sd35-large")),
+        *((name, "flux") for name in ("flux-dev", "flux-schnell")),
+    ],
+)
+def test_the_published_architectures_pass(name, family):
     described = _described()[name]
-    assert refused_fields(described["class"], name, described["config"]) == []
+    assert refused_fields(described["class"], family, described["config"]) == []
 
 
 def test_a_directory_is_refused_with_all_fields_of_the_file_before_it_is_planned(tmp_path):

@@ -243,11 +243,14 @@ def test_a_table_of_betas_is_recognised_as_its_named_schedule(name, tmp_path):
 def test_directories_that_are_no_model_are_refused(tmp_path):
     with pytest.raises(UsageError, match=r"model_index.json is missing; give a complete diffusers pipeline"):
         card_from_directory(tmp_path)
-    other = {"_class_name": "FluxTransformer2DModel"}
+    other = {"_class_name": "PixArtTransformer2DModel"}
     with pytest.raises(
-        UsageError, match="is a FluxTransformer2DModel; the families that run are UNet2DModel, DiT"
+        UsageError, match="is a PixArtTransformer2DModel; the families that run are UNet2DModel, UNet2DC"
     ):
-        card_from_directory(bare(tmp_path / "flux", ("transformer",), "transformer", other))
+        card_from_directory(bare(tmp_path / "pixart", ("transformer",), "transformer", other))
+    flux = {"_class_name": "FluxTransformer2DModel"}
+    with pytest.raises(UsageError, match="lists no vae, and a FluxTransformer2DModel works on latents"):
+        card_from_directory(bare(tmp_path / "flux", ("transformer",), "transformer", flux))
     with pytest.raises(UsageError, match="lists no unet and no transformer"):
         card_from_directory(bare(tmp_path / "none", ("prior",), "prior", other))
     inpainting = TEXT_UNET | {"in_channels": 9}

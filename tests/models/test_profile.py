@@ -218,13 +218,17 @@ def test_transformers_are_compiled_block_by_block(monkeypatch):
     monkeypatch.setattr(
         torch.nn.Module, "compile", lambda self, **options: blocks.append(type(self).__name__)
     )
-    for name in ("dit", "sdxl", "if", "adm-256"):
+    flows = {
+        "sd35-large": ["JointTransformerBlock"] * 2,
+        "flux-dev": ["FluxTransformerBlock", *["FluxSingleTransformerBlock"] * 2],
+    }
+    for name in ("dit", "sdxl", "if", "adm-256", *flows):
         blocks.clear(), whole.clear()
         module = random_module(name, device="cpu", tiny=True)
         profile_named("fast", compile=True).prepare(module, "fp32", "cpu")
         # The toy SDXL: one transformer of two blocks downwards, one in the middle, two upwards.
-        expected = {"dit": 2, "sdxl": 8}.get(name, 0)
-        assert blocks == ["BasicTransformerBlock"] * expected and whole == ([] if expected else [module])
+        expected = flows.get(name, ["BasicTransformerBlock"] * {"dit": 2, "sdxl": 8}.get(name, 0))
+        assert blocks == expected and whole == ([] if expected else [module])
 
 
 def test_the_switches_of_autocast_are_restored_even_after_an_error():

@@ -305,7 +305,8 @@ def test_a_single_file_of_weights_is_no_model_and_the_message_says_what_to_do(
             f"takes a model's name, a YAML card, or a diffusers directory: {pickle_way}if it is a whole Stable "
             'Diffusion checkpoint, convert it once, on a machine with internet: python -c "from diffusers import '
             f"StableDiffusionPipeline as P; P.from_single_file('{path}').save_pretrained('{path.with_suffix('')}')\" "
-            f"(StableDiffusionXLPipeline for SDXL), then use --model {path.with_suffix('')}."
+            "(StableDiffusionXLPipeline for SDXL, StableDiffusion3Pipeline and FluxPipeline for SD 3 and FLUX.1), then "
+            f"use --model {path.with_suffix('')}."
         )
     for kind in (diffusers.StableDiffusionPipeline, diffusers.StableDiffusionXLPipeline):
         assert callable(kind.from_single_file)

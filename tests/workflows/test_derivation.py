@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
 import pytest
 
 from taba_core.diffusion import NoiseSchedule, TimestepGrid
+from taba_core.diffusion.spacing import dynamic_shift
 from taba_core.models.mixture_fit import CROP_SIZE, Mixture, low_frequencies
 from taba_core.theory import GaussianModes
 from workflows.analysis.closed_form import binned, flat_mode_latent, latent_theory, spectrum
+from workflows.analysis.findings import Findings
 from workflows.analysis.step_law import step_laws
 from workflows.configuration.context import Context
 from workflows.configuration.settings import parse_settings
+from workflows.studies.derivation.flow_claims import find_flow_claims
 from workflows.studies.derivation.formulas import _OF_FLOWS, DERIVATION, FLOW_DERIVATION, step_terms
 
 
@@ -186,3 +190,58 @@ def test_the_terms_of_a_flow_are_those_of_its_velocity():
     assert GaussianModes(np.array(1.0), grid).latent().std == pytest.approx(np.prod(terms.kept))
     changed = [line.name for line, flow in zip(DERIVATION, FLOW_DERIVATION, strict=True) if line != flow]
     assert set(changed) == set(_OF_FLOWS) and {"P", "Q", "k"} < set(changed)
+
+
+# ---------------------------------------------------------------- claims on a flow's levels
+
+
+def flow_claims(shift, steps, style="shifted"):
+    found = Findings()
+    find_flow_claims(found, TimestepGrid.build(NoiseSchedule.flow(1000, shift), steps, style))
+    return {entry["id"]: entry for entry in json.loads(found.dataset().attrs["claims"])}
+
+
+@pytest.mark.parametrize(
+    ("shift", "steps", "style", "numbers", "fails"),
+    [
+        # Standard deviations of latents by the products of gains, worked out without taba.
+        (3.0, 28, "shifted", {"F1": (0.011265, 0.972048), "F3": (0.011265, 0.631979), "F4": (1.184932,)}, set()),
+        (1.0, 50, "shifted", {"F1": (0.190123, 0.988647), "F3": (0.190123, 0.504308), "F4": (0.992379,)}, {"F4"}),
+        (3.0, 28, "sd3-default", {"F1": (0.088158, 0.972067), "F3": (0.088158, 0.117880)}, {"F3"}),
+        (dynamic_shift(4096), 50, "shifted", {"F1": (0.029588, 0.983153), "F3": (0.029588, 0.593941)}, set()),
+    ],
+)  # fmt: skip
+def test_claims_on_the_levels_of_a_flow_have_the_closed_forms(shift, steps, style, numbers, fails):
+    claims = flow_claims(shift, steps, style)
+    assert set(claims) == {"F1", "F2", "F3", "F4", "F5", "F6"}
+    for name, expected in numbers.items():
+        assert tuple(claims[name]["numbers"].values()) == pytest.approx(expected, abs=1e-6), name
+    assert {name for name, claim in claims.items() if claim["verdict"] == "fails"} == fails
+
+
+def test_the_worst_step_of_a_flow_is_its_first_and_of_sd3_its_second():
+    # Shares of the logarithm: FLUX .85 at T = 50, shift 1 .62, the shift of SD3 applied twice .74 at T = 28.
+    for shift, steps, style, step, share in (
+        (dynamic_shift(4096), 50, "shifted", 1, 0.85),
+        (1.0, 50, "shifted", 1, 0.62),
+        (3.0, 28, "sd3-default", 2, 0.74),
+    ):
+        numbers = flow_claims(shift, steps, style)["F2"]["numbers"]
+        assert numbers["step"] == step and numbers["share"] == pytest.approx(share, abs=6e-3)
+
+
+def test_source_times_after_one_replaced_step_and_errors_beside_betas():
+    flux = flow_claims(dynamic_shift(4096), 28)
+    numbers = flux["F5"]["numbers"]
+    assert (numbers["std_source"], numbers["std_target"]) == pytest.approx((0.995266, 0.638255), abs=1e-6)
+    assert (numbers["rmse_source"], numbers["rmse_target"]) == pytest.approx((0.155, 0.117), abs=5e-4)
+    # 0.016230 on FLUX's levels and 0.001585 on linear betas, T = 50.
+    ratio = flow_claims(dynamic_shift(4096), 50)["F6"]["numbers"]["ratio"]
+    assert ratio == pytest.approx(0.016230 / 0.001585, rel=1e-3)
+
+
+def test_other_grids_and_single_steps_have_fewer_claims():
+    found = Findings()
+    find_flow_claims(found, TimestepGrid.build(NoiseSchedule.linear(), 10))
+    assert json.loads(found.dataset().attrs["claims"]) == []
+    assert set(flow_claims(1.0, 1)) == {"F1", "F6"}

@@ -28,6 +28,34 @@ follows = pytest.mark.follows
 # ---------------------------------------------------------------- refusals
 
 
+@follows(" is none; use a flow such as photo-flow, or leave edits.flow_edit out.")
+def test_flow_edit_needs_a_flow_and_steps_of_it(capsys):
+    few = ["--set", "num_samples=8", "--set", "num_inference_steps=10", "--set", "edits.flow_edit=60%"]
+    assert taba("plan", "edits", *few) == 2
+    assert "and Photo mixture is none; use a flow such as photo-flow, or leave" in capsys.readouterr().err
+    assert taba("plan", "edits", *few, "--model", "photo-flow") == 0
+    assert taba("plan", "edits", *few[:4]) == 0
+
+
+@follows(": no step leaves every image as it is; use 1 to ")
+def test_flow_edit_over_no_step_is_refused(capsys):
+    asked = [
+        "plan",
+        "edits",
+        "--model",
+        "photo-flow",
+        "--set",
+        "num_samples=8",
+        "--set",
+        "num_inference_steps=10",
+    ]
+    assert taba(*asked, "--set", "edits.flow_edit=0") == 2
+    assert "edits.flow_edit=0: no step leaves every image as it is; use 1 to 10." in capsys.readouterr().err
+    assert taba(*asked, "--set", "edits.flow_edit=1") == 0
+    assert taba(*asked, "--set", "edits.flow_edit=61.5%") == 2
+    assert "--set edits.flow_edit: forward_fraction=0.615 of" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("study", ["edits", "compressibility"])
 @pytest.mark.parametrize(
     ("arguments", "said", "way_out"),

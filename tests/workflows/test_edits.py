@@ -177,6 +177,28 @@ def test_fields_that_do_not_go_together_are_refused(fields, said):
         Edit(**fields)
 
 
+# ---------------------------------------------------------------- without a latent
+
+
+def test_flow_edit_is_another_edit_and_asks_for_source_and_target_at_every_step():
+    source = generation(num_inference_steps=50)
+    plain, led = Edit(source=source, noise_seed=1), Edit(source=source, noise_seed=1, flow_edit_steps=33)
+    assert led.key != plain.key and from_attrs(led.attrs()) == led
+    assert "flow_edit_steps" not in plain.content()  # keys of older stores stand
+    assert (plain.num_evaluations(), led.num_evaluations()) == (50, 66)
+    guided = generation(num_inference_steps=50, guidance_scale=3.5)
+    assert Edit(source=guided, noise_seed=1, flow_edit_steps=33, guidance_scale=13.5).num_evaluations() == 132
+    assert led.reads_of(source) == ("image", "class_id", "prompt")
+    assert Edit(source=source).reads_of(source) == ("noise", "class_id", "prompt")
+    for fields, said in (
+        ({"source": Inversion(source=source, num_inference_steps=50)}, "give a generation and noise_seed"),
+        ({"source": source}, "give a generation and noise_seed"),
+        ({"source": source, "noise_seed": 1, "flow_edit_steps": 51}, "flow_edit_steps=51 of 50 steps"),
+    ):
+        with pytest.raises(ValidationError, match=said):
+            Edit(**{"flow_edit_steps": 5} | fields)
+
+
 # ---------------------------------------------------------------- what is stored
 
 MIXTURE = ["model.num_components_per_photo=2", "model.rank=8", "conditioning=class"]
@@ -225,6 +247,47 @@ def stored(place, model, *sets):
         variables = [artifact.image_variable, getattr(artifact, "target_variable", artifact.image_variable)]
         found[name] = store.open_artifact(artifact).read_samples(0, 8, tuple(dict.fromkeys(variables)))
     return found, plan
+
+
+def test_a_run_leads_images_as_the_definition_does(tmp_path):
+    from taba_core import rng
+    from taba_core.diffusion.flow_edit import flow_edit
+
+    class Leads(Asks):
+        name = "leads"
+
+        def requests(self, context):
+            images = context.generation(4)
+            led = edit_of(context, images, noise_seed=7, flow_edit_steps=3)
+            return {
+                "images": context.request(images, ("image", "class_id")),
+                "led": context.request(led, ("edit", "target_class_id")),
+            }
+
+    context = Context("photo-flow", "ddim", read_settings(SMALL))
+    store = Store.open(tmp_path / "s", mode="a")
+    plan = make_plan(context, [Leads()], store)
+    plan.studies = []  # nothing is analysed
+    run_plan(plan, store, lambda: LocalExecutor(1), Resources(), workers=1, scheduler="synchronous")
+    tree = taba_core.open_store(tmp_path / "s")
+    images = next(a for a in tree.values() if a.attrs["kind"] == "generation")
+    edit = next(a for a in tree.values() if a.attrs["kind"] == "edit")
+    model, ids = load_model("photo-flow"), np.arange(8)
+    own, target = (torch.tensor(a.values) for a in (images["class_id"], edit["target_class_id"]))
+    expected = flow_edit(
+        model,
+        model,
+        torch.tensor(images["image"].values),
+        context.grid(4),
+        cond={"class_id": own},
+        target_cond={"class_id": target},
+        draw=lambda step: torch.from_numpy(
+            rng.normal(ids, model.sample_shape, seed=7, stream=f"flow-edit/{step}")
+        ),
+        first_step=3,
+    )
+    torch.testing.assert_close(torch.tensor(edit["edit"].values), expected, rtol=0, atol=1e-5)
+    assert (own != target).all() and abs(expected.numpy() - images["image"].values).mean() > 1e-2
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ from workflows.compute.decoding import latent_view
 MODELS = Path(__file__).parents[1] / "models"
 sys.path.insert(0, str(MODELS))
 import tiny_checkpoints as tiny  # noqa: E402
+import tiny_flow_checkpoints as tiny_flow  # noqa: E402
 import tiny_text_checkpoints as tiny_text  # noqa: E402
 
 SMALL = [
@@ -60,6 +61,8 @@ MAKERS = {
     "tiny-if": lambda folder: tiny_text.save_tiny_if(folder / "tiny-if"),
     "tiny-sd": lambda folder: tiny_text.save_tiny_sd(folder / "tiny-sd"),
     "tiny-sdxl": lambda folder: tiny_text.save_tiny_sdxl(folder / "tiny-sdxl"),
+    "tiny-sd3": lambda folder: tiny_flow.save_tiny_sd3(folder / "tiny-sd3"),
+    "tiny-flux-small": lambda folder: tiny_flow.flux_card(tiny_flow.save_tiny_flux(folder / "tiny-flux")),
 }
 
 
@@ -137,6 +140,41 @@ def test_one_family_through_ray_gives_the_same_bits_as_without(checkpoint, tmp_p
     for kind, name in (("generation", "image"), ("generation", "decoded"), ("inversion", "latent")):
         ray, local = (node(tmp_path / where, kind)[name].values for where in ("ray", "local"))
         np.testing.assert_array_equal(ray, local)
+
+
+@pytest.mark.parametrize("name", ["tiny-sd3", "tiny-flux-small"])
+def test_flows_of_text_give_the_same_bits_in_other_shards(name, checkpoint, tmp_path, capsys):
+    """Shards of 4 and of 2 samples, by one worker and by two; the network sees two at once either way."""
+    batch = [text for text in SMALL if not text.startswith("samples_per_shard")]
+    for shard, workers in ((4, 1), (2, 2)):
+        settings = [*batch, f"samples_per_shard={shard}", "batch_size=2"]
+        assert run(checkpoint(name), tmp_path / str(shard), settings=settings, workers=workers) == 0, (
+            capsys.readouterr().err
+        )
+    for kind, variable in (("generation", "image"), ("generation", "decoded"), ("inversion", "latent")):
+        one, other = (node(tmp_path / shard, kind)[variable].values for shard in ("4", "2"))
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.follows("; use another method, or another model.")
+def test_flux_refuses_guidance_and_methods_that_compare_with_a_null_condition(checkpoint, tmp_path, capsys):
+    model = checkpoint("tiny-flux-small")
+    asked = ["--model", model, "--store", tmp_path / "s", *(p for t in SMALL for p in ("--set", t))]
+    assert taba("plan", "correlation", *asked, "--set", "guidance_scale=3.5") == 2
+    said = capsys.readouterr().err
+    assert (
+        "w is the field distilled_guidance of its card (1), the same in both directions; use another" in said
+    )
+    # The way out: a card that says w.
+    guided = model.with_name("guided.yaml")
+    guided.write_text(model.read_text()[:-1] + ', "distilled_guidance": 3.5}')
+    assert taba("plan", "correlation", "--model", guided, *asked[2:]) == 0
+    capsys.readouterr()
+    assert taba("plan", "correlation", *asked, "--method", "null-text") == 2
+    assert "'null-text' compares the prompt with a null condition, and tiny-flux" in capsys.readouterr().err
+    assert taba("plan", "correlation", *asked, "--method", "uni-inv") == 0
+    # The comparison of all methods leaves them out.
+    assert taba("plan", "methods", *asked, "--set", "methods=all") == 0
 
 
 def test_the_weights_are_in_the_key_and_their_place_is_not(checkpoint, tmp_path):
@@ -221,7 +259,7 @@ def test_all_studies_run_on_a_latent_model(checkpoint, tmp_path, capsys):
         assert len(expected) == 8
         np.testing.assert_array_equal(regions["region"].values, expected)
     with (tmp_path / "s" / "report" / "tables" / "table1.csv").open() as file:
-        assert [row["Model"] for row in csv.DictReader(file)][-2:] == ["SD 1.4", "tiny-dit"]
+        assert [row["Model"] for row in csv.DictReader(file)][-2:] == ["FLUX.1 [schnell]", "tiny-dit"]
 
 
 def test_a_plan_counts_decoded_images_and_says_what_is_missing(capsys, tmp_path):

@@ -15,6 +15,7 @@ from workflows.configuration.edits import check_condition, edit_of
 from workflows.configuration.method import ChosenMethod
 
 NOISE, LATENT, FRESH = "noise", "latent", "fresh-noise"
+FLOW_EDIT = "flow-edit"
 OTHER_METHODS = "Other methods"
 # Of models that run anywhere without a network; all samples in one shard are cheapest there.
 EMBEDDED = {"num_samples": 256, "batch_size": 256, "conditioning": "class"}
@@ -30,6 +31,7 @@ class Start:
       label, group: as tables show it.
       forward_steps, forward_level: K first steps of the inversion replaced, under which rule.
       method: another method than the run's; "" is the run's.
+      flow_edit_steps: steps over which FlowEdit leads the image; 0 where something is sampled.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Start:
     forward_steps: int = 0
     forward_level: ForwardLevel | None = None
     method: str = ""
+    flow_edit_steps: int = 0
 
 
 def editing(context: Context) -> Context:
@@ -70,6 +73,14 @@ def edit_from(
     if start.name == FRESH:
         fresh = images.seed + FRESH_SEED
         return edit_of(context, images, noise_seed=fresh, guidance_scale=guidance_scale)
+    if start.flow_edit_steps:
+        return edit_of(
+            context,
+            images,
+            noise_seed=images.seed + FRESH_SEED,
+            guidance_scale=guidance_scale,
+            flow_edit_steps=start.flow_edit_steps,
+        )
     chosen = ChosenMethod(start.method) if start.method else None
     inversion = context.inversion(images, start.forward_steps, start.forward_level, chosen=chosen)
     return edit_of(context, inversion, guidance_scale=guidance_scale)

@@ -268,7 +268,7 @@ class Context:
         steps = num_inference_steps or source.num_steps
         chosen = chosen or self.chosen
         chosen.check_wraps(forward_steps)
-        chosen.check_condition(source.conditioning, self.card.title)
+        chosen.check_condition(source.conditioning, self.card)
         chosen.check_guidance(self.guidance)
         return Inversion(
             source=source,

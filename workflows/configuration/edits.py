@@ -28,16 +28,24 @@ def edit_of(
     *,
     noise_seed: int | None = None,
     guidance_scale: float | None = None,
+    flow_edit_steps: int | None = None,
 ) -> Edit:
     """The noise or the latent of images sampled under another condition, as images are sampled.
 
     Args:
       noise_seed: of noise in place of the generation's own.
       guidance_scale: w of the edits; None = that of the images. A method may guide its own sampler.
+      flow_edit_steps: lead the images over so many steps of a flow (FlowEdit), with noise of `noise_seed`.
 
     Raises:
-      UsageError: images without a condition, targets that cannot be read, or guidance of a model that cannot have it.
+      UsageError: images without a condition, targets that cannot be read, guidance of a model that cannot have it, or
+        FlowEdit of a model that is no flow.
     """
+    if flow_edit_steps is not None and context.card.schedule.kind != "flow":
+        raise UsageError(
+            f"FlowEdit leads images along the velocity of a flow, and {context.card.title} is none; use a flow such as "
+            "photo-flow, or leave edits.flow_edit out."
+        )
     images = source.source if isinstance(source, Inversion) else source
     check_condition(images.conditioning, context.card)
     scale = context.guidance.sampling if guidance_scale is None else guidance_scale
@@ -56,6 +64,7 @@ def edit_of(
         noise_seed=noise_seed,
         x0_rule=context.conventions.sampling_x0_rule,
         guidance_scale=scale,
+        flow_edit_steps=flow_edit_steps,
         **_targets(context.settings, prompts, -(-context.num_samples // noises)),
     )
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from taba_core.conventions import UNGUIDED, Conventions
 from taba_core.errors import UsageError
+from taba_core.models.cards import Card
+from taba_core.models.null_condition import why_no_null_condition
 from workflows.compute.own_module import OwnModule, own_module
 from workflows.configuration.guidance import Guidance
 
@@ -61,13 +63,23 @@ class ChosenMethod:
 
             check_steps_can_be_replaced(self.method, f"forward_steps={forward_steps}")
 
-    def check_condition(self, conditioning: str, title: str) -> None:
-        """Refuse (UsageError) a method that works on text on images that have none."""
+    def check_condition(self, conditioning: str, card: Card) -> None:
+        """Refuse (UsageError) a method that works on text on images that have none, and one that guides its own
+        sampler on a model without a null condition."""
         if self.method.needs_text and conditioning != "prompt":
             raise UsageError(
-                f"inversion method '{self.name}' works on a text condition, and the images of {title} have none; use "
-                "a text-conditional model, or another method."
+                f"inversion method '{self.name}' works on a text condition, and the images of {card.title} have none; "
+                "use a text-conditional model, or another method."
             )
+        if reason := self.cannot_guide(card):
+            raise UsageError(
+                f"inversion method '{self.name}' compares the prompt with a null condition, and {reason}; use another "
+                "method, or another model."
+            )
+
+    def cannot_guide(self, card: Card) -> str:
+        """Why a method that guides its own sampler cannot guide this model, a clause; "" where it can or does not."""
+        return why_no_null_condition(card) if self.method.own_guidance else ""
 
     def check_guidance(self, guidance: Guidance) -> None:
         """Refuse (UsageError) a guided inversion by a method that is defined at scale 1 and guides its own sampler."""

@@ -6,13 +6,17 @@ import torch
 
 from taba_core import rng
 from taba_core.artifacts.edit import Edit
+from taba_core.artifacts.generation import Generation
 from taba_core.artifacts.inversion import Inversion
+from taba_core.diffusion.flow_edit import flow_edit
 from taba_core.diffusion.inversion import reconstruct
 from taba_core.diffusion.sampling import generate
 from workflows.compute.batch import Arrays, Batch, computes
 from workflows.compute.conditioning import condition, draw_targets
 from workflows.compute.decoding import decoded_rgb
 from workflows.compute.kinds.inversion import method_of
+
+FLOW_EDIT_STREAM = "flow-edit"  # of taba_core.rng; a stream for each step
 
 
 @computes(Edit)
@@ -22,10 +26,33 @@ def sample_edits(batch: Batch) -> Arrays:
     samples, model = artifact.samples, batch.worker.model(artifact.predictor)
     own = batch.read(samples, *samples.condition_variables)
     target = draw_targets(artifact, batch.ids, own, getattr(model, "class_names", ()))
-    image = _sampled(batch, artifact, condition(model, target, batch.worker.device))
+    cond = condition(model, target, batch.worker.device)
+    make = _sampled if artifact.flow_edit_steps is None else _led
+    image = make(batch, artifact, cond)
     decoded = {"decoded": decoded_rgb(batch.model, image)} if "decoded" in batch.variables else {}
     (values,) = target.values()
     return {"edit": image.cpu().numpy(), artifact.target_variable: values, **decoded}
+
+
+def _led(batch: Batch, artifact: Edit, cond: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The images led to a condition by FlowEdit."""
+    source, seed, first = artifact.source, artifact.noise_seed, artifact.flow_edit_steps
+    assert isinstance(source, Generation) and seed is not None and first is not None
+
+    def draw(step: int) -> torch.Tensor:
+        stream = f"{FLOW_EDIT_STREAM}/{step}"
+        return batch.tensor(rng.normal(batch.ids, batch.model.sample_shape, seed=seed, stream=stream))
+
+    return flow_edit(
+        batch.denoiser(source.guidance_scale),
+        batch.denoiser(artifact.guidance_scale),
+        batch.tensor(batch.read(source, "image")["image"]),
+        batch.grid(source.num_inference_steps),
+        cond=batch.cond(),
+        target_cond=cond,
+        draw=draw,
+        first_step=first,
+    )
 
 
 def _sampled(batch: Batch, artifact: Edit, cond: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -22,6 +22,7 @@ from workflows.analysis.step_law import StepLaw, step_laws
 from workflows.analysis.step_rows import ROWS, step_error_requests
 from workflows.analysis.study import Study, register
 from workflows.configuration.context import Context
+from workflows.studies.derivation.flow_claims import find_flow_claims
 from workflows.studies.derivation.formulas import DERIVATION, step_terms
 from workflows.studies.derivation.views import figures_of, schematic, tables_of
 
@@ -55,7 +56,7 @@ class Derivation(Study):
         return step_error_requests(context, context.num_steps(self.paper_steps), at_least=_CHECKED)
 
     def analyse(self, inputs: Inputs, context: Context) -> xr.Dataset:
-        """Terms of the formulas, the law per mode and step, claims E1 to E3."""
+        """Terms of the formulas, the law per mode and step, claims E1 to E3, and on a flow F1 to F6."""
         steps = context.num_steps(self.paper_steps)
         found = Findings()
         _find_round_trip(found, inputs, context, steps)
@@ -63,6 +64,7 @@ class Derivation(Study):
         if laws and not laws[0].label.startswith("flat"):
             self._compare(found, inputs, context, laws[0])
         _find_terms(found, context, steps)
+        find_flow_claims(found, context.grid(steps))
         return found.dataset()
 
     def _compare(self, found: Findings, inputs: Inputs, context: Context, law: StepLaw) -> None:

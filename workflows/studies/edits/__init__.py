@@ -9,8 +9,10 @@ import numpy as np
 import xarray as xr
 
 from taba_core.artifacts.request import Request
+from taba_core.errors import UsageError
 from taba_core.stats.estimate import Estimate
 from workflows.analysis.edits import (
+    FLOW_EDIT,
     FRESH,
     LATENT,
     NOISE,
@@ -121,7 +123,22 @@ class Edits(Study):
                 ChosenMethod(method).check()
                 ChosenMethod(method).check_rules(context.conventions)
                 starts.append(Start(f"method-{method}", method, OTHER_METHODS, method=method))
+        if options.flow_edit != NO_METHODS:
+            count = _flow_edit_steps(context, steps, options.flow_edit)
+            starts.append(Start(FLOW_EDIT, f"FlowEdit ({count})", OTHER_METHODS, flow_edit_steps=count))
         return context, starts, steps
+
+
+def _flow_edit_steps(context: Context, steps: int, text: str) -> int:
+    try:
+        count = context.grid(steps).steps_of(text)
+    except UsageError as error:
+        raise UsageError(f"--set edits.flow_edit: {error}") from None
+    if not count:
+        raise UsageError(
+            f"--set edits.flow_edit={text}: no step leaves every image as it is; use 1 to {steps}."
+        )
+    return count
 
 
 def _find_examples(

@@ -24,6 +24,10 @@ class EditsOptions(Options):
         (NO_METHODS,),
         description="other inversion methods whose latents are edited too, comma-separated, or none",
     )
+    flow_edit: str = Field(
+        NO_METHODS,
+        description="lowest steps over which FlowEdit leads the images of a flow: a count, a percentage of T, or none",
+    )
     distances: Annotated[tuple[str, ...], listed("image distance, e.g. random-lpips")] = Field(
         ("random-lpips",),
         description="distances of edits from their sources, comma-separated (see taba list)",

@@ -6,14 +6,19 @@ from collections.abc import Sequence
 
 import xarray as xr
 
-from workflows.analysis.edits import FRESH, LATENT, NOISE, OTHER_METHODS
+from workflows.analysis.edits import FLOW_EDIT, FRESH, LATENT, NOISE, OTHER_METHODS
 from workflows.analysis.findings import Shown, cell, item_context, item_id, method_text, seed_of
 from workflows.analysis.presentation import DASH, Cell, Column, Figure, Row, Table
 from workflows.report import plots
 from workflows.studies.edits.measures import ALIGNMENT, DISTANCE, Measure, measure_named
 
 _STORED_UNDER = {"value": "value", "minus-noise": "minus_noise", "minus-latent": "minus_latent"}
-_SHORT = {NOISE: "edit from\nnoise", FRESH: "from fresh\nnoise", LATENT: "from\nlatent"}
+_SHORT = {
+    NOISE: "edit from\nnoise",
+    FRESH: "from fresh\nnoise",
+    LATENT: "from\nlatent",
+    FLOW_EDIT: "FlowEdit",
+}
 
 
 def tables_of(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Dataset]) -> tuple[Table, ...]:

@@ -83,7 +83,7 @@ def method_rows(context: Context, steps: int) -> tuple[MethodRow, ...]:
     chosen: set[str] = {row.name for row in everything if row.group == OWN}
     for asked in context.options(MethodsOptions).rows:
         if asked in unfit:
-            ChosenMethod(asked).check_condition(context.conditioning, context.card.title)
+            ChosenMethod(asked).check_condition(context.conditioning, context.card)
             ChosenMethod(asked).check_guidance(context.guidance)
             ChosenMethod(asked).check_rules(context.conventions)
         elif asked not in {*names, *methods, ALL, TABLE7}:
@@ -114,8 +114,8 @@ def _all_rows(context: Context, steps: int) -> list[MethodRow]:
 def _unfit(context: Context) -> set[str]:
     """Methods that this comparison cannot ask.
 
-    They work on text where the images have none, guide by themselves in a guided comparison, or are samplers of coupled
-    states under an x_0 rule that these cannot undo.
+    They work on text where the images have none, guide by themselves in a guided comparison or on a model that nothing
+    guides, or are samplers of coupled states under an x_0 rule that these cannot undo.
     """
     prompts, plain = context.conditioning == "prompt", context.guidance.inversion == UNGUIDED
     made = {name: ChosenMethod(name) for name in built_in_methods()}
@@ -123,6 +123,7 @@ def _unfit(context: Context) -> set[str]:
         name
         for name, chosen in made.items()
         if (chosen.method.needs_text and not prompts)
+        or chosen.cannot_guide(context.card)
         or (chosen.method.own_guidance and not plain)
         or chosen.rules_refused(context.conventions)
     }
