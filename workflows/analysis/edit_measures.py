@@ -100,6 +100,13 @@ def measure_named(name: str) -> Measure:
         extractor = extractor_named(name.removeprefix("cosine/"))
         proxy = "DINO" if extractor.stands_for else ""
         return Measure(name, f"cosine, {extractor.title}", DISTANCE, -1, proxy)
+    return distance_measure(name)
+
+
+def distance_measure(name: str) -> Measure:
+    """The measure of an image distance, or of the mean absolute difference; `ssim` is 1 - SSIM here."""
+    if name == MAE.name:
+        return MAE
     metric = distance_named(name)
     return Measure(name, metric.title, DISTANCE, 1, metric.stands_for)
 

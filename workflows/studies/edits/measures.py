@@ -17,7 +17,7 @@ from taba_core.metrics.image_distance import ImageDistance, distance_named
 from taba_core.stats.estimate import Estimate
 from taba_core.stats.values import CosineSimilarity
 from workflows.analysis.edit_conditions import Conditions
-from workflows.analysis.edit_measures import Values, alignments, judge_requests, kept, likeness, mean_of
+from workflows.analysis.edit_measures import SSIM, Values, alignments, judge_requests, kept, likeness, mean_of
 from workflows.analysis.edits import Start, pictures_of, request_name
 from workflows.analysis.measured import classifier_knows, distances_of, features_of
 from workflows.configuration.context import Context
@@ -30,8 +30,9 @@ Measured = Mapping[str, Mapping[str, Estimate]]  # by start and measure
 
 
 def metrics(context: Context) -> list[ImageDistance]:
-    """The image distances that were asked for."""
-    return [distance_named(name) for name in context.options(EditsOptions).distances]
+    """The image distances that were asked for; SSIM is a column anyway, of that name and not as a distance."""
+    named = (distance_named(name) for name in context.options(EditsOptions).distances)
+    return [metric for metric in named if metric.name != SSIM.name]
 
 
 def extractor(context: Context) -> Extractor:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 from taba_core.stats.estimate import Estimate
 from taba_core.stats.verdict import every, positive
-from workflows.analysis.edit_measures import ALIGNMENT, MAE, measure_named
+from workflows.analysis.edit_measures import ALIGNMENT, MAE, distance_measure, measure_named
 from workflows.analysis.findings import Findings, interval_numbers
-from workflows.studies.stochastic_edits.measures import BETWEEN, SOURCE, Measured
+from workflows.studies.stochastic_edits.measures import BETWEEN, SOURCE, Measured, column_measure
 from workflows.studies.stochastic_edits.variants import FRESH, LATENT, REPAIRED
 
 _AS_FAR = 1.5  # times the reconstruction error of plain inversion that the paper's repair stays below
@@ -29,7 +29,7 @@ def find_claims(
 
 
 def _differ(found: Findings, share: float, name: str, between: Estimate) -> None:
-    measure = measure_named(name)
+    measure = distance_measure(name)
     found.claim(
         f"CF13a{'~' if measure.proxy else ''}-{name}-{share:g}",
         "Edits of one photograph from latents repaired with different noise differ: their mean distance by pairs is "
@@ -65,7 +65,7 @@ def _keep_the_photograph(found: Findings, share: float, measured: Measured) -> N
         f"distance, target from {share:.0%} of the steps on.",
         every(positive(margin) for margin in margins.values()),
         {
-            measure_named(column.partition("/")[2]).label: interval_numbers("margin", margin)
+            column_measure(column).label: interval_numbers("margin", margin)
             for column, margin in margins.items()
         },
     )

@@ -9,7 +9,17 @@ import numpy as np
 
 from taba_core.stats.estimate import Estimate
 from workflows.analysis.edit_conditions import Conditions
-from workflows.analysis.edit_measures import MAE, Values, alignments, kept, likeness, mean_of
+from workflows.analysis.edit_measures import (
+    MAE,
+    Measure,
+    Values,
+    alignments,
+    distance_measure,
+    kept,
+    likeness,
+    mean_of,
+    measure_named,
+)
 from workflows.analysis.edits import pictures_of
 from workflows.configuration.context import Context
 from workflows.studies.stochastic_edits.variants import (
@@ -25,12 +35,19 @@ from workflows.studies.stochastic_edits.variants import (
 if TYPE_CHECKING:
     from workflows.analysis.inputs import Inputs
 
+# Before the names of distances: of pairs of variants, of variants and source.
 BETWEEN, SOURCE = (
     "between",
     "source",
-)  # before the names of distances: of pairs of variants, of variants and source
+)
 # By group of variants and by column: mean over images and spread over them, (2,).
 Measured = Mapping[str, Mapping[str, Estimate]]
+
+
+def column_measure(column: str) -> Measure:
+    """What a column is of."""
+    kind, slash, name = column.partition("/")
+    return distance_measure(name) if slash else measure_named(kind)
 
 
 def measure(
@@ -68,7 +85,8 @@ def reconstruction_errors(
     inputs: Inputs, context: Context, every: Sequence[Variant]
 ) -> dict[str, Mapping[str, Estimate]]:
     """Mean absolute error and SSIM of the reconstructions of every latent, by variant and measure; of all images."""
-    found, whole = {}, np.ones(inputs.num_samples, dtype=bool)
+    found: dict[str, Mapping[str, Estimate]] = {}
+    whole = np.ones(inputs.num_samples, dtype=bool)
     for variant in every:
         if variant.group == FRESH:
             continue

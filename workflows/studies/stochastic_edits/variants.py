@@ -93,7 +93,8 @@ def metrics(context: Context) -> list[ImageDistance]:
     Raises:
       UsageError: an unknown one, or one that does not suit the model's images.
     """
-    shape, found = context.decoded_shape or context.card.sample_shape, {}
+    shape = context.decoded_shape or context.card.sample_shape
+    found: dict[str, ImageDistance] = {}
     for name in options(context).distances:
         if name == AVAILABLE:
             here = distances().values()

@@ -8,10 +8,8 @@ import numpy as np
 import xarray as xr
 
 from workflows.analysis.edit_measures import (
-    ALIGNMENT,
     CLIP_MISSING,
     CLIP_NOTE,
-    DISTANCE,
     PROXY_NOTE,
     has_clip,
     measure_named,
@@ -19,7 +17,7 @@ from workflows.analysis.edit_measures import (
 from workflows.analysis.findings import Shown, cell, item_context, item_id, method_text, seed_of
 from workflows.analysis.presentation import DASH, Cell, Column, Figure, Table
 from workflows.report import plots
-from workflows.studies.stochastic_edits.measures import BETWEEN
+from workflows.studies.stochastic_edits.measures import BETWEEN, column_measure
 from workflows.studies.stochastic_edits.variants import FRESH, GROUPS, LATENT, REPAIRED
 
 _RATIO = "ratio"
@@ -57,10 +55,14 @@ def _names(result: xr.Dataset) -> list[str]:
 
 
 def _column(name: str) -> Column:
-    kind, slash, metric = name.partition("/")
-    measure = measure_named(metric if slash else name)
-    heading = ALIGNMENT if not slash else "Between edits of one photograph" if kind == BETWEEN else DISTANCE
-    return Column(name, measure.label, group=heading, proxy=measure.proxy)
+    measure = column_measure(name)
+    between = name.startswith(f"{BETWEEN}/")
+    return Column(
+        name,
+        measure.label,
+        group="Between edits of one photograph" if between else measure.group,
+        proxy=measure.proxy,
+    )
 
 
 def _group_label(result: xr.Dataset, group: str) -> str:
