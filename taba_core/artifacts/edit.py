@@ -7,7 +7,9 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from taba_core.artifacts.base import Artifact, SampleSource
+from taba_core.artifacts.crops import Crops
 from taba_core.artifacts.generation import Generation
+from taba_core.artifacts.images import ImageList
 from taba_core.artifacts.inversion import Inversion
 from taba_core.artifacts.variable import CLASS_ID, PROMPT, STATE, Variable, picture
 from taba_core.conventions import UNGUIDED, GuidanceScale, X0Rule, evaluations_per_prediction
@@ -24,8 +26,13 @@ class Edit(Artifact):
 
     `source` says where sampling starts: a generation, from its noise; an inversion, from its latent, by the sampler of
     its method. `noise_seed` takes noise of another seed than the generation's: an image that knows nothing of the
-    source. With `flow_edit_steps` nothing is sampled: the image itself is led over so many lowest steps of a flow to
-    the target (FlowEdit), the source under the guidance of its generation, with noise of `noise_seed`.
+    source. Real images have no noise, so an edit of them has a `noise_seed`, and `num_inference_steps` of its own. With
+    `flow_edit_steps` nothing is sampled: the image itself is led over so many lowest steps of a flow to the target
+    (FlowEdit), the source under the guidance of its generation, with noise of `noise_seed`.
+
+    `switch_share` is the leading share of the T sampling steps that stay under the source's own condition: the target
+    is read from step ceil(switch_share T) on, counted from 0. At 0 an edit has nothing of the source but its start, at
+    1 it is the reconstruction (paper, Appendix M).
 
     A drawn target belongs to (`target_seed`, sample id // noises_per_condition): a class of the model, or a prompt of
     `target_list`, other than the sample's own. A listed one is line (sample id // noises_per_condition) of
@@ -34,8 +41,12 @@ class Edit(Artifact):
 
     kind: ClassVar[str] = "edit"
     image_variable: ClassVar[str] = "edit"
+    added_later: ClassVar[dict[str, Any]] = {
+        "switch_share": 0.0,
+        "num_inference_steps": None,
+        "flow_edit_steps": None,
+    }
     reads: ClassVar[tuple[str, ...]] = ("noise", "image", "latent", "class_id", "prompt")
-    added_later: ClassVar[dict[str, Any]] = {"flow_edit_steps": None}
     stored: ClassVar[tuple[Variable, ...]] = (
         Variable("edit", STATE, "1", "image sampled from the start under the target condition"),
         Variable(
@@ -59,13 +70,15 @@ class Edit(Artifact):
         picture("decoded", "edit decoded from the latent space, 8-bit RGB"),
     )
 
-    source: Generation | Inversion
+    source: Generation | Inversion | ImageList | Crops
     targets: Targets = "drawn"
     target_seed: int = Field(default=42, ge=0)
     target_list: PromptSpec | None = None
     noise_seed: int | None = Field(default=None, ge=0)
     x0_rule: X0Rule = "none"
     guidance_scale: GuidanceScale = UNGUIDED
+    switch_share: float = Field(default=0.0, ge=0, le=1)
+    num_inference_steps: int | None = Field(default=None, ge=1)
     flow_edit_steps: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="before")
@@ -86,8 +99,13 @@ class Edit(Artifact):
                 f"targets={self.targets} of conditioning={self.conditioning}: target_list is given for prompts and for "
                 "listed targets, and for nothing else."
             )
-        if self.noise_seed is not None and not isinstance(self.source, Generation):
+        if self.noise_seed is not None and isinstance(self.source, Inversion):
             raise ValueError(f"noise_seed={self.noise_seed}: an edit of an inversion starts from its latent.")
+        real = isinstance(self.source, ImageList | Crops)
+        if real and self.noise_seed is None:
+            raise ValueError("real images have no noise: an edit of them needs a noise_seed.")
+        if real != (self.num_inference_steps is not None):
+            raise ValueError("num_inference_steps is given for edits of real images, and for nothing else.")
         if self.flow_edit_steps is not None:
             self._check_flow_edit(self.flow_edit_steps)
         return self
@@ -109,7 +127,7 @@ class Edit(Artifact):
     @property
     def conditioning(self) -> str:
         """What the samples are conditioned on: none, class or prompt."""
-        images = self.source if isinstance(self.source, Generation) else self.source.source
+        images = self.source.source if isinstance(self.source, Inversion) else self.source
         return images.conditioning
 
     @property
@@ -157,5 +175,5 @@ class Edit(Artifact):
             guided = (self.guidance_scale, getattr(self.source, "guidance_scale", UNGUIDED))
             return self.flow_edit_steps * sum(map(evaluations_per_prediction, guided))
         own = self.source.sampling_evaluations if isinstance(self.source, Inversion) else None
-        steps = self.source.num_inference_steps if own is None else own
+        steps = self.num_steps if own is None else own
         return steps * evaluations_per_prediction(self.guidance_scale)

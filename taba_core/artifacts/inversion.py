@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, JsonValue, field_validator, model_validator
 
 from taba_core.artifacts.base import Artifact, SampleSource
+from taba_core.artifacts.crops import Crops
 from taba_core.artifacts.generation import Generation
 from taba_core.artifacts.images import ImageList
 from taba_core.artifacts.variable import (
@@ -88,7 +89,7 @@ class Inversion(Artifact):
         ),
     )
 
-    source: Generation | ImageList
+    source: Generation | ImageList | Crops
     num_inference_steps: int = Field(ge=1)
     method: str = "ddim"
     method_options: dict[str, JsonValue] = Field(default_factory=dict)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -133,3 +134,41 @@ def generate(
     check_levels(model, grid)
     noise = working_precision(noise)
     return last_state(noise, walk(model, noise, grid.downward(), x0_rule=x0_rule, cond=cond), on_step)
+
+
+def switch_step(share: float, num_inference_steps: int) -> int:
+    """Sampling steps before the condition is exchanged, ceil(share T): 0..T for shares in 0..1.
+
+    A share that is a whole number of steps up to rounding (.07 of 100) counts as that number.
+    """
+    return math.ceil(share * num_inference_steps - 1e-9)
+
+
+def generate_switching(
+    model: Denoiser,
+    noise: Tensor,
+    grid: TimestepGrid,
+    conditions: tuple[Conditioning, Conditioning],
+    share: float,
+    *,
+    x0_rule: X0Rule = "none",
+) -> Tensor:
+    """`generate` with one condition for a leading share of the steps, and another for the rest    (paper, App. M).
+
+    Args:
+      conditions: before and after the exchange, which is at `switch_step`.
+      share: of the T steps under the first condition, 0..1.
+      Others as `generate`.
+
+    Returns:
+      x_0, (B, C, H, W), model units. At share 0 it is `generate` under the second condition, at 1 under the first.
+
+    Raises:
+      UsageError: as `generate`.
+    """
+    check_levels(model, grid)
+    x, moves = working_precision(noise), grid.downward()
+    at = switch_step(share, len(moves))
+    for cond, part in zip(conditions, (moves[:at], moves[at:]), strict=True):
+        x = last_state(x, walk(model, x, part, x0_rule=x0_rule, cond=cond), None)
+    return x

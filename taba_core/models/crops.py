@@ -30,15 +30,36 @@ def random_crops(
     """
     pixels = photo.pixels()
     height, width = pixels.shape[:2]
-    u = rng.uniform(crop_ids, (4,), seed=seed, stream=f"crops/{photo.name}")
-    largest = min(height, width, MAX_CROP)
-    side = MIN_CROP * (largest / MIN_CROP) ** (u[:, 0] ** 3)
+    u, side = _draws(photo, crop_ids, seed)
     top, left = u[:, 1] * (height - side), u[:, 2] * (width - side)
     lines = side[:, None] * np.arange(size + 1) / size
     crops = box_means(pixels, top[:, None] + lines, left[:, None] + lines)
     mirrored = u[:, 3] < 0.5
     crops[mirrored] = crops[mirrored, :, :, ::-1]
     return (crops / 127.5 - 1.0).astype(np.float32)
+
+
+def crop_sides(
+    photo: Photo, crop_ids: Sequence[int] | NDArray[np.integer], *, seed: int
+) -> NDArray[np.float64]:
+    """Sides of the crops that `random_crops` makes, in pixels of the photograph before averaging: (len(crop_ids),)."""
+    return _draws(photo, crop_ids, seed)[1]
+
+
+def _draws(
+    photo: Photo, crop_ids: Sequence[int] | NDArray[np.integer], seed: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The uniform numbers of crops (side, top, left, mirrored), (n, 4), and the sides that follow from them, (n,)."""
+    u = rng.uniform(crop_ids, (4,), seed=seed, stream=f"crops/{photo.name}")
+    largest = min(*photo.pixels().shape[:2], MAX_CROP)
+    return u, MIN_CROP * (largest / MIN_CROP) ** (u[:, 0] ** 3)
+
+
+def photos_of_crops(
+    count: int, crop_ids: Sequence[int] | NDArray[np.integer], *, seed: int
+) -> NDArray[np.int64]:
+    """Which of `count` photographs each crop of `real_crops` is taken from, (len(crop_ids),)."""
+    return rng.integers(np.asarray(crop_ids, dtype=np.int64), count, seed=seed, stream="real-crops/photo")
 
 
 def real_crops(
@@ -49,7 +70,7 @@ def real_crops(
     Row i depends on (photos, seed, crop_ids[i]) only.
     """
     ids = np.asarray(crop_ids, dtype=np.int64)
-    chosen = rng.integers(ids, len(photos), seed=seed, stream="real-crops/photo")
+    chosen = photos_of_crops(len(photos), ids, seed=seed)
     crops = np.empty((len(ids), 3, size, size), dtype=np.float32)
     for index in np.unique(chosen):
         rows = chosen == index

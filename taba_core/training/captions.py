@@ -12,9 +12,13 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from taba_core.models.crops import crop_sides, photos_of_crops, real_crops
+from taba_core.models.photos import Photo
 from taba_core.models.prompt_tokens import NUM_TOKENS
 from taba_core.training.crops import Crops
 
@@ -24,6 +28,7 @@ SPECIAL = ("<pad>", "</s>", "<unk>")
 CLOSENESS, BRIGHTNESS = ("close", "middle", "wide"), ("dark", "medium", "bright")
 TEXTURE = ("busy", "mixed", "plain")
 COLOURS = ("black", "grey", "white", "red", "orange", "yellow", "green", "cyan", "blue", "purple")
+CAPTION_SIZE = 32  # pixels of a side of the crops that captions describe
 _CLOSE, _WIDE = 80.0, 160.0  # pixels of a crop's side below which a view is close, above which it is wide
 _DARK, _BRIGHT = 0.3, 0.6  # mean luminance, 0 to 1
 _GREY_CHROMA = 0.1  # largest minus smallest channel of the mean colour
@@ -73,6 +78,18 @@ def facts_of(crops: Crops) -> Facts:
         colour=_colour(mean, luminance),
         texture=_texture(crops.images),
     )
+
+
+def captions_of_crops(photos: Sequence[Photo], crop_ids: NDArray[np.int64], *, seed: int) -> list[str]:
+    """The captions of the crops that `models.crops.real_crops` makes, by their facts at 32x32 pixels."""
+    chosen = photos_of_crops(len(photos), crop_ids, seed=seed)
+    sides = np.empty(len(crop_ids))
+    for index in np.unique(chosen):
+        rows = chosen == index
+        sides[rows] = crop_sides(photos[index], crop_ids[rows], seed=seed)
+    images = real_crops(photos, crop_ids, seed=seed, size=CAPTION_SIZE)
+    crops = Crops(torch.from_numpy(images), torch.from_numpy(chosen), torch.from_numpy(sides))
+    return CaptionGrammar([photo.name for photo in photos]).texts(facts_of(crops))
 
 
 class CaptionGrammar:

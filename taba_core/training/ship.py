@@ -14,13 +14,13 @@ from typing import Any
 
 from taba_core.models.photos import Photo, load_photos
 from taba_core.models.weights import BOX, content_hash
-from taba_core.training.captions import CaptionGrammar, facts_of
+from taba_core.training.captions import CAPTION_SIZE, CaptionGrammar, facts_of
 from taba_core.training.checkpoint import write_text_whole
 from taba_core.training.crops import CropSource
 from taba_core.training.export import WEIGHTS, unpack
 from taba_core.training.recipe import box_recipes, recipe_named
 
-NUM_CAPTIONS, CAPTION_SIZE = 500, 32  # captions, and pixels of a side of the crops that they describe
+NUM_CAPTIONS = 500
 _CURVE = 40  # points that are kept of a loss curve
 
 

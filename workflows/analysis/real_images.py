@@ -6,9 +6,12 @@ from typing import Any
 
 from taba_core.artifacts.base import SampleSource
 from taba_core.artifacts.crops import Crops
+from taba_core.artifacts.images import ImageList
 from taba_core.errors import UsageError
+from taba_core.images.metadata import METADATA
 from taba_core.metrics.extractor import Extractor, extractor_named
 from taba_core.models.base import training_images, training_photos
+from taba_core.models.class_counts import class_names
 from taba_core.models.photos import content_of, load_photos
 from workflows.configuration.context import Context
 from workflows.configuration.given_images import image_list, open_given
@@ -35,6 +38,40 @@ def real_sets(context: Context, folder: str | None) -> dict[str, SampleSource]:
         )
         for of, seed in _CROP_SEEDS.items()
     }
+
+
+def photographs(context: Context, num_inference_steps: int) -> ImageList | Crops:
+    """Real images that a model can invert and edit: those of setting `images`, else crops of its photographs.
+
+    Crops have the class or the caption that the model was trained on them with.
+
+    Raises:
+      UsageError: a folder without conditions, or no folder for a model that was not made from photographs.
+    """
+    if context.given_images is not None:
+        given = context.images(num_inference_steps)
+        assert isinstance(given, ImageList), "real images are given"
+        return given
+    context.grid(num_inference_steps)
+    place = training_photos(context.model_spec)
+    photos = load_photos(place) if place is not None else ()
+    names = tuple(photo.name for photo in photos)
+    by_class = context.conditioning == "class"
+    if not photos or (by_class and names != class_names(context.card, context.model_spec)):
+        kind = "class" if by_class else "text"
+        raise UsageError(
+            f"this study starts from photographs, and {context.card.title} comes with none; give a folder of them "
+            f"(--set images=FOLDER) whose {METADATA} has a '{kind}' for each, or use a model that was made from "
+            "photographs, such as photo-mixture, photo-dit or photo-if."
+        )
+    return Crops(
+        model=context.model_spec,
+        batch_size=context.batch_size,
+        seed=context.settings.seed,
+        photos=content_of(photos).fingerprint,
+        location=place or "",
+        conditioning=context.conditioning,
+    )
 
 
 def real_text(context: Context, folder: str | None) -> str:

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from taba_core.artifacts.base import Artifact
+from taba_core.artifacts.crops import Crops
 from taba_core.artifacts.generation import Generation
 from taba_core.artifacts.images import ImageList
 from taba_core.artifacts.inversion import Inversion
@@ -241,7 +242,7 @@ class Context:
 
     def inversion(
         self,
-        source: Generation | ImageList,
+        source: Generation | ImageList | Crops,
         forward_steps: int = 0,
         forward_level: ForwardLevel | None = None,
         num_inference_steps: int | None = None,

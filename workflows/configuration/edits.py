@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from taba_core.artifacts.crops import Crops
 from taba_core.artifacts.edit import Edit
 from taba_core.artifacts.generation import Generation
+from taba_core.artifacts.images import ImageList
 from taba_core.artifacts.inversion import Inversion
 from taba_core.conventions import UNGUIDED
 from taba_core.errors import UsageError
@@ -24,22 +26,26 @@ if TYPE_CHECKING:
 
 def edit_of(
     context: Context,
-    source: Generation | Inversion,
+    source: Generation | Inversion | ImageList | Crops,
     *,
     noise_seed: int | None = None,
     guidance_scale: float | None = None,
+    switch_share: float = 0.0,
+    num_inference_steps: int | None = None,
     flow_edit_steps: int | None = None,
 ) -> Edit:
     """The noise or the latent of images sampled under another condition, as images are sampled.
 
     Args:
-      noise_seed: of noise in place of the generation's own.
+      noise_seed: of noise in place of the generation's own; real images have none of their own.
       guidance_scale: w of the edits; None = that of the images. A method may guide its own sampler.
+      switch_share: leading share of the sampling steps under the images' own condition, 0..1.
+      num_inference_steps: T of edits of real images from noise; None of all others.
       flow_edit_steps: lead the images over so many steps of a flow (FlowEdit), with noise of `noise_seed`.
 
     Raises:
-      UsageError: images without a condition, targets that cannot be read, guidance of a model that cannot have it, or
-        FlowEdit of a model that is no flow.
+      UsageError: images without a condition, targets that cannot be read, guidance of a model that cannot have it, a
+        switch of a method whose own sampler reads one condition, or FlowEdit of a model that is no flow.
     """
     if flow_edit_steps is not None and context.card.schedule.kind != "flow":
         raise UsageError(
@@ -54,6 +60,12 @@ def edit_of(
     if isinstance(source, Inversion):
         method = ChosenMethod(source.method, source.method_options).method
         scale = UNGUIDED if method.own_guidance else scale
+        if switch_share and method.own_sampler:
+            raise UsageError(
+                f"inversion method '{source.method}' has a sampler of its own, which reads one condition from its "
+                f"first step to its last, and switch_share={switch_share:g} asks for two; use another method "
+                "(--method ddim), or a share of 0."
+            )
     prompts = None
     if images.conditioning == "prompt":
         own = prompt_source(context.settings.prompts or context.card.defaults.prompts)
@@ -64,6 +76,8 @@ def edit_of(
         noise_seed=noise_seed,
         x0_rule=context.conventions.sampling_x0_rule,
         guidance_scale=scale,
+        switch_share=switch_share,
+        num_inference_steps=num_inference_steps,
         flow_edit_steps=flow_edit_steps,
         **_targets(context.settings, prompts, -(-context.num_samples // noises)),
     )

@@ -10,7 +10,7 @@ from taba_core.artifacts.generation import Generation
 from taba_core.artifacts.inversion import Inversion
 from taba_core.diffusion.flow_edit import flow_edit
 from taba_core.diffusion.inversion import reconstruct
-from taba_core.diffusion.sampling import generate
+from taba_core.diffusion.sampling import generate, generate_switching
 from workflows.compute.batch import Arrays, Batch, computes
 from workflows.compute.conditioning import condition, draw_targets
 from workflows.compute.decoding import decoded_rgb
@@ -27,8 +27,12 @@ def sample_edits(batch: Batch) -> Arrays:
     own = batch.read(samples, *samples.condition_variables)
     target = draw_targets(artifact, batch.ids, own, getattr(model, "class_names", ()))
     cond = condition(model, target, batch.worker.device)
-    make = _sampled if artifact.flow_edit_steps is None else _led
-    image = make(batch, artifact, cond)
+    if artifact.flow_edit_steps is not None:
+        image = _led(batch, artifact, cond)
+    else:
+        # The own condition is encoded only where steps are taken under it.
+        before = condition(model, own, batch.worker.device) if artifact.switch_share else {}
+        image = _sampled(batch, artifact, before, cond)
     decoded = {"decoded": decoded_rgb(batch.model, image)} if "decoded" in batch.variables else {}
     (values,) = target.values()
     return {"edit": image.cpu().numpy(), artifact.target_variable: values, **decoded}
@@ -55,24 +59,35 @@ def _led(batch: Batch, artifact: Edit, cond: dict[str, torch.Tensor]) -> torch.T
     )
 
 
-def _sampled(batch: Batch, artifact: Edit, cond: dict[str, torch.Tensor]) -> torch.Tensor:
-    """What the sampler makes of the start under a condition."""
-    source, denoiser = artifact.source, batch.denoiser(artifact.guidance_scale)
-    if isinstance(source, Inversion):
+def _sampled(
+    batch: Batch, artifact: Edit, own: dict[str, torch.Tensor], target: dict[str, torch.Tensor]
+) -> torch.Tensor:
+    """What the sampler makes of the start under the target, after a share of the steps under the own condition."""
+    denoiser, grid = batch.denoiser(artifact.guidance_scale), batch.grid(artifact.num_steps)
+    source, rule = artifact.source, artifact.x0_rule
+    if isinstance(source, Inversion) and method_of(source).own_sampler:
         read = batch.read(source, "latent", *source.carried)
         return reconstruct(
             denoiser,
             batch.tensor(read.pop("latent")),
-            batch.grid(source.num_inference_steps),
+            grid,
             method_of(source),
-            cond,
+            target,
             carried={name: batch.tensor(value) for name, value in read.items()},
-            x0_rule=artifact.x0_rule,
+            x0_rule=rule,
             sample_ids=batch.ids.tolist(),
         )
+    start = _start(batch, artifact)
+    if artifact.switch_share:
+        return generate_switching(denoiser, start, grid, (own, target), artifact.switch_share, x0_rule=rule)
+    return generate(denoiser, start, grid, target, x0_rule=rule)
+
+
+def _start(batch: Batch, artifact: Edit) -> torch.Tensor:
+    """The state that sampling starts from: a latent, the noise of a generation, or noise of another seed."""
+    if isinstance(artifact.source, Inversion):
+        return batch.tensor(batch.read(artifact.source, "latent")["latent"])
     if artifact.noise_seed is None:
-        noise = batch.read(source, "noise")["noise"]
-    else:
-        noise = rng.normal(batch.ids, batch.model.sample_shape, seed=artifact.noise_seed, stream="noise")
-    grid = batch.grid(source.num_inference_steps)
-    return generate(denoiser, batch.tensor(noise), grid, cond, x0_rule=artifact.x0_rule)
+        return batch.tensor(batch.read(artifact.source, "noise")["noise"])
+    shape = batch.model.sample_shape
+    return batch.tensor(rng.normal(batch.ids, shape, seed=artifact.noise_seed, stream="noise"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,16 @@ from taba_core.artifacts.decoded import Decoded
 from taba_core.artifacts.distances import Distances
 from taba_core.artifacts.features import Features
 from taba_core.artifacts.regions import PlainRegions
+from taba_core.artifacts.variable import UNCONDITIONAL
 from taba_core.metrics.extractor import extractor_named
 from taba_core.metrics.image_distance import distance_named
-from taba_core.models.crops import real_crops
-from taba_core.models.photos import load_photos
+from taba_core.models.crops import photos_of_crops, real_crops
+from taba_core.models.photos import Photo, load_photos
 from taba_core.stats.compressibility import to_bytes
 from taba_core.stats.regions import plain_mask
+from taba_core.training.captions import captions_of_crops
 from workflows.compute.batch import Arrays, Batch, computes
+from workflows.compute.conditioning import prompts_to_bytes
 from workflows.compute.decoding import decoded_rgb, latent_view
 
 
@@ -41,13 +45,32 @@ def regions(batch: Batch) -> Arrays:
 
 @computes(Crops)
 def crops(batch: Batch) -> Arrays:
-    """Crops of photographs: as pictures for a latent model, else as images of the model's channels."""
+    """Crops of photographs: as pictures for a latent model, else as images of the model's channels.
+
+    With a condition also its class or caption, and for a latent model the encoder's mean of the pictures.
+    """
     artifact: Crops = batch.artifact
     photos = load_photos(artifact.location)
     made = real_crops(photos, batch.ids, seed=artifact.seed, size=batch.card.image_size)
-    if batch.card.domain == "latent":
-        return {"decoded": to_bytes(made)}
-    return {"image": made}
+    conditions = _conditions_of_crops(artifact, photos, batch.ids)
+    if batch.card.domain == "pixel":
+        return {"image": made, **conditions}
+    rgb = to_bytes(made)
+    if artifact.conditioning == "none":
+        return {"decoded": rgb}
+    encoded = batch.model.codec.encode(batch.tensor(_in_unit_range(rgb)), "mean")
+    return {"decoded": rgb, "image": encoded.float().cpu().numpy(), **conditions}
+
+
+def _conditions_of_crops(artifact: Crops, photos: Sequence[Photo], ids: NDArray[np.int64]) -> Arrays:
+    """The class (number of the photograph) or the caption of crops; {} of crops without a condition."""
+    if artifact.conditioning == "class":
+        return {"class_id": photos_of_crops(len(photos), ids, seed=artifact.seed).astype(np.int32)}
+    if artifact.conditioning == "prompt":
+        captions = captions_of_crops(photos, ids, seed=artifact.seed)
+        unconditional = np.full(len(ids), UNCONDITIONAL, dtype=np.int32)
+        return {"class_id": unconditional, "prompt": prompts_to_bytes(captions)}
+    return {}
 
 
 @computes(Decoded)

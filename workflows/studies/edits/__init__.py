@@ -11,6 +11,7 @@ import xarray as xr
 from taba_core.artifacts.request import Request
 from taba_core.errors import UsageError
 from taba_core.stats.estimate import Estimate
+from workflows.analysis.edit_conditions import Conditions, conditions_of
 from workflows.analysis.edits import (
     FLOW_EDIT,
     FRESH,
@@ -31,7 +32,6 @@ from workflows.analysis.study import Study, register
 from workflows.configuration.context import Context
 from workflows.configuration.method import ChosenMethod
 from workflows.studies.edits.claims import find_claims
-from workflows.studies.edits.conditions import Conditions, conditions_of
 from workflows.studies.edits.measures import check_suited, extractor, measure, measure_requests, metrics
 from workflows.studies.edits.options import NO_METHODS, EditsOptions
 from workflows.studies.edits.views import figures_of, tables_of
@@ -85,7 +85,7 @@ class Edits(Study):
     def analyse(self, inputs: Inputs, context: Context) -> xr.Dataset:
         """Every measure of every start with paired differences, the claims, and examples."""
         context, starts, steps = self._asked(context)
-        found, conditions = Findings(), conditions_of(inputs, context)
+        found, conditions = Findings(), conditions_of(inputs, context, "images", f"edit/{NOISE}")
         measured, names = measure(inputs, context, starts, conditions)
         found.coordinate("start", [start.name for start in starts])
         found.coordinate("measure", names)

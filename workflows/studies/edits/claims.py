@@ -9,9 +9,10 @@ from collections.abc import Iterable, Sequence
 
 from taba_core.stats.estimate import Estimate
 from taba_core.stats.verdict import every, positive
+from workflows.analysis.edit_measures import ALIGNMENT, DISTANCE, MAE, measure_named
 from workflows.analysis.edits import LATENT, NOISE, Start
 from workflows.analysis.findings import Findings, interval_numbers
-from workflows.studies.edits.measures import ALIGNMENT, DISTANCE, MAE, Measured, measure_named
+from workflows.studies.edits.measures import Measured
 
 _NEAR = 0.1  # a share of noise's value, within which a row counts as the same (claim C12)
 _SHARE = 0.5  # of the gap between latent and noise that the repair closes (claim C12)
@@ -22,6 +23,7 @@ def find_claims(
     found: Findings, measured: Measured, names: Sequence[str], starts: Sequence[Start], steps: int
 ) -> None:
     """Test the claims on intervals of paired differences; T = `steps`."""
+    names = [name for name in names if not measure_named(name).follows]
     _edits_from_latents(found, measured, names)
     distances = [name for name in names if measure_named(name).group == DISTANCE]
     few, many = _at_least(starts, _FEW * steps), _at_least(starts, _MANY * steps)

@@ -6,11 +6,20 @@ from collections.abc import Sequence
 
 import xarray as xr
 
+from workflows.analysis.edit_measures import (
+    ALIGNMENT,
+    CLIP_MISSING,
+    CLIP_NOTE,
+    DISTANCE,
+    PROXY_NOTE,
+    Measure,
+    has_clip,
+    measure_named,
+)
 from workflows.analysis.edits import FLOW_EDIT, FRESH, LATENT, NOISE, OTHER_METHODS
 from workflows.analysis.findings import Shown, cell, item_context, item_id, method_text, seed_of
 from workflows.analysis.presentation import DASH, Cell, Column, Figure, Row, Table
 from workflows.report import plots
-from workflows.studies.edits.measures import ALIGNMENT, DISTANCE, Measure, measure_named
 
 _STORED_UNDER = {"value": "value", "minus-noise": "minus_noise", "minus-latent": "minus_latent"}
 _SHORT = {
@@ -43,7 +52,7 @@ def figures_of(
         *(
             _curves(label, result, group, item_id(base, index, results))
             for base, group in parts
-            if _measures(result, group)
+            if _curves_of(result, group)
         ),
     )
 
@@ -51,6 +60,11 @@ def figures_of(
 def _measures(result: xr.Dataset, group: str = "") -> list[Measure]:
     found = [measure_named(str(name)) for name in result["measure"].values]
     return [measure for measure in found if group in ("", measure.group)]
+
+
+def _curves_of(result: xr.Dataset, group: str) -> list[Measure]:
+    """Measures that have a panel: a measure in another unit has the same curve."""
+    return [measure for measure in _measures(result, group) if not measure.follows]
 
 
 def _starts(result: xr.Dataset) -> list[str]:
@@ -80,7 +94,7 @@ def _table6(label: str, result: xr.Dataset, table_id: str) -> Table:
         id=table_id,
         title=f"Edits from noise and from latents, {label}",
         caption="Do edits from latents stay too close to their sources? Images sampled under another condition from "
-        "the noise of the source and from its latent.",
+        f"the noise of the source and from its latent.{_absent(result)}",
         row_header="Measure",
         rows=tuple(_row_name(measure) for measure in measures),
         row_groups=tuple(measure.group for measure in measures),
@@ -116,7 +130,11 @@ def _rows_table(label: str, result: xr.Dataset, table_id: str, of: str) -> Table
         title=f"Edits by start{what}, {label}",
         caption="Edits from noise, latents and repaired latents: distance from the source and what judges see of the "
         "target and of the source's condition."
-        + (" Differences of the same images, with intervals of the paired differences." if what else ""),
+        + (
+            " Differences of the same images, with intervals of the paired differences."
+            if what
+            else _absent(result)
+        ),
         row_header="Edits from",
         rows=tuple(_label(result, start) for start in starts),
         row_groups=tuple(str(group) for group in result["start_group"].values),
@@ -128,11 +146,19 @@ def _rows_table(label: str, result: xr.Dataset, table_id: str, of: str) -> Table
     )
 
 
+def _absent(result: xr.Dataset) -> str:
+    """What a caption says where CLIP's columns are not there."""
+    return "" if has_clip([measure.name for measure in _measures(result)]) else f" {CLIP_MISSING}"
+
+
 def _notes(result: xr.Dataset) -> tuple[str, ...]:
     n, differ, judged = (int(result[name]) for name in ("of_all", "of_distances", "of_alignments"))
+    judges = _measures(result, ALIGNMENT)
     counted = f"Distances are of {differ} edits of {n}" + (
         f", alignment of the {judged} whose target is another photograph."
-        if _measures(result, ALIGNMENT)
+        if any(measure.of_photographs for measure in judges)
+        else ", and so is alignment."
+        if judges
         else "; alignment is not measured, because no judge that is here knows these conditions."
     )
     several = int(result["noises_per_condition"])
@@ -140,8 +166,9 @@ def _notes(result: xr.Dataset) -> tuple[str, ...]:
     return (
         "± is over images, the interval is of the mean. Fresh noise is independent of the source and knows nothing of "
         "it; noise is what the source was sampled from, and shares its layout.",
-        "Columns with a proxy stand in for measures whose networks are not here; they are no numbers of the paper's.",
+        PROXY_NOTE,
         counted + (shared if several > 1 else ""),
+        *((CLIP_NOTE,) if has_clip([measure.name for measure in judges]) else ()),
         *(
             (
                 "Posterior: exact, of the mixture that makes the images, of edits that are noised again (t = 400).",
@@ -199,7 +226,7 @@ def _curves(label: str, result: xr.Dataset, group: str, figure_id: str) -> Figur
     starts = _starts(result)
     rules = list(dict.fromkeys(s.split("-")[0] for s in starts if s.startswith(("exact-", "matched-"))))
     counts = sorted({int(s.split("-")[1]) for s in starts if s.startswith(("exact-", "matched-"))})
-    T, measures = int(result.attrs["T"]), _measures(result, group)
+    T, measures = int(result.attrs["T"]), _curves_of(result, group)
 
     def line(measure: Measure, rule: str) -> plots.Curve:
         along = [LATENT, *(f"{rule}-{count}" for count in counts)]

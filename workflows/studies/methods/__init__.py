@@ -16,6 +16,7 @@ from workflows.analysis.presentation import Section
 from workflows.analysis.study import Study, register
 from workflows.configuration.context import Context
 from workflows.studies.methods.claims import find_claims, time_claims
+from workflows.studies.methods.edits import edit_requests, find_edits
 from workflows.studies.methods.figures import figures_of
 from workflows.studies.methods.lpips import check_lpips, lpips_request
 from workflows.studies.methods.measures import find_noise, find_rows
@@ -50,7 +51,7 @@ class Methods(Study):
     options = MethodsOptions
 
     def requests(self, context: Context) -> Mapping[str, Request]:
-        """The images, and of every row latents, costs, reconstructions, LPIPS and the self-interpolation curve."""
+        """The images, and of every row latents, costs, reconstructions, LPIPS, the self-interpolation curve, edits."""
         context, rows, steps = self._asked(context)
         images = context.generation(steps)
         asked = {
@@ -71,7 +72,7 @@ class Methods(Study):
             asked[f"arc/{row.name}"] = context.request(
                 arc, ("distance",), context.options(MethodsOptions).arc_samples
             )
-        return asked
+        return asked | edit_requests(context, rows, steps)
 
     def analyse(self, inputs: Inputs, context: Context) -> xr.Dataset:
         """Every measure of every row, the claims C7, and our own claim."""
@@ -79,6 +80,7 @@ class Methods(Study):
         found = Findings()
         noise = find_noise(found, inputs, context)
         measured = find_rows(found, inputs, context, rows)
+        find_edits(found, inputs, context, rows)
         find_claims(found, noise, measured, context)
         return found.dataset()
 

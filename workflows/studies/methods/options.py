@@ -26,3 +26,8 @@ class MethodsOptions(Options):
     lpips: Literal["on", "off"] = Field(
         "off", description="measure LPIPS, which needs extra metrics and AlexNet's weights: on | off"
     )
+    edits: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="measure edits from every method's latents: on | off | auto (of models without a network that read "
+        "a class, where they take about as long as inversion and reconstruction)",
+    )

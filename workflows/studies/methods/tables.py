@@ -13,6 +13,15 @@ from workflows.analysis.findings import Shown, cell, is_guided, item_context, it
 from workflows.analysis.gaussianity import shown_beside_floor
 from workflows.analysis.presentation import DASH, Cell, Column, Table
 from workflows.analysis.published import paper_value
+from workflows.studies.methods.edits import (
+    BACK,
+    NOISE,
+    PREFIX,
+    edit_columns,
+    edit_notes,
+    has_edits,
+    table7_columns,
+)
 from workflows.studies.methods.lpips import lpips_notes
 from workflows.studies.methods.rows import PAPER
 
@@ -81,9 +90,11 @@ _HEADINGS = {
     "mae": "MAE",
     "lpips": "LPIPS",
     "psnr": "PSNR",
+    "edit_source": "CLIP Text Alignment, Source (probable)",
+    "edit_target": "CLIP Text Alignment, Target (probable)",
 }
 # The tables' "+-": spread over patches, over images.
-_SPREADS = {"correlation": "spread", "lpips": "lpips_std"}
+_SPREADS = {"correlation": "spread", "lpips": "lpips_std", BACK: f"{BACK}_std"}
 _OTHER_MODEL = "SDXL at 1024 pixels, not this model"
 
 
@@ -95,10 +106,16 @@ def tables_of(label: str, result: xr.Dataset, index: int, results: Sequence[xr.D
             f"Prior inversion methods, {label}",
             "The paper's comparison, with its own values (SDXL at 1024 pixels, not this model) beside ours. KL is per "
             "entry, against noise of an independent set.",
-            _TABLE7,
+            table7_columns(result, _TABLE7),
             [name for name in _names(result) if str(result["row_group"].sel(row=name).item()) == PAPER],
             (result, index, results),
-            (*_time_notes(result), *_space_notes(result), *lpips_notes(result), _TABLE7_NOTE),
+            (
+                *_time_notes(result),
+                *_space_notes(result),
+                *lpips_notes(result),
+                *edit_notes(result),
+                _TABLE7_NOTE,
+            ),
         ),
         _table(
             "methods-gaussianity",
@@ -130,13 +147,34 @@ def tables_of(label: str, result: xr.Dataset, index: int, results: Sequence[xr.D
             (result, index, results),
             (*_time_notes(result), *_space_notes(result), *lpips_notes(result), _RESIDUAL_NOTE),
         ),
+        *_edits_table(label, (result, index, results)),
     )
     return tuple(table for table in made if table.rows)
 
 
+def _edits_table(label: str, of: tuple[xr.Dataset, int, Sequence[xr.Dataset]]) -> tuple[Table, ...]:
+    """What edits from every method's latents are; nothing where there are none."""
+    result = of[0]
+    if not has_edits(result):
+        return ()
+    return (
+        _table(
+            "methods-edits",
+            f"What do edits from their latents show? {label}",
+            "Latents of every method sampled under another condition: what judges see of the source's condition and of "
+            "the target, and how far the edits are from their sources; beside the stand-in for LPIPS of "
+            "reconstructions.",
+            edit_columns(result),
+            _names(result),
+            of,
+            edit_notes(result),
+        ),
+    )
+
+
 _TABLE7_NOTE = (
     "ReNoise is counted with the reference prediction its regularisation takes in every step; the paper's count leaves "
-    "it out. Not measured here: the alignment of edits with their texts, which needs a network of its own."
+    "it out."
 )
 _RESIDUAL_NOTE = (
     "Residual: root mean square over images and steps of P x_{l-1} + Q ε(x_l) - x_l, 0 where sampling exactly undoes "
@@ -168,7 +206,7 @@ def _table(
     with_noise = columns is not _ACCURACY
     rows = [str(result["row_label"].sel(row=name).item()) for name in names]
     groups = [str(result["row_group"].sel(row=name).item()) for name in names]
-    if columns is _TABLE7:
+    if id == "table7":
         groups = [""] * len(names)
     cells = [tuple(_cell(result, name, column.name) for column in columns) for name in names]
     if with_noise and names:
@@ -189,7 +227,22 @@ def _table(
     )
 
 
+def _edit_cell(result: xr.Dataset, name: str, measure: str) -> Cell:
+    """A measure of the edits of a row, with its spread over images."""
+    where = {"edit_row": name, "edit_measure": measure}
+    if not np.isfinite(float(result["edit"].sel(where))):
+        return DASH
+    digits = 1 if measure.startswith("clip-score") else 3
+    found = cell(result, "edit", Shown(digits=digits), spread=float(result["edit_std"].sel(where)), **where)
+    judge, _, which = measure.partition("_")
+    if judge != "clip-score" or name == NOISE:
+        return found
+    return replace(found, paper=_paper(result, name, f"edit_{which}"))
+
+
 def _cell(result: xr.Dataset, name: str, column: str) -> Cell:
+    if column.startswith(PREFIX):
+        return _with_steps(_edit_cell(result, name, column.removeprefix(PREFIX)), result, name)
     measure, _, region = column.partition("@")
     where = {"row": name} | ({"region": region} if region else {})
     if measure == "evaluations":
@@ -219,6 +272,8 @@ def _evaluations(result: xr.Dataset, name: str) -> Cell:
 
 
 def _noise_cell(result: xr.Dataset, column: str) -> Cell:
+    if column.startswith(PREFIX):
+        return _edit_cell(result, NOISE, column.removeprefix(PREFIX))
     measure, _, region = column.partition("@")
     name = f"{measure}_noise"
     if name not in result:
