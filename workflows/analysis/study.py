@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from taba_core.artifacts.request import Request
     from taba_core.artifacts.training import Training
     from taba_core.store import Store
+    from workflows.analysis.choices import Choice
     from workflows.analysis.inputs import Inputs
     from workflows.analysis.presentation import Claim, Figure, Section, Table
 
@@ -70,6 +71,10 @@ class Study(ABC):
 
     def trainings(self, context: Context) -> tuple[Training, ...]:
         """Trainings whose networks the study asks; they are trained before the plan is made."""
+        return ()
+
+    def left_out(self, context: Context) -> tuple[Choice, ...]:
+        """What the study leaves out under these settings, and how to ask for it; a plan prints it with its hours."""
         return ()
 
     def check_runnable(self, context: Context) -> None:  # noqa: B027  most studies need nothing of their own
