@@ -62,18 +62,20 @@ class Ledger:
 
     place: Place
 
-    def record(self, receipt: Receipt) -> None:
-        """Append a receipt and sync it. Driver only.
+    def record(self, *receipts: Receipt) -> None:
+        """Append receipts and sync them together. Driver only.
 
         Raises:
           WorkError: the operating system refused.
         """
-        self.place.append_line(json.dumps({"event": "receipt", **receipt.to_json()}))
+        self.place.append_lines(
+            [json.dumps({"event": "receipt", **receipt.to_json()}) for receipt in receipts]
+        )
 
     def forget(self, shard: int, variables: Iterable[str], reason: str) -> None:
         """Append that a shard's variables are not to be trusted any more. Driver only."""
         line = {"event": "forget", "shard": shard, "variables": sorted(variables), "reason": reason}
-        self.place.append_line(json.dumps(line))
+        self.place.append_lines([json.dumps(line)])
 
     def records(self) -> Records:
         """The valid record of each (shard, variable): the latest receipt unless forgotten since."""

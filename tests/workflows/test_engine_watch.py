@@ -21,7 +21,7 @@ from taba_core.store import Store
 from taba_core.store.holder import Holder
 from taba_core.store.lease import acquire, hold
 from workflows.execution import run as runs
-from workflows.execution.engine import FailedUnitsError
+from workflows.execution.done import FailedUnitsError
 from workflows.execution.watch import Watcher, live
 from workflows.execution.watch.runlog import RunLog
 from workflows.execution.watch.status_file import progress_text, read_status, status_lines, write_status
