@@ -189,11 +189,12 @@ def cell(
 
 
 def item_context(result: xr.Dataset) -> dict[str, Any]:
-    """n, T and conventions of a result, as tables and figures state them."""
+    """n, T, conventions and drift of the profile of a result, as tables and figures state them."""
+    drift = str(result.attrs.get("drift", ""))
     return {
         "n": int(result.attrs["n"]),
         "T": int(result.attrs["T"]),
-        "conventions": str(result.attrs["conventions"]),
+        "conventions": str(result.attrs["conventions"]) + (f"; {drift}" if drift else ""),
     }
 
 

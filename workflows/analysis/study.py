@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from taba_core.artifacts.base import SCHEMA_VERSION
 from taba_core.errors import unknown_name
 from workflows.configuration.context import Context
+from workflows.configuration.drift import STATISTICS
 from workflows.configuration.options import Options
 from workflows.configuration.settings import Settings, parse_settings
 
@@ -56,6 +57,9 @@ class Study(ABC):
     # Whether its options enter the key of its result; they need not where each decides which artifacts there are.
     options_in_key: ClassVar[bool] = True
     reads: ClassVar[tuple[str, ...]] = ("patch_size", "top_k", "bootstrap_replicates")
+
+    # Of the statistics by whose drift a numerical profile is judged (`workflows.configuration.drift`), its own.
+    profile_statistics: ClassVar[tuple[str, ...]] = tuple(STATISTICS)
 
     @abstractmethod
     def requests(self, context: Context) -> Mapping[str, Request]:

@@ -146,7 +146,7 @@ class Analyses:
         )
         result = study.analyse(inputs, plan.context)
         self._watch.check()
-        attrs = result_attrs(study, plan.context, plan.requests[study.name])
+        attrs = result_attrs(study, plan.context, plan.requests[study.name], self._store)
         self._store.write_result(name, result, attrs)
         report.analysed.append(study.name)
         report.stages[study.name] = time.monotonic() - begun

@@ -6,13 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from taba_core.artifacts.request import Request
+from taba_core.store import Store
 from workflows.analysis.study import declared_options
 from workflows.configuration.context import Context
+from workflows.configuration.drift import drift_line
 from workflows.configuration.given_images import images_line
 from workflows.configuration.settings import stored_settings
 
 
-def result_attrs(study: Any, context: Context, requests: Mapping[str, Request]) -> dict[str, Any]:
+def result_attrs(
+    study: Any, context: Context, requests: Mapping[str, Request], store: Store
+) -> dict[str, Any]:
     """What a stored result says about itself: study, model, settings, conventions, artifacts.
 
     n and T are those of the generated images: the artifacts say them, a study may ask for fewer than the settings.
@@ -30,6 +34,7 @@ def result_attrs(study: Any, context: Context, requests: Mapping[str, Request]) 
         "T": next(r.artifact.num_steps for r in requests.values() if r.artifact.num_steps),
         "seed": context.settings.seed,
         "conventions": convention_line(context),
+        "drift": drift_line(store, context.model_spec, first.samples),
         "settings": stored_settings(context.settings, declared_options([study])),
         "artifacts": {name: r.artifact.name for name, r in requests.items()},
     }

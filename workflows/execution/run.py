@@ -26,6 +26,7 @@ from workflows.execution.session import DRAIN_FILE, driving
 from workflows.execution.training import TrainingHost, train_missing
 from workflows.launch import PACKAGES
 from workflows.planning.budget import over_budget
+from workflows.planning.drift_gate import check_drift
 from workflows.planning.jobs import Asked, check_all, notes_of
 from workflows.planning.plan import Plan
 from workflows.text import bytes_text, count_text, duration_text
@@ -69,7 +70,7 @@ def run_studies(
     observe = _metrics(executor) if metrics else None
     jobs, opened = check_all(parts, write=True)
     assert opened is not None
-    for note in notes_of(jobs):
+    for note in (*notes_of(jobs), *check_drift(jobs, opened)):
         print(note, flush=True)
     with driving(opened.place, observe) as watch:
         for job in jobs:

@@ -39,7 +39,7 @@ PAPER_SAMPLES = 4096
 # resolve it, and a larger n computes only what is missing.
 COSTLY_SAMPLES = 1024
 COSTLY_SECONDS = 0.005  # of one evaluation of an image
-# An image passes two units of a thousand steps one after the other: with the card's batch of 64 a chain of IF's would take
+# An image passes two units of a thousand steps one after the other: with its card's batch of 64 IF's would take
 # 21 minutes, longer than a large allocation needs for everything else.
 COSTLY_BATCH = 16
 FOUR_PERCENT = 0.04
