@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from taba_core.store.place import Place
@@ -39,7 +39,11 @@ class Receipt:
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
-        return asdict(self)
+        # By hand: `asdict` copies every value of every receipt of a run.
+        return {
+            **vars(self),
+            "variables": {name: dict(vars(record)) for name, record in self.variables.items()},
+        }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Receipt:

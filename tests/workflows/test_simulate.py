@@ -38,7 +38,9 @@ def test_stages_overlap_so_a_replay_is_never_slower_than_stage_after_stage():
     computing = run.simulation.makespan - table.load_seconds
     least = math.fsum(stage.device_seconds for stage in table.stages) / machines.workers
     assert 0.98 * least <= computing <= 1.02 * staged
-    generation, reconstruction = (run.spans[plan.context.title, kind] for kind in ("generation", "reconstruction"))
+    generation, reconstruction = (
+        run.spans[plan.context.title, kind] for kind in ("generation", "reconstruction")
+    )
     assert generation[0] < reconstruction[0] < reconstruction[1]
 
 

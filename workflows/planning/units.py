@@ -56,7 +56,9 @@ class PlanUnits:
         self._first = [0, *accumulate(len(shards) for shards in self._shards)]
         self._attrs = {planned.artifact: planned.artifact.attrs() for planned in self._planned}
         self._places = {planned.artifact: place for place, planned in enumerate(self._planned)}
+        # A name and a key are hashes of the whole spec: made once, not for every unit.
         self._keys = [planned.artifact.key for planned in self._planned]
+        self._names = [planned.artifact.name for planned in self._planned]
 
     def __len__(self) -> int:
         return self._first[-1]
@@ -78,7 +80,7 @@ class PlanUnits:
             id=f"{self._keys[place]}/{shard}",
             payload=task,
             after=tuple(self._id(position) for position in self.after(index)),
-            label=f"{planned.artifact.name}{more} {shard + 1}/{planned.num_shards}",
+            label=f"{self._names[place]}{more} {shard + 1}/{planned.num_shards}",
             weight=self._weight(planned, shard),
         )
 
