@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Protocol
 
 from cluster.pool.backend import Backend
@@ -47,8 +48,12 @@ def drive(
             ended = pool.refresh(wanted=0)
         if not ended:
             ended = pool.collect(loop.pause())
-        for answer in ended:
-            yield from loop.settle(answer)
+        outcomes = [outcome for answer in ended for outcome in loop.settle(answer)]
+        # Workers go on while the caller stores what came. One that computes in this very thread would keep it waiting.
+        if outcomes and backend.overlap and drain.reason is None:
+            loop.hand_out()
+        for place, outcome in enumerate(outcomes, start=1):
+            yield replace(outcome, more=True) if place < len(outcomes) else outcome
     if drain.reason is not None:
         # Asked while the last units ran: what the caller would do next is not wanted any more.
         raise Drained(drain.reason, queue.completed, 0)
@@ -63,12 +68,15 @@ class _Loop:
 
     def hand_out(self) -> None:
         """Give units to free workers while there are both."""
-        while (worker := self._pool.free_worker()) is not None:
-            unit = self._queue.take(self._backend.now(), alone=not worker.held)
-            if unit is None:
+        queue, pool, now = self._queue, self._pool, self._backend.now()
+        for worker in pool.free_workers():
+            if not queue.may_have_ready(now):
                 return
-            self.tell("unit-started", unit.id, self._queue.attempts(unit.id), worker)
-            self._pool.give(worker, unit, alone=self._queue.is_suspect(unit.id))
+            unit = queue.take(now, alone=not worker.held, group=worker.group, holders=pool.holders)
+            if unit is not None:
+                self.tell("unit-started", unit.id, queue.attempts(unit.id), worker)
+                group, alone = queue.group_of(unit.id), queue.is_suspect(unit.id)
+                pool.give(worker, unit, group, alone=alone, loads=queue.loads(group))
 
     def pause(self) -> float:
         """How long to wait for an answer: less when a unit waits for its retry and a worker for it."""

@@ -126,6 +126,7 @@ class Outcome:
       trace: traceback of the last failed attempt, when there is one.
       gpu: the device of that worker, as CUDA_VISIBLE_DEVICES names it; empty without one.
       causes: what ended each attempt of a unit that was given up, one line each.
+      more: whether other outcomes have come with it and follow at once, so that all may be stored together.
     """
 
     unit: Unit
@@ -138,6 +139,7 @@ class Outcome:
     trace: str = ""
     gpu: str = ""
     causes: tuple[str, ...] = ()
+    more: bool = False
 
 
 class Executor(Protocol):
@@ -151,6 +153,9 @@ class Executor(Protocol):
         on_event: OnEvent | None = None,
     ) -> Iterator[Outcome]:
         """Run every unit once to its end and yield outcomes in order of completion.
+
+        Those that came together say so (`Outcome.more`). Free workers have their next units before the first of them is
+        yielded, so the caller may take its time to store them.
 
         A unit starts only after all units of its `after` succeeded; if one failed, it comes out with the
         error "not run: <id> failed". A unit that raises is tried again, up to four attempts in all, while

@@ -37,6 +37,8 @@ class PoolWorker:
       computing: the unit it computes.
       held: the units it computes or finishes, by id, and since when.
       alone: whether the unit it holds wants no other beside it.
+      loading: the unit within which it loads what its group needs, if it does.
+      group: of the last unit it was given, which says what it has loaded; None before the first.
     """
 
     name: str
@@ -47,6 +49,8 @@ class PoolWorker:
     computing: str = ""
     held: dict[str, tuple[Unit, float]] = field(default_factory=dict)
     alone: bool = False
+    loading: str = ""
+    group: int | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,9 @@ class Pool:
       limits: deadlines.
       can_grow: whether nodes may still join (a private local cluster never grows).
       on_event: told what happens to workers and nodes.
+
+    Attributes:
+      holders: how many workers were last given a unit of each group.
     """
 
     def __init__(
@@ -94,6 +101,7 @@ class Pool:
         self._finishing: dict[str, PoolWorker] = {}  # could compute one more unit beside the one they finish
         self._nodes: dict[str, Node] = {}
         self._num_on: Counter[str] = Counter()
+        self.holders: Counter[int] = Counter()
         self._started = 0
         self._ever_ready = False
         self._refusals = 0
@@ -108,12 +116,29 @@ class Pool:
                 return worker
         return None
 
+    def free_workers(self) -> list[PoolWorker]:
+        """All workers that can compute now, idle ones first."""
+        return [*self._idle.values(), *self._finishing.values()]
+
     def until_refresh(self) -> float:
         """Seconds until `refresh` has something to do."""
         return max(0.0, self._next_refresh - self._backend.now())
 
-    def give(self, worker: PoolWorker, unit: Unit, *, alone: bool = False) -> None:
-        """Hand a unit to a free worker; `alone` keeps other units off that worker until it ended."""
+    def give(
+        self, worker: PoolWorker, unit: Unit, group: int = 0, *, alone: bool = False, loads: bool = False
+    ) -> None:
+        """Hand a unit of a group to a free worker.
+
+        Args:
+          alone: keeps other units off that worker until it ended.
+          loads: whether a worker that comes from another group loads something within its first unit, which may then
+            take as long as a worker may take to start, beside its own time.
+        """
+        if loads and worker.group != group:
+            worker.loading = unit.id
+        self._let_go(worker)
+        self.holders[group] += 1
+        worker.group = group
         worker.held[unit.id] = (unit, self._backend.now())
         worker.computing, worker.alone = unit.id, alone
         self._place(worker)
@@ -221,6 +246,8 @@ class Pool:
                 late = self._limits.load
             for unit, since in worker.held.values():
                 allowed = self._pace.deadline(unit.id, unit.weight)
+                if unit.id == worker.loading:
+                    allowed += self._limits.load
                 if now - since > allowed:
                     self._pace.overran(unit.id)
                     late = allowed
@@ -266,8 +293,13 @@ class Pool:
         elif self._backend.overlap and len(worker.held) == 1:
             self._finishing[worker.name] = worker
 
+    def _let_go(self, worker: PoolWorker) -> None:
+        if worker.group is not None:
+            self.holders[worker.group] -= 1
+
     def _discard(self, worker: PoolWorker) -> None:
         self._backend.stop(worker.name)
+        self._let_go(worker)
         del self._workers[worker.name]
         self._num_on[worker.node.key] -= 1
         self._idle.pop(worker.name, None)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from cluster.pool.executor import Outcome
-from cluster.pool.units import Dependencies, Unit, UnitList, Units
+from cluster.pool.unit_groups import QueuedGroup, UnitGroups
+from cluster.pool.units import Dependencies, GroupedUnits, Unit, UnitGroup, UnitList, Units
 
 MAX_ATTEMPTS = 4
 _OPEN, _SETTLED = 0, 1
@@ -17,8 +19,9 @@ class UnitQueue:
     """State machine of a run; executors ask it for units and tell it how they ended.
 
     A unit is waiting (for dependencies), ready, delayed (before a retry), running or settled. Ready units are
-    handed out in the order they were given, so the dependents of early units also run early. Beside a table of
-    some 20 bytes a unit, only units that run or have failed before are held.
+    handed out in the order they were given, so the dependents of early units also run early; where there are groups,
+    in the order of the group that a worker is with. Beside a table of some 20 bytes a unit, only units that run or have
+    failed before are held.
 
     Args:
       units: all units of the run, in order of preference.
@@ -38,9 +41,8 @@ class UnitQueue:
         self._retry_delay = retry_delay
         self._attempts = bytearray(len(self._units))
         self._state = bytearray(len(self._units))
-        # Units before the cursor that are ready are on the heap; later ones are found when it gets there.
-        self._cursor = 0
-        self._ready: list[int] = []
+        declared = self._units.groups() if isinstance(self._units, GroupedUnits) else ()
+        self._groups = UnitGroups(declared or (UnitGroup(len(self._units)),))
         self._delayed: list[tuple[float, int]] = []
         self._running: dict[str, tuple[int, Unit]] = {}
         self._causes: dict[int, list[str]] = {}
@@ -63,32 +65,53 @@ class UnitQueue:
         """Units that have not come out yet."""
         return len(self._state) - self._num_settled
 
-    def take(self, now: float, *, alone: bool = True) -> Unit | None:
-        """Hand out the first ready unit, or None.
+    def take(
+        self,
+        now: float,
+        *,
+        alone: bool = True,
+        group: int | None = None,
+        holders: Mapping[int, int] = MappingProxyType({}),
+    ) -> Unit | None:
+        """Hand out the first ready unit of the group that needs the worker most, or None.
 
         Args:
           now: any clock that only goes forward, in seconds.
           alone: whether the unit would have its worker for itself. A unit whose worker was lost before waits
             until it has: should it be lost again, no other unit is suspected with it.
+          group: whose units the worker has loaded for; None = none yet.
+          holders: how many workers are with each group.
         """
-        while self._delayed and self._delayed[0][0] <= now:
-            heapq.heappush(self._ready, heapq.heappop(self._delayed)[1])
-        if self._ready:
-            if not alone and self._ready[0] in self._suspects:
-                return None
-            index = heapq.heappop(self._ready)
+        self._wake(now)
+        for queued in self._groups.to_try(group, holders):
+            if queued.ready:
+                if not alone and queued.ready[0] in self._suspects:
+                    continue
+                index = heapq.heappop(queued.ready)
+                break
+            if self._reach(queued):
+                index = queued.cursor
+                queued.cursor += 1
+                break
         else:
-            waiting_for, count = self._dependencies.waiting_for, len(self._state)
-            while self._cursor < count and (waiting_for[self._cursor] or self._state[self._cursor]):
-                self._cursor += 1
-            if self._cursor == count:
-                return None
-            index = self._cursor
-            self._cursor += 1
+            return None
         unit = self._units[index]
         self._running[unit.id] = (index, unit)
         self._attempts[index] += 1
         return unit
+
+    def may_have_ready(self, now: float) -> bool:
+        """Whether a unit is ready, for whatever worker."""
+        self._wake(now)
+        return any(queued.ready or self._reach(queued) for queued in self._groups)
+
+    def group_of(self, unit_id: str) -> int:
+        """The group of a running unit."""
+        return self._groups.number_of(self._find(unit_id)[0])
+
+    def loads(self, group: int) -> bool:
+        """Whether units of a group need something loaded."""
+        return self._groups[group].load > 0
 
     def next_retry(self, now: float) -> float | None:
         """Seconds until a delayed unit becomes ready, 0 if it already is; None without delayed units."""
@@ -114,13 +137,14 @@ class UnitQueue:
     ) -> Outcome:
         """Settle a running unit with its result and free the units that waited for it."""
         index, unit = self._stop(unit_id)
-        self._settle(index)
+        self._settle(index, unit)
         self.completed += 1
         for dependent in self._dependencies.dependents(index):
             self._dependencies.waiting_for[dependent] -= 1
             ready = not self._dependencies.waiting_for[dependent] and not self._state[dependent]
-            if ready and dependent < self._cursor:
-                heapq.heappush(self._ready, dependent)
+            queued = self._groups.of(dependent)
+            if ready and dependent < queued.cursor:
+                heapq.heappush(queued.ready, dependent)
         return Outcome(unit, result, None, self._attempts[index], seconds, worker, node, gpu=gpu)
 
     def fail(
@@ -156,9 +180,22 @@ class UnitQueue:
         self._causes.setdefault(index, []).append(error)
         if self._attempts[index] < self._max_attempts:
             self._suspects.add(index)
-            heapq.heappush(self._ready, index)
+            heapq.heappush(self._groups.of(index).ready, index)
             return []
         return self._give_up(index, unit, error, "", place)
+
+    def _wake(self, now: float) -> None:
+        """Put delayed units whose time has come among the ready ones."""
+        while self._delayed and self._delayed[0][0] <= now:
+            index = heapq.heappop(self._delayed)[1]
+            heapq.heappush(self._groups.of(index).ready, index)
+
+    def _reach(self, queued: QueuedGroup) -> bool:
+        """Move a group's cursor to its first unit that waits for nothing; whether there is one."""
+        waiting_for, state = self._dependencies.waiting_for, self._state
+        while queued.cursor < queued.stop and (waiting_for[queued.cursor] or state[queued.cursor]):
+            queued.cursor += 1
+        return queued.cursor < queued.stop
 
     def _find(self, unit_id: str) -> tuple[int, Unit]:
         if unit_id not in self._running:
@@ -170,8 +207,9 @@ class UnitQueue:
         del self._running[unit_id]
         return found
 
-    def _settle(self, index: int) -> None:
+    def _settle(self, index: int, unit: Unit) -> None:
         self._state[index] = _SETTLED
+        self._groups.of(index).left -= unit.weight
         self._num_settled += 1
         self._suspects.discard(index)
         self._causes.pop(index, None)
@@ -182,14 +220,14 @@ class UnitQueue:
         where: dict[str, Any] = {"seconds": 0.0, "worker": "", "node": ""} | place
         causes = tuple(self._causes[index])
         outcomes = [Outcome(unit, None, error, self._attempts[index], trace=trace, causes=causes, **where)]
-        self._settle(index)
+        self._settle(index, unit)
         failed = [(index, unit.id)]
         while failed:
             index, cause = failed.pop(0)
             for dependent in self._dependencies.dependents(index):
                 if self._state[dependent] == _OPEN:
-                    self._settle(dependent)
                     blocked = self._units[dependent]
+                    self._settle(dependent, blocked)
                     outcomes.append(Outcome(blocked, None, f"not run: {cause} failed", 0, 0.0, "", ""))
                     failed.append((dependent, blocked.id))
         return outcomes

@@ -46,6 +46,29 @@ class Units(Protocol):
         """Positions of the units that must have succeeded before the one at `index` starts."""
 
 
+@dataclass(frozen=True)
+class UnitGroup:
+    """Units side by side in the order of preference, whose workers load the same thing before the first of them.
+
+    Attributes:
+      stop: position after the last of them.
+      weight: of all of them together.
+      load: what loading costs a worker that has loaded something else, in the unit of the weights.
+    """
+
+    stop: int
+    weight: float = 0.0
+    load: float = 0.0
+
+
+@runtime_checkable
+class GroupedUnits(Units, Protocol):
+    """`Units` of several groups: a worker stays with a group as long as no other needs it much more."""
+
+    def groups(self) -> Sequence[UnitGroup]:
+        """The groups, in the order of their positions; together they hold all units."""
+
+
 class UnitList:
     """`Units` of a plain sequence; refuses duplicate ids and unknown dependencies (ValueError)."""
 

@@ -7,7 +7,7 @@ import itertools
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from cluster.pool.backend import Answer, Node, Reply
@@ -45,16 +45,24 @@ class Durations:
       compute: seconds of computing a unit.
       write: seconds of finishing a unit, beside the computing of the next one.
       load: seconds of building a worker.
+      needs: what a worker has to have loaded for a unit, and the seconds of loading it; a worker keeps the last two.
+      driver: seconds the driver is busy with so many outcomes that came together; answers wait meanwhile.
     """
 
     compute: Callable[[Unit], float]
     write: Callable[[Unit], float] = lambda unit: 0.0
     load: float = 0.0
+    needs: Callable[[Unit], tuple[str, float]] = lambda unit: ("", 0.0)
+    driver: Callable[[int], float] = lambda outcomes: 0.0
+
+
+_KEPT = 2  # what a worker of taba keeps loaded
 
 
 @dataclass
 class _Worker:
     node: str
+    loaded: list[str] = field(default_factory=list)
     built: float = math.inf
     finish_free: float = 0.0  # when the last of its finishing units ends
 
@@ -79,6 +87,8 @@ class SimulatedBackend:
         self._workers: dict[str, _Worker] = {}
         self._computed: dict[tuple[str, str], tuple[Unit, float, str | None]] = {}
         self._attempts: dict[str, int] = {}
+        # Seconds of loading, of the first thing each worker loads and of all.
+        self.first_loading = self.loading = 0.0
         for name, offered in nodes:
             self._join(Node(name, name, offered), 0)
 
@@ -108,7 +118,7 @@ class SimulatedBackend:
         begin, error = self._time, None
         if draw < self._failures.hang_rate + self._failures.unit_error_rate:
             error = "SimulatedError: this attempt was drawn to fail"
-        seconds = self._durations.compute(unit)
+        seconds = self._load(self._workers[worker], unit) + self._durations.compute(unit)
         if error is not None or not self._durations.write(unit):
             self._at(seconds, lambda: self._answer(worker, unit.id, Reply(error=error, seconds=seconds)))
             return
@@ -129,8 +139,8 @@ class SimulatedBackend:
         until = self._time + timeout
         answers: list[Answer] = []
         while self._events and self._events[0][0] <= until and not answers:
-            self._time = self._events[0][0]
-            while self._events and self._events[0][0] == self._time:
+            self._time = max(self._time, self._events[0][0])
+            while self._events and self._events[0][0] <= self._time:
                 answers += heapq.heappop(self._events)[2]()
         if not answers:
             self._time = until
@@ -139,6 +149,22 @@ class SimulatedBackend:
     def stop(self, worker: str) -> None:
         """See `Backend`."""
         self._workers.pop(worker, None)
+
+    def settle(self, outcomes: int) -> None:
+        """Let the driver take its time over so many outcomes."""
+        self._time += self._durations.driver(outcomes)
+
+    def _load(self, state: _Worker, unit: Unit) -> float:
+        """Seconds until a worker has what a unit needs."""
+        name, seconds = self._durations.needs(unit)
+        if name in state.loaded:
+            state.loaded.remove(name)
+            seconds = 0.0
+        elif not state.loaded:
+            self.first_loading += seconds
+        state.loaded = [*state.loaded, name][-_KEPT:]
+        self.loading += seconds
+        return seconds
 
     def _at(self, seconds: float, action: Callable[[], list[Answer]]) -> None:
         heapq.heappush(self._events, (self._time + seconds, next(self._order), action))

@@ -29,7 +29,9 @@ class Simulation:
       makespan: from the start to the last outcome.
       busy_worker_seconds: time workers spent on units, summed; finishing beside computing counts once.
       lost_worker_seconds: the part of it spent on attempts that failed or were lost.
-      utilisation: busy over what all workers had from when they were built to their end; at most 1.
+      utilisation: busy, without loading, over what all workers had from when they were built and had loaded the
+        first thing they needed to their end; at most 1.
+      loading_worker_seconds: the part of busy that workers spent on loading, the first thing of each included.
       tail_seconds: from when the first worker had nothing to do any more, to the end.
       attempts: starts of units.
       workers_lost, nodes_lost: how many.
@@ -43,6 +45,7 @@ class Simulation:
     busy_worker_seconds: float
     lost_worker_seconds: float
     utilisation: float
+    loading_worker_seconds: float
     tail_seconds: float
     attempts: int
     workers_lost: int
@@ -82,8 +85,13 @@ def simulate(
     pool = Pool(backend, resources, None, limits, on_event=record)
     remaining = 0
     try:
+        came = 0
         for outcome in drive(queue, pool, backend, _StopAfter(backend, stop_after), record):
             record.ended(outcome)
+            came += 1
+            if not outcome.more:
+                backend.settle(came)
+                came = 0
     except Drained as drained:
         remaining = drained.remaining
     return record.summary(remaining)
@@ -117,7 +125,7 @@ class _Record:
     def __init__(
         self, backend: SimulatedBackend, watch: Callable[[float, Event], None] | None = None
     ) -> None:
-        self._now = backend.now
+        self._now, self._backend = backend.now, backend
         self._watch = watch
         self._use: dict[str, _Use] = {}
         self._lost = 0.0
@@ -168,12 +176,14 @@ class _Record:
             for use in self._use.values()
         )
         busy = sum(use.busy for use in self._use.values())
+        loading, had = self._backend.loading, had - self._backend.first_loading
         alive = [use.idle_since for use in self._use.values() if use.end is None]
         return Simulation(
             makespan=end,
             busy_worker_seconds=busy,
             lost_worker_seconds=self._lost,
-            utilisation=busy / had if had else 0.0,
+            utilisation=(busy - loading) / had if had > 0 else 0.0,
+            loading_worker_seconds=loading,
             tail_seconds=max(0.0, end - min(alive, default=end)),
             attempts=self._attempts,
             workers_lost=self._workers_lost,

@@ -8,7 +8,7 @@ import io
 import os
 import uuid
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +82,8 @@ def _start_writeback(handle: int, start: int, count: int) -> None:
             os.posix_fadvise(handle, start, count, os.POSIX_FADV_DONTNEED)
 
 
-def append_line(path: Path, line: str) -> None:
-    """Append one line and sync it. A line cut short by a crash is closed first, so it damages no other."""
+def append_lines(path: Path, lines: Sequence[str]) -> None:
+    """Append lines and sync them once. A line cut short by a crash is closed first, so it damages no other."""
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         created = not path.exists()
@@ -91,8 +91,8 @@ def append_line(path: Path, line: str) -> None:
             if file.seek(0, os.SEEK_END):
                 file.seek(-1, os.SEEK_END)
                 if file.read(1) != b"\n":
-                    line = "\n" + line
-            file.write((line + "\n").encode())
+                    file.write(b"\n")
+            file.write("".join(f"{line}\n" for line in lines).encode())
             file.flush()
             os.fsync(file.fileno())
         if created:

@@ -166,9 +166,9 @@ class ArtifactGroup:
             info=dict(info or {}),
         )
 
-    def record(self, receipt: Receipt) -> None:
-        """Put a worker's receipt into the ledger. Driver only."""
-        self.ledger.record(receipt)
+    def record(self, *receipts: Receipt) -> None:
+        """Put workers' receipts into the ledger, with one sync. Driver only."""
+        self.ledger.record(*receipts)
 
     def read_shard(self, shard: int, variables: Iterable[str]) -> dict[str, NDArray[Any]]:
         """All samples and steps of a shard, by variable.

@@ -1,6 +1,6 @@
-"""An append-only journal where nothing can be appended: one immutable object per line, in the folder `NAME.d`.
+"""An append-only journal where nothing can be appended: an immutable object for what is appended at once, in `NAME.d`.
 
-`<20 digits>-<8 hex>.line` holds one line; the digits are nanoseconds since 1970, and rise with every line: also when
+`<20 digits>-<8 hex>.line` holds its lines; the digits are nanoseconds since 1970, and rise with every object: also when
 another process goes on whose clock is behind, since it reads the journal first. `<20 digits>-<8 hex>.all` holds every
 line up to that time and replaces the objects before it. What is current follows from one listing, so a compaction
 that was killed, or that runs while the journal is read, loses and repeats nothing.
@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from taba_core.errors import StoreError
 
@@ -21,8 +21,13 @@ _lock = threading.Lock()
 _last = 0
 
 
+def encoded(lines: Sequence[str]) -> bytes:
+    """Lines as an object holds them."""
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
 def part_name() -> str:
-    """Name of the object for the next line."""
+    """Name of the object for the next lines."""
     global _last
     with _lock:
         _last = max(time.time_ns(), _last + 1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from taba_core.store.place import Place
@@ -39,7 +39,11 @@ class Receipt:
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
-        return asdict(self)
+        # By hand: `asdict` copies every value of every receipt of a run.
+        return {
+            **vars(self),
+            "variables": {name: dict(vars(record)) for name, record in self.variables.items()},
+        }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Receipt:
@@ -62,18 +66,20 @@ class Ledger:
 
     place: Place
 
-    def record(self, receipt: Receipt) -> None:
-        """Append a receipt and sync it. Driver only.
+    def record(self, *receipts: Receipt) -> None:
+        """Append receipts and sync them together. Driver only.
 
         Raises:
           WorkError: the operating system refused.
         """
-        self.place.append_line(json.dumps({"event": "receipt", **receipt.to_json()}))
+        self.place.append_lines(
+            [json.dumps({"event": "receipt", **receipt.to_json()}) for receipt in receipts]
+        )
 
     def forget(self, shard: int, variables: Iterable[str], reason: str) -> None:
         """Append that a shard's variables are not to be trusted any more. Driver only."""
         line = {"event": "forget", "shard": shard, "variables": sorted(variables), "reason": reason}
-        self.place.append_line(json.dumps(line))
+        self.place.append_lines([json.dumps(line)])
 
     def records(self) -> Records:
         """The valid record of each (shard, variable): the latest receipt unless forgotten since."""

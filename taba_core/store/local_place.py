@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from taba_core.store import journal
 from taba_core.store.claim import exchange_by_claim
 from taba_core.store.files import (
     PARTIAL_SUFFIX,
-    append_line,
+    append_lines,
     crc32_of_file,
     explained,
     sync_directory,
@@ -140,12 +140,12 @@ class LocalPlace:
                     (scratch / "old").rename(self.path)
                 shutil.rmtree(scratch, ignore_errors=True)
 
-    def append_line(self, line: str) -> None:
-        """Append to the file and sync it."""
+    def append_lines(self, lines: Sequence[str]) -> None:
+        """Append to the file and sync it once."""
         if os.path.isdir(f"{self.path}{journal.FOLDER}"):  # copied from object storage
-            (self._parts / journal.part_name()).write_atomic((line + "\n").encode())
+            (self._parts / journal.part_name()).write_atomic(journal.encoded(lines))
         else:
-            append_line(self.path, line)
+            append_lines(self.path, lines)
 
     def lines(self) -> Iterator[str]:
         """Lines of the file, one in memory at a time, then of objects if the store was copied from such storage."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -171,9 +171,9 @@ class ObjectPlace:
             (self / name).remove()
         (self / ROOT_MARK).write_atomic(files[ROOT_MARK])
 
-    def append_line(self, line: str) -> None:
-        """One object per line; see `journal`."""
-        (self._parts / journal.part_name()).write_atomic((line + "\n").encode())
+    def append_lines(self, lines: Sequence[str]) -> None:
+        """One object for all of them; see `journal`."""
+        (self._parts / journal.part_name()).write_atomic(journal.encoded(lines))
 
     def lines(self) -> Iterator[str]:
         """The file of that name, if the store was copied from a directory, then the objects."""

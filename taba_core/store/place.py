@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -82,8 +82,8 @@ class Place(Protocol):
     def replace_tree(self, files: Mapping[str, bytes], aside: Place) -> None:
         """Put a directory with exactly these files in place of what is there, so that no reader sees a mixture."""
 
-    def append_line(self, line: str) -> None:
-        """Append a line to this journal, durable on return. One writer at a time."""
+    def append_lines(self, lines: Sequence[str]) -> None:
+        """Append lines to this journal, all durable on return. One writer at a time."""
 
     def lines(self) -> Iterator[str]:
         """Lines of this journal, in the order they were appended; none if there is no journal."""

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from cluster import Limits, Node, NoWorkers, Resources, StopRun, Unit
+from cluster import Drained, Limits, Node, NoWorkers, Resources, StopRun, Unit
 from cluster.pool.backend import Answer, Reply
 from cluster.pool.drive import drive
 from cluster.pool.pool import Pool
@@ -262,3 +262,39 @@ def test_events_tell_the_whole_story_of_a_unit():
         ("unit-started", 2, "w-0", "n", "", 0.0),
         ("unit-finished", 2, "w-0", "n", "", 1.0),
     ]
+
+
+def test_workers_have_their_next_units_before_an_outcome_is_yielded_and_those_that_came_together_say_so():
+    backend = Scripted("n", slots=3)
+    queue = UnitQueue([Unit(f"u{i}", None) for i in range(7)])
+    pool = Pool(backend, Resources(), None, Limits())
+    seen = []
+    for outcome in drive(queue, pool, backend, Never()):
+        seen.append((outcome.unit.id, outcome.more, len(backend.of("give"))))
+    # Three at a time; when the first three come, six have been handed out, then all seven.
+    assert [more for _, more, _ in seen] == [True, True, False, True, True, False, False]
+    assert [given for _, _, given in seen] == [6, 6, 6, 7, 7, 7, 7]
+
+
+def test_a_backend_that_computes_in_the_drivers_thread_is_given_nothing_before_an_outcome_is_stored():
+    backend = Scripted("n")
+    backend.overlap = False
+    queue = UnitQueue([Unit(f"u{i}", None) for i in range(3)])
+    given = [
+        len(backend.of("give"))
+        for _ in drive(queue, Pool(backend, Resources(), None, Limits()), backend, Never())
+    ]
+    assert given == [1, 2, 3]
+
+
+def test_nothing_is_handed_out_beside_outcomes_once_a_stop_was_asked():
+    class Asked:
+        reason = None
+
+    backend, asked, outcomes = Scripted("n", slots=2), Asked(), []
+    queue = UnitQueue([Unit(f"u{i}", None) for i in range(9)])
+    backend.at[1.5] = lambda: setattr(asked, "reason", "SIGTERM")
+    with pytest.raises(Drained):
+        for outcome in drive(queue, Pool(backend, Resources(), None, Limits()), backend, asked):
+            outcomes.append(outcome.unit.id)
+    assert outcomes == ["u0", "u1"] and len(backend.of("give")) == 2

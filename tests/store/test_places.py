@@ -75,7 +75,7 @@ def test_a_journal_keeps_the_order_of_its_lines(place):
     book = place / "book.jsonl"
     assert list(book.lines()) == []
     for number in range(7):
-        book.append_line(str(number))
+        book.append_lines([str(number)])
         if number in (2, 5):
             book.compact()
     assert list(book.lines()) == list("0123456")
@@ -86,12 +86,12 @@ def test_lines_of_a_process_with_a_slow_clock_come_last_all_the_same(bucket, mon
     monkeypatch.setattr(journal.time, "time_ns", lambda: 2_000)
     monkeypatch.setattr(journal, "_last", 0)
     for text in "ab":
-        book.append_line(text)
+        book.append_lines([text])
     # Another process with a clock that is behind: without having read, its line would be older than the compacted ones.
     monkeypatch.setattr(journal, "_last", 0)
     monkeypatch.setattr(journal.time, "time_ns", lambda: 1_000)
     book.compact()
-    book.append_line("c")
+    book.append_lines(["c"])
     assert list(book.lines()) == ["a", "b", "c"]
     book.compact()
     assert list(book.lines()) == ["a", "b", "c"]
@@ -125,7 +125,7 @@ def test_an_object_tree_whose_replacement_was_killed_does_not_exist(bucket, monk
 def test_a_compaction_that_was_killed_loses_and_repeats_nothing(bucket, monkeypatch):
     book = bucket / "book"
     for number in range(4):
-        book.append_line(str(number))
+        book.append_lines([str(number)])
     removed = []
     delete = obstore.delete
 
@@ -140,7 +140,7 @@ def test_a_compaction_that_was_killed_loses_and_repeats_nothing(bucket, monkeypa
         with pytest.raises(KeyboardInterrupt):
             book.compact()
     assert list(book.lines()) == list("0123")
-    book.append_line("4")
+    book.append_lines(["4"])
     book.compact()
     assert list(book.lines()) == list("01234") and len((bucket / "book.d").sizes()) == 1
 
@@ -165,19 +165,19 @@ def test_a_journal_read_while_it_is_compacted_is_listed_again():
 
 def test_a_journal_copied_from_objects_to_a_directory_goes_on(bucket, tmp_path):
     book = bucket / "book.jsonl"
-    book.append_line("0")
+    book.append_lines(["0"])
     copy = tmp_path / "book.jsonl"
     folder = bucket / "book.jsonl.d"
     (tmp_path / folder.name).mkdir()
     for name in folder.sizes():
         (tmp_path / folder.name / name).write_bytes((folder / name).read_bytes())
-    LocalPlace(copy).append_line("1")
+    LocalPlace(copy).append_lines(["1"])
     assert list(LocalPlace(copy).lines()) == ["0", "1"]
 
 
 def test_a_journal_copied_from_a_directory_to_objects_goes_on(bucket):
     (bucket / "book.jsonl").write_atomic(b"0\n1\n")
-    (bucket / "book.jsonl").append_line("2")
+    (bucket / "book.jsonl").append_lines(["2"])
     assert list((bucket / "book.jsonl").lines()) == ["0", "1", "2"]
 
 

@@ -20,7 +20,8 @@ from workflows.analysis.study import find_studies
 from workflows.compute.workbench import Workbench
 from workflows.configuration.context import Context
 from workflows.configuration.settings import parse_settings
-from workflows.execution.engine import MAX_SETBACKS, run_plan
+from workflows.execution.computing import MAX_SETBACKS
+from workflows.execution.engine import run_plan
 from workflows.execution.watch import Watcher
 from workflows.planning.plan import make_plan
 from workflows.planning.units import PlanUnits, parse_unit_id

@@ -21,7 +21,7 @@ from taba_core.store import Store
 from taba_core.store.holder import Holder
 from taba_core.store.lease import acquire, hold
 from workflows.execution import run as runs
-from workflows.execution.engine import FailedUnitsError
+from workflows.execution.done import FailedUnitsError, Report
 from workflows.execution.watch import Watcher, live
 from workflows.execution.watch.runlog import RunLog
 from workflows.execution.watch.status_file import progress_text, read_status, status_lines, write_status
@@ -311,21 +311,24 @@ def test_a_unit_given_up_is_named_everywhere_and_tried_again_by_the_next_run(tmp
 
 
 def test_failed_units_of_one_model_do_not_keep_the_next_from_running(monkeypatch):
+    def run_together(plans, *_):
+        ran.append([plan.context.title for plan in plans])
+        failed = FailedUnitsError("1 of 8 units failed.")
+        return [Report(failed=None if plan.context.title == "B" else failed) for plan in plans]
+
     ran = []
-
-    def run_one(plan, *_):
-        ran.append(title := plan.context.card.title)
-        if title != "B":
-            raise FailedUnitsError("1 of 8 units failed.")
-
-    monkeypatch.setattr(runs, "run_one", run_one)
+    monkeypatch.setattr(runs, "run_together", run_together)
     plans = [
-        SimpleNamespace(context=SimpleNamespace(title=t, card=SimpleNamespace(title=t, embedded=1)))
-        for t in "ABC"
+        SimpleNamespace(
+            artifacts=[], context=SimpleNamespace(title=title, card=SimpleNamespace(embedded=title == "A"))
+        )
+        for title in "ABC"
     ]
+    # The first has other workers than the two that share a queue.
+    chosen = {True: (None, "cores", 2), False: (None, "devices", 2)}
     with pytest.raises(FailedUnitsError) as failed:
-        runs._run_each(plans, None, {1: None}, None, {})
-    assert ran == ["A", "B", "C"]
+        runs._run_each(plans, None, chosen, None, {})
+    assert ran == [["A"], ["B", "C"]]
     assert str(failed.value) == "A: 1 of 8 units failed. C: 1 of 8 units failed."
 
 

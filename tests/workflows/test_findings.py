@@ -18,7 +18,7 @@ def claim(verdict, numbers, explanation=""):
 def test_an_unresolved_margin_says_how_many_images_would_decide_it():
     # The interval is 0.02 to each side of a margin of 0.01: half as wide needs 4 times the 100 images.
     unresolved = {"margin": 0.01, "margin_ci95": [-0.01, 0.03]}
-    told = "At this margin about 400 images would be needed to decide."
+    told = "At this margin about 400 images would be needed to decide (--set num_samples=400)."
     assert claim("not resolved", unresolved) == told
     assert claim("not resolved", {"K=1": unresolved}, "Because.") == f"Because. {told}"
     # Of several the one that needs most: 0.04 against 0.01 is 16 times the images, 1,600, to one digit 2,000.

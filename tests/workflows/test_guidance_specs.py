@@ -25,7 +25,7 @@ from taba_core.model_spec import ModelSpec
 from workflows.analysis.step_rows import step_errors, step_predictions
 from workflows.analysis.study import read_settings, studies
 from workflows.configuration.context import Context
-from workflows.execution.engine import convention_line
+from workflows.execution.results import convention_line
 from workflows.studies.methods.rows import method_rows
 
 sys.path.append(str(Path(__file__).parents[1] / "models"))

@@ -32,7 +32,8 @@ from taba_core.errors import UsageError
 from taba_core.images.collection import open_images
 from taba_core.store import Store
 from workflows.analysis.study import find_studies
-from workflows.execution.engine import FailedUnitsError, run_plan
+from workflows.execution.done import FailedUnitsError
+from workflows.execution.engine import run_plan
 from workflows.planning.plan import make_plan
 from workflows.report.from_store import write_store_report
 

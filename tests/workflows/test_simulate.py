@@ -8,7 +8,7 @@ import pytest
 
 from taba_core.errors import UsageError
 from workflows.planning.jobs import Asked, check_all, each_model
-from workflows.planning.simulate import parse_failures, print_simulation, simulate_plan, with_nodes
+from workflows.planning.simulate import parse_failures, print_simulation, simulate_plans, with_nodes
 from workflows.planning.stages import Machines, load_seconds, timetable
 
 
@@ -22,7 +22,7 @@ def plan_of(*studies, **options):
 
 def test_one_worker_does_everything_after_loading():
     plan = plan_of("correlation")
-    run = simulate_plan(plan, Machines(1, 1), parse_failures(None), seed=0).simulation
+    run = simulate_plans([plan], Machines(1, 1), parse_failures(None), seed=0).simulation
     # 20 shards of 64 images, generation and inversion at T = 100: 40 units of 64 * 100 * .093 / 128 = 4.65 s.
     assert run.makespan == pytest.approx(load_seconds(plan) + 40 * 4.65, abs=1.0)
     assert run.attempts == 40 and run.completed == 40
@@ -32,20 +32,22 @@ def test_one_worker_does_everything_after_loading():
 def test_stages_overlap_so_a_replay_is_never_slower_than_stage_after_stage():
     plan = plan_of("correlation", "fix", model="dit")
     machines = Machines(2, 3)
-    run = simulate_plan(plan, machines, parse_failures(None), seed=0)
+    run = simulate_plans([plan], machines, parse_failures(None), seed=0)
     table = timetable(plan, machines)
     staged = sum(stage.seconds for stage in table.stages)
     computing = run.simulation.makespan - table.load_seconds
     least = math.fsum(stage.device_seconds for stage in table.stages) / machines.workers
     assert 0.98 * least <= computing <= 1.02 * staged
-    generation, reconstruction = run.spans["generation"], run.spans["reconstruction"]
+    generation, reconstruction = (
+        run.spans[plan.context.title, kind] for kind in ("generation", "reconstruction")
+    )
     assert generation[0] < reconstruction[0] < reconstruction[1]
 
 
 def test_failures_cost_attempts_and_the_same_seed_meets_the_same():
     plan, rates = plan_of("correlation"), parse_failures("unit=0.1")
-    first, again = (simulate_plan(plan, Machines(1, 4), rates, seed=3).simulation for _ in range(2))
-    calm = simulate_plan(plan, Machines(1, 4), parse_failures(None), seed=3).simulation
+    first, again = (simulate_plans([plan], Machines(1, 4), rates, seed=3).simulation for _ in range(2))
+    calm = simulate_plans([plan], Machines(1, 4), parse_failures(None), seed=3).simulation
     assert first == again
     assert first.attempts > calm.attempts == 40
     assert first.lost_worker_seconds > 0 == calm.lost_worker_seconds

@@ -108,7 +108,11 @@ def _images_wanted(entry: Mapping[str, Any], result: xr.Dataset) -> str:
     wanted = float(f"{result.attrs['n'] * max(factors) ** 2:.1g}")
     if wanted > _MANY:
         return "The margin is so near 0 that no affordable number of images would decide it."
-    return f"At this margin about {wanted:,.0f} images would be needed to decide."
+    own = f"{result.attrs['study']}.num_samples"
+    option = own if own in result.attrs.get("settings", {}) else "num_samples"
+    return (
+        f"At this margin about {wanted:,.0f} images would be needed to decide (--set {option}={wanted:.0f})."
+    )
 
 
 def _half_width(part: Mapping[str, Any]) -> float:
@@ -185,11 +189,12 @@ def cell(
 
 
 def item_context(result: xr.Dataset) -> dict[str, Any]:
-    """n, T and conventions of a result, as tables and figures state them."""
+    """n, T, conventions and drift of the profile of a result, as tables and figures state them."""
+    drift = str(result.attrs.get("drift", ""))
     return {
         "n": int(result.attrs["n"]),
         "T": int(result.attrs["T"]),
-        "conventions": str(result.attrs["conventions"]),
+        "conventions": str(result.attrs["conventions"]) + (f"; {drift}" if drift else ""),
     }
 
 
@@ -254,7 +259,7 @@ def row_labels(results: Sequence[xr.Dataset]) -> list[str]:
         # Versions differ in the settings they store: a result does not differ in what it does not say.
         told_by_all = [key for key in facts[same[0]] if all(key in facts[i] for i in same)]
         differing = [key for key in told_by_all if len({str(facts[i][key]) for i in same}) > 1]
-        shown = [key for key in differing if key not in _UNSHOWN]
+        shown = [key for key in differing if key.rpartition(".")[2] not in _UNSHOWN]
         for i in same if len(same) > 1 else ():
             told = [f"{key}={_short(facts[i].get(key))}" for key in shown]
             # Results of one setting differ in what no setting says (another version of a model): the key tells.

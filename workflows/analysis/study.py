@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from taba_core.artifacts.base import SCHEMA_VERSION
 from taba_core.errors import unknown_name
 from workflows.configuration.context import Context
+from workflows.configuration.drift import STATISTICS
 from workflows.configuration.options import Options
 from workflows.configuration.settings import Settings, parse_settings
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from taba_core.artifacts.request import Request
     from taba_core.artifacts.training import Training
     from taba_core.store import Store
+    from workflows.analysis.choices import Choice
     from workflows.analysis.inputs import Inputs
     from workflows.analysis.presentation import Claim, Figure, Section, Table
 
@@ -56,6 +58,9 @@ class Study(ABC):
     options_in_key: ClassVar[bool] = True
     reads: ClassVar[tuple[str, ...]] = ("patch_size", "top_k", "bootstrap_replicates")
 
+    # Of the statistics by whose drift a numerical profile is judged (`workflows.configuration.drift`), its own.
+    profile_statistics: ClassVar[tuple[str, ...]] = tuple(STATISTICS)
+
     @abstractmethod
     def requests(self, context: Context) -> Mapping[str, Request]:
         """Artifacts by the name under which `analyse` finds them."""
@@ -70,6 +75,10 @@ class Study(ABC):
 
     def trainings(self, context: Context) -> tuple[Training, ...]:
         """Trainings whose networks the study asks; they are trained before the plan is made."""
+        return ()
+
+    def left_out(self, context: Context) -> tuple[Choice, ...]:
+        """What the study leaves out under these settings, and how to ask for it; a plan prints it with its hours."""
         return ()
 
     def check_runnable(self, context: Context) -> None:  # noqa: B027  most studies need nothing of their own

@@ -44,7 +44,7 @@ NAMES = (
 OPTIONS = {
     "step": ("models", "profiles", "batch_size", "compiled", "output"),
     "gpu": ("minutes", "output"),
-    "profile-drift": ("models", "profiles", "weights", "num_samples"),
+    "profile-drift": ("models", "profiles", "weights", "num_samples", "compiled", "store"),
     "chaos": ("kills",),
     "box-error": ("num_samples", "networks"),
 }

@@ -11,7 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,6 +64,19 @@ class Entry:
         if self.channels_last is None:
             return profile
         return replace(profile, channels_last=self.channels_last)
+
+
+class Asked(Protocol):
+    """What a network is asked about: states, conditions and times."""
+
+    def states(self, count: int) -> Tensor:
+        """Noise, (count, C, H, W), on the device."""
+
+    def condition(self, count: int) -> dict[str, Tensor]:
+        """What the network is conditioned on, `count` rows."""
+
+    def time_at(self, share: float) -> float:
+        """The network's time at a share of the training steps."""
 
 
 class Subject:
@@ -197,7 +210,7 @@ def _enough(seconds: list[float], tiny: bool) -> bool:
     return len(seconds) >= _FEWEST and (sum(seconds) >= _LONG_ENOUGH or len(seconds) >= _MOST)
 
 
-def predictions(subject: Subject, network: Network) -> list[Tensor]:
+def predictions(subject: Asked, network: Network) -> list[Tensor]:
     """Predicted noise of the same states at each of `NOISE_LEVELS`, float32 on the CPU."""
     import torch
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from workflows.analysis.study import PAPER
 from workflows.bench.paired import Measurement, TableRow, run_pairs, timed
 from workflows.planning.jobs import Asked, check_all, each_model
-from workflows.planning.simulate import parse_failures, simulate_plan
+from workflows.planning.simulate import parse_failures, simulate_plans
 from workflows.planning.stages import Machines
 from workflows.text import count_text, duration_text
 
@@ -14,14 +14,13 @@ _TARGET_S = 30.0
 
 
 def measure(*, repeats: int) -> Measurement:
-    """Every model's plan, one after the other: nothing fails, and a bad day."""
+    """The plans of all models in one queue: nothing fails, and a bad day."""
     jobs, _ = check_all(each_model(Asked([PAPER], "", "", "ddim", []), [PAPER]), write=False)
     plans = [job.plan(None) for job in jobs]
     machines = Machines(110, 4)
 
     def simulated(failures: str) -> None:
-        for plan in plans:
-            simulate_plan(plan, machines, parse_failures(failures), seed=0)
+        simulate_plans(plans, machines, parse_failures(failures), seed=0)
 
     pairs = run_pairs(timed(lambda: simulated("")), timed(lambda: simulated(_BAD_DAY)), repeats=repeats)
     units = count_text(sum(plan.units for plan in plans))

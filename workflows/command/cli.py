@@ -286,7 +286,13 @@ class OfBenchmarks:
     weights: Annotated[str | None, typer.Option(help="profile-drift: weights of the model.")] = None
     num_samples: Annotated[int | None, typer.Option(min=2, help="profile-drift: images.")] = None
     kills: Annotated[int | None, typer.Option(min=1, help="chaos: processes to kill.")] = None
-    compiled: Annotated[bool, typer.Option("--compiled", help="step: also through torch.compile.")] = False
+    compiled: Annotated[
+        bool, typer.Option("--compiled", help="step: also through torch.compile; profile-drift: compiled.")
+    ] = False
+    store: Annotated[
+        str | None,
+        typer.Option("--store", help="profile-drift: measure fetched weights, and keep it here for runs."),
+    ] = None
     minutes: Annotated[float | None, typer.Option(help="gpu: wall time in all (default: 4).")] = None
     output: Annotated[
         str | None, typer.Option(metavar="FILE", help="step, gpu: what was measured, as JSON.")

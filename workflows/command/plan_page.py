@@ -20,6 +20,7 @@ from workflows.configuration.numerics import numerics_line, profile_of
 from workflows.configuration.prompt_list import prompt_note
 from workflows.planning.budget import over_budget
 from workflows.planning.jobs import Asked, Job, check_all, notes_of
+from workflows.planning.left_out import LeftOut, left_out
 from workflows.planning.plan import Plan
 from workflows.planning.stages import Machines, Timetable, timetable, train_hours
 from workflows.text import bytes_text, count_text, duration_text, print_table
@@ -40,7 +41,7 @@ def print_plan(parts: list[Asked], machines: Machines | None, *, as_json: bool) 
         else []
     )
     if as_json:
-        print(json.dumps({**_as_json(jobs, plans, tables), "fits_budget": not refusal}, indent=1))
+        print(json.dumps({**_as_json(jobs, plans, tables, store), "fits_budget": not refusal}, indent=1))
         return
     where = parts[0].store if store is not None else f"{parts[0].store} (does not exist yet)"
     print(f"store {where}")
@@ -57,6 +58,7 @@ def print_plan(parts: list[Asked], machines: Machines | None, *, as_json: bool) 
         ):  # artifacts of several models would hide the totals; ask for one model to see its own
             _print_artifacts(plan)
         _print_costs(plan)
+        _print_left_out(jobs[index], plan, store)
         if tables:
             print()
             _print_stages(tables[index], plan)
@@ -159,6 +161,15 @@ def _print_costs(plan: Plan) -> None:
     )
 
 
+def _print_left_out(job: Job, plan: Plan, store: Store | None) -> None:
+    """What nobody asked for, and how to ask for it."""
+    for left in left_out(job, plan, store):
+        print(
+            f"left out of {' and '.join(left.studies)}: {left.choice.what}; --set {left.choice.setting} adds "
+            f"{plan.hours(left.evaluations):.2f} {_hours_of(plan.context.card)}."
+        )
+
+
 def _hours_of(card: Card) -> str:
     return "CPU-hours (one core)" if card.runs_anywhere else "GPU-hours"
 
@@ -243,7 +254,9 @@ def _request(jobs: list[Job], tables: list[Timetable]) -> str:
     )
 
 
-def _as_json(jobs: list[Job], plans: list[Plan], tables: list[Timetable]) -> dict[str, Any]:
+def _as_json(
+    jobs: list[Job], plans: list[Plan], tables: list[Timetable], store: Store | None
+) -> dict[str, Any]:
     return {
         "models": [
             {
@@ -261,6 +274,7 @@ def _as_json(jobs: list[Job], plans: list[Plan], tables: list[Timetable]) -> dic
                 "bytes": plan.bytes_total,
                 "inodes": plan.files_total,
                 "memory_per_worker": plan.peak_memory,
+                "left_out": [_left_out_json(left, plan) for left in left_out(jobs[index], plan, store)],
                 **({"stages": _stages(tables[index])} if tables else {}),
             }
             for index, plan in enumerate(plans)
@@ -277,6 +291,16 @@ def _as_json(jobs: list[Job], plans: list[Plan], tables: list[Timetable]) -> dic
             if tables
             else {}
         ),
+    }
+
+
+def _left_out_json(left: LeftOut, plan: Plan) -> dict[str, Any]:
+    return {
+        "studies": list(left.studies),
+        "what": left.choice.what,
+        "set": left.choice.setting,
+        "evaluations": left.evaluations,
+        "device_hours": plan.hours(left.evaluations),
     }
 
 

@@ -155,9 +155,19 @@ class Context:
         return {"class_id": ()} if self.conditioning == "class" else {}
 
     @property
-    def forward_rules(self) -> tuple[ForwardLevel, ...]:
+    def differing_rules(self) -> tuple[ForwardLevel, ...]:
         """The readings of "replace K steps" that differ under these conventions; one where levels are shifted."""
         return ("matched",) if self.conventions.levels == "shifted" else ("exact", "matched")
+
+    @property
+    def forward_rules(self) -> tuple[ForwardLevel, ...]:
+        """The readings of "replace K steps" that sweeps over K compare: all that differ, or the model's own alone.
+
+        Both double a sweep, so networks of many GPU-hours have their own alone unless both are asked for.
+        """
+        asked = self.settings.forward_rules or ("both" if self.card.runs_anywhere else "own")
+        differing = self.differing_rules
+        return differing if asked == "both" or len(differing) == 1 else (self.conventions.forward_level,)
 
     @property
     def num_samples(self) -> int:

@@ -106,6 +106,11 @@ class Settings(Given):
     )
     inversion_x0_rule: X0Rule | None = Field(None, description="override: as sampling_x0_rule")
     forward_level: ForwardLevel | None = Field(None, description="override: exact | matched")
+    forward_rules: Literal["own", "both"] | None = Field(
+        None,
+        description="readings of 'replace K steps' that studies compare: own (forward_level) | both (default: both of "
+        "models that run on any machine, else own)",
+    )
     first_time: FirstTime | None = Field(
         None, description="override: time of step 1 under source times: one | zero (flows)"
     )

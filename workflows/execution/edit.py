@@ -27,7 +27,7 @@ from workflows.configuration.context import Context
 from workflows.configuration.numerics import settings_on
 from workflows.configuration.pictures import PictureContext, default_model, with_pictures
 from workflows.configuration.settings import MAX_SEED, Settings
-from workflows.execution.engine import convention_line
+from workflows.execution.results import convention_line
 from workflows.execution.run import check_room, check_store, choose_executor, code_digests, run_one
 from workflows.execution.session import driving
 from workflows.planning.plan import plan_requests

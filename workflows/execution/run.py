@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,10 +21,12 @@ from workflows.analysis.study import declared_options
 from workflows.configuration.numerics import numerics_line
 from workflows.configuration.prompt_list import prompt_note
 from workflows.configuration.settings import stored_settings
+from workflows.execution.done import FailedUnitsError, Report
 from workflows.execution.session import DRAIN_FILE, driving
 from workflows.execution.training import TrainingHost, train_missing
 from workflows.launch import PACKAGES
 from workflows.planning.budget import over_budget
+from workflows.planning.drift_gate import check_drift
 from workflows.planning.jobs import Asked, check_all, notes_of
 from workflows.planning.plan import Plan
 from workflows.text import bytes_text, count_text, duration_text
@@ -50,7 +52,7 @@ def run_studies(
     device: str | None = None,
     metrics: bool = False,
 ) -> None:
-    """Carry out `taba run`, one model after another, and print the headline table."""
+    """Carry out `taba run` and print the headline table."""
     from workflows.report.from_store import print_headline, write_store_report
 
     code = code_digests()  # read now: files that are edited during the run are not what it runs
@@ -68,7 +70,7 @@ def run_studies(
     observe = _metrics(executor) if metrics else None
     jobs, opened = check_all(parts, write=True)
     assert opened is not None
-    for note in notes_of(jobs):
+    for note in (*notes_of(jobs), *check_drift(jobs, opened)):
         print(note, flush=True)
     with driving(opened.place, observe) as watch:
         for job in jobs:
@@ -97,53 +99,88 @@ def run_studies(
 def _run_each(
     plans: list[Plan], store: Store, chosen: Mapping[bool, Chosen], watch: Watch, code: dict[str, str]
 ) -> None:
-    """One model after another; units of one that failed for good do not keep the others from running."""
-    from workflows.execution.engine import FailedUnitsError
-
+    """All models, in one queue as far as they can be; units of one that failed for good do not keep the others back."""
     failed: dict[str, FailedUnitsError] = {}
-    for plan in plans:
-        try:
-            run_one(plan, store, chosen[plan.context.card.embedded], watch, code)
-        except FailedUnitsError as error:
-            if len(plans) == 1:
-                raise
-            failed[plan.context.title] = error
+    for together in rounds(plans, chosen):
+        reports = run_together(together, store, chosen[together[0].context.card.embedded], watch, code)
+        for plan, done in zip(together, reports, strict=True):
+            if done.failed is not None:
+                failed[plan.context.title] = done.failed
+    if len(plans) == 1 and failed:
+        raise failed.popitem()[1]
     if failed:
         raise FailedUnitsError(" ".join(f"{title}: {error}" for title, error in failed.items()))
 
 
+def rounds(plans: Sequence[Plan], chosen: Mapping[bool, Chosen]) -> list[list[Plan]]:
+    """Plans that may share a queue: they use the same workers, and none makes what another makes too."""
+    found: list[tuple[Any, list[Plan], set[str]]] = []
+    for plan in plans:
+        _, *workers = chosen[plan.context.card.embedded]
+        makes = {planned.artifact.key for planned in plan.artifacts if planned.missing}
+        # Behind a round that makes some of it a plan finds it made, so it may only join the last one of its workers.
+        own = [entry for entry in found if entry[0] == workers][-1:]
+        if own and not own[0][2] & makes:
+            own[0][1].append(plan)
+            own[0][2].update(makes)
+        else:
+            found.append((workers, [plan], makes))
+    return [together for _, together, _ in found]
+
+
 def run_one(plan: Plan, store: Store, chosen: Chosen, watch: Watch, code: dict[str, str]) -> None:
-    """Compute and analyse what one plan misses, say what it is and took, and write a line to the store's log.
+    """Carry out one plan; see `run_together`.
+
+    Raises:
+      FailedUnitsError: units failed for good.
+    """
+    (done,) = run_together([plan], store, chosen, watch, code)
+    if done.failed is not None:
+        raise done.failed
+
+
+def run_together(
+    plans: Sequence[Plan], store: Store, chosen: Chosen, watch: Watch, code: dict[str, str]
+) -> list[Report]:
+    """Compute and analyse what plans miss, say what it is and took, and write a line for each to the store's log.
 
     Args:
       chosen: as `choose_executor` gives it.
       code: digests of the packages that run, for the log.
+    Returns:
+      What was done of each plan, units that failed for good among it.
     Raises:
-      FailedUnitsError: units failed for good. WorkError: the disk or the cluster refuses.
+      WorkError: the disk or the cluster refuses.
     """
-    from workflows.execution.engine import log_run, run_plan
+    from workflows.execution.engine import log_run, run_plans
 
     started, clock = datetime.now(UTC), time.monotonic()
     make_executor, resources, workers = chosen
-    print(
-        f"{plan.context.title}, n={plan.context.num_samples}: {plan.shards_missing} of "
-        f"{sum(p.num_shards for p in plan.artifacts)} shards to compute in {plan.units} units "
-        f"({count_text(plan.evaluations_missing)} network evaluations, {bytes_text(plan.bytes_total)} in all).",
-        flush=True,
-    )
-    if line := numerics_line(plan.context, "cuda" if resources.num_gpus else "cpu"):
-        print(line, flush=True)
-    if note := prompt_note(plan.context.prompts):
-        print(f"prompts: {note}", flush=True)
-    done = run_plan(plan, store, make_executor, resources, workers=workers, watch=watch)
-    if done.units or done.analysed:
-        watch.check()
-        log_run(store, provenance(plan, done, started, code))
-    print(
-        f"computed {done.units} units, analysed {len(done.analysed)} studies, reused {len(done.reused)}: "
-        f"{duration_text(time.monotonic() - clock)}.",
-        flush=True,
-    )
+    for plan in plans:
+        print(
+            f"{plan.context.title}, n={plan.context.num_samples}: {plan.shards_missing} of "
+            f"{sum(p.num_shards for p in plan.artifacts)} shards to compute in {plan.units} units "
+            f"({count_text(plan.evaluations_missing)} network evaluations, {bytes_text(plan.bytes_total)} in all).",
+            flush=True,
+        )
+        if line := numerics_line(plan.context, "cuda" if resources.num_gpus else "cpu"):
+            print(line, flush=True)
+        if note := prompt_note(plan.context.prompts):
+            print(f"prompts: {note}", flush=True)
+    reports = run_plans(plans, store, make_executor, resources, workers=workers, watch=watch)
+    for plan, done in zip(plans, reports, strict=True):
+        if done.failed is not None:
+            continue
+        if done.units or done.analysed:
+            watch.check()
+            log_run(store, provenance(plan, done, started, code))
+        whose = f"{plan.context.title}: " if len(plans) > 1 else ""
+        print(
+            f"{whose}computed {done.units} units, analysed {len(done.analysed)} studies, reused {len(done.reused)}: "
+            f"{duration_text(time.monotonic() - clock)}.",
+            flush=True,
+        )
+    return reports
 
 
 def _metrics(executor: str) -> Callable[[Outcome, int], None]:
@@ -233,7 +270,7 @@ def provenance(plan: Plan, done: Any, started: datetime, code: dict[str, str]) -
     """One line of the store's log: command, code, versions, machine, times, counts, settings."""
     from importlib.metadata import version
 
-    from workflows.execution.engine import convention_line
+    from workflows.execution.results import convention_line
 
     packages = ("taba", "torch", "numpy", "zarr", "xarray", "dask", "ray", "scipy")
     return {

@@ -121,9 +121,14 @@ def unit_seconds(
 
 def load_seconds(plan: Plan) -> float:
     """Seconds until a worker is ready: process, libraries, weights."""
+    return LOAD_SECONDS + weights_seconds(plan)
+
+
+def weights_seconds(plan: Plan) -> float:
+    """Seconds in which a worker that is there loads the weights of a plan's model."""
     card = plan.context.card
     weights = 0 if card.embedded else max(card.weights.bytes, 2 * card.num_parameters)
-    return LOAD_SECONDS + weights / LOAD_BYTES_PER_SECOND
+    return weights / LOAD_BYTES_PER_SECOND
 
 
 def timetable(plan: Plan, machines: Machines, trainings: Iterable[Training] = ()) -> Timetable:

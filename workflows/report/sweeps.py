@@ -33,6 +33,18 @@ def rules_of(result: xr.Dataset) -> list[str]:
     return [str(rule) for rule in result["rule"].values]
 
 
+def readings_text(result: xr.Dataset) -> str:
+    """Under which readings of K a result's steps are replaced, for captions."""
+    rules = rules_of(result)
+    return "both readings of K" if len(rules) > 1 else f"the {rules[0]} reading of K"
+
+
+def each_rule_text(result: xr.Dataset) -> str:
+    """Whose curves a figure of a result shows, for captions."""
+    rules = rules_of(result)
+    return "both rules" if len(rules) > 1 else f"{rules[0]} rule"
+
+
 def noise_cell(result: xr.Dataset, measure: str, units: Units, paper: PaperValue | None = None) -> Cell:
     """A measure of the noise that the images came from."""
     if measure == "mae":

@@ -14,6 +14,7 @@ from taba_core.stats.compressibility import MIN_PIXELS, PngBits
 from taba_core.stats.estimate import Estimate
 from taba_core.stats.regions import REGIONS
 from taba_core.stats.verdict import every, positive
+from workflows.analysis.choices import Choice, other_rule
 from workflows.analysis.edits import (
     FRESH,
     LATENT,
@@ -98,6 +99,10 @@ class Compressibility(Study):
             "regions": context.request(context.regions(images), ("region",)),
             **edit_requests(context, images, starts),
         }
+
+    def left_out(self, context: Context) -> tuple[Choice, ...]:
+        """The rule of forward replacement that is not the model's own."""
+        return other_rule(context)
 
     def analyse(self, inputs: Inputs, context: Context) -> xr.Dataset:
         """Bits by region and start, drops from noise, and claims C5."""

@@ -52,6 +52,7 @@ class Correlation(Study):
     title = "Latents are correlated"
     question = "Do latents from DDIM inversion follow the standard Gaussian that images are generated from?"
     paper_section = "3.1"
+    profile_statistics = ("correlation", "lag1")
 
     def requests(self, context: Context) -> Mapping[str, Request]:
         """Noise, images and their latents."""

@@ -44,6 +44,7 @@ class ModelCard(Study):
     title = "The models"
     question = "Which models differ in what?"
     paper_section = "2"
+    profile_statistics = ()
     reads = ()
 
     def requests(self, context: Context) -> Mapping[str, Request]:

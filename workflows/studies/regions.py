@@ -51,6 +51,7 @@ class Regions(Study):
     title = "The error sits in plain areas"
     question = "Where do latents deviate from the noise, and where do they lack variance?"
     paper_section = "3.1"
+    profile_statistics = ("error", "std")
     version = 2
     reads = ("bootstrap_replicates",)
 

@@ -23,7 +23,7 @@ from workflows.execution.watch.tally import Tally
 if TYPE_CHECKING:
     from cluster.pool.events import Event
     from cluster.pool.executor import Outcome
-    from workflows.planning.units import PlanUnits
+    from workflows.planning.units import JointUnits
 
 _TICK_S = 0.5
 
@@ -45,7 +45,7 @@ class Watch:
     def stage(self, name: str) -> None:
         """Nothing is shown."""
 
-    def expect(self, units: PlanUnits) -> None:
+    def expect(self, units: JointUnits) -> None:
         """Nothing is counted."""
 
     def event(self, event: Event) -> None:
@@ -133,7 +133,7 @@ class Watcher(Watch):
         if name != "compute":
             self._stop_showing()
 
-    def expect(self, units: PlanUnits) -> None:
+    def expect(self, units: JointUnits) -> None:
         """Take in the units to come, and begin to show them."""
         self._tally.expect(units.counts(), units.weight)
         if not self._showing:

@@ -48,6 +48,7 @@ class Derivation(Study):
         "What does the approximation of DDIM inversion cost in each step, and does that explain the latents?"
     )
     paper_section = "E"
+    profile_statistics = ()
     paper_steps = 50
     reads = ("bootstrap_replicates",)
 

@@ -11,6 +11,7 @@ import xarray as xr
 from taba_core.artifacts.request import Request
 from taba_core.errors import UsageError
 from taba_core.stats.estimate import Estimate
+from workflows.analysis.choices import Choice, other_rule
 from workflows.analysis.edit_conditions import Conditions, conditions_of
 from workflows.analysis.edits import (
     FLOW_EDIT,
@@ -76,6 +77,10 @@ class Edits(Study):
                 context, images, {start.name: edits[request_name(start)].artifact for start in starts}
             ),
         }
+
+    def left_out(self, context: Context) -> tuple[Choice, ...]:
+        """The rule of forward replacement that is not the model's own."""
+        return other_rule(context)
 
     def check_runnable(self, context: Context) -> None:
         """Refuse (UsageError) a measure whose packages or weights are missing."""

@@ -9,6 +9,7 @@ import xarray as xr
 from pydantic import Field
 
 from taba_core.artifacts.request import Request
+from workflows.analysis.choices import Choice, other_rule
 from workflows.analysis.findings import Findings
 from workflows.analysis.gaussianity import patch_features
 from workflows.analysis.presentation import Section
@@ -37,7 +38,7 @@ class FixOptions(Options):
 
 @register
 class Fix(Study):
-    """Plain inversion against inversions whose first K steps are forward diffusion, under both level rules."""
+    """Plain inversion against inversions whose first K steps are forward diffusion, under one level rule or both."""
 
     name = "fix"
     aliases = ("table4", "fig22")
@@ -64,6 +65,10 @@ class Fix(Study):
             replaced_steps(context, steps, context.options(FixOptions), "forward_steps"),
         )
         return {"images": context.request(images, images.end_points), **asked}
+
+    def left_out(self, context: Context) -> tuple[Choice, ...]:
+        """The rule of forward replacement that is not the model's own."""
+        return other_rule(context)
 
     def analyse(self, inputs: Inputs, context: Context) -> xr.Dataset:
         """Correlation, divergence and reconstruction by rule and K, claims C4, and the worst reconstructions."""

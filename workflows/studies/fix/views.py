@@ -20,9 +20,11 @@ from workflows.report import plots
 from workflows.report.sweeps import (
     Units,
     draw_sweep,
+    each_rule_text,
     is_latent,
     latent_cell,
     noise_cell,
+    readings_text,
     reconstruction_note,
     rules_of,
 )
@@ -78,8 +80,8 @@ def tables_of(label: str, result: xr.Dataset, index: int, results: Sequence[xr.D
         Table(
             id=item_id("table4", index, results),
             title=f"The fix, {label}",
-            caption="Latents whose first K inversion steps are replaced by forward diffusion, under both readings of K "
-            "(the paper's code uses the matched rule for DiT and IF, the exact one for SDXL).",
+            caption="Latents whose first K inversion steps are replaced by forward diffusion, under "
+            f"{readings_text(result)} (the paper's code uses the matched rule for DiT and IF, the exact one for SDXL).",
             columns=main,
             cells=cells(main),
             notes=(
@@ -127,8 +129,8 @@ def figures_of(
         Figure(
             item_id("table4-sweep", index, results),
             f"Decorrelation and its price, {label}",
-            "Correlation, divergence and reconstruction error against the number of replaced steps K, both rules; "
-            f"dotted: {'white noise' if on_real_images(result) else 'noise'} at the same n.",
+            f"Correlation, divergence and reconstruction error against the number of replaced steps K, "
+            f"{each_rule_text(result)}; dotted: {'white noise' if on_real_images(result) else 'noise'} at the same n.",
             lambda: draw_sweep(result),
             **item_context(result),
         ),

@@ -14,9 +14,11 @@ from workflows.analysis.sweep import RULE_TEXT
 from workflows.report.sweeps import (
     Units,
     draw_sweep,
+    each_rule_text,
     is_latent,
     latent_cell,
     noise_cell,
+    readings_text,
     reconstruction_note,
     rules_of,
 )
@@ -73,7 +75,7 @@ def tables_of(label: str, result: xr.Dataset, index: int, results: Sequence[xr.D
             id=item_id("table9", index, results),
             title=f"The fix at T = {steps}, {label}",
             caption=f"Images sampled at T = {int(result.attrs['T'])}, inverted and reconstructed at T = {steps}, the "
-            "first K inversion steps replaced by forward diffusion under both readings of K.",
+            f"first K inversion steps replaced by forward diffusion under {readings_text(result)}.",
             columns=_MAIN,
             cells=cells(_MAIN),
             notes=(
@@ -124,8 +126,8 @@ def figures_of(
         Figure(
             item_id("table9-sweep", index, results),
             f"The fix at T = {steps} and its price, {label}",
-            "Correlation, divergence and reconstruction error against K, both rules; bands are 95 % intervals, "
-            "dotted: noise at the same n.",
+            f"Correlation, divergence and reconstruction error against K, {each_rule_text(result)}; "
+            "bands are 95 % intervals, dotted: noise at the same n.",
             lambda: draw_sweep(result, f"replaced steps K of {steps}"),
             **item_context(result),
         ),

@@ -15,6 +15,7 @@ from taba_core.artifacts.request import Request
 from taba_core.errors import UsageError
 from taba_core.stats.estimate import Estimate
 from taba_core.stats.set_comparison import DENSITY_K, MEASURES, compare_sets
+from workflows.analysis.choices import Choice, other_rule
 from workflows.analysis.findings import Findings
 from workflows.analysis.inputs import PICTURE_DIMS
 from workflows.analysis.measured import features_of
@@ -81,6 +82,10 @@ class InterpolationStudy(Study):
                 features = features_of(source, extractor)
                 asked[f"{of}/{extractor.name}"] = context.request(features, ("features",), n)
         return asked
+
+    def left_out(self, context: Context) -> tuple[Choice, ...]:
+        """The rule of forward replacement that is not the model's own."""
+        return other_rule(context)
 
     def check_runnable(self, context: Context) -> None:
         """Refuse (UsageError) an extractor whose packages or weights are missing."""

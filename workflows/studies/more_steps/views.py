@@ -61,13 +61,20 @@ def _table8(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Dat
 def _notes(result: xr.Dataset) -> tuple[str, ...]:
     notes = (
         "Images of one T inverted at another do not run back along the path they came by; the paper's Table 8 does "
-        "so with images of T = 100. The own path is beside it.",
+        f"so with images of T = 100. {_beside(result)}",
     )
     if "std_theory" in result and "std_flat" in result:
         notes += (
             "Theory: DDIM in closed form on the modes of the data (for a mixture on those of its components).",
         )
     return notes
+
+
+def _beside(result: xr.Dataset) -> str:
+    """What is beside the same images, or how it is asked for."""
+    if "own" in result["path"].values:
+        return "The own path is beside it."
+    return "Images sampled at every T themselves are asked for by --set more-steps.own_path=on."
 
 
 def _noise_cell(result: xr.Dataset, measure: str) -> Cell:
@@ -156,7 +163,8 @@ def _curves(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Dat
 
     def lines(measure: str) -> list[plots.Curve]:
         found = []
-        for path, text in names.items():
+        for path in map(str, result["path"].values):
+            text = names[path]
             values = [result[measure + s].sel(path=path).values for s in ("", "_low", "_high")]
             found.append(plots.Curve(text, *values))
         if f"{measure}_theory" in result:
@@ -173,11 +181,14 @@ def _curves(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Dat
             floors=floors,
         )
 
+    whose = "the same images" + (
+        " and for images sampled at that T" if "own" in result["path"].values else ""
+    )
     return Figure(
         item_id("table8-sweep", index, results),
         f"Latents against the number of inversion steps, {label}",
-        "Correlation, excess r² and standard deviation of latents against T, for the same images and for images "
-        "sampled at that T; bands are 95 % intervals, the dotted line is noise at the same n.",
+        f"Correlation, excess r² and standard deviation of latents against T, for {whose}; "
+        "bands are 95 % intervals, the dotted line is noise at the same n.",
         draw,
         **item_context(result),
     )
