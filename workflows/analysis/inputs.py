@@ -56,6 +56,19 @@ class JoinedReader:
         return block
 
 
+@dataclass(frozen=True)
+class StoredArray:
+    """A variable of an artifact as an array that is read where it is cut, `rows[start:stop]`. Picklable."""
+
+    read: JoinedReader
+    name: str
+    shape: tuple[int, ...]
+
+    def __getitem__(self, samples: slice) -> NDArray[Any]:
+        """Samples start..stop-1."""
+        return self.read(samples.start, samples.stop, (self.name,))[self.name]
+
+
 class Inputs:
     """The artifacts of one study in one store, by the names its `requests` gave them."""
 
@@ -161,3 +174,9 @@ class Inputs:
         request = self.requests[name]
         stop = min(count, request.samples)
         return self.reader({variable: (name, variable)})(0, stop, (variable,))[variable]
+
+    def rows(self, name: str, variable: str, count: int) -> StoredArray:
+        """The first `count` samples of a variable (fewer if there are fewer), of which nothing is read yet but one."""
+        stop = min(count, self.requests[name].samples)
+        read = self.reader({variable: (name, variable)})
+        return StoredArray(read, variable, (stop, *read(0, 1, (variable,))[variable].shape[1:]))
