@@ -15,7 +15,7 @@ from taba_core.artifacts.request import Request
 from taba_core.store import Store
 
 if TYPE_CHECKING:
-    from taba_core.stats.base import RowStatistic, Statistic
+    from taba_core.stats.base import MomentStatistic, RowStatistic, Statistic
     from taba_core.stats.estimate import Estimate
 
 
@@ -137,6 +137,18 @@ class Inputs:
             max_groups=max_groups or MAX_GROUPS,
         )
         return {name: estimates(result, num_replicates=replicates) for name, result in reduced.items()}
+
+    def reduce_wide(
+        self, columns: Mapping[str, Column | None], statistic: MomentStatistic
+    ) -> dict[str, Estimate]:
+        """One statistic of large states over the samples, which are read several times; see `reduce_rereading`."""
+        from taba_core.stats.reread import reduce_rereading
+        from taba_core.stats.resample import estimates
+
+        reduced = reduce_rereading(
+            self.reader(columns), self.num_samples, statistic, scheduler=self.scheduler, workers=self.workers
+        )
+        return estimates(reduced)
 
     def reduce_rows(self, name: str, statistic: RowStatistic, replicates: int = 1000) -> dict[str, Estimate]:
         """A row statistic over the rows that a request of this name has stored; see `reduce`."""

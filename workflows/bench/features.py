@@ -129,8 +129,7 @@ def _measured(name: str, inputs: Inputs) -> dict[str, float]:
     n = inputs.num_samples
     if name == "frechet":
         columns = {"features": ("samples", "features"), "features_real": ("real", "features")}
-        found = inputs.reduce(columns, {name: FrechetDistance()})[name]
-        return {name: float(found["distance"].value)}
+        return {name: float(inputs.reduce_wide(columns, FrechetDistance())["distance"].value)}
     real, samples = (inputs.rows(of, "features", n) for of in SETS)
     if name == "kernel":
         return {name: float(kernel_distance(real, samples).value)}

@@ -172,10 +172,9 @@ def _measures(inputs: Inputs, extractor: str, of: str, replicates: int) -> dict[
         "features": (f"{of}/{extractor}", "features"),
         "features_real": (f"real/{extractor}", "features"),
     }
-    frechet = inputs.reduce(columns, {"frechet": FrechetDistance()}, replicates)["frechet"]["distance"]
     real, rows = (inputs.rows(f"{name}/{extractor}", "features", inputs.num_samples) for name in ("real", of))
     return {
-        "frechet": frechet,
+        "frechet": inputs.reduce_wide(columns, FrechetDistance())["distance"],
         "kernel": kernel_distance(real, rows, scheduler=inputs.scheduler),
         **neighbour_measures(real, rows, num_replicates=replicates, scheduler=inputs.scheduler),
     }
