@@ -10,20 +10,12 @@ from taba_core.stats.comoments import CoMomentStatistic
 from taba_core.stats.compressibility import PngBits, png_bits
 from taba_core.stats.correlation import LagCorrelation, PatchCorrelation
 from taba_core.stats.estimate import Estimate
+from taba_core.stats.feature_blocks import FeatureBlocks
 from taba_core.stats.floor import CorrelationFloor, correlation_floor, kl_floor
 from taba_core.stats.frechet import FeatureMoments, FrechetDistance, InceptionScore, frechet_distance
 from taba_core.stats.inversion_cost import InterpolationCurve, InversionCost
 from taba_core.stats.kernel_distance import kernel_distance
-from taba_core.stats.manifold import (
-    Balls,
-    Coverage,
-    InsideManifold,
-    NearestDistances,
-    Points,
-    balls,
-    density_coverage,
-    precision_recall,
-)
+from taba_core.stats.manifold import density_coverage, neighbour_measures, precision_recall
 from taba_core.stats.mapping import SmallestDistance
 from taba_core.stats.masked import RegionLagCorrelation, RegionSpectrum
 from taba_core.stats.moments import EntryKL, GlobalKL, Moments
@@ -56,22 +48,20 @@ __all__ = [
     "METRICS",
     "REGIONS",
     "AngleHistogram",
-    "Balls",
     "Block",
     "ChannelPCA",
     "CoMomentStatistic",
     "CorrelationFloor",
     "CosineSimilarity",
-    "Coverage",
     "DifferencePower",
     "EntryKL",
     "Estimate",
     "FeatureAlignment",
+    "FeatureBlocks",
     "FeatureMoments",
     "FrechetDistance",
     "GlobalKL",
     "InceptionScore",
-    "InsideManifold",
     "InterpolationCurve",
     "InversionCost",
     "LagCorrelation",
@@ -80,12 +70,10 @@ __all__ = [
     "MomentStatistic",
     "Moments",
     "Nearest",
-    "NearestDistances",
     "PairStatistic",
     "PatchCorrelation",
     "PathDistance",
     "PngBits",
-    "Points",
     "PowerSpectrum",
     "Quantiles",
     "ReconstructionError",
@@ -109,7 +97,6 @@ __all__ = [
     "all_positive",
     "area_average",
     "attraction",
-    "balls",
     "binomial_interval",
     "correlation_floor",
     "density_coverage",
@@ -126,6 +113,7 @@ __all__ = [
     "most_probable_angles_direct",
     "nearest",
     "nearest_direct",
+    "neighbour_measures",
     "path_distance_direct",
     "plain_cells",
     "plain_mask",

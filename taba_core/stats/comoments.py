@@ -62,7 +62,8 @@ class CoMomentStatistic(MomentStatistic):
 
     def merge_tree(self, states: Sequence[State]) -> State:
         """The same bits as merging whole states, group after group: what is half merged never leaves the cache."""
-        if len(states) < 3 or any(ROWS in state for state in states):
+        # States that are computed when they are looked at are not all looked at together.
+        if len(states) < 3 or not isinstance(states, list | tuple) or any(ROWS in state for state in states):
             return super().merge_tree(states)
         counts = [int(state[COUNT]) for state in states]
         mean, comoment = np.empty_like(states[0]["mean"]), np.empty_like(states[0]["comoment"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import xlogy
 
 from taba_core.errors import UsageError
@@ -16,7 +15,6 @@ from taba_core.stats.base import (
     MomentStatistic,
     State,
     as_float64,
-    flat,
     merge_means,
 )
 from taba_core.stats.comoments import CoMomentStatistic
@@ -64,6 +62,11 @@ def frechet_of_rows(p: Array, q: Array) -> float:
     return float(max(gap + np.square(a).sum() + np.square(b).sum() - 2 * cross, 0.0))
 
 
+def _as_rows(values: Array) -> Array:
+    """All entries of a sample on one axis, (n, d), in their own type, because rows may be kept."""
+    return np.ascontiguousarray(values).reshape(len(values), -1)
+
+
 @dataclass(frozen=True)
 class FeatureMoments(CoMomentStatistic):
     """Mean (d,) and sample covariance (d, d) of features, for `frechet_distance` between sets of any sizes.
@@ -78,9 +81,9 @@ class FeatureMoments(CoMomentStatistic):
         """The one variable, (n, d) or (n, ...)."""
         return (features(self.variable),)
 
-    def features(self, block: Block) -> NDArray[np.float64]:
+    def features(self, block: Block) -> Array:
         """(n, d)."""
-        return flat(block[self.variable])
+        return _as_rows(block[self.variable])
 
     def groups(self, rows: Array) -> list[Array]:
         """One set."""
@@ -113,9 +116,9 @@ class FrechetDistance(CoMomentStatistic):
         """Two variables, (n, d) or (n, ...)."""
         return (features(self.reference), features(self.estimate))
 
-    def features(self, block: Block) -> NDArray[np.float64]:
+    def features(self, block: Block) -> Array:
         """(n, 2, d)."""
-        return np.stack([flat(block[name]) for name in self.variables], axis=1)
+        return np.stack([_as_rows(block[name]) for name in self.variables], axis=1)
 
     def groups(self, rows: Array) -> list[Array]:
         """The two sets."""

@@ -1,262 +1,204 @@
-"""Precision, recall, density and coverage of generated images by nearest neighbours of features, in two passes."""
+"""Precision, recall, density and coverage of generated images by nearest neighbours of features, in two passes.
+
+Around every sample of a set lies a ball that reaches its k-th nearest other sample of the set. The first pass finds the
+radii, the second which samples of the other set lie in which balls. Both go over pairs of blocks of samples; a task has
+two blocks in memory, whatever n is, and what it finds of a block (the smallest numbers, counts, an OR) depends on no
+order.
+
+Axes: n judged samples, m samples with balls, d features, R sets of radii.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from taba_core.errors import UsageError
-from taba_core.stats.base import (
-    COUNT,
-    SAMPLE,
-    Array,
-    Block,
-    Resampling,
-    RowStatistic,
-    State,
-    Statistic,
-    flat,
-    ratio,
-)
+from taba_core.stats.base import SAMPLE, Array
 from taba_core.stats.estimate import Estimate
-from taba_core.stats.inputs import Input, features
-from taba_core.stats.reduce import from_arrays, reduce
+from taba_core.stats.feature_blocks import FeatureBlocks, each
+from taba_core.stats.reduce import reduce_blocks
 from taba_core.stats.resample import NUM_REPLICATES, estimates
-from taba_core.stats.tree import Reduced
+from taba_core.stats.values import ValueMean
+
+PRECISION_K, DENSITY_K = 3, 5  # nearest neighbours, as the papers of these measures take them
 
 
-@dataclass(frozen=True, eq=False)
-class Points:
-    """Features of a whole set, in memory, with their sample ids; equal if the arrays are."""
+def squared_distances(p: Array, q: Array) -> NDArray[np.float64]:
+    """||p - q||^2 of every row of p to every row of q, (m, n): norms less twice the inner product.
 
-    ids: NDArray[np.int64]
-    features: NDArray[np.float64]
+    Digits cancel where rows are long beside their distances, so the callers take the mean of a set off both first.
+    """
+    squares = np.square(p).sum(axis=1)[:, None] + np.square(q).sum(axis=1) - 2 * (p @ q.T)
+    return np.asarray(np.maximum(squares, 0.0))
 
-    @classmethod
-    def of(cls, features: Array, ids: Array | None = None) -> Points:
-        """Points of an array (m, ...); ids 0..m-1 unless given."""
-        values = flat(features)
-        if not np.isfinite(values).all():
-            raise UsageError("features hold values that are not finite; they have no distances.")
-        return cls(np.arange(len(values)) if ids is None else np.asarray(ids, dtype=np.int64), values)
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Points) and all(
-            np.array_equal(a, b) for a, b in ((self.ids, other.ids), (self.features, other.features))
+def nearest_squares(
+    features: Any, k: int, *, scheduler: Any = "threads", workers: int | None = None
+) -> NDArray[np.float64]:
+    """Squared distances of every sample of a set to its k nearest others, (m, k), ascending.
+
+    Raises:
+      UsageError: k < 1, not more than k samples, or features that are not finite.
+    """
+    points = FeatureBlocks.of(features)
+    if k < 1:
+        raise UsageError(f"k={k}: a neighbourhood has at least one neighbour.")
+    if len(points) <= k:
+        raise UsageError(f"{len(points)} points have no {k} neighbours each; use a smaller k.")
+    task = functools.partial(_nearest_of_block, points, points.mean(), k)
+    return np.concatenate(each(task, points.blocks(), scheduler=scheduler, workers=workers))
+
+
+def _nearest_of_block(points: FeatureBlocks, centre: Array, k: int, rows: slice) -> NDArray[np.float64]:
+    own = points.read(rows) - centre
+    kept = np.full((len(own), k), np.inf)
+    for columns in points.blocks():
+        squares = squared_distances(own, points.read(columns) - centre)
+        if columns == rows:
+            np.fill_diagonal(squares, np.inf)  # a point is no neighbour of itself
+        if k < squares.shape[1]:
+            squares = np.partition(squares, k - 1, axis=1)[:, :k]
+        kept = np.sort(np.concatenate([kept, squares], axis=1), axis=1)[:, :k]
+    return kept
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Where the samples of a set lie beside the balls of another; of every set of radii (R,) and sample (n,).
+
+    - inside: whether a sample lies in any ball, (R, n); the border counts.
+    - balls: how many balls hold it, int64 (R, n).
+    - nearest: squared distance to the nearest centre, (n,).
+    """
+
+    inside: NDArray[np.bool_]
+    balls: NDArray[np.int64]
+    nearest: NDArray[np.float64]
+
+
+def judge(
+    features: Any,
+    centres: Any,
+    radii: Sequence[Array],
+    *,
+    scheduler: Any = "threads",
+    workers: int | None = None,
+) -> Judged:
+    """Where samples lie beside balls.
+
+    Args:
+      features: of the judged samples, (n, ...).
+      centres: of the balls, (m, ...).
+      radii: squared radii, each (m,).
+
+    Raises:
+      UsageError: sets of different features, or features that are not finite.
+    """
+    judged, balls = FeatureBlocks.of(features), FeatureBlocks.of(centres)
+    if judged.num_features != balls.num_features:
+        raise UsageError(
+            f"points of {balls.num_features} and {judged.num_features} features have no distance; give two sets of the "
+            "same features."
         )
-
-    def __hash__(self) -> int:
-        return hash((self.ids.tobytes(), self.features.tobytes()))
-
-    def squared_distances(self, others: Array) -> NDArray[np.float64]:
-        """||p - q||^2 of every point p to every other q, (m, n): norms less twice the inner product, centred first."""
-        centre = self.features.mean(axis=0)
-        p, q = self.features - centre, flat(others) - centre
-        if p.shape[1] != q.shape[1]:
-            raise UsageError(f"points of {p.shape[1]} and {q.shape[1]} features have no distance.")
-        squares = np.square(p).sum(axis=1)[:, None] + np.square(q).sum(axis=1) - 2 * (p @ q.T)
-        return np.asarray(np.maximum(squares, 0.0))
+    squares = np.stack(radii) if radii else np.empty((0, len(balls)))
+    task = functools.partial(_judge_block, judged, balls, balls.mean(), squares)
+    found = each(task, judged.blocks(), scheduler=scheduler, workers=workers)
+    inside, held, nearest = (np.concatenate(parts, axis=-1) for parts in zip(*found, strict=True))
+    return Judged(inside, held, nearest)
 
 
-@dataclass(frozen=True)
-class NearestDistances(Statistic):
-    """First pass: distances of every point to its k nearest neighbours among the candidates that stream by.
-
-    A candidate with the id of a point is the point itself and no neighbour. State: (m, k) numbers; merging takes the
-    k smallest of both, so no order changes a bit.
-
-    Values: distance (m, k), ascending; infinite where there are fewer than k candidates.
-    """
-
-    resampling: ClassVar[Resampling] = "none"
-    mark: ClassVar[str] = COUNT
-    variable: str
-    points: Points
-    k: int = 3
-
-    def __post_init__(self) -> None:
-        if self.k < 1:
-            raise UsageError(f"k={self.k}: a neighbourhood has at least one neighbour.")
-
-    @property
-    def inputs(self) -> tuple[Input, ...]:
-        """The features of the candidates, (n, ...)."""
-        return (features(self.variable),)
-
-    def partial(self, block: Block) -> State:
-        """The k nearest candidates of a block."""
-        ids = np.asarray(block[SAMPLE])
-        squares = self.points.squared_distances(block[self.variable])
-        squares[self.points.ids[:, None] == ids] = np.inf
-        return {COUNT: np.asarray(len(ids), dtype=np.int64), "square": self._smallest(squares)}
-
-    def merge(self, a: State, b: State) -> State:
-        """The k nearest of both."""
-        self.check_state(a, b)
-        if not a or not b:
-            return dict(a or b)
-        squares = np.concatenate([a["square"], b["square"]], axis=1)
-        return {COUNT: np.asarray(a[COUNT] + b[COUNT]), "square": self._smallest(squares)}
-
-    def summarise(self, state: State) -> dict[str, Array]:
-        """Distances."""
-        return {"distance": np.sqrt(state["square"])}
-
-    def _smallest(self, squares: Array) -> Array:
-        missing = max(self.k - squares.shape[1], 0)
-        padded = np.pad(squares, ((0, 0), (0, missing)), constant_values=np.inf)
-        return np.sort(padded, axis=1)[:, : self.k]
+def _judge_block(
+    judged: FeatureBlocks, balls: FeatureBlocks, centre: Array, radii: Array, rows: slice
+) -> tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.float64]]:
+    own = judged.read(rows) - centre
+    held, nearest = np.zeros((len(radii), len(own)), dtype=np.int64), np.full(len(own), np.inf)
+    for columns in balls.blocks():
+        squares = squared_distances(balls.read(columns) - centre, own)
+        for index, radius in enumerate(radii):
+            held[index] += (squares <= radius[columns, None]).sum(axis=0)
+        nearest = np.minimum(nearest, squares.min(axis=0))
+    return held > 0, held, nearest
 
 
-@dataclass(frozen=True)
-class Balls:
-    """Points with the final radius of each; made by `balls`, from a finished first pass only."""
+def neighbour_measures(
+    real: Any,
+    generated: Any,
+    *,
+    precision_k: int | None = PRECISION_K,
+    density_k: int | None = DENSITY_K,
+    num_replicates: int = NUM_REPLICATES,
+    scheduler: Any = "threads",
+    workers: int | None = None,
+) -> dict[str, Estimate]:
+    """Precision and recall, density and coverage of generated features against real ones; see the functions below.
 
-    points: Points
-    radius: tuple[float, ...]
+    All four need two passes over each set's own pairs and over the pairs of both, as the first two alone do.
 
-
-def balls(reduced: Reduced) -> Balls:
-    """The manifold of a set: a ball around each point that reaches its k-th nearest neighbour.
+    Args:
+      real, generated: features (m, ...) and (n, ...), in memory or not; see `FeatureBlocks`.
+      precision_k: neighbours that the balls of precision and recall reach; None leaves these out.
+      density_k: those of density and coverage; None leaves these out.
+      num_replicates: of the bootstrap over the samples that are judged; the balls stay.
+      scheduler, workers: as in `taba_core.stats.reduce`.
 
     Raises:
-      UsageError: not a reduction of `NearestDistances`, over other points, or with fewer than k neighbours.
+      UsageError: features that are not finite or not of one size, or not more samples than neighbours.
     """
-    statistic = reduced.statistic
-    if not isinstance(statistic, NearestDistances) or reduced.n != len(statistic.points.ids):
-        raise UsageError("balls are made of a set's own nearest distances, over all its points.")
-    radius = reduced.summary()["distance"][:, -1]
-    if not np.isfinite(radius).all():
-        raise UsageError(f"{reduced.n} points have no {statistic.k} neighbours each; use a smaller k.")
-    return Balls(statistic.points, tuple(radius.tolist()))
-
-
-@dataclass(frozen=True)
-class InsideManifold(RowStatistic):
-    """Second pass: share of the samples that lie inside the balls of a set, and in how many of them they lie.
-
-    Precision is the share of generated samples inside the balls of real ones, recall the reverse (Kynkaanniemi et al.
-    2019, Eq. 1-2: f(phi, Phi) = 1 if |phi - phi'| <= |phi' - NN_k(phi', Phi)| for any phi' in Phi; the border counts).
-    Density, of generated samples x_j in the balls of m real ones y_i, is 1 / (k n) sum over j and i of
-    1[x_j in B(y_i, NND_k(y_i))] (Naeem et al. 2020, Eq. 3), so it can exceed 1. Whether a sample is inside is an OR
-    over balls, and the number of balls a sum, so balls may be checked in parts.
-
-    Values (scalars): share; balls, the mean number of balls that hold a sample: density is balls / k.
-    """
-
-    variable: str
-    balls: Balls
-
-    @property
-    def inputs(self) -> tuple[Input, ...]:
-        """The features, (n, ...)."""
-        return (features(self.variable),)
-
-    def rows(self, block: Block) -> dict[str, Array]:
-        """1 for every sample inside a ball, and the number of balls that hold it."""
-        squares = self.balls.points.squared_distances(block[self.variable])
-        inside = squares <= np.square(self.balls.radius)[:, None]
-        return {"inside": np.asarray(inside.any(axis=0)), "balls": np.asarray(inside.sum(axis=0))}
-
-    def summarise_sums(self, sums: Mapping[str, Array], count: Array) -> dict[str, Array]:
-        """Means over the samples."""
-        return {"share": ratio(sums["inside"], count), "balls": ratio(sums["balls"], count)}
-
-
-@dataclass(frozen=True)
-class Coverage(RowStatistic):
-    """Second pass: share of the real samples whose ball holds at least one generated sample (Naeem et al. 2020, Eq. 4).
-
-    coverage = 1/n sum over real y_i of 1[there is a j with x_j in B(y_i, NND_k(y_i))]. The ball reaches from y_i to its
-    k-th nearest other real sample, and its border counts. What streams by are the real samples; the generated ones are
-    in memory.
-
-    Values (scalars): share.
-
-    Attributes:
-      variable: features of the real samples.
-      balls: of these samples, found by their ids.
-      generated: the generated samples.
-
-    Raises:
-      UsageError: a sample without a ball.
-    """
-
-    variable: str
-    balls: Balls
-    generated: Points
-
-    @property
-    def inputs(self) -> tuple[Input, ...]:
-        """The features of the real samples, (n, ...)."""
-        return (features(self.variable),)
-
-    def rows(self, block: Block) -> dict[str, Array]:
-        """1 for every real sample with a generated one in its ball."""
-        nearest = self.generated.squared_distances(block[self.variable]).min(axis=0)
-        return {"covered": nearest <= np.square(self._radius(np.asarray(block[SAMPLE])))}
-
-    def _radius(self, ids: Array) -> Array:
-        known = self.balls.points.ids
-        order = np.argsort(known)
-        place = order[np.searchsorted(known, ids, sorter=order).clip(max=len(known) - 1)]
-        if lacking := ids[known[place] != ids].tolist():
-            raise UsageError(
-                f"Coverage: sample {lacking[0]} of {self.variable} has no ball; make the balls of these real samples, "
-                f"with their ids."
-            )
-        return np.asarray(self.balls.radius)[place]
-
-    def summarise_sums(self, sums: Mapping[str, Array], count: Array) -> dict[str, Array]:
-        """Share of the real samples."""
-        return {"share": ratio(sums["covered"], count)}
+    sets, where = (
+        [FeatureBlocks.of(x) for x in (real, generated)],
+        {"scheduler": scheduler, "workers": workers},
+    )
+    wanted = [k for k in (precision_k, density_k) if k is not None]
+    if sets[0].num_features != sets[1].num_features or not wanted:
+        told = " and ".join(str((len(one), one.num_features)) for one in sets)
+        raise UsageError(f"neighbours in {told} features: give two sets of the same features, and a k.")
+    squares = nearest_squares(sets[0], max(wanted), **where)
+    of_real = [squares[:, k - 1] for k in wanted]
+    of_generated = [] if precision_k is None else [nearest_squares(sets[1], precision_k, **where)[:, -1]]
+    by_real, by_generated = judge(sets[1], sets[0], of_real, **where), judge(*sets, of_generated, **where)
+    mean = functools.partial(_mean, num_replicates=num_replicates)
+    found = {}
+    if precision_k is not None:
+        found |= {"precision": mean(by_real.inside[0]), "recall": mean(by_generated.inside[0])}
+    if density_k is not None:
+        found |= {
+            "density": mean(by_real.balls[-1]) / density_k,
+            "coverage": mean(by_generated.nearest <= of_real[-1]),
+        }
+    return found
 
 
 def precision_recall(
-    real: Array, generated: Array, *, k: int = 3, num_replicates: int = NUM_REPLICATES, **options: Any
+    real: Any, generated: Any, *, k: int = PRECISION_K, **options: Any
 ) -> dict[str, Estimate]:
-    """Precision and recall of generated features (m, ...) against real ones (n, ...), both passes.
+    """Precision and recall of generated features (m, ...) against real ones (n, ...).
 
-    The intervals resample the samples that are judged, the balls stay. `options` are those of `reduce`.
+    Precision is the share of generated samples inside the balls of real ones, recall the reverse (Kynkaanniemi et al.
+    2019, Eq. 1-2: f(phi, Phi) = 1 if |phi - phi'| <= |phi' - NN_k(phi', Phi)| for any phi' in Phi; the border counts).
+    The intervals resample the samples that are judged, the balls stay. `options` and errors as in `neighbour_measures`.
     """
-    sets = {"real": Points.of(real), "generated": Points.of(generated)}
-    found = {
-        name: balls(_pass(NearestDistances("x", points, k), points, options)) for name, points in sets.items()
-    }
-    covered = {"precision": ("generated", "real"), "recall": ("real", "generated")}
-    return {
-        name: estimates(
-            _pass(InsideManifold("x", found[of]), sets[judged], options), num_replicates=num_replicates
-        )["share"]
-        for name, (judged, of) in covered.items()
-    }
+    return neighbour_measures(real, generated, precision_k=k, density_k=None, **options)
 
 
-def density_coverage(
-    real: Array, generated: Array, *, k: int = 5, num_replicates: int = NUM_REPLICATES, **options: Any
-) -> dict[str, Estimate]:
-    """Density and coverage of generated features (m, ...) against real ones (n, ...) (Naeem et al. 2020, Eq. 3-4).
+def density_coverage(real: Any, generated: Any, *, k: int = DENSITY_K, **options: Any) -> dict[str, Estimate]:
+    """Density and coverage of generated features (n, ...) against real ones (m, ...) (Naeem et al. 2020, Eq. 3-4).
 
-    Density counts, for every generated sample, the balls of real samples around it; coverage is the share of real
-    samples whose ball holds a generated one. k = 5 is the paper's. The intervals resample what is averaged over, the
-    generated samples for density and the real ones for coverage; the balls stay. `options` are those of `reduce`.
-
-    Raises:
-      UsageError: features that are not finite or not of one size, or not more than k real samples.
+    Density is 1 / (k n) sum over generated x_j and real y_i of 1[x_j in B(y_i, NND_k(y_i))], so it can exceed 1;
+    coverage is the share of real samples whose ball holds a generated one. Borders count. k = 5 is the paper's. The
+    intervals resample what is averaged over, the generated samples for density and the real ones for coverage; the
+    balls stay. `options` and errors as in `neighbour_measures`.
     """
-    sets = {"real": Points.of(real), "generated": Points.of(generated)}
-    found = balls(_pass(NearestDistances("x", sets["real"], k), sets["real"], options))
-    inside = _pass(InsideManifold("x", found), sets["generated"], options)
-    covered = _pass(Coverage("x", found, sets["generated"]), sets["real"], options)
-    return {
-        "density": estimates(inside, num_replicates=num_replicates)["balls"] / k,
-        "coverage": estimates(covered, num_replicates=num_replicates)["share"],
-    }
+    return neighbour_measures(real, generated, precision_k=None, density_k=k, **options)
 
 
-def _pass(statistic: Statistic, points: Points, options: Mapping[str, Any]) -> Reduced:
-    return reduce(from_arrays({"x": points.features}), len(points.ids), {"s": statistic}, **options)["s"]
+def _mean(values: Array, *, num_replicates: int) -> Estimate:
+    """Mean of one number a sample, (n,), with its bootstrap."""
+    block = {SAMPLE: np.arange(len(values)), "value": values}
+    reduced = reduce_blocks([block], len(values), {"mean": ValueMean("value")})["mean"]
+    return estimates(reduced, num_replicates=num_replicates)["mean"]

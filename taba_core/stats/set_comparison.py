@@ -17,10 +17,9 @@ from taba_core.errors import UsageError
 from taba_core.stats.base import Array, flat
 from taba_core.stats.estimate import Estimate
 from taba_core.stats.frechet import frechet_of_rows
-from taba_core.stats.manifold import Points
+from taba_core.stats.manifold import DENSITY_K, PRECISION_K, squared_distances
 
 NUM_GROUPS = 20
-PRECISION_K, DENSITY_K = 3, 5  # nearest neighbours, as the papers of these measures take them
 MEASURES = ("frechet", "precision", "recall", "density", "coverage")
 
 
@@ -41,8 +40,8 @@ def compare_sets(real: Array, generated: Array, *, num_groups: int = NUM_GROUPS)
     Raises:
       UsageError: sets of different sizes or features, not finite, or too few samples to leave a group out.
     """
-    sets = Points.of(real), Points.of(generated)
-    n = len(sets[0].ids)
+    sets = _Set.of(real), _Set.of(generated)
+    n = len(sets[0].features)
     if sets[0].features.shape != sets[1].features.shape or n < 2 * (DENSITY_K + 1):
         raise UsageError(
             f"comparison of {flat(real).shape} and {flat(generated).shape} features; it takes two sets of equally many "
@@ -59,9 +58,29 @@ def compare_sets(real: Array, generated: Array, *, num_groups: int = NUM_GROUPS)
     }
 
 
-def _frechet(real: Points, generated: Points, groups: tuple[slice, ...]) -> dict[str, NDArray[np.float64]]:
+@dataclass(frozen=True)
+class _Set:
+    """Features of a set, float64 (n, d), all in memory: every selection needs other ones of them."""
+
+    features: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, features: Array) -> _Set:
+        """Refuses (UsageError) values that are not finite."""
+        values = flat(features)
+        if not np.isfinite(values).all():
+            raise UsageError("features hold values that are not finite; they have no distances.")
+        return cls(values)
+
+    def squared_distances(self, others: Array) -> NDArray[np.float64]:
+        """Of every sample to every other one, (n, k), with the mean of this set taken off both."""
+        centre = self.features.mean(axis=0)
+        return squared_distances(self.features - centre, others - centre)
+
+
+def _frechet(real: _Set, generated: _Set, groups: tuple[slice, ...]) -> dict[str, NDArray[np.float64]]:
     out = np.empty(len(groups) + 1)
-    for selection, kept in enumerate(_kept(len(real.ids), groups)):
+    for selection, kept in enumerate(_kept(len(real.features), groups)):
         out[selection] = frechet_of_rows(real.features[kept], generated.features[kept])
     return {"frechet": out}
 
@@ -74,14 +93,14 @@ def _kept(n: int, groups: tuple[slice, ...]) -> list[NDArray[np.bool_]]:
     return kept
 
 
-def _neighbours(real: Points, generated: Points, groups: tuple[slice, ...]) -> dict[str, NDArray[np.float64]]:
+def _neighbours(real: _Set, generated: _Set, groups: tuple[slice, ...]) -> dict[str, NDArray[np.float64]]:
     """Precision, recall, density and coverage of every selection, group by group of what is judged."""
     of_real, of_generated = _Nearest.of(real, real, groups), _Nearest.of(generated, generated, groups)
     across = _Nearest.of(real, generated, groups, k=1)
     inside, _ = _inside(real, generated, of_real, groups, PRECISION_K)
     held, _ = _inside(generated, real, of_generated, groups, PRECISION_K)
     _, around = _inside(real, generated, of_real, groups, DENSITY_K)
-    kept = np.stack(_kept(len(real.ids), groups))
+    kept = np.stack(_kept(len(real.features), groups))
     count = kept.sum(axis=1)
     covered = (across.kth(1) <= of_real.kth(DENSITY_K)) & kept
     return {
@@ -99,11 +118,9 @@ class _Nearest:
     squares: NDArray[np.float64]
 
     @classmethod
-    def of(
-        cls, points: Points, candidates: Points, groups: tuple[slice, ...], k: int = DENSITY_K
-    ) -> _Nearest:
+    def of(cls, points: _Set, candidates: _Set, groups: tuple[slice, ...], k: int = DENSITY_K) -> _Nearest:
         """Of candidates of another set, or of the points' own, where a point is no neighbour of itself."""
-        out = np.full((len(groups), len(points.ids), k), np.inf)
+        out = np.full((len(groups), len(points.features), k), np.inf)
         for index, group in enumerate(groups):
             squares = points.squared_distances(candidates.features[group])
             if candidates is points:
@@ -121,11 +138,11 @@ class _Nearest:
 
 
 def _inside(
-    centres: Points, judged: Points, nearest: _Nearest, groups: tuple[slice, ...], k: int
+    centres: _Set, judged: _Set, nearest: _Nearest, groups: tuple[slice, ...], k: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """How many judged samples lie in a ball, and in how many balls they lie in all, of every selection, (G + 1,)."""
     # The ball of a centre that is left out holds nothing.
-    radius = np.where(np.stack(_kept(len(centres.ids), groups)), nearest.kth(k), -1.0)
+    radius = np.where(np.stack(_kept(len(centres.features), groups)), nearest.kth(k), -1.0)
     in_one, in_all = np.zeros(len(radius)), np.zeros(len(radius))
     for index, group in enumerate(groups):
         squares = centres.squared_distances(judged.features[group])

@@ -60,7 +60,7 @@ class Reduced:
     statistic: Statistic
     n: int
     total: State
-    groups: tuple[State, ...] = ()
+    groups: Sequence[State] = ()
     group_sizes: tuple[int, ...] = ()
     samples: str = ""
 

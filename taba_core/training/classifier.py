@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from taba_core.metrics.crop_classifier import SIDE, CropNetwork, rows_of
+from taba_core.metrics.preparation import to_pictures
 from taba_core.training.crops import Crops
 from taba_core.training.data import Source
 from taba_core.training.draws import StepDraws
@@ -75,11 +76,6 @@ def measured_crops(
 ) -> Crops:
     """The crops that a classifier is measured on, (count, 3, 32, 32); that of id i is of photograph i modulo P."""
     return source.part(region).counted(range(count), SIDE, seed=seed, stream=region)
-
-
-def to_pictures(images: Tensor) -> Tensor:
-    """Images in [-1, 1] as 8-bit RGB."""
-    return ((images + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def taken_for(module: CropNetwork, pictures: Tensor) -> Tensor:

@@ -12,8 +12,7 @@ import pytest
 import torch
 
 from taba_core.errors import UsageError
-from taba_core.metrics import measure
-from taba_core.metrics.distances import lpips as lpips_module
+from taba_core.metrics import lpips_package, measure
 from taba_core.metrics.distances.lpips import ALEXNET
 from taba_core.metrics.image_distance import distance_named
 from taba_core.models.torchvision_import import import_torchvision
@@ -149,7 +148,7 @@ def test_a_batch_equals_its_items_and_values_off_the_screen_are_clipped(alexnet)
 
 def test_no_draw_of_others_changes(alexnet):
     a, b = pictures(1)
-    lpips_module._network.cache_clear()
+    lpips_package._network.cache_clear()
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)

@@ -5,10 +5,8 @@ import numpy as np
 from taba_core.rng import normal, uniform
 from taba_core.stats import (
     AngleHistogram,
-    Balls,
     ChannelPCA,
     CosineSimilarity,
-    Coverage,
     DifferencePower,
     EntryKL,
     FeatureAlignment,
@@ -16,17 +14,14 @@ from taba_core.stats import (
     FrechetDistance,
     GlobalKL,
     InceptionScore,
-    InsideManifold,
     InterpolationCurve,
     InversionCost,
     LagCorrelation,
     LocalVariance,
     Moments,
-    NearestDistances,
     PatchCorrelation,
     PathDistance,
     PngBits,
-    Points,
     PowerSpectrum,
     Quantiles,
     ReconstructionError,
@@ -44,7 +39,6 @@ from taba_core.stats import (
 NUM_SAMPLES = 70  # five canonical blocks, the last of 6 samples
 SHAPE = (2, 8, 8)
 NUM_STEPS = 3
-POINTS = Points.of(normal(range(20), (5,), seed=0, stream="points"))
 
 STATISTICS = {
     "patch correlation": PatchCorrelation("noise", patch_size=4, top_k=5),
@@ -81,11 +75,6 @@ STATISTICS = {
     "quantiles": Quantiles("score"),
     "value range": ValueRange("image"),
     "top examples": TopExamples(ReconstructionError(), "mae", k=5),
-    "nearest distances": NearestDistances("features", POINTS, k=2),
-    "inside a manifold": InsideManifold("features", Balls(POINTS, (1.5,) * 20)),
-    "coverage": Coverage(
-        "features", Balls(Points.of(np.zeros((NUM_SAMPLES, 5))), (2.0,) * NUM_SAMPLES), POINTS
-    ),
 }
 
 

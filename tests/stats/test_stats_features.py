@@ -12,27 +12,25 @@ from numpy.testing import assert_allclose, assert_array_equal
 from taba_core.errors import UsageError
 from taba_core.rng import normal
 from taba_core.stats import (
-    Balls,
     CosineSimilarity,
-    Coverage,
     FeatureAlignment,
+    FeatureBlocks,
     FeatureMoments,
     FrechetDistance,
     InceptionScore,
-    InsideManifold,
-    NearestDistances,
-    Points,
-    balls,
     density_coverage,
     estimates,
     frechet_distance,
     from_arrays,
     kernel_alignment,
     kernel_distance,
+    neighbour_measures,
     precision_recall,
     reduce,
     reduce_blocks,
 )
+from taba_core.stats.feature_blocks import cut
+from taba_core.stats.manifold import judge, nearest_squares
 
 
 def features(n, d, name="x"):
@@ -114,7 +112,7 @@ LINE = np.array([[0.0], [1.0], [3.0], [10.0]])
 
 def test_nearest_distances_by_hand():
     # neighbours of 0: 1, 3; of 1: 1, 2; of 3: 2, 3; of 10: 7, 9; a point is not its own neighbour
-    got = summary(NearestDistances("x", Points.of(LINE), k=2), x=LINE)["distance"]
+    got = np.sqrt(nearest_squares(LINE, 2, scheduler="sync"))
     assert_allclose(got, [[1, 3], [1, 2], [2, 3], [7, 9]])
 
 
@@ -139,16 +137,19 @@ def test_precision_and_recall_are_the_definition():
     assert_allclose(float(found["recall"]), share(real, fake))
 
 
-def test_whether_a_sample_is_inside_is_an_or_over_parts_of_the_balls():
+def test_balls_may_be_judged_in_parts():
     points, x = features(30, 3), features(50, 3, "queries")
-    radius = np.linspace(0.2, 1.4, 30)
-
-    def inside(part):
-        statistic = InsideManifold("x", Balls(Points.of(points[part]), tuple(radius[part])))
-        return statistic.partial({"sample": np.arange(50), "x": x})["inside"] > 0
-
-    parts = [slice(0, 7), slice(7, 20), slice(20, 30)]
-    assert_array_equal(np.any([inside(part) for part in parts], axis=0), inside(slice(None)))
+    squares = np.linspace(0.2, 1.4, 30) ** 2
+    whole = judge(x, points, [squares, squares / 4], scheduler="sync")
+    parts = [
+        judge(x, points[part], [squares[part], squares[part] / 4], scheduler="sync")
+        for part in (slice(0, 7), slice(7, 20), slice(20, 30))
+    ]
+    # Inside one ball is an OR over parts, the number of balls a sum, the nearest centre the least.
+    assert_array_equal(whole.inside, np.any([part.inside for part in parts], axis=0))
+    assert_array_equal(whole.balls, np.sum([part.balls for part in parts], axis=0))
+    assert_allclose(whole.nearest, np.min([part.nearest for part in parts], axis=0), rtol=1e-12)
+    assert 0 < whole.inside[1].sum() < whole.inside[0].sum() < 50
 
 
 def test_density_and_coverage_by_hand():
@@ -182,25 +183,117 @@ def test_density_and_coverage_are_the_definition():
     assert abs(inside.any(axis=0).mean() - inside.any(axis=1).mean()) > 0.01
 
 
-def test_coverage_needs_the_ball_of_every_real_sample():
-    statistic = Coverage(
-        "x", Balls(Points.of(LINE, np.array([4, 2, 7, 5])), (1.0, 1.0, 2.0, 7.0)), Points.of(LINE)
-    )
-    block = {"sample": np.array([7, 4]), "x": np.array([[20.0], [-1.0]])}
-    # sample 7 is the third ball, of radius 2, and 10 is 10 away; sample 4 is the first, and 0 lies on its border
-    assert statistic.partial(block)["covered"].tolist() == [0.0, 1.0]
-    with pytest.raises(UsageError, match="sample 3 of x has no ball"):
-        statistic.partial({"sample": np.array([3]), "x": LINE[:1]})
+def test_all_four_at_once_are_those_asked_for_by_two():
+    real, fake = features(60, 3), 0.8 * features(60, 3, "fake")
+    options = {"scheduler": "sync", "num_replicates": 20}
+    found = neighbour_measures(real, fake, precision_k=2, density_k=4, **options)
+    alone = precision_recall(real, fake, k=2, **options) | density_coverage(real, fake, k=4, **options)
+    assert tuple(found) == tuple(alone) == ("precision", "recall", "density", "coverage")
+    for name, estimate in found.items():
+        assert estimate.value == alone[name].value and float(estimate.value) > 0, name
+        assert_array_equal(estimate.replicates, alone[name].replicates)
 
 
-def test_balls_are_made_of_a_finished_first_pass_only():
-    points = Points.of(LINE)
-    with pytest.raises(
-        UsageError, match="balls are made of a set's own nearest distances, over all its points"
+def test_neighbours_that_do_not_exist_are_refused():
+    for found, said in (
+        (lambda: nearest_squares(LINE, 4), "4 points have no 4 neighbours each; use a smaller k"),
+        (lambda: nearest_squares(LINE, 0), "k=0: a neighbourhood has at least one neighbour"),
+        (lambda: judge(LINE, features(3, 2), []), "points of 2 and 1 features have no distance"),
+        (lambda: precision_recall(LINE, features(9, 2)), "give two sets of the same features"),
+        (lambda: density_coverage(LINE, LINE, k=4), "use a smaller k"),
+        (
+            lambda: nearest_squares(np.where(LINE == 3, np.nan, LINE), 1),
+            "samples 0 to 3 hold values that are not",
+        ),
     ):
-        balls(reduced(NearestDistances("x", points, k=1), x=LINE[:3]))
-    with pytest.raises(UsageError, match="4 points have no 4 neighbours each; use a smaller k"):
-        balls(reduced(NearestDistances("x", points, k=4), x=LINE))
+        with pytest.raises(UsageError, match=said):
+            found()
+
+
+# ---------------------------------------------------------------- sets that are read block by block
+
+
+class Counted:
+    """An array that is read where it is cut; it knows how many rows were read at most, and how often it was."""
+
+    def __init__(self, values):
+        self.values, self.shape, self.rows, self.reads = values, values.shape, 0, 0
+
+    def __getitem__(self, samples):
+        found = self.values[samples]
+        self.rows, self.reads = max(self.rows, len(found)), self.reads + 1
+        return found
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Blocks of seven rows, so that few samples are many blocks."""
+    from taba_core.stats import feature_blocks
+
+    monkeypatch.setattr(feature_blocks, "BLOCK_ROWS", 7)
+
+
+def measured(real, fake, scheduler="sync"):
+    kernel = kernel_distance(real, fake, num_groups=3, scheduler=scheduler)
+    neighbours = neighbour_measures(real, fake, num_replicates=5, scheduler=scheduler)
+    return {"kernel": kernel} | neighbours
+
+
+def test_sets_in_blocks_have_the_measures_of_whole_sets(monkeypatch):
+    real, fake = features(50, 6), 0.8 * features(50, 6, "fake") + 0.1
+    whole = measured(real, fake)
+    monkeypatch.setattr("taba_core.stats.feature_blocks.BLOCK_ROWS", 7)
+    assert cut(slice(3, 20)) == [slice(3, 10), slice(10, 17), slice(17, 20)]
+    for name, estimate in measured(real, fake).items():
+        assert_allclose(estimate.value, whole[name].value, rtol=1e-10, err_msg=name)
+        assert_allclose(estimate.replicates, whole[name].replicates, rtol=1e-10, err_msg=name)
+
+
+@pytest.mark.parametrize("kind", ["zarr", "dask", "counted", "xarray"])
+@pytest.mark.parametrize("scheduler", ["sync", "threads"])
+def test_no_place_no_chunks_and_no_scheduler_change_a_bit(small_blocks, tmp_path, kind, scheduler):
+    sets = [features(50, 6).astype(np.float32), (0.8 * features(50, 6, "fake")).astype(np.float32)]
+    expected = measured(*sets)
+    given = [stored(one, kind, tmp_path / str(index)) for index, one in enumerate(sets)]
+    for name, estimate in measured(*given, scheduler=scheduler).items():
+        assert estimate.value.tobytes() == expected[name].value.tobytes(), name
+        assert estimate.replicates.tobytes() == expected[name].replicates.tobytes(), name
+    if kind == "counted":
+        assert max(one.rows for one in given) == 7 and min(one.reads for one in given) > 8
+
+
+def stored(values, kind, place):
+    import dask.array
+    import xarray
+    import zarr
+
+    if kind == "counted":
+        return Counted(values)
+    if kind == "xarray":
+        return xarray.DataArray(values, dims=("sample", "feature"))
+    if kind == "dask":
+        return dask.array.from_array(values, chunks=(9, 4))
+    array = zarr.create_array(str(place), shape=values.shape, chunks=(5, 6), dtype="float32")
+    array[:] = values
+    return array
+
+
+def test_the_mean_of_blocks_is_the_mean_of_the_array_to_the_bit(small_blocks):
+    x = features(50, 6) * 1e3
+    blocks = FeatureBlocks.of(x)
+    assert blocks.mean().tobytes() == x.mean(axis=0).tobytes()
+    assert (len(blocks), blocks.num_features) == (50, 6) and FeatureBlocks.of(blocks) is blocks
+    assert FeatureBlocks.of(x.reshape(50, 2, 3).tolist()).num_features == 6
+
+
+def test_rows_are_kept_in_their_own_type_and_give_the_same_bits():
+    p, q = (features(40, 6, name).astype(np.float32) for name in "pq")
+    narrow, wide = (
+        reduced(FrechetDistance("p", "q"), p=a, q=b) for a, b in ((p, q), (p * 1.0, q.astype("f8")))
+    )
+    assert narrow.total["rows"].dtype == np.float32 and wide.total["rows"].dtype == np.float64
+    for name, value in narrow.summary().items():
+        assert value.tobytes() == wide.summary()[name].tobytes()
 
 
 # ---------------------------------------------------------------- kernel distance

@@ -14,7 +14,18 @@ from stats_cases import NUM_SAMPLES, STATISTICS, arrays, assert_same_bits, block
 
 from taba_core.errors import UsageError, WorkError
 from taba_core.rng import normal
-from taba_core.stats import MergeTree, Moments, PatchCorrelation, from_arrays, reduce, reduce_blocks
+from taba_core.stats import (
+    FeatureMoments,
+    FrechetDistance,
+    MergeTree,
+    Moments,
+    PatchCorrelation,
+    estimates,
+    from_arrays,
+    reduce,
+    reduce_blocks,
+)
+from taba_core.stats.reread import reduce_rereading
 from taba_core.stats.tree import group_level
 
 DATA = arrays()
@@ -200,3 +211,57 @@ def test_one_pass_reads_every_sample_once_and_only_what_is_needed():
     )
     assert {variables for *_, variables in calls} == {("noise",)}
     assert_allclose(reduced["m"].summary()["mean"], DATA["noise"].mean(dtype=np.float64), rtol=1e-9)
+
+
+# ---------------------------------------------------------------- groups that are read again
+
+
+@pytest.mark.parametrize("num_samples", [1, 40, 320, 1000])
+@pytest.mark.parametrize("scheduler", ["sync", "threads"])
+def test_groups_that_are_read_again_give_the_same_bits(num_samples, scheduler):
+    # Of 1,000 samples 16 groups, the last of 40; correlations of 16 positions keep fewer than 512 samples as rows.
+    for statistic in (PatchCorrelation("x", patch_size=4), FeatureMoments("x")):
+        whole = reduce(noise_block, num_samples, {"s": statistic}, scheduler="sync")["s"]
+        again = reduce_rereading(noise_block, num_samples, statistic, scheduler=scheduler, workers=3)
+        assert_same_bits(again.total, whole.total)
+        assert (again.n, again.group_sizes, again.samples) == (whole.n, whole.group_sizes, whole.samples)
+        for group, expected in zip(again.groups, whole.groups, strict=True):
+            assert_same_bits(group, expected)
+        found, expected = estimates(again), estimates(whole)
+        for name, estimate in found.items():
+            assert estimate.replicates.tobytes() == expected[name].replicates.tobytes(), name
+
+
+def counted_noise(calls, start, stop, variables):
+    calls.append((start, stop))
+    return noise_block(start, stop, variables)
+
+
+def test_a_total_reads_samples_once_and_its_jackknife_once_on_every_level():
+    calls = []
+    read = functools.partial(counted_noise, calls)
+    reduced = reduce_rereading(read, 1000, FeatureMoments("x"), scheduler="sync", samples_per_read=16)
+    assert sum(stop - start for start, stop in calls) == 1000
+    estimates(reduced)
+    assert sum(stop - start for start, stop in calls) == 1000 * (1 + 4)  # 16 groups are halved four times
+    assert max(stop - start for start, stop in calls) == 16
+
+
+def test_few_group_states_are_in_memory_where_groups_are_read_again():
+    """20 groups of 512 samples with co-moments of 2 x 128 features, 264 kB each: 5.3 MB, or some of them."""
+    features = {name: normal(range(10240), (128,), seed=0, stream=name) for name in ("p", "q")}
+    statistic, read = FrechetDistance("p", "q"), from_arrays(features)
+
+    def peak(function):
+        function(512)  # what the first use loads
+        tracemalloc.start()
+        try:
+            found = function(10240)
+            return tracemalloc.get_traced_memory()[1], found
+        finally:
+            tracemalloc.stop()
+
+    kept, whole = peak(lambda n: reduce(read, n, {"s": statistic}, scheduler="sync", workers=1)["s"])
+    few, again = peak(lambda n: reduce_rereading(read, n, statistic, scheduler="sync", workers=1))
+    assert_same_bits(again.total, whole.total)
+    assert len(again.groups) == 20 and kept > 20 * 264_000 > 1.3 * few

@@ -2,15 +2,21 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from cluster.pool.local import LocalExecutor
+from taba_core import rng
 from taba_core.errors import UsageError
+from taba_core.stats.frechet import frechet_of_rows
+from taba_core.stats.kernel_distance import kernel_distance
+from taba_core.stats.manifold import neighbour_measures
 from workflows.bench import (
     NAMES,
     correlation,
     correlation_memory,
     description,
+    features,
     mixture,
     overhead,
     path_distance,
@@ -146,6 +152,23 @@ def test_the_memory_of_every_statistic_is_flat_in_samples():
         )  # rows a sample; a fixed state otherwise
         assert large <= 1.01 * kept * small, name
         assert found[1][f"{name}_peak_bytes"] < found[0][f"{name}_peak_bytes"] + 64e6, name
+
+
+def test_measures_of_sets_of_features_are_those_of_arrays_and_their_memory_is_flat(tmp_path):
+    sizes = (64, 256)
+    found = features.measure(repeats=1, sizes=sizes, num_features=16, directory=str(tmp_path))
+    assert len(found.rows) == 6 and not list(tmp_path.iterdir())
+    for n in sizes:
+        real = rng.normal(range(n), (16,), seed=0, stream="bench")
+        samples = (rng.normal(range(n), (16,), seed=1, stream="bench") * 0.99).astype(np.float32)
+        expected = {f"neighbours/{n}/{k}": v for k, v in neighbour_measures(real, samples).items()}
+        expected[f"kernel/{n}/kernel"] = kernel_distance(real, samples)
+        for name, estimate in expected.items():
+            assert found.figures[name] == float(estimate.value), name
+        assert found.figures[f"frechet/{n}/frechet"] == pytest.approx(
+            frechet_of_rows(real, samples), rel=1e-4
+        )
+        assert 0 < found.figures[f"kernel/{n}/bytes"] < 64e6
 
 
 def overhead_of(**options):

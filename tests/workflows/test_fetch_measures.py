@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+import zipfile
 from dataclasses import replace
 
 import pytest
@@ -14,8 +16,11 @@ from safetensors.torch import save
 from taba_core.cache import read_json_table
 from taba_core.errors import UsageError, WorkError
 from taba_core.metrics import inception
+from taba_core.metrics.distances import dreamsim
 from taba_core.metrics.distances.lpips import ALEXNET
+from taba_core.metrics.distances.lpips_vgg import VGG16
 from taba_core.metrics.extractors import clip, dino, dinov2_registers
+from workflows.__main__ import main
 from workflows.command import measure_weights
 from workflows.command.fetch import fetch_all
 from workflows.command.measure_weights import fetch_file, files_of
@@ -36,9 +41,12 @@ def cache(tmp_path, monkeypatch):
 
 
 def test_metrics_are_the_files_of_all_measures_and_a_measure_has_its_own():
-    wanted = {ALEXNET, inception.WEIGHTS, clip.WEIGHTS, dino.WEIGHTS, dinov2_registers.WEIGHTS}
+    of_dreamsim = (dreamsim.DINO, dreamsim.ENSEMBLE)
+    wanted = {ALEXNET, VGG16, *of_dreamsim, inception.WEIGHTS}
+    wanted |= {clip.WEIGHTS, dino.WEIGHTS, dinov2_registers.WEIGHTS}
     assert set(files_of("metrics")) == wanted and len(files_of("metrics")) == len(wanted)
     assert files_of("lpips") == (ALEXNET,) and files_of("clip-vit-b-32") == (clip.WEIGHTS,)
+    assert files_of("lpips-vgg") == (VGG16,) and files_of("dreamsim") == of_dreamsim
     assert files_of("adm-64") is None
     for name in ("pca-64", "crop-classifier", "ssim"):
         with pytest.raises(UsageError, match=f"{name} has nothing to fetch"):
@@ -105,3 +113,82 @@ def test_files_of_torchs_hub_lie_where_torch_keeps_them_and_another_file_is_name
     other = replace(right, name="other.pth", sha256="00000000")
     with pytest.raises(WorkError, match=r"other\.pth is not torchvision's AlexNet"):
         fetch_file(other)
+
+
+# ---------------------------------------------------------------- zip files
+
+INSIDE = {name: name.encode() for name in (*dreamsim.ENSEMBLE.files, dreamsim.ENSEMBLE.one_of[1])}
+
+
+def zipped(files):
+    held = io.BytesIO()
+    with zipfile.ZipFile(held, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return held.getvalue()
+
+
+@pytest.fixture
+def release(server, monkeypatch):
+    """DreamSim's release on a server of this machine, and DINO's file."""
+    server.files["/release.zip"] = zipped(INSIDE | {"more.pth": b"not needed", "../outside": b"nor this"})
+    ensemble = replace(dreamsim.ENSEMBLE, url=f"{server.url}/release.zip")
+    files = (replace(dreamsim.DINO, url=f"{server.url}/weights.pt"), ensemble)
+    monkeypatch.setattr(dreamsim.DreamSim, "files", files)
+    return ensemble
+
+
+def test_a_zip_file_is_unpacked_recorded_and_gone(server, release, cache, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["fetch", "dreamsim"])
+    assert not stop.value.code
+    folder = cache / "weights" / "dreamsim-ensemble"
+    here = {
+        file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()
+    }
+    assert here == INSIDE  # what is needed, nothing else
+    assert {file.name for file in folder.parent.iterdir()} == {"dreamsim-ensemble", "lock.json"}
+    lock = read_json_table(cache / "weights" / "lock.json")["dreamsim-ensemble"]
+    assert lock == {"location": release.url, "sha256": release.identity()}
+    told = capsys.readouterr().out
+    assert f"DreamSim: {folder} (" in told and f"sha256 {release.identity()[:12]})" in told
+    assert "DINO ViT-B/16: " in told
+    asked = len(server.requests)
+    assert fetch_file(release) == folder and len(server.requests) == asked
+    # Another content is refused until it is deleted, and the same one comes again.
+    (folder / "ensemble_lora" / "adapter_config.json").write_bytes(b"{}")
+    with pytest.raises(WorkError, match="is not what was fetched first"):
+        fetch_file(release)
+
+
+def test_a_zip_file_that_came_whole_is_not_asked_for_again(server, release, cache):
+    folder = release.path()
+    folder.parent.mkdir(parents=True)
+    folder.with_name("dreamsim-ensemble.zip").write_bytes(zipped(INSIDE))
+    (folder.with_name("dreamsim-ensemble.partial") / "ensemble_lora").mkdir(
+        parents=True
+    )  # an unpacking that was cut
+    assert fetch_file(release) == folder and release.why_not() is None and server.requests == []
+
+
+@pytest.mark.follows("'s zip file (")
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"<html>moved</html>", "File is not a zip file"),
+        (zipped({"clip_vitb16_pretrain.pth.tar": b""}), r"it lacks open_clip_vitb16_pretrain\.pth\.tar, "),
+        (
+            zipped({name: INSIDE[name] for name in dreamsim.ENSEMBLE.files}),
+            r"it lacks ensemble_lora/adapter_model\.safetensors or ensemble_lora/adapter_model\.bin\)",
+        ),
+    ],
+)
+def test_another_file_than_the_release_is_deleted_and_the_right_one_comes_when_fetched_again(
+    server, release, content, said
+):
+    right, server.files["/release.zip"] = server.files["/release.zip"], content
+    with pytest.raises(WorkError, match=rf"release\.zip: what came is not DreamSim's zip file \({said}"):
+        fetch_file(release)
+    assert not release.path().exists() and not list(release.path().parent.glob("*.zip*"))
+    server.files["/release.zip"] = right
+    assert fetch_file(release) == release.path() and release.why_not() is None

@@ -15,7 +15,7 @@ from taba_core.artifacts.request import Request
 from taba_core.store import Store
 
 if TYPE_CHECKING:
-    from taba_core.stats.base import RowStatistic, Statistic
+    from taba_core.stats.base import MomentStatistic, RowStatistic, Statistic
     from taba_core.stats.estimate import Estimate
 
 
@@ -54,6 +54,19 @@ class JoinedReader:
             group = store.open_artifact(from_attrs(dict(attrs)))
             block[name] = group.read_samples(start, stop, (variable,))[variable]
         return block
+
+
+@dataclass(frozen=True)
+class StoredArray:
+    """A variable of an artifact as an array that is read where it is cut, `rows[start:stop]`. Picklable."""
+
+    read: JoinedReader
+    name: str
+    shape: tuple[int, ...]
+
+    def __getitem__(self, samples: slice) -> NDArray[Any]:
+        """Samples start..stop-1."""
+        return self.read(samples.start, samples.stop, (self.name,))[self.name]
 
 
 class Inputs:
@@ -125,6 +138,18 @@ class Inputs:
         )
         return {name: estimates(result, num_replicates=replicates) for name, result in reduced.items()}
 
+    def reduce_wide(
+        self, columns: Mapping[str, Column | None], statistic: MomentStatistic
+    ) -> dict[str, Estimate]:
+        """One statistic of large states over the samples, which are read several times; see `reduce_rereading`."""
+        from taba_core.stats.reread import reduce_rereading
+        from taba_core.stats.resample import estimates
+
+        reduced = reduce_rereading(
+            self.reader(columns), self.num_samples, statistic, scheduler=self.scheduler, workers=self.workers
+        )
+        return estimates(reduced)
+
     def reduce_rows(self, name: str, statistic: RowStatistic, replicates: int = 1000) -> dict[str, Estimate]:
         """A row statistic over the rows that a request of this name has stored; see `reduce`."""
         from taba_core.stats.stored_rows import StoredRows
@@ -161,3 +186,9 @@ class Inputs:
         request = self.requests[name]
         stop = min(count, request.samples)
         return self.reader({variable: (name, variable)})(0, stop, (variable,))[variable]
+
+    def rows(self, name: str, variable: str, count: int) -> StoredArray:
+        """The first `count` samples of a variable (fewer if there are fewer), of which nothing is read yet but one."""
+        stop = min(count, self.requests[name].samples)
+        read = self.reader({variable: (name, variable)})
+        return StoredArray(read, variable, (stop, *read(0, 1, (variable,))[variable].shape[1:]))

@@ -28,6 +28,7 @@ NAMES = (
     "correlation",
     "correlation-memory",
     "stats-scale",
+    "features",
     "step",
     "gpu",
     "profile-drift",

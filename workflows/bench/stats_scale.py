@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from taba_core.stats import Statistic
 
 NUM_STEPS = 10
-NUM_POINTS = 2048
 _POOL = 1 << 20
 
 
@@ -82,20 +81,12 @@ STATISTICS = (
     "cosine",
     "quantiles",
     "top-examples",
-    "precision-radii",
-    "inside manifold",
 )
 
 
 def statistic(name: str, num_features: int) -> Statistic:
     """One of `STATISTICS`, as studies use it."""
-    import numpy as np
-
     from taba_core import stats
-
-    def points() -> stats.Points:
-        ids = np.arange(NUM_POINTS)
-        return stats.Points.of(Source((1, 1, 1), num_features)(0, NUM_POINTS, ("features",))["features"], ids)
 
     make = {
         "correlation": lambda: stats.PatchCorrelation("latent"),
@@ -118,10 +109,6 @@ def statistic(name: str, num_features: int) -> Statistic:
         "cosine": stats.CosineSimilarity,
         "quantiles": lambda: stats.Quantiles("score"),
         "top-examples": lambda: stats.TopExamples(stats.ReconstructionError(), "mae"),
-        "precision-radii": lambda: stats.NearestDistances("features", points()),
-        "inside manifold": lambda: stats.InsideManifold(
-            "features", stats.Balls(points(), (1.0,) * NUM_POINTS)
-        ),
     }
     return make[name]()
 

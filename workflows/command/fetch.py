@@ -57,7 +57,8 @@ def fetch_all(names: list[str]) -> None:
         print(f"{RECAP_COCO}: {path} ({len(load_prompts(RECAP_COCO).prompts)} prompts)", flush=True)
     for file in dict.fromkeys(file for files in of_measures.values() for file in files):
         path = fetch_file(file)
-        told = f"{bytes_text(_size(path))}, sha256 {content_hash(path)[:12]}"
+        digest = content_hash(path) if path.is_file() else file.identity()
+        told = f"{bytes_text(_size(path))}, sha256 {digest[:12]}"
         print(f"{file.network}: {path} ({told})", flush=True)
     if not names:
         print_present()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import xarray as xr
@@ -18,7 +18,7 @@ from taba_core.stats.attractors import binomial_interval
 from taba_core.stats.estimate import Estimate
 from taba_core.stats.frechet import FrechetDistance
 from taba_core.stats.kernel_distance import kernel_distance
-from taba_core.stats.manifold import density_coverage, precision_recall
+from taba_core.stats.manifold import DENSITY_K, PRECISION_K, neighbour_measures
 from workflows.analysis.findings import (
     Findings,
     Shown,
@@ -48,7 +48,6 @@ if TYPE_CHECKING:
     from workflows.analysis.inputs import Inputs
 
 _SHOWN = 24
-_PRECISION_K, _DENSITY_K = 3, 5  # nearest neighbours, as the papers of these measures take them
 _PROXIES = {"frechet": "FID", "kernel": "KID"}  # what these are called of Inception's features
 _MEASURES = {
     "frechet": "Fréchet distance",
@@ -101,9 +100,9 @@ class SampleQuality(Study):
         images = context.images(context.num_steps(self.paper_steps))
         sets: dict[str, SampleSource] = {"samples": images, **_real(context)}
         n = min([context.num_samples, *(of.limit for of in sets.values() if of.limit is not None)])
-        if n <= _DENSITY_K:
+        if n <= DENSITY_K:
             raise UsageError(
-                f"sample-quality looks for {_DENSITY_K} neighbours of an image, and there are {n} images; give more "
+                f"sample-quality looks for {DENSITY_K} neighbours of an image, and there are {n} images; give more "
                 "(--set num_samples)."
             )
         wanted = ("image", "class_id") if _asks_for_photographs(context) else ("image",)
@@ -173,14 +172,11 @@ def _measures(inputs: Inputs, extractor: str, of: str, replicates: int) -> dict[
         "features": (f"{of}/{extractor}", "features"),
         "features_real": (f"real/{extractor}", "features"),
     }
-    frechet = inputs.reduce(columns, {"frechet": FrechetDistance()}, replicates)["frechet"]["distance"]
-    real, rows = (inputs.head(f"{name}/{extractor}", "features", inputs.num_samples) for name in ("real", of))
-    options: dict[str, Any] = {"num_replicates": replicates, "scheduler": inputs.scheduler}
+    real, rows = (inputs.rows(f"{name}/{extractor}", "features", inputs.num_samples) for name in ("real", of))
     return {
-        "frechet": frechet,
+        "frechet": inputs.reduce_wide(columns, FrechetDistance())["distance"],
         "kernel": kernel_distance(real, rows, scheduler=inputs.scheduler),
-        **precision_recall(real, rows, k=_PRECISION_K, **options),
-        **density_coverage(real, rows, k=_DENSITY_K, **options),
+        **neighbour_measures(real, rows, num_replicates=replicates, scheduler=inputs.scheduler),
     }
 
 
@@ -229,7 +225,7 @@ def _table(extractor: Extractor, results: Sequence[xr.Dataset]) -> Table:
         **item_context(shown[0]),
         notes=(
             f"Fréchet: of the two Gaussians of the features. Kernel: unbiased, (u·v/d + 1)^3, over all pairs. "
-            f"Precision and recall: {_PRECISION_K} nearest neighbours; density and coverage: {_DENSITY_K}.",
+            f"Precision and recall: {PRECISION_K} nearest neighbours; density and coverage: {DENSITY_K}.",
             "The floor is the same measure of as many other real images against the same real ones: sets of one law "
             "are not at distance 0, nor at precision 1.",
             *(
