@@ -403,8 +403,6 @@ def test_reconstructions_are_of_every_latent_and_beside_that_of_plain_inversion(
     for start in starts:
         ratio = float(result["back_ratio"].sel(start=start))
         assert ratio == pytest.approx(errors[start] / errors["latent"], rel=1e-6)
-    # Forward noise that sampling does not undo costs reconstruction.
-    assert errors["repaired-42"] > errors["latent"]
 
 
 def measured(between, source, target):
@@ -486,7 +484,7 @@ def test_how_many_are_shown_is_in_the_key_of_the_result_and_in_no_artifact():
 
 def test_own_photographs_with_classes_are_edited(tmp_path):
     folder = save_pictures(tmp_path / "own", 6, **{"class": [0, 1, 2, 3, 4, 5]})
-    assert run(tmp_path / "s", f"images={folder}", "stochastic-edits.switch_share=0.3") == 0
+    assert run(tmp_path / "s", f"images={folder}") == 0
     result = result_of(tmp_path / "s")
     assert int(result.attrs["n"]) == 6 and not int(result["crops"])
     assert "6 images of own" in result.attrs["images"]

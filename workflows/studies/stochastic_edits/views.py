@@ -69,8 +69,8 @@ def _group_label(result: xr.Dataset, group: str) -> str:
     count = int(result["variants"])
     method = method_text(result)
     return {
-        REPAIRED: f"{method} latent repaired (K = {int(result['forward_steps'])}), {count} noises",
-        FRESH: f"fresh noise, {count} noises",
+        REPAIRED: f"{method} latents repaired, K = {int(result['forward_steps'])} ({count} seeds)",
+        FRESH: f"fresh noise ({count} seeds)",
         LATENT: f"{method} latent",
         _RATIO: "repaired / fresh noise",
     }[group]
