@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from taba_core import rng
+from taba_core.errors import UsageError
 from taba_core.models.base import card_with_options, model_spec
 from workflows.bench.evaluations import device_facts, free_memory, predictions, relative_errors
 from workflows.bench.paired import Measurement, TableRow
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from taba_core.models.cards import Card
 
+LEAST = 32  # images
 # Conditions of samples by their ids, as a network reads them.
 Conditions = Callable[[range], "dict[str, Tensor]"]
 
@@ -106,8 +108,13 @@ def measure(
       store: where the drift is kept.
       tiny: random weights at toy size.
     Raises:
-      UsageError: unknown model or profile, missing or unusable weights.
+      UsageError: unknown model or profile, missing or unusable weights, too few images for an interval.
     """
+    if num_samples < LEAST:
+        raise UsageError(
+            f"--num-samples {num_samples}: intervals need two blocks of 16 images; use "
+            f"{LEAST} or more, or leave it out."
+        )
     rows: list[TableRow] = []
     figures: dict[str, float] = {}
     trained = weights is not None or store is not None
@@ -168,8 +175,6 @@ def _rows(asked: _Asked, drift: Drift) -> list[TableRow]:
 
 
 def _drift(asked: _Asked, profile: str, compiled: bool, exact: _Found, found: _Found, device: str) -> Drift:
-    from taba_core.models.profile import profile_in_key
-
     statistics = {
         name: Moved(exact.statistics[name][0], found.statistics[name][0], exact.statistics[name][1])
         for name in STATISTICS
@@ -178,7 +183,7 @@ def _drift(asked: _Asked, profile: str, compiled: bool, exact: _Found, found: _F
     return Drift(
         model=asked.card.name,
         fingerprint=spec.fingerprint if spec else "",
-        profile=profile_in_key(profile),
+        profile=profile,
         compiled=compiled,
         n=asked.n,
         T=asked.T,

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field
 
 from taba_core.model_spec import ModelSpec
-from taba_core.models.profile import profile_in_key
 
 if TYPE_CHECKING:
     from taba_core.store import Store
@@ -46,7 +45,7 @@ class Drift(BaseModel):
 
     Attributes:
       model, fingerprint: the network.
-      profile, compiled: as keys name the profile, and whether the network was compiled.
+      profile, compiled: the profile's name, and whether the network was compiled.
       n, T: images and steps of the measurement.
       device: where it was made.
       errors: RMS of the difference of one evaluation over the RMS of the prediction under `exact`, at the levels
@@ -83,12 +82,8 @@ class Drift(BaseModel):
 
 def drift_name(spec: ModelSpec) -> str:
     """The file of the drift of a network under its profile."""
-    identity = [
-        spec.name,
-        spec.fingerprint,
-        profile_in_key(str(spec.options["profile"])),
-        spec.options["compile"],
-    ]
+    # As keys call the profile: what was measured of an earlier arithmetic of its is not taken for it.
+    identity = [spec.name, spec.fingerprint, spec.options["profile"], spec.options["compile"]]
     return hashlib.blake2b(json.dumps(identity).encode(), digest_size=8).hexdigest() + ".json"
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from taba_core.errors import UsageError
 from taba_core.store import Store
 from workflows.configuration.drift import EXACT, MOST, STATISTICS, drift_of, needs_drift, too_far
+from workflows.configuration.numerics import profile_of
 from workflows.planning.jobs import Job
 
 GATED = "fast"
@@ -21,7 +22,7 @@ def check_drift(jobs: Sequence[Job], store: Store) -> list[str]:
     notes = []
     for job in jobs:
         spec = job.context.model_spec
-        if not needs_drift(spec) or spec.options["profile"] != GATED:
+        if not needs_drift(spec) or profile_of(job.context)[0] != GATED:
             continue
         drift = drift_of(store, spec)
         if drift is None:
