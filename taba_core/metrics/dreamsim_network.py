@@ -88,9 +88,8 @@ class DreamSimNetwork(nn.Module):
         """
         parts = []
         for index, (branch, network) in enumerate(zip(BRANCHES, self.branches, strict=True)):
-            token = network(scaled(images, branch.scale))
-            projection = self.get_buffer(f"projection_{index}") if branch.projects else None
-            parts.append(token if projection is None else network.norm(token) @ projection)
+            token = network(scaled(images, branch.scale), normed=branch.projects)
+            parts.append(token @ self.get_buffer(f"projection_{index}") if branch.projects else token)
         rows = torch.cat(parts, dim=1).double()
         rows = rows - rows.mean(dim=1, keepdim=True)
         return rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True)

@@ -58,8 +58,21 @@ class Attention(nn.Module):
         return self.proj(mixed.transpose(1, 2).reshape(n, tokens, width))
 
 
+class Mlp(nn.Module):
+    """Two linear maps with an activation between them; the inner layer is four times as wide."""
+
+    def __init__(self, width: int, activation: nn.Module) -> None:
+        super().__init__()
+        self.fc1, self.act, self.fc2 = nn.Linear(width, 4 * width), activation, nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Vectors (n, tokens, width) of the same shape."""
+        x = self.fc2(self.act(self.fc1(x)))
+        return x
+
+
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)); the inner layer of the mlp is four times as wide."""
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
 
     def __init__(self, sizes: Sizes, *, eps: float, activation: nn.Module) -> None:
         super().__init__()
@@ -67,14 +80,26 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(width, eps=eps)
         self.attn = Attention(sizes)
         self.norm2 = nn.LayerNorm(width, eps=eps)
-        self.mlp = nn.Module()
-        self.mlp.fc1, self.mlp.fc2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-        self.activation = activation
+        self.mlp = Mlp(width, activation)
 
     def forward(self, x: Tensor) -> Tensor:
         """Vectors (n, tokens, width) of the same shape."""
         x = x + self.attn(self.norm1(x))
-        return x + self.mlp.fc2(self.activation(self.mlp.fc1(self.norm2(x))))
+        x = x + self.mlp(self.norm2(x))
+        return x
+
+
+class Patches(nn.Module):
+    """Every patch of a picture as a vector: a convolution whose stride is its width."""
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, sizes.width, sizes.patch, stride=sizes.patch)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(n, 3, side, side) to (n, patches, width), row by row of the picture."""
+        vectors: Tensor = self.proj(images)
+        return vectors.flatten(2).transpose(1, 2)
 
 
 class VisionTransformer(nn.Module):
@@ -93,8 +118,7 @@ class VisionTransformer(nn.Module):
         super().__init__()
         self.cls_token = nn.Parameter(torch.zeros(1, 1, sizes.width))
         self.pos_embed = nn.Parameter(torch.zeros(1, sizes.tokens, sizes.width))
-        self.patch_embed = nn.Module()
-        self.patch_embed.proj = nn.Conv2d(3, sizes.width, sizes.patch, stride=sizes.patch)
+        self.patch_embed = Patches(sizes)
         self.pos_drop = nn.LayerNorm(sizes.width, eps=eps) if norm_first else nn.Identity()
         self.blocks = nn.ModuleList(
             Block(sizes, eps=eps, activation=QuickGelu() if quick_gelu else nn.GELU())
@@ -102,15 +126,16 @@ class VisionTransformer(nn.Module):
         )
         self.norm = nn.LayerNorm(sizes.width, eps=eps)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """The class token after the last block, before the last layer norm (`norm`), (n, width).
+    def forward(self, images: Tensor, *, normed: bool) -> Tensor:
+        """The class token after the last block, (n, width).
 
         Args:
           images: (n, 3, side, side), scaled as the network was trained.
+          normed: whether after the last layer norm too, or before it.
         """
-        patches = self.patch_embed.proj(images).flatten(2).transpose(1, 2)
+        patches = self.patch_embed(images)
         x = torch.cat([self.cls_token.expand(len(images), -1, -1), patches], dim=1) + self.pos_embed
         x = self.pos_drop(x)
         for block in self.blocks:
             x = block(x)
-        return x[:, 0]
+        return self.norm(x[:, 0]) if normed else x[:, 0]

@@ -161,9 +161,10 @@ def neighbour_measures(
     squares = nearest_squares(sets[0], max(wanted), **where)
     of_real = [squares[:, k - 1] for k in wanted]
     of_generated = [] if precision_k is None else [nearest_squares(sets[1], precision_k, **where)[:, -1]]
-    by_real, by_generated = judge(sets[1], sets[0], of_real, **where), judge(*sets, of_generated, **where)
+    by_real = judge(sets[1], sets[0], of_real, **where)
+    by_generated = judge(sets[0], sets[1], of_generated, **where)
     mean = functools.partial(_mean, num_replicates=num_replicates)
-    found = {}
+    found: dict[str, Estimate] = {}
     if precision_k is not None:
         found |= {"precision": mean(by_real.inside[0]), "recall": mean(by_generated.inside[0])}
     if density_k is not None:
