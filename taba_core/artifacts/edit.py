@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from taba_core.artifacts.base import Artifact, SampleSource
 from taba_core.artifacts.generation import Generation
+from taba_core.artifacts.images import ImageList
 from taba_core.artifacts.inversion import Inversion
 from taba_core.artifacts.variable import CLASS_ID, PROMPT, STATE, Variable, picture
 from taba_core.conventions import UNGUIDED, GuidanceScale, X0Rule, evaluations_per_prediction
@@ -15,6 +16,8 @@ from taba_core.model_spec import ModelSpec, PromptSpec
 
 # Where target conditions come from: drawn by counter, never the sample's own; or the lines of a file, in their order.
 Targets = Literal["drawn", "listed"]
+# Which way the source of an editor goes: back by the sampler, or put on the states of its inversion at every step.
+SourcePath = Literal["own", "pinned"]
 # The variable that holds the target, by what the samples are conditioned on.
 TARGET_VARIABLES = {"class": "target_class_id", "prompt": "target_prompt"}
 
@@ -29,11 +32,23 @@ class Edit(Artifact):
     A drawn target belongs to (`target_seed`, sample id // noises_per_condition): a class of the model, or a prompt of
     `target_list`, other than the sample's own. A listed one is line (sample id // noises_per_condition) of
     `target_list`: a prompt, or the number or the name of a class.
+
+    `editor` samples the edit under control of its source (`taba_core.diffusion.attention`) with `editor_options`, all
+    of them; "" is plain sampling. `source_path` says which way the source of an attention editor goes. An editor that
+    needs no inversion starts from the images themselves, on a grid of `num_inference_steps`. `editor_predictions` (of
+    the network for one edit, guidance left out) follows from editor and method.
     """
 
     kind: ClassVar[str] = "edit"
     image_variable: ClassVar[str] = "edit"
-    reads: ClassVar[tuple[str, ...]] = ("noise", "latent", "class_id", "prompt")
+    added_later: ClassVar[dict[str, Any]] = {
+        "editor": "",
+        "editor_options": {},
+        "source_path": "own",
+        "num_inference_steps": None,
+    }
+    outside_key: ClassVar[frozenset[str]] = frozenset({"editor_predictions"})
+    reads: ClassVar[tuple[str, ...]] = ("noise", "latent", "image", "class_id", "prompt")
     stored: ClassVar[tuple[Variable, ...]] = (
         Variable("edit", STATE, "1", "image sampled from the start under the target condition"),
         Variable(
@@ -57,13 +72,18 @@ class Edit(Artifact):
         picture("decoded", "edit decoded from the latent space, 8-bit RGB"),
     )
 
-    source: Generation | Inversion
+    source: Generation | Inversion | ImageList
     targets: Targets = "drawn"
     target_seed: int = Field(default=42, ge=0)
     target_list: PromptSpec | None = None
     noise_seed: int | None = Field(default=None, ge=0)
     x0_rule: X0Rule = "none"
     guidance_scale: GuidanceScale = UNGUIDED
+    editor: str = ""
+    editor_options: dict[str, JsonValue] = Field(default_factory=dict)
+    source_path: SourcePath = "own"
+    num_inference_steps: int | None = Field(default=None, ge=1)
+    editor_predictions: int | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -85,6 +105,20 @@ class Edit(Artifact):
             )
         if self.noise_seed is not None and not isinstance(self.source, Generation):
             raise ValueError(f"noise_seed={self.noise_seed}: an edit of an inversion starts from its latent.")
+        if self.editor and self.noise_seed is not None:
+            raise ValueError(
+                f"noise_seed={self.noise_seed}: an editor needs the noise that the source was made of."
+            )
+        if (self.starts_from_image or isinstance(self.source, ImageList)) and not (
+            self.editor and self.starts_from_image and not isinstance(self.source, Inversion)
+        ):
+            raise ValueError(
+                "num_inference_steps is given for editors that start from the images themselves, and for nothing else."
+            )
+        if self.source_path == "pinned" and not (self.editor and isinstance(self.source, Inversion)):
+            raise ValueError(
+                "source_path=pinned: only the source of an editor behind an inversion has states."
+            )
         return self
 
     @property
@@ -95,7 +129,7 @@ class Edit(Artifact):
     @property
     def conditioning(self) -> str:
         """What the samples are conditioned on: none, class or prompt."""
-        images = self.source if isinstance(self.source, Generation) else self.source.source
+        images = self.source.source if isinstance(self.source, Inversion) else self.source
         return images.conditioning
 
     @property
@@ -113,16 +147,29 @@ class Edit(Artifact):
         """The network that made the start."""
         return self.source.predictor
 
+    @property
+    def starts_from_image(self) -> bool:
+        """Whether an editor without an inversion makes it."""
+        return self.num_inference_steps is not None
+
     def sources(self) -> tuple[Artifact, ...]:
         """The start, and the images for their conditions."""
         return tuple(dict.fromkeys((self.source, self.samples)))
 
     def reads_of(self, source: Artifact) -> tuple[str, ...]:
-        """The start with what its method carries beside it, and the conditions that the targets differ from."""
+        """The start with what its method carries beside it, and the conditions that the targets differ from.
+
+        Images are read where sampling starts from them, and where they are inverted again for the states in between.
+        """
         known = super().reads_of(source)
         if isinstance(source, Inversion):
             return (*known, *source.carried)
-        unread = {"noise"} if isinstance(self.source, Inversion) or self.noise_seed is not None else set()
+        without_noise = (
+            isinstance(self.source, Inversion) or self.noise_seed is not None or self.starts_from_image
+        )
+        unread = {"noise"} if without_noise else set()
+        if not self.starts_from_image and self.source_path == "own":
+            unread |= {"image"}
         return tuple(name for name in known if name not in unread)
 
     def always_stored(self, *, latent: bool) -> tuple[str, ...]:
@@ -135,7 +182,14 @@ class Edit(Artifact):
         return frozenset(others | (set() if latent else {"decoded"}))
 
     def num_evaluations(self) -> int:
-        """T of the start, or those of the method's own sampler; twice that under guidance."""
-        own = self.source.sampling_evaluations if isinstance(self.source, Inversion) else None
-        steps = self.source.num_inference_steps if own is None else own
-        return steps * evaluations_per_prediction(self.guidance_scale)
+        """T of the start, or those of the method's own sampler; twice that under guidance.
+
+        An attention editor evaluates source and target; one whose source is pinned inverts the image once more.
+        """
+        inversion = self.source if isinstance(self.source, Inversion) else None
+        own = inversion.sampling_evaluations if inversion is not None else None
+        steps = self.num_steps if own is None else own
+        if self.editor_predictions is not None:
+            steps = self.editor_predictions
+        again = inversion.num_evaluations() if inversion is not None and self.source_path == "pinned" else 0
+        return again + steps * evaluations_per_prediction(self.guidance_scale)

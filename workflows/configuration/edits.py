@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from taba_core.artifacts.edit import Edit
 from taba_core.artifacts.generation import Generation
+from taba_core.artifacts.images import ImageList
 from taba_core.artifacts.inversion import Inversion
 from taba_core.conventions import UNGUIDED
 from taba_core.errors import UsageError
 from taba_core.model_spec import PromptSpec
 from taba_core.models.prompts import load_prompts
 from workflows.configuration.context import Context
+from workflows.configuration.editor import ChosenEditor
 from workflows.configuration.guidance import Guidance
 from workflows.configuration.method import ChosenMethod
 from workflows.configuration.prompt_list import prompt_source, prompt_spec
@@ -24,16 +26,20 @@ if TYPE_CHECKING:
 
 def edit_of(
     context: Context,
-    source: Generation | Inversion,
+    source: Generation | Inversion | ImageList,
     *,
     noise_seed: int | None = None,
     guidance_scale: float | None = None,
+    editor: ChosenEditor | None = None,
+    num_inference_steps: int | None = None,
 ) -> Edit:
     """The noise or the latent of images sampled under another condition, as images are sampled.
 
     Args:
       noise_seed: of noise in place of the generation's own.
       guidance_scale: w of the edits; None = that of the images. A method may guide its own sampler.
+      editor: what samples the edits; None is the sampler alone.
+      num_inference_steps: T of edits that start from real images; None = that of the source.
 
     Raises:
       UsageError: images without a condition, targets that cannot be read, or guidance of a model that cannot have it.
@@ -50,12 +56,17 @@ def edit_of(
     if images.conditioning == "prompt":
         own = prompt_source(context.settings.prompts or context.card.defaults.prompts)
         prompts = context.prompts or prompt_spec(own)
+    own: dict[str, Any] = {}
+    if editor is not None:
+        editor.check(context.card)
+        own = editor.fields(source, num_inference_steps or source.num_steps)
     noises = getattr(images, "noises_per_condition", 1)
     return Edit(
         source=source,
         noise_seed=noise_seed,
         x0_rule=context.conventions.sampling_x0_rule,
         guidance_scale=scale,
+        **own,
         **_targets(context.settings, prompts, -(-context.num_samples // noises)),
     )
 

@@ -10,8 +10,9 @@ from taba_core.artifacts.inversion import Inversion
 from taba_core.diffusion.inversion import reconstruct
 from taba_core.diffusion.sampling import generate
 from workflows.compute.batch import Arrays, Batch, computes
-from workflows.compute.conditioning import condition, draw_targets
+from workflows.compute.conditioning import condition, draw_targets, prompts_from_bytes
 from workflows.compute.decoding import decoded_rgb
+from workflows.compute.edited import edited, from_image
 from workflows.compute.kinds.inversion import method_of
 
 
@@ -22,7 +23,12 @@ def sample_edits(batch: Batch) -> Arrays:
     samples, model = artifact.samples, batch.worker.model(artifact.predictor)
     own = batch.read(samples, *samples.condition_variables)
     target = draw_targets(artifact, batch.ids, own, getattr(model, "class_names", ()))
-    image = _sampled(batch, artifact, condition(model, target, batch.worker.device))
+    if artifact.editor and not artifact.starts_from_image:
+        image = edited(
+            batch, artifact, prompts_from_bytes(own["prompt"]), prompts_from_bytes(target["prompt"])
+        )
+    else:
+        image = _sampled(batch, artifact, condition(model, target, batch.worker.device))
     decoded = {"decoded": decoded_rgb(batch.model, image)} if "decoded" in batch.variables else {}
     (values,) = target.values()
     return {"edit": image.cpu().numpy(), artifact.target_variable: values, **decoded}
@@ -31,6 +37,8 @@ def sample_edits(batch: Batch) -> Arrays:
 def _sampled(batch: Batch, artifact: Edit, cond: dict[str, torch.Tensor]) -> torch.Tensor:
     """What the sampler makes of the start under a condition."""
     source, denoiser = artifact.source, batch.denoiser(artifact.guidance_scale)
+    if artifact.starts_from_image:
+        return from_image(batch, artifact, denoiser, cond)
     if isinstance(source, Inversion):
         read = batch.read(source, "latent", *source.carried)
         return reconstruct(
@@ -47,5 +55,5 @@ def _sampled(batch: Batch, artifact: Edit, cond: dict[str, torch.Tensor]) -> tor
         noise = batch.read(source, "noise")["noise"]
     else:
         noise = rng.normal(batch.ids, batch.model.sample_shape, seed=artifact.noise_seed, stream="noise")
-    grid = batch.grid(source.num_inference_steps)
+    grid = batch.grid(artifact.num_steps)
     return generate(denoiser, batch.tensor(noise), grid, cond, x0_rule=artifact.x0_rule)
