@@ -69,7 +69,6 @@ def test_weights_stand_at_the_tokens_of_the_word(tokenizer):
     assert (weights != 1).nonzero().flatten().tolist() == [2, 3, 4, 5, 6, 7, 8] and weights[2] == 2.5
 
 
-@pytest.mark.follows("; give prompts of the same number of words, or use mode=refine")
 def test_words_are_replaced_one_by_one(tokenizer):
     with pytest.raises(UsageError, match="'a b' has 2 words and 'a' 1"):
         replaced_words("a b", "a", tokenizer)
@@ -77,7 +76,6 @@ def test_words_are_replaced_one_by_one(tokenizer):
     assert replaced_words("a b", "a c", tokenizer).kept.sum() == L
 
 
-@pytest.mark.follows("does not have this word; give one of its words")
 def test_a_word_that_is_not_there(tokenizer):
     with pytest.raises(UsageError, match="option word='dog'"):
         word_weights("the cat", "dog", 2.0, tokenizer)

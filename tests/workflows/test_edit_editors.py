@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -38,6 +39,7 @@ from taba_core.models.base import load_model
 from taba_core.models.catalog import load_card
 from taba_core.models.grids import timestep_grid
 from taba_core.stats.compressibility import to_bytes
+from workflows.compute import edited as compute
 from workflows.configuration.editor import ChosenEditor, parse_editor
 from workflows.execution.edit import EditAsked, prepare
 
@@ -301,9 +303,19 @@ def test_a_source_that_cannot_be_pinned(folder, model):
     assert ChosenEditor("masactrl", {"source_path": "own"}).fields(generation(), 5)["source_path"] == "own"
 
 
-@follows(
-    ": write editor.NAME=VALUE, for example ", " is given twice; give it once.", "name it with --editor NAME"
-)
+@follows("so no source can be pinned to them; use ")
+def test_a_method_that_hides_its_states_cannot_pin_a_source(monkeypatch):
+    monkeypatch.setattr(compute, "inverted", lambda *_, **__: None)
+    monkeypatch.setattr(compute, "start_of", lambda *_: (None, None))
+    batch = SimpleNamespace(denoiser=lambda scale: None, grid=lambda steps: SimpleNamespace(lower_levels=()))
+    inversion = Inversion(source=PICTURES, num_inference_steps=5)
+    with pytest.raises(UsageError, match="'ddim' does not tell its states of 5 steps"):
+        compute._states(batch, inversion)
+    own = ChosenEditor("masactrl", {"source_path": "own"}).fields(inversion, 5)
+    assert Edit(source=inversion, target_list=SPEC, **own).source_path == "own"
+
+
+@follows(": write editor.NAME=VALUE, for example ", " is given twice; give it once.")
 def test_options_that_cannot_be_read(folder, model):
     assert "--set start_step=4: write editor.NAME=VALUE" in says(folder, model, "masactrl", "start_step=4")
     assert "is given twice" in says(folder, model, "masactrl", "editor.layer=1", "editor.layer=2")

@@ -14,6 +14,7 @@ from safetensors.torch import save
 from taba_core.cache import read_json_table
 from taba_core.errors import UsageError, WorkError
 from taba_core.metrics import inception
+from taba_core.metrics.distances import dino_structure
 from taba_core.metrics.distances.lpips import ALEXNET
 from taba_core.metrics.extractors import clip, dino, dinov2_registers
 from workflows.command import measure_weights
@@ -36,7 +37,14 @@ def cache(tmp_path, monkeypatch):
 
 
 def test_metrics_are_the_files_of_all_measures_and_a_measure_has_its_own():
-    wanted = {ALEXNET, inception.WEIGHTS, clip.WEIGHTS, dino.WEIGHTS, dinov2_registers.WEIGHTS}
+    wanted = {
+        ALEXNET,
+        inception.WEIGHTS,
+        clip.WEIGHTS,
+        dino.WEIGHTS,
+        dinov2_registers.WEIGHTS,
+        dino_structure.WEIGHTS,
+    }
     assert set(files_of("metrics")) == wanted and len(files_of("metrics")) == len(wanted)
     assert files_of("lpips") == (ALEXNET,) and files_of("clip-vit-b-32") == (clip.WEIGHTS,)
     assert files_of("adm-64") is None

@@ -76,7 +76,9 @@ def print_listing() -> None:
     print_table(
         ("name", "forward steps", "needs", "what it does"), [_method_row(name) for name in list_methods()]
     )
-    print("\neditors, `taba edit --editor NAME --set editor.OPTION=VALUE`; source_path=pinned or own besides")
+    print(
+        "\neditors (taba edit --editor NAME --set editor.OPTION=VALUE; source_path, pinned or own, besides)"
+    )
     print_table(("name", "needs", "options", "what it does"), [_editor_row(name) for name in list_editors()])
     print("\nfeature extractors and image distances")
     print_table(

@@ -21,8 +21,9 @@ from taba_core.models.class_counts import num_classes
 from taba_core.stats.compressibility import to_bytes
 from taba_core.stats.estimate import Estimate
 from taba_core.stats.similarity import WINDOW, structural_similarity
-from taba_core.stats.values import CosineSimilarity, ValueMean
+from taba_core.stats.values import CosineSimilarity
 from workflows.analysis.edits import Start, pictures_of, request_name
+from workflows.analysis.means import mean_of
 from workflows.analysis.measured import classifier_knows, distances_of, features_of
 from workflows.configuration.context import Context
 from workflows.studies.edits.conditions import Conditions
@@ -146,23 +147,6 @@ def measure(
             name: mean_of(value, kept[name], replicates) for name, value in values.items() if kept[name].any()
         }
     return found, list(found[starts[0].name])
-
-
-def mean_of(values: Values, kept: NDArray[np.bool_], replicates: int) -> Estimate:
-    """Mean and standard deviation over the kept samples, (2,), with bootstrap replicates by sample id."""
-    from taba_core.stats.reduce import from_arrays, reduce
-    from taba_core.stats.resample import estimates
-
-    ids = np.flatnonzero(kept & np.isfinite(values))
-    reduced = reduce(
-        from_arrays({"value": values[ids]}),
-        len(ids),
-        {"value": ValueMean("value")},
-        scheduler="sync",
-        sample_ids=ids,
-    )
-    of = estimates(reduced["value"], num_replicates=replicates)
-    return Estimate.stack([of["mean"], of["std"]])
 
 
 def _likeness(inputs: Inputs, context: Context, start: Start) -> dict[str, Values]:
