@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from taba_core.artifacts.base import Artifact, SampleSource
 from taba_core.artifacts.crops import Crops
@@ -17,6 +17,8 @@ from taba_core.model_spec import ModelSpec, PromptSpec
 
 # Where target conditions come from: drawn by counter, never the sample's own; or the lines of a file, in their order.
 Targets = Literal["drawn", "listed"]
+# Which way the source of an editor goes: back by the sampler, or put on the states of its inversion at every step.
+SourcePath = Literal["own", "pinned"]
 # The variable that holds the target, by what the samples are conditioned on.
 TARGET_VARIABLES = {"class": "target_class_id", "prompt": "target_prompt"}
 
@@ -37,15 +39,25 @@ class Edit(Artifact):
     A drawn target belongs to (`target_seed`, sample id // noises_per_condition): a class of the model, or a prompt of
     `target_list`, other than the sample's own. A listed one is line (sample id // noises_per_condition) of
     `target_list`: a prompt, or the number or the name of a class.
+
+    `editor` samples the edit under control of its source (`taba_core.diffusion.attention`) with `editor_options`, all
+    of them; "" is plain sampling. `source_path` says which way the source of an attention editor goes. An editor that
+    needs no inversion starts from the images themselves, on a grid of `num_inference_steps`. `editor_predictions` (of
+    the network for one edit, guidance left out) follows from editor and method.
     """
 
     kind: ClassVar[str] = "edit"
     image_variable: ClassVar[str] = "edit"
     added_later: ClassVar[dict[str, Any]] = {
+    added_later: ClassVar[dict[str, Any]] = {
         "switch_share": 0.0,
         "num_inference_steps": None,
         "flow_edit_steps": None,
+        "editor": "",
+        "editor_options": {},
+        "source_path": "own",
     }
+    outside_key: ClassVar[frozenset[str]] = frozenset({"editor_predictions"})
     reads: ClassVar[tuple[str, ...]] = ("noise", "image", "latent", "class_id", "prompt")
     stored: ClassVar[tuple[Variable, ...]] = (
         Variable("edit", STATE, "1", "image sampled from the start under the target condition"),
@@ -80,6 +92,10 @@ class Edit(Artifact):
     switch_share: float = Field(default=0.0, ge=0, le=1)
     num_inference_steps: int | None = Field(default=None, ge=1)
     flow_edit_steps: int | None = Field(default=None, ge=1)
+    editor: str = ""
+    editor_options: dict[str, JsonValue] = Field(default_factory=dict)
+    source_path: SourcePath = "own"
+    editor_predictions: int | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -101,16 +117,46 @@ class Edit(Artifact):
             )
         if self.noise_seed is not None and isinstance(self.source, Inversion):
             raise ValueError(f"noise_seed={self.noise_seed}: an edit of an inversion starts from its latent.")
-        real = isinstance(self.source, ImageList | Crops)
-        if real and self.noise_seed is None:
-            raise ValueError("real images have no noise: an edit of them needs a noise_seed.")
-        if real != (self.num_inference_steps is not None):
-            raise ValueError("num_inference_steps is given for edits of real images, and for nothing else.")
+        self._check_start()
         if self.flow_edit_steps is not None:
             self._check_flow_edit(self.flow_edit_steps)
+        if self.editor:
+            self._check_editor()
+        elif self.source_path == "pinned":
+            raise ValueError("source_path=pinned: only the source of an editor behind an inversion has states.")
         return self
 
+    def _check_start(self) -> None:
+        """Real images have no noise: either it is drawn, or an editor starts from the images."""
+        real = isinstance(self.source, ImageList | Crops)
+        if real and self.noise_seed is None and not self.editor:
+            raise ValueError(
+                "real images have no noise: an edit of them needs a noise_seed, or an editor that starts from them."
+            )
+        may_have_steps = real or (bool(self.editor) and isinstance(self.source, Generation))
+        if (real and self.num_inference_steps is None) or (
+            self.num_inference_steps is not None and not may_have_steps
+        ):
+            raise ValueError(
+                "num_inference_steps is given for edits of real images and for editors that start from the images "
+                "themselves, and for nothing else."
+            )
+
+    def _check_editor(self) -> None:
+        if self.noise_seed is not None:
+            raise ValueError(
+                f"noise_seed={self.noise_seed}: an editor needs the noise that the source was made of."
+            )
+        if self.switch_share:
+            raise ValueError(
+                f"switch_share={self.switch_share:g}: an editor says itself from which step on it edits."
+            )
+        if self.source_path == "pinned" and not isinstance(self.source, Inversion):
+            raise ValueError("source_path=pinned: only the source of an editor behind an inversion has states.")
+
     def _check_flow_edit(self, steps: int) -> None:
+        if self.switch_share:
+            raise ValueError(f"switch_share={self.switch_share:g}: FlowEdit samples nothing that could switch.")
         if not isinstance(self.source, Generation) or self.noise_seed is None:
             raise ValueError(
                 f"flow_edit_steps={steps}: FlowEdit leads generated images, with noise of a seed of its own; give a "
@@ -145,18 +191,29 @@ class Edit(Artifact):
         """The network that made the start."""
         return self.source.predictor
 
+    @property
+    def starts_from_image(self) -> bool:
+        """Whether an editor without an inversion makes it."""
+        return bool(self.editor) and self.num_inference_steps is not None
+
     def sources(self) -> tuple[Artifact, ...]:
         """The start, and the images for their conditions."""
         return tuple(dict.fromkeys((self.source, self.samples)))
 
     def reads_of(self, source: Artifact) -> tuple[str, ...]:
-        """The start with what its method carries beside it, and the conditions that the targets differ from."""
+        """The start with what its method carries beside it, and the conditions that the targets differ from.
+
+        Images are read where sampling starts from them, and where they are inverted again for the states in between.
+        """
         known = super().reads_of(source)
         if isinstance(source, Inversion):
             return (*known, *source.carried)
-        unread = {"image"} if self.flow_edit_steps is None else set()
-        if isinstance(self.source, Inversion) or self.noise_seed is not None:
-            unread.add("noise")
+        without_noise = (
+            isinstance(self.source, Inversion) or self.noise_seed is not None or self.starts_from_image
+        )
+        unread = {"noise"} if without_noise else set()
+        if not self.starts_from_image and self.source_path == "own" and self.flow_edit_steps is None:
+            unread |= {"image"}
         return tuple(name for name in known if name not in unread)
 
     def always_stored(self, *, latent: bool) -> tuple[str, ...]:
@@ -169,11 +226,18 @@ class Edit(Artifact):
         return frozenset(others | (set() if latent else {"decoded"}))
 
     def num_evaluations(self) -> int:
-        """T of the start, or those of the method's own sampler; twice that under guidance. FlowEdit asks for the
-        source and the target at each of its steps."""
+        """T of the start, or those of the method's own sampler; twice that under guidance.
+
+        FlowEdit and an attention editor evaluate source and target at each of their steps; an editor whose source is
+        pinned inverts the image once more.
+        """
         if self.flow_edit_steps is not None:
             guided = (self.guidance_scale, getattr(self.source, "guidance_scale", UNGUIDED))
             return self.flow_edit_steps * sum(map(evaluations_per_prediction, guided))
-        own = self.source.sampling_evaluations if isinstance(self.source, Inversion) else None
+        inversion = self.source if isinstance(self.source, Inversion) else None
+        own = inversion.sampling_evaluations if inversion is not None else None
         steps = self.num_steps if own is None else own
-        return steps * evaluations_per_prediction(self.guidance_scale)
+        if self.editor_predictions is not None:
+            steps = self.editor_predictions
+        again = inversion.num_evaluations() if inversion is not None and self.source_path == "pinned" else 0
+        return again + steps * evaluations_per_prediction(self.guidance_scale)

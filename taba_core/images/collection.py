@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from taba_core.cache import cache_folder, read_json_table, write_json_table
 from taba_core.errors import UsageError, WorkError
+from taba_core.images.benchmarks import open_benchmark, table_of
 from taba_core.images.decode import decode_image
 from taba_core.images.folder import ImageFolder, list_images
 from taba_core.images.metadata import METADATA, read_metadata
@@ -112,9 +113,20 @@ def open_images_at(location: str | Path) -> ImageCollection:
 def open_images(folder: str | Path) -> ImageCollection:
     """The images of a folder, with the captions ("text") or classes ("class") of its `metadata.jsonl` if it has one.
 
+    Of a benchmark of editing (`taba_core.images.benchmarks`) the images of its entries, in the order of its table, with
+    what they show as captions; an image stands as often as it is edited.
+
     Raises:
-      UsageError: no such folder, no image in it, or metadata that `read_metadata` refuses.
+      UsageError: no such folder, no image in it, metadata that `read_metadata` refuses, or a benchmark that
+        `open_benchmark` refuses.
     """
+    if table_of(Path(folder)) is not None:
+        benchmark = open_benchmark(Path(folder))
+        cases = benchmark.cases
+        captions = tuple(case.source for case in cases)
+        return ImageCollection(
+            Path(folder), tuple(case.file for case in cases), captions, skipped=benchmark.skipped
+        )
     listed = list_images(folder)
     skipped = tuple(name for name in listed.skipped if name != METADATA)
     captions, classes = read_metadata(listed.folder, [file.name for file in listed.images])

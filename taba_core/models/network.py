@@ -7,18 +7,22 @@ division where there are such.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from taba_core.diffusion.attention.layers import no_attention_control
 from taba_core.diffusion.ends import Ends, Held
 from taba_core.diffusion.guidance import no_null_condition
 from taba_core.diffusion.level import Level
 from taba_core.diffusion.schedule import NoiseSchedule
 from taba_core.errors import UsageError, WorkError
+from taba_core.models.attention_control import why_no_attention_control
 from taba_core.models.cards import Card, Prediction
 from taba_core.models.grids import noise_schedule
 from taba_core.models.profile import Profile, profile_named, usable_device
@@ -87,6 +91,8 @@ class Network:
       codec: None for pixel models.
       text: None unless prompts condition the network.
       null_class: class id that stands for no class (classifier-free guidance); None if the network has none.
+      unet: the U-Net whose attention editors can control, and how a U-Net becomes `output`; None where they cannot.
+      no_attention_control: why they cannot, a clause.
     """
 
     name: str
@@ -103,6 +109,8 @@ class Network:
     codec: Codec | None = None
     text: TextEncoder | None = None
     null_class: int | None = None
+    unet: tuple[Any, Callable[[Any], Predict]] | None = None
+    no_attention_control: str = ""
 
     @classmethod
     def of_card(
@@ -134,7 +142,30 @@ class Network:
             codec=codec,
             text=text,
             null_class=null_class,
+            no_attention_control=why_no_attention_control(card),
         )
+
+    def with_own_layers(self) -> tuple[Network, Any]:
+        """This network over a copy of its U-Net, and the copy: layers of their own that share the weights.
+
+        Whatever is changed of the copy's layers (processors, hooks) changes no other user of the network, be it another
+        thread, and is gone with the copy.
+
+        Raises:
+          UsageError: a network without such layers, or one that is compiled, as graphs do not see what is changed.
+        """
+        if self.unet is None:
+            reason = self.no_attention_control or f"{self.name} has no such layers"
+            raise UsageError(no_attention_control(reason))
+        module, predict_with = self.unet
+        if not isinstance(module, torch.nn.Module):
+            raise UsageError(
+                f"{self.name} is compiled, and a compiled network does not see what an editor changes of its layers; "
+                "use --set model.compile=false."
+            )
+        shared = {id(tensor): tensor for tensor in chain(module.parameters(), module.buffers())}
+        own = copy.deepcopy(module, shared)
+        return replace(self, output=predict_with(own), unet=(own, predict_with)), own
 
     @property
     def held(self) -> Held:

@@ -7,6 +7,7 @@ sentencepiece package nor the ways of one transformers version are needed.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -65,6 +66,25 @@ class PromptTokenizer:
         """Whether a part of a word is none of the vocabulary, so that it is read as a mark for "unknown"."""
         unknown = self.backend.token_to_id("<unk>")
         return unknown is not None and unknown in self.backend.encode(word).ids
+
+    def words(self, prompt: str) -> list[tuple[str, list[int]]]:
+        """The words of a prompt, as white space parts them, each with the positions of its tokens among the 77.
+
+        A word that is cut away has none.
+        """
+        encoded = self.backend.encode(prompt)
+        spans = [(word.group(), *word.span()) for word in re.finditer(r"\S+", prompt)]
+        return [
+            (
+                text,
+                [
+                    position
+                    for position, (first, last) in enumerate(encoded.offsets)
+                    if first < last and begin <= first < end
+                ],
+            )
+            for text, begin, end in spans
+        ]
 
     def __call__(self, prompts: Sequence[str]) -> Tokens:
         """Token ids of B prompts, (B, L)."""

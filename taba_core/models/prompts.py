@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from taba_core import rng
 from taba_core.cache import cache_folder
 from taba_core.errors import UsageError
+from taba_core.images.benchmarks import is_table, open_benchmark
 from taba_core.models.prompt_files import read_prompts
 
 BUILTIN = "builtin"
@@ -99,7 +100,8 @@ def load_prompts(source: str | Path = BUILTIN) -> PromptList:
       source: "builtin" (24 captions for tests and smoke runs); "recap-coco" (the paper's, from the cache);
         "photo-captions" (500 captions of crops of the embedded photographs, as photo-if was trained on); or a file
         (see `prompt_files`): `.txt` with one prompt a line, or `.jsonl` with a field "recaption", "prompt", "caption"
-        or "text" a line. Text encoders read the first 77 tokens of a prompt; what is longer is cut there.
+        or "text" a line; or the table of a benchmark of editing, whose targets are taken. Text encoders read the
+        first 77 tokens of a prompt; what is longer is cut there.
     Raises:
       UsageError: no such list or file, an empty list, a file of another kind or encoding, or a line that holds no
         caption.
@@ -113,6 +115,8 @@ def load_prompts(source: str | Path = BUILTIN) -> PromptList:
     if str(source) == RECAP_COCO:
         return PromptList(RECAP_COCO, _read(recap_coco_path(), missing=_missing_recap_coco(), published=True))
     path = Path(source).expanduser()
+    if is_table(path):
+        return PromptList(str(source), tuple(case.target for case in open_benchmark(path).cases))
     missing = (
         f"prompts={str(source)!r}: there is no such file. Give a text file (one prompt a line), a .jsonl file, "
         f"'{RECAP_COCO}' (the paper's) or '{BUILTIN}'."

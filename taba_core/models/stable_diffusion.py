@@ -6,6 +6,7 @@ Both decode with a KL autoencoder in float32, whatever the profile (SDXL's overf
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from taba_core.models.conditional_unet import (
     load_conditional_unet,
     pipeline_directory,
 )
-from taba_core.models.network import Network
+from taba_core.models.network import Network, Predict
 from taba_core.models.pipeline_dir import check_directory
 from taba_core.models.profile import Profile
 from taba_core.models.text import load_clip_encoder, load_clip_pair_encoder
@@ -60,11 +61,17 @@ def _sd(card: Card, directory: Path, unet: Any, codec: KLCodec, *, device: str, 
     check_width(card, directory, "prompt_embeds", reads=read, makes=text.embedding_width)
     unet = profile.prepare(unet, card.precision, device)
 
-    def predict(x: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-        embeds = condition(card, cond, "prompt_embeds")
-        return unet(x, t, encoder_hidden_states=embeds, return_dict=False)[0]
+    def predict_with(unet: Any) -> Predict:
+        def predict(x: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+            embeds = condition(card, cond, "prompt_embeds")
+            return unet(x, t, encoder_hidden_states=embeds, return_dict=False)[0]
 
-    return Network.of_card(card, predict, device=device, profile=profile, codec=codec, text=text)
+        return predict
+
+    network = Network.of_card(
+        card, predict_with(unet), device=device, profile=profile, codec=codec, text=text
+    )
+    return replace(network, unet=(unet, predict_with))
 
 
 def _sdxl(
@@ -84,9 +91,17 @@ def _sdxl(
     check_width(card, directory, "the pooled embedding", reads=pooled, makes=text.pooled_width)
     unet = profile.prepare(unet, card.precision, device)
 
-    def predict(x: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-        embeds, pooled, time_ids = (condition(card, cond, k) for k in ("prompt_embeds", "pooled", "time_ids"))
-        added = {"text_embeds": pooled, "time_ids": time_ids}
-        return unet(x, t, encoder_hidden_states=embeds, added_cond_kwargs=added, return_dict=False)[0]
+    def predict_with(unet: Any) -> Predict:
+        def predict(x: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+            embeds, pooled, time_ids = (
+                condition(card, cond, k) for k in ("prompt_embeds", "pooled", "time_ids")
+            )
+            added = {"text_embeds": pooled, "time_ids": time_ids}
+            return unet(x, t, encoder_hidden_states=embeds, added_cond_kwargs=added, return_dict=False)[0]
 
-    return Network.of_card(card, predict, device=device, profile=profile, codec=codec, text=text)
+        return predict
+
+    network = Network.of_card(
+        card, predict_with(unet), device=device, profile=profile, codec=codec, text=text
+    )
+    return replace(network, unet=(unet, predict_with))

@@ -117,6 +117,11 @@ class CLIPPairTextEncoder:
         self.image_size, self.precision = image_size, precision
 
     @property
+    def tokenizer(self) -> PromptTokenizer:
+        """That of the first encoder; both part a prompt into the same tokens, and differ in their padding."""
+        return self.tokenizers[0]
+
+    @property
     def embedding_width(self) -> int:
         """D1 + D2."""
         return int(self.first.config.hidden_size + self.second.config.hidden_size)

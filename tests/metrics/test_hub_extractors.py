@@ -321,3 +321,30 @@ def test_ssim_as_a_distance_is_one_less_the_statistics_similarity():
     # A constant shift of constant pictures, by hand: contrast terms are 1, luminance (2 x 0 x .5 + C1) / (.25 + C1).
     flat = distance_named("ssim").of(torch.zeros(1, 3, 9, 9), torch.full((1, 3, 9, 9), 0.5))
     assert float(flat) == pytest.approx(1 - 4e-4 / (0.25 + 4e-4), rel=1e-5)
+
+
+def test_structure_distance_compares_the_keys_of_the_last_layer(monkeypatch):
+    from transformers import ViTConfig, ViTModel
+
+    from taba_core.metrics.distances import dino_structure
+
+    config = ViTConfig(image_size=224, patch_size=8, **SMALL)
+    network = random_weights(monkeypatch, dino_structure, ViTModel(config, add_pooling_layer=False), 32)
+    given = pictures(3)
+    images = given.float() / 127.5 - 1
+    keys = []
+    last = [part for name, part in network.named_modules() if name.endswith((".k_proj", ".attention.key"))][
+        -1
+    ]
+    hook = last.register_forward_hook(lambda module, entering, output: keys.append(output))
+    with torch.no_grad():
+        network(pixel_values=as_the_package_prepares(given, 224, IMAGENET))
+    hook.remove()
+    (rows,) = keys
+    assert rows.shape == (3, 785, 32)
+    unit = rows / rows.norm(dim=-1, keepdim=True)
+    similar = torch.einsum("bid,bjd->bij", unit, unit)
+    expected = (similar[:2] - similar[1:]).square().mean(dim=(1, 2))
+    found = distance_named("dino-structure").pairs(images[:2], images[1:])
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-7)
+    assert distance_named("dino-structure").pairs(images, images).tolist() == [0] * 3

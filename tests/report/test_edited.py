@@ -39,6 +39,8 @@ def test_rows_are_source_reconstruction_and_edits_by_steps_and_seed(tmp_path):
 
 def test_images_with_one_stem_keep_their_suffix_and_others_do_not(tmp_path):
     assert edited(tmp_path, ["a.jpg", "a.png", "b.png"]).names == ["a-jpg", "a-png", "b"]
+    # One image of a benchmark may be edited several times.
+    assert edited(tmp_path, ["a.jpg", "a.jpg", "b.png"]).names == ["a-jpg-0", "a-jpg-1", "b"]
 
 
 def test_nine_images_lie_on_two_sheets_and_a_later_run_with_fewer_removes_the_second(tmp_path):

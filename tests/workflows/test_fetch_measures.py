@@ -16,7 +16,7 @@ from safetensors.torch import save
 from taba_core.cache import read_json_table
 from taba_core.errors import UsageError, WorkError
 from taba_core.metrics import inception
-from taba_core.metrics.distances import dreamsim
+from taba_core.metrics.distances import dino_structure, dreamsim
 from taba_core.metrics.distances.lpips import ALEXNET
 from taba_core.metrics.distances.lpips_vgg import VGG16
 from taba_core.metrics.extractors import clip, dino, dinov2_registers
@@ -42,7 +42,7 @@ def cache(tmp_path, monkeypatch):
 
 def test_metrics_are_the_files_of_all_measures_and_a_measure_has_its_own():
     of_dreamsim = (dreamsim.DINO, dreamsim.ENSEMBLE)
-    wanted = {ALEXNET, VGG16, *of_dreamsim, inception.WEIGHTS}
+    wanted = {ALEXNET, VGG16, *of_dreamsim, inception.WEIGHTS, dino_structure.WEIGHTS}
     wanted |= {clip.WEIGHTS, dino.WEIGHTS, dinov2_registers.WEIGHTS}
     assert set(files_of("metrics")) == wanted and len(files_of("metrics")) == len(wanted)
     assert files_of("lpips") == (ALEXNET,) and files_of("clip-vit-b-32") == (clip.WEIGHTS,)

@@ -200,7 +200,7 @@ def test_a_study_is_found_by_being_there():
 def test_studies_come_in_the_papers_order():
     assert list(studies()) == [
         "model-card", "correlation", "regions", "location", "step-error", "fix", "derivation", "more-steps", "fix-long",
-        "triangles", "mapping", "methods", "sample-quality", "compressibility", "edits", "interpolation",
+        "triangles", "mapping", "methods", "pie-bench", "sample-quality", "compressibility", "edits", "interpolation",
         "stochastic-edits", "training",
     ]  # fmt: skip
 

@@ -22,9 +22,8 @@ from taba_core.metrics.extractors.crop_classifier import CropClassifier
 from taba_core.metrics.image_distance import distance_named
 from taba_core.models.class_counts import num_classes
 from taba_core.stats.compressibility import to_bytes
-from taba_core.stats.estimate import Estimate
 from taba_core.stats.similarity import WINDOW, structural_similarity
-from taba_core.stats.values import CosineSimilarity, ValueMean
+from taba_core.stats.values import CosineSimilarity
 from workflows.analysis.edit_conditions import Conditions
 from workflows.analysis.measured import classifier_knows, features_of
 from workflows.configuration.context import Context
@@ -212,20 +211,3 @@ def likeness(inputs: Inputs, image: Column, edit: Column) -> dict[str, Values]:
 
     values = inputs.per_sample({"image": image, "edit": edit}, of)
     return dict(zip((MAE.name, SSIM.name), values.T, strict=False))
-
-
-def mean_of(values: Values, chosen: NDArray[np.bool_], replicates: int) -> Estimate:
-    """Mean and standard deviation over the chosen samples, (2,), with bootstrap replicates by sample id."""
-    from taba_core.stats.reduce import from_arrays, reduce
-    from taba_core.stats.resample import estimates
-
-    ids = np.flatnonzero(chosen & np.isfinite(values))
-    reduced = reduce(
-        from_arrays({"value": values[ids]}),
-        len(ids),
-        {"value": ValueMean("value")},
-        scheduler="sync",
-        sample_ids=ids,
-    )
-    of = estimates(reduced["value"], num_replicates=replicates)
-    return Estimate.stack([of["mean"], of["std"]])

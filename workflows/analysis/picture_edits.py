@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from taba_core.artifacts.decoded import Decoded
 from taba_core.artifacts.request import Request
 from taba_core.errors import UsageError
+from workflows.configuration.editor import ChosenEditor
 from workflows.configuration.edits import edit_of
 from workflows.configuration.pictures import PictureContext
 
@@ -22,8 +23,9 @@ class Variant:
     Attributes:
       name: of its files and of its request.
       label: as the sheet shows it, in lines.
-      forward_steps: K first steps of the inversion that are replaced; None of the source.
-      seed: of the forward noise; None where there is none.
+      forward_steps: K first steps of the inversion that are replaced; None of the source, and of edits without an
+        inversion.
+      seed: of the forward noise, or of an editor's noise on the image; None where there is none.
     """
 
     name: str
@@ -83,10 +85,22 @@ def variants(steps: int, counts: Sequence[int], seeds: Sequence[int]) -> list[Va
     return rows
 
 
+def rows_without_inversion(seeds: Sequence[int]) -> list[Variant]:
+    """The rows of an editor that needs no inversion: the source, and an edit of every seed of its noise."""
+    edits = [Variant(f"edit-seed{seed}", f"edit\n(seed {seed})", seed=seed) for seed in seeds]
+    return [Variant(SOURCE, "source"), *edits]
+
+
 def picture_requests(
-    context: PictureContext, steps: int, rows: Sequence[Variant], guidance_scale: float
+    context: PictureContext,
+    steps: int,
+    rows: Sequence[Variant],
+    guidance_scale: float,
+    editor: ChosenEditor | None = None,
 ) -> dict[str, Request]:
     """The artifact of every row, by its name; T = `steps`, `guidance_scale` is w of the edits alone.
+
+    An editor without an inversion takes the seed of a row for its own noise.
 
     Raises:
       UsageError: as `Context.images`, `Context.inversion` and `edit_of`.
@@ -99,7 +113,15 @@ def picture_requests(
         if row.name == SOURCE:
             asked[row.name] = context.request(images, images.always_stored(latent=latent))
             continue
-        inversion = own.inversion(images, row.forward_steps or 0, num_inference_steps=steps)
+        if row.forward_steps is None:
+            assert editor is not None, "an edit without an inversion is an editor's"
+            seeded = editor.altered(seed=row.seed)
+            edit = edit_of(
+                own, images, guidance_scale=guidance_scale, editor=seeded, num_inference_steps=steps
+            )
+            asked[row.name] = context.request(edit, edit.always_stored(latent=latent))
+            continue
+        inversion = own.inversion(images, row.forward_steps, num_inference_steps=steps)
         if row.name == RECONSTRUCTION:
             back = own.reconstruction(inversion)
             asked[row.name] = (
@@ -108,6 +130,6 @@ def picture_requests(
                 else context.request(back, ("reconstruction",))
             )
         else:
-            edit = edit_of(own, inversion, guidance_scale=guidance_scale)
+            edit = edit_of(own, inversion, guidance_scale=guidance_scale, editor=editor)
             asked[row.name] = context.request(edit, edit.always_stored(latent=latent))
     return asked

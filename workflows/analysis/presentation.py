@@ -95,6 +95,21 @@ class Column:
 
 
 @dataclass(frozen=True)
+class Reference:
+    """Rows that others published, shown folded away under a table and never among its cells.
+
+    Attributes:
+      title: where they were published.
+      setting: what they were made with, and in which units they are printed.
+      rows: values by row and column, as they were printed.
+    """
+
+    title: str
+    setting: str
+    rows: Mapping[str, Mapping[str, PaperValue]]
+
+
+@dataclass(frozen=True)
 class Table:
     """A table: `cells[i][j]` belongs to `rows[i]` and `columns[j]`.
 
@@ -105,6 +120,7 @@ class Table:
         repeated headings are shown once.
       conventions: the choices behind the numbers, one line.
       n, T, seed: images, sampling steps, seed; None where they do not apply or differ by cell.
+      reference: published rows of others for reading beside ours.
     """
 
     id: str
@@ -120,6 +136,7 @@ class Table:
     seed: int | None = None
     notes: tuple[str, ...] = ()
     row_groups: tuple[str, ...] = ()
+    reference: Reference | None = None
 
     def __post_init__(self) -> None:
         _check_id("table", self.id)

@@ -59,6 +59,22 @@ Scale = Annotated[
         "a model cannot be guided. Inversion and reconstruction are not guided.",
     ),
 ]
+Editor = Annotated[
+    str | None,
+    typer.Option(
+        "--editor",
+        metavar="NAME",
+        help="What samples the edits under control of their source (see `taba list`): masactrl, prompt-to-prompt, "
+        "plug-and-play and style-aligned on Stable Diffusion and SDXL, sdedit on every model. Default: the sampler "
+        "alone.",
+    ),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="editor.NAME=VALUE", help="An option of the editor (see `taba list`); repeatable."
+    ),
+]
 Steps = Annotated[int, typer.Option("--steps", min=1, help="T, steps of the inversion and of the sampler.")]
 Output = Annotated[
     Path | None,
@@ -78,6 +94,8 @@ class Wanted:
     seeds: Seeds = 4
     guidance_scale: Scale = None
     steps: Steps = 50
+    editor: Editor = None
+    assignments: Set = None
 
 
 def edit(
@@ -92,7 +110,8 @@ def edit(
     """Edit your own photographs: invert them, repair their latents, and sample another prompt or class.
 
     Each image is taken as its centre square in the size of the model. Its latent is repaired by forward noise in place
-    of the first K steps of the inversion, once with each seed.
+    of the first K steps of the inversion, once with each seed. An editor (--editor) samples the edits beside their
+    source, from the same latents.
 
     The output folder gets every picture as a PNG file; contact-sheet.png with the source, its reconstruction, the edit
     from the latent and the edits from repaired latents; and edits.json with settings, seeds, hashes, distances from
@@ -100,6 +119,9 @@ def edit(
     """
     from workflows.execution.edit import EditAsked, edit_pictures
 
-    given = asdict(wanted) | {"forward_steps": tuple(wanted.forward_steps or ())}
+    given = asdict(wanted) | {
+        "forward_steps": tuple(wanted.forward_steps or ()),
+        "assignments": tuple(wanted.assignments or ()),
+    }
     asked = EditAsked(place, to, **given)
     edit_pictures(asked, store=store, output=output, device=device, where=asdict(where))

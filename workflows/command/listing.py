@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
+from taba_core.diffusion.attention.registry import editor_class, list_editors
 from taba_core.diffusion.inversion import StepMethod, inversion_method_class, list_methods
 from taba_core.metrics.extractor import extractors
 from taba_core.metrics.image_distance import distances
@@ -28,6 +31,20 @@ def _method_row(name: str) -> tuple[str, str, str, str]:
     }
     told = " ".join(word for word, needed in needs.items() if needed)
     return name, "yes" if wraps else "no", told or "-", (cls.__doc__ or "").strip().splitlines()[0].strip()
+
+
+def _editor_row(name: str) -> tuple[str, str, str, str]:
+    """Name, what it needs, its options with defaults, and the first line of its docstring."""
+    cls = editor_class(name)
+    made = cls()
+    options = {field.name: getattr(made, field.name) for field in fields(made)}  # type: ignore[arg-type]
+    told = " ".join(f"{option}={_shown(value)}" for option, value in options.items())
+    needs = "attention of SD or SDXL" if cls.controls_attention else "a condition"
+    return name, needs, told, (cls.__doc__ or "").strip().splitlines()[0].strip()
+
+
+def _shown(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value) or "''"
 
 
 def _measure_row(kind: str, measure: Measure) -> tuple[str, str, str, str]:
@@ -59,6 +76,10 @@ def print_listing() -> None:
     print_table(
         ("name", "forward steps", "needs", "what it does"), [_method_row(name) for name in list_methods()]
     )
+    print(
+        "\neditors (taba edit --editor NAME --set editor.OPTION=VALUE; source_path, pinned or own, besides)"
+    )
+    print_table(("name", "needs", "options", "what it does"), [_editor_row(name) for name in list_editors()])
     print("\nfeature extractors and image distances")
     print_table(
         ("name", "kind", "stands in for", "here"),

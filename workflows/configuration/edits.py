@@ -15,6 +15,7 @@ from taba_core.errors import UsageError
 from taba_core.model_spec import PromptSpec
 from taba_core.models.prompts import load_prompts
 from workflows.configuration.context import Context
+from workflows.configuration.editor import ChosenEditor
 from workflows.configuration.guidance import Guidance
 from workflows.configuration.method import ChosenMethod
 from workflows.configuration.prompt_list import prompt_source, prompt_spec
@@ -33,6 +34,7 @@ def edit_of(
     switch_share: float = 0.0,
     num_inference_steps: int | None = None,
     flow_edit_steps: int | None = None,
+    editor: ChosenEditor | None = None,
 ) -> Edit:
     """The noise or the latent of images sampled under another condition, as images are sampled.
 
@@ -40,8 +42,9 @@ def edit_of(
       noise_seed: of noise in place of the generation's own; real images have none of their own.
       guidance_scale: w of the edits; None = that of the images. A method may guide its own sampler.
       switch_share: leading share of the sampling steps under the images' own condition, 0..1.
-      num_inference_steps: T of edits of real images from noise; None of all others.
+      num_inference_steps: T of edits that start from real images or their noise; None = that of the source.
       flow_edit_steps: lead the images over so many steps of a flow (FlowEdit), with noise of `noise_seed`.
+      editor: what samples the edits; None is the sampler alone.
 
     Raises:
       UsageError: images without a condition, targets that cannot be read, guidance of a model that cannot have it, a
@@ -70,6 +73,10 @@ def edit_of(
     if images.conditioning == "prompt":
         own = prompt_source(context.settings.prompts or context.card.defaults.prompts)
         prompts = context.prompts or prompt_spec(own)
+    how: dict[str, Any] = {"num_inference_steps": num_inference_steps}
+    if editor is not None:
+        editor.check(context.card)
+        how = editor.fields(source, num_inference_steps or source.num_steps)
     noises = getattr(images, "noises_per_condition", 1)
     return Edit(
         source=source,
@@ -77,8 +84,8 @@ def edit_of(
         x0_rule=context.conventions.sampling_x0_rule,
         guidance_scale=scale,
         switch_share=switch_share,
-        num_inference_steps=num_inference_steps,
         flow_edit_steps=flow_edit_steps,
+        **how,
         **_targets(context.settings, prompts, -(-context.num_samples // noises)),
     )
 

@@ -9,6 +9,16 @@ from taba_core.errors import UsageError
 from taba_core.models.cards import Card
 from taba_core.models.null_condition import why_no_null_condition
 
+# w of edits where the user says none: of text models on latents (Stable Diffusion), and of all others.
+_TEXT_GUIDANCE, _GUIDANCE = 7.5, 3.0
+
+
+def edit_guidance(card: Card) -> float:
+    """w of the edits of a model where the user says none; 1 where it cannot be guided."""
+    if why_no_null_condition(card):
+        return UNGUIDED
+    return _TEXT_GUIDANCE if card.domain == "latent" and card.conditional == "text" else _GUIDANCE
+
 
 @dataclass(frozen=True)
 class Guidance:

@@ -103,7 +103,9 @@ def default_model(target: str) -> str:
     return TEXT_MODEL if _class_number(target, names) is None else CLASS_MODEL
 
 
-def with_pictures(context: Context, place: str, prompt: str | None, target: str) -> PictureContext:
+def with_pictures(
+    context: Context, place: str, prompt: str | None, target: str, *, may_stay: bool = False
+) -> PictureContext:
     """The context of pictures and of what they are to become; what can be refused of them is refused here.
 
     Args:
@@ -111,6 +113,7 @@ def with_pictures(context: Context, place: str, prompt: str | None, target: str)
       prompt: what all of them show, a caption, or a class by name or number; None = what their folder says of each,
         and of a text model without captions the empty prompt.
       target: a prompt, or a class by name or number.
+      may_stay: the target may be what the images show: an editor changes them under their own prompt.
     Raises:
       UsageError: a model without conditions or weights, pictures that cannot be read or are too small, captions or
         classes that are missing or given twice, or a prompt or class that the model cannot read.
@@ -131,7 +134,7 @@ def with_pictures(context: Context, place: str, prompt: str | None, target: str)
     elif not by_class:
         for caption in dict.fromkeys(pictures.captions):
             read(f"{pictures.folder / METADATA}, '{caption[:40]}'", caption)
-    if set(pictures.classes if by_class else pictures.captions) == {wanted}:
+    if not may_stay and set(pictures.classes if by_class else pictures.captions) == {wanted}:
         raise UsageError(f"--to {target}: this is what the images show already; give another target.")
     _check_sizes(pictures, context.card.image_size)
     settings = context.settings.model_copy(

@@ -162,7 +162,7 @@ def parse_settings(assignments: Sequence[str], options: Sequence[type[Options]] 
             raise UsageError(f"--set {text}: write field=value, for example --set num_samples=512.")
         group, dot, option = name.partition(".")
         if dot and group in _GROUPS:
-            values.setdefault(_GROUPS[group], {})[option] = _scalar(value)
+            values.setdefault(_GROUPS[group], {})[option] = scalar(value)
         elif name in flat or (dot and group in declared):
             study, option = flat.get(name, (group, option))
             _give(of_studies.setdefault(study, {}), option, name, value)
@@ -199,7 +199,7 @@ def stored_settings(settings: Settings, options: Iterable[type[Options]]) -> dic
     return plain
 
 
-def _scalar(text: str) -> JsonValue:
+def scalar(text: str) -> JsonValue:
     """An option's value: int, float, true/false, else the text itself."""
     lowered = text.strip().lower()
     if lowered in ("true", "false"):

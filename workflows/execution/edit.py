@@ -17,13 +17,20 @@ import numpy as np
 from taba_core.conventions import UNGUIDED
 from taba_core.errors import UsageError
 from taba_core.models.base import card_with_options, model_notes
-from taba_core.models.null_condition import why_no_null_condition
 from taba_core.stats.compressibility import to_bytes
 from taba_core.store import Store
 from taba_core.store.address import is_remote
 from workflows.analysis.inputs import Inputs
-from workflows.analysis.picture_edits import Variant, picture_requests, replaced, variants
+from workflows.analysis.picture_edits import (
+    Variant,
+    picture_requests,
+    replaced,
+    rows_without_inversion,
+    variants,
+)
 from workflows.configuration.context import Context
+from workflows.configuration.editor import ChosenEditor, parse_editor
+from workflows.configuration.guidance import edit_guidance
 from workflows.configuration.numerics import settings_on
 from workflows.configuration.pictures import PictureContext, default_model, with_pictures
 from workflows.configuration.settings import MAX_SEED, Settings
@@ -39,8 +46,6 @@ if TYPE_CHECKING:
 
     from taba_core.artifacts.request import Request
 
-# w of edits where the user says none: of text models on latents (Stable Diffusion), and of all others.
-_TEXT_GUIDANCE, _GUIDANCE = 7.5, 3.0
 TARGETS = "targets.jsonl"
 
 
@@ -53,6 +58,7 @@ class EditAsked:
       model: a card's name or a path; None = by the target.
       forward_steps: K of the repaired latents; none = 0 and 4 % of T. seeds: how many forward noises of each K > 0.
       guidance_scale: w of edits; None = the default of the model.
+      editor: what samples the edits; None = the sampler alone. assignments: its options, as editor.NAME=VALUE.
     """
 
     place: str
@@ -65,6 +71,8 @@ class EditAsked:
     seeds: int = 4
     guidance_scale: float | None = None
     steps: int = 50
+    editor: str | None = None
+    assignments: tuple[str, ...] = ()
 
 
 def edit_pictures(
@@ -95,7 +103,9 @@ def edit_pictures(
     context, rows, scale = prepare(asked, store, network_device)
     folder = _output(output, context, asked.target)
     context = context.with_targets(folder / TARGETS)
-    requests = picture_requests(context, asked.steps, rows, scale)
+    requests = picture_requests(
+        context, asked.steps, rows, scale, parse_editor(asked.editor, asked.assignments)
+    )
     for note in (*model_notes(context.model_spec), *context.notes):
         print(note, flush=True)
     opened = Store.open(store, mode="a")
@@ -120,6 +130,9 @@ def prepare(asked: EditAsked, store: str, device: str) -> tuple[PictureContext, 
       UsageError: as `with_pictures`; a method that the model cannot have, or steps, seeds or guidance that cannot be.
     """
     card = card_with_options(str(asked.model), None)
+    editor = parse_editor(asked.editor, asked.assignments)
+    if editor is not None:
+        editor.check(card)
     # Exact: a rule that clips or thresholds x_0 cannot be undone, and would change what an edit should keep.
     settings = settings_on(device, card, Settings(num_inference_steps=asked.steps, conventions="exact"))
     if asked.seeds < 1 or settings.forward_seed + asked.seeds - 1 > MAX_SEED:
@@ -129,14 +142,36 @@ def prepare(asked: EditAsked, store: str, device: str) -> tuple[PictureContext, 
     plain = Context(str(asked.model), asked.method, settings, asked.weights, store)
     plain.chosen.check()
     plain.chosen.check_rules(plain.conventions)
-    context = with_pictures(plain, asked.place, asked.prompt, asked.target)
+    stays = editor is not None and editor.editor.changes_under_the_same_prompt
+    context = with_pictures(plain, asked.place, asked.prompt, asked.target, may_stay=stays)
     counts = replaced(context, asked.steps, asked.forward_steps)
     seeds = [settings.forward_seed + index for index in range(asked.seeds)]
     scale = _guidance(context, asked.guidance_scale)
     rows = variants(asked.steps, counts, seeds)
-    # Targets are written later; with drawn ones the same is refused of model, method and guidance.
-    picture_requests(context, asked.steps, rows, scale)
+    if editor is not None:
+        _check_editor(editor, context, asked)
+        rows = rows if editor.editor.inverts else rows_without_inversion(seeds)
+    # Targets are written later; with drawn ones the same is refused of model, method, guidance and editor.
+    picture_requests(context, asked.steps, rows, scale, editor)
     return context, rows, scale
+
+
+def _check_editor(editor: ChosenEditor, context: PictureContext, asked: EditAsked) -> None:
+    """Refuse (UsageError) prompts that the editor cannot take together, and options that it leaves without effect."""
+    if not editor.editor.inverts:
+        if asked.forward_steps or asked.method != "ddim":
+            given = "--forward-steps" if asked.forward_steps else "--method"
+            raise UsageError(
+                f"{given}: editor '{editor.name}' starts from the image, without an inversion; leave it out."
+            )
+        if "seed" in editor.given:
+            raise UsageError(
+                f"--set editor.seed={editor.given['seed']}: the command makes an edit of every seed of --seeds; leave "
+                "the option out."
+            )
+    if context.conditioning == "prompt" and context.pictures is not None:
+        for caption in dict.fromkeys(context.pictures.captions):
+            editor.editor.check_prompts(caption, str(context.target))
 
 
 def _guidance(context: PictureContext, given: float | None) -> float:
@@ -154,12 +189,7 @@ def _guidance(context: PictureContext, given: float | None) -> float:
                 "option out."
             )
         return UNGUIDED
-    if given is not None:
-        return given
-    if why_no_null_condition(context.card):
-        return UNGUIDED
-    on_latents = context.card.domain == "latent" and context.card.conditional == "text"
-    return _TEXT_GUIDANCE if on_latents else _GUIDANCE
+    return edit_guidance(context.card) if given is None else given
 
 
 def _files(context: PictureContext) -> tuple[Path, ...]:
@@ -192,6 +222,11 @@ def _pictures(
     return {name: to_bytes(inputs.pictures(name, every)) for name in requests}
 
 
+def _editor_facts(asked: EditAsked) -> dict[str, Any]:
+    editor = parse_editor(asked.editor, asked.assignments)
+    return {} if editor is None else {"editor": editor.name, "editor_options": editor.options}
+
+
 def _facts(
     asked: EditAsked, context: PictureContext, requests: Mapping[str, Request], guidance_scale: float
 ) -> dict[str, Any]:
@@ -211,6 +246,7 @@ def _facts(
         "method_options": context.chosen.options,
         "num_inference_steps": asked.steps,
         "guidance_scale": guidance_scale,
+        **_editor_facts(asked),
         "conventions": convention_line(context),
         "artifacts": {name: request.artifact.name for name, request in requests.items()},
     }

@@ -48,9 +48,14 @@ class Edited:
 
     @cached_property
     def names(self) -> list[str]:
-        """What the files of each image begin with: its name without suffix, or with it where two would be alike."""
+        """What the files of each image begin with: its name without suffix, or with it where two would be alike.
+
+        Images of several folders, or one that stands several times, may still be alike: then their number is added.
+        """
         stems = Counter(file.stem for file in self.files)
-        return [file.stem if stems[file.stem] == 1 else file.name.replace(".", "-") for file in self.files]
+        names = [file.stem if stems[file.stem] == 1 else file.name.replace(".", "-") for file in self.files]
+        alike = Counter(names)
+        return [name if alike[name] == 1 else f"{name}-{index}" for index, name in enumerate(names)]
 
     @cached_property
     def distances(self) -> dict[str, dict[str, list[float]]]:
@@ -78,13 +83,16 @@ class Edited:
         def of(row: str) -> float:
             return self.distances[row]["mean_difference"][index]
 
-        parts = [f"reconstruction {of(RECONSTRUCTION):.3f}"]
-        for count in sorted({row.forward_steps or 0 for row in self.rows if row.is_edit}):
-            values = [of(row.name) for row in self.rows if row.is_edit and row.forward_steps == count]
-            if count == 0:
+        edits = [row for row in self.rows if row.is_edit]
+        parts = [f"reconstruction {of(RECONSTRUCTION):.3f}"] if RECONSTRUCTION in self.pictures else []
+        for count in sorted({-1 if row.forward_steps is None else row.forward_steps for row in edits}):
+            values = [of(row.name) for row in edits if row.forward_steps == (None if count < 0 else count)]
+            spread = f"{min(values):.3f}" + (f" to {max(values):.3f}" if len(values) > 1 else "")
+            if count < 0:
+                parts.append(f"edits from noise on the image {spread}")
+            elif count == 0:
                 parts.append(f"edit from the latent {of(LATENT):.3f}")
             else:
-                spread = f"{min(values):.3f}" + (f" to {max(values):.3f}" if len(values) > 1 else "")
                 parts.append(f"edits repaired with K={count} {spread}")
         return "mean |difference| from the source: " + ", ".join(parts)
 

@@ -13,7 +13,16 @@ import jinja2
 from markupsafe import Markup
 
 from workflows.analysis import published
-from workflows.analysis.presentation import PROVENANCE_MEANING, Claim, Failure, Figure, Run, Section, Table
+from workflows.analysis.presentation import (
+    PROVENANCE_MEANING,
+    Claim,
+    Failure,
+    Figure,
+    PaperValue,
+    Run,
+    Section,
+    Table,
+)
 from workflows.report.notation import format_any, to_html
 from workflows.report.style import PNG_DPI
 from workflows.report.tables import PROVENANCE_MARK, cell_text, column_heading, context_line
@@ -170,7 +179,22 @@ def _table(table: Table) -> dict[str, Any]:
 
 
 def _reference(table: Table) -> dict[str, Any] | None:
-    """The paper's rows of the same table, as they were printed, for reading beside ours."""
+    """Published rows as they were printed, for reading beside ours: the table's own, or the paper's of that table."""
+    if table.reference is not None:
+        own = table.reference
+        columns = list(dict.fromkeys(column for cells in own.rows.values() for column in cells))
+        return {
+            "title": f"Published rows of {own.title}",
+            "label": f"Published rows of {own.title}",
+            "header": "Published row",
+            "setting": own.setting,
+            "warning": "Numbers of other models and settings than ours; none of them is a value of our model.",
+            "columns": columns,
+            "rows": [
+                (row, [_printed(cells[column]) if column in cells else None for column in columns])
+                for row, cells in own.rows.items()
+            ],
+        }
     if table.id != f"table{published.table_number(table.id)}":
         return None  # a companion of the paper's table, not the table itself
     entries = published.paper_rows(table.id)
@@ -180,14 +204,27 @@ def _reference(table: Table) -> dict[str, Any] | None:
     columns = list(dict.fromkeys(entry.column for entry in entries))
     values: dict[str, dict[str, Any]] = {}
     for entry in entries:
-        spread = "" if entry.value.spread is None else f"± {entry.value.spread:g}"
-        shown = {"value": f"{entry.value.value:g}", "spread": spread, "note": entry.value.note}
-        values.setdefault(entry.row, {})[entry.column] = {
-            **shown,
-            "mark": PROVENANCE_MARK[entry.value.provenance],
-        }
+        values.setdefault(entry.row, {})[entry.column] = _printed(entry.value)
     rows = [(row, [cells.get(column) for column in columns]) for row, cells in values.items()]
-    return {"number": number, "columns": columns, "rows": rows, "setting": published.PAPER_SETTINGS[number]}
+    return {
+        "title": f"The paper's rows of Table {number}",
+        "label": f"Paper's Table {number}",
+        "header": "Paper's row",
+        "warning": "Other models than ours unless the name is the same; not to be compared across n.",
+        "columns": columns,
+        "rows": rows,
+        "setting": published.PAPER_SETTINGS[number],
+    }
+
+
+def _printed(value: PaperValue) -> dict[str, str]:
+    """A printed value with its spread, note and mark of provenance."""
+    return {
+        "value": f"{value.value:g}",
+        "spread": "" if value.spread is None else f"± {value.spread:g}",
+        "note": value.note,
+        "mark": PROVENANCE_MARK[value.provenance],
+    }
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

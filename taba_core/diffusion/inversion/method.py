@@ -90,6 +90,8 @@ class Method:
       own_sampler: images come back through `reconstruct`, not through the DDIM sampler.
       own_grid: moves between other levels than those of the sampler's grid.
       own_guidance: is defined by a guidance of its own, so it takes the network's plain predictions.
+      keeps_path: its sampler puts the image back on the states that it carries as `states`, under any condition; an
+        editor does so with its source alone.
       made_for_flows: published for flow models; runs on all, and is compared on others where it is asked for by name.
     """
 
@@ -101,6 +103,7 @@ class Method:
     own_sampler: bool = False
     own_grid: bool = False
     own_guidance: bool = False
+    keeps_path: bool = False
     made_for_flows: bool = False
 
     def evaluations(self, grid: TimestepGrid, forward_steps: int = 0) -> int | Between:

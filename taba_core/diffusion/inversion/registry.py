@@ -8,12 +8,11 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
-from dataclasses import fields, is_dataclass
-from typing import Any, TypeVar, get_type_hints
-
-from pydantic import TypeAdapter, ValidationError
+from dataclasses import is_dataclass
+from typing import Any, TypeVar
 
 from taba_core.diffusion.inversion.method import Method
+from taba_core.diffusion.options import checked_options
 from taba_core.errors import UsageError, unknown_name
 
 _METHODS: dict[str, type[Method]] = {}
@@ -69,23 +68,7 @@ def inversion_method_named(name: str, **options: Any) -> Method:
         another type or outside its rule.
     """
     cls = inversion_method_class(name)
-    hints = get_type_hints(cls, include_extras=True)
-    known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
-    checked = {}
-    for option, value in options.items():
-        if option not in known:
-            has = f"it has: {', '.join(known)}" if known else "it has none"
-            raise UsageError(f"inversion method '{name}' has no option '{option}'; {has}.")
-        checked[option] = _validated(name, option, hints[option], value)
-    return cls(**checked)
-
-
-def _validated(name: str, option: str, hint: Any, value: Any) -> Any:
-    try:
-        return TypeAdapter(hint, config={"arbitrary_types_allowed": True}).validate_python(value)
-    except ValidationError as error:
-        rule = "; ".join(dict.fromkeys(found["msg"] for found in error.errors()))
-        raise UsageError(f"inversion method '{name}', option {option}={value!r}: {rule}.") from None
+    return cls(**checked_options(f"inversion method '{name}'", cls, options))
 
 
 def _registered() -> Mapping[str, type[Method]]:

@@ -12,8 +12,9 @@ from taba_core.diffusion.flow_edit import flow_edit
 from taba_core.diffusion.inversion import reconstruct
 from taba_core.diffusion.sampling import generate, generate_switching
 from workflows.compute.batch import Arrays, Batch, computes
-from workflows.compute.conditioning import condition, draw_targets
+from workflows.compute.conditioning import condition, draw_targets, prompts_from_bytes
 from workflows.compute.decoding import decoded_rgb
+from workflows.compute.edited import edited, from_image
 from workflows.compute.kinds.inversion import method_of
 
 FLOW_EDIT_STREAM = "flow-edit"  # of taba_core.rng; a stream for each step
@@ -26,13 +27,16 @@ def sample_edits(batch: Batch) -> Arrays:
     samples, model = artifact.samples, batch.worker.model(artifact.predictor)
     own = batch.read(samples, *samples.condition_variables)
     target = draw_targets(artifact, batch.ids, own, getattr(model, "class_names", ()))
-    cond = condition(model, target, batch.worker.device)
     if artifact.flow_edit_steps is not None:
-        image = _led(batch, artifact, cond)
+        image = _led(batch, artifact, condition(model, target, batch.worker.device))
+    elif artifact.editor and not artifact.starts_from_image:
+        image = edited(
+            batch, artifact, prompts_from_bytes(own["prompt"]), prompts_from_bytes(target["prompt"])
+        )
     else:
         # The own condition is encoded only where steps are taken under it.
         before = condition(model, own, batch.worker.device) if artifact.switch_share else {}
-        image = _sampled(batch, artifact, before, cond)
+        image = _sampled(batch, artifact, before, condition(model, target, batch.worker.device))
     decoded = {"decoded": decoded_rgb(batch.model, image)} if "decoded" in batch.variables else {}
     (values,) = target.values()
     return {"edit": image.cpu().numpy(), artifact.target_variable: values, **decoded}
@@ -65,6 +69,8 @@ def _sampled(
     """What the sampler makes of the start under the target, after a share of the steps under the own condition."""
     denoiser, grid = batch.denoiser(artifact.guidance_scale), batch.grid(artifact.num_steps)
     source, rule = artifact.source, artifact.x0_rule
+    if artifact.starts_from_image:
+        return from_image(batch, artifact, denoiser, target)
     if isinstance(source, Inversion) and method_of(source).own_sampler:
         read = batch.read(source, "latent", *source.carried)
         return reconstruct(

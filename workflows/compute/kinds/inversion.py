@@ -8,6 +8,7 @@ from taba_core import rng
 from taba_core.artifacts.inversion import Inversion
 from taba_core.artifacts.reconstruction import Reconstruction
 from taba_core.artifacts.variable import RESIDUAL_NOT_DEFINED
+from taba_core.diffusion.denoiser import Denoiser
 from taba_core.diffusion.inversion import (
     InversionReport,
     Method,
@@ -15,6 +16,7 @@ from taba_core.diffusion.inversion import (
     invert_with_report,
     reconstruct,
 )
+from taba_core.diffusion.sampling import OnStep
 from workflows.compute.batch import Arrays, Batch, computes
 from workflows.compute.decoding import round_trip
 from workflows.compute.own_module import check_own_module
@@ -25,21 +27,27 @@ from workflows.compute.timing import TimedDenoiser, processor
 def invert(batch: Batch) -> Arrays:
     """Latents, what the method carries beside them, and what it took."""
     artifact: Inversion = batch.artifact
-    ids, source = batch.ids, artifact.source
-    image = batch.tensor(batch.read(source, "image")["image"])
-    noise = None
-    if artifact.forward_steps or artifact.draws_noise:
-        noise = batch.tensor(
-            rng.normal(ids, tuple(image.shape[1:]), seed=artifact.forward_seed, stream="forward")
-        )
-    if (
-        artifact.round_trip != "none"
-    ):  # asked for here, because another network may invert and this one be unloaded
-        image = round_trip(batch.model, image, artifact.round_trip, ids, source.draw_seed)
     # The clock is outermost: it sees what a prediction costs, both evaluations of a guided one.
     clock = TimedDenoiser(batch.denoiser(artifact.guidance_scale), batch.worker.wait)
-    report = invert_with_report(
-        clock,
+    report = inverted(batch, artifact, clock, measure_residual="residual" in batch.variables)
+    batch.worker.add_note("inversion_seconds", clock.seconds(int(report.evaluations.sum())))
+    batch.worker.add_note("processor", processor(batch.worker.device))
+    carried = {name: value.float().cpu().numpy() for name, value in report.carried.items()}
+    return {"latent": report.latent.float().cpu().numpy(), **carried, **_facts(report)}
+
+
+def inverted(
+    batch: Batch,
+    artifact: Inversion,
+    denoiser: Denoiser,
+    *,
+    on_step: OnStep | None = None,
+    measure_residual: bool = False,
+) -> InversionReport:
+    """The images of a batch inverted as the artifact says, whose samples are those of the batch."""
+    image, noise = start_of(batch, artifact)
+    return invert_with_report(
+        denoiser,
         image,
         batch.grid(artifact.num_inference_steps),
         method_of(artifact),
@@ -51,13 +59,26 @@ def invert(batch: Batch) -> Arrays:
         forward_steps=artifact.forward_steps,
         forward_level=artifact.forward_level,
         forward_noise=noise,
-        sample_ids=ids.tolist(),
-        measure_residual="residual" in batch.variables,
+        sample_ids=batch.ids.tolist(),
+        on_step=on_step,
+        measure_residual=measure_residual,
     )
-    batch.worker.add_note("inversion_seconds", clock.seconds(int(report.evaluations.sum())))
-    batch.worker.add_note("processor", processor(batch.worker.device))
-    carried = {name: value.float().cpu().numpy() for name, value in report.carried.items()}
-    return {"latent": report.latent.float().cpu().numpy(), **carried, **_facts(report)}
+
+
+def start_of(batch: Batch, artifact: Inversion) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The images that are inverted, (B, C, H, W), and the forward noise where steps or the method need it."""
+    ids, source = batch.ids, artifact.source
+    image = batch.tensor(batch.read(source, "image")["image"])
+    noise = None
+    if artifact.forward_steps or artifact.draws_noise:
+        noise = batch.tensor(
+            rng.normal(ids, tuple(image.shape[1:]), seed=artifact.forward_seed, stream="forward")
+        )
+    if (
+        artifact.round_trip != "none"
+    ):  # asked for here, because another network may invert and this one be unloaded
+        image = round_trip(batch.model, image, artifact.round_trip, ids, source.draw_seed)
+    return image, noise
 
 
 def _facts(report: InversionReport) -> Arrays:

@@ -17,8 +17,9 @@ from taba_core.metrics.image_distance import ImageDistance, distance_named
 from taba_core.stats.estimate import Estimate
 from taba_core.stats.values import CosineSimilarity
 from workflows.analysis.edit_conditions import Conditions
-from workflows.analysis.edit_measures import SSIM, Values, alignments, judge_requests, kept, likeness, mean_of
+from workflows.analysis.edit_measures import SSIM, Values, alignments, judge_requests, kept, likeness
 from workflows.analysis.edits import Start, pictures_of, request_name
+from workflows.analysis.means import mean_of
 from workflows.analysis.measured import classifier_knows, distances_of, features_of
 from workflows.configuration.context import Context
 from workflows.studies.edits.options import EditsOptions

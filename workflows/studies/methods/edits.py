@@ -33,11 +33,11 @@ from workflows.analysis.edit_measures import (
     judge_requests,
     kept,
     likeness,
-    mean_of,
     measure_named,
 )
 from workflows.analysis.edits import pictures_of
 from workflows.analysis.findings import Findings
+from workflows.analysis.means import mean_of
 from workflows.analysis.measured import distances_of
 from workflows.analysis.presentation import Column
 from workflows.configuration.context import Context

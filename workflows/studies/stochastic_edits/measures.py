@@ -17,10 +17,10 @@ from workflows.analysis.edit_measures import (
     distance_measure,
     kept,
     likeness,
-    mean_of,
     measure_named,
 )
 from workflows.analysis.edits import pictures_of
+from workflows.analysis.means import mean_of
 from workflows.configuration.context import Context
 from workflows.studies.stochastic_edits.variants import (
     FRESH,

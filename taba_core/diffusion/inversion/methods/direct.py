@@ -31,6 +31,7 @@ class DirectInversion(WholeMethod):
     """
 
     own_sampler = True
+    keeps_path = True
 
     def carried_shapes(
         self, grid: TimestepGrid, sample_shape: Shape, cond_shapes: Mapping[str, Shape]
