@@ -49,7 +49,6 @@ class Edit(Artifact):
     kind: ClassVar[str] = "edit"
     image_variable: ClassVar[str] = "edit"
     added_later: ClassVar[dict[str, Any]] = {
-    added_later: ClassVar[dict[str, Any]] = {
         "switch_share": 0.0,
         "num_inference_steps": None,
         "flow_edit_steps": None,
@@ -123,7 +122,9 @@ class Edit(Artifact):
         if self.editor:
             self._check_editor()
         elif self.source_path == "pinned":
-            raise ValueError("source_path=pinned: only the source of an editor behind an inversion has states.")
+            raise ValueError(
+                "source_path=pinned: only the source of an editor behind an inversion has states."
+            )
         return self
 
     def _check_start(self) -> None:
@@ -152,11 +153,15 @@ class Edit(Artifact):
                 f"switch_share={self.switch_share:g}: an editor says itself from which step on it edits."
             )
         if self.source_path == "pinned" and not isinstance(self.source, Inversion):
-            raise ValueError("source_path=pinned: only the source of an editor behind an inversion has states.")
+            raise ValueError(
+                "source_path=pinned: only the source of an editor behind an inversion has states."
+            )
 
     def _check_flow_edit(self, steps: int) -> None:
         if self.switch_share:
-            raise ValueError(f"switch_share={self.switch_share:g}: FlowEdit samples nothing that could switch.")
+            raise ValueError(
+                f"switch_share={self.switch_share:g}: FlowEdit samples nothing that could switch."
+            )
         if not isinstance(self.source, Generation) or self.noise_seed is None:
             raise ValueError(
                 f"flow_edit_steps={steps}: FlowEdit leads generated images, with noise of a seed of its own; give a "

@@ -99,7 +99,9 @@ def _measured(card: Card, profile: str, compiled: bool) -> StepCost | None:
     if own_card(card) is not None:  # a user's, under whatever name
         return None
     best = _nearest_batch(card, profile, compiled)
-    return best and StepCost(best.seconds, best.batch, f"{best.card}, {best.date:%Y-%m-%d}")
+    if best is None:
+        return None
+    return StepCost(best.seconds, best.batch, f"{best.card}, {best.date:%Y-%m-%d}")
 
 
 def _nearest_batch(card: Card, profile: str, compiled: bool) -> StepTime | None:
