@@ -28,6 +28,7 @@ from workflows.studies.methods.tables import tables_of as methods_tables
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 import tiny_text_checkpoints as tiny
 
+follows = pytest.mark.follows
 LAYERS = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
 SMALL = (
     "num_samples=6", "num_inference_steps=4", "bootstrap_replicates=100", "model.num_components_per_photo=2",
@@ -70,7 +71,7 @@ def run(place, study, *sets):
 @pytest.fixture(scope="module")
 def place(network, tmp_path_factory):
     place = tmp_path_factory.mktemp("clip") / "store"
-    assert run(place, "edits", "edits.forward_steps=1") == 0
+    assert run(place, "edits", "edits.forward_steps=1", "edits.clip=on") == 0
     return place
 
 
@@ -143,7 +144,7 @@ def test_the_tables_have_the_columns_without_a_proxy_and_say_what_they_are(place
 
 def test_stochastic_edits_have_them_too(network, tmp_path):
     sets = ("stochastic-edits.seeds=2", "stochastic-edits.forward_steps=1", "stochastic-edits.examples=1")
-    assert run(tmp_path / "s", "stochastic-edits", *sets) == 0
+    assert run(tmp_path / "s", "stochastic-edits", *sets, "stochastic-edits.clip=on") == 0
     result = result_of(tmp_path / "s")
     names = result["measure"].values.tolist()
     assert {"clip-t_target", "clip-t_source", "clip-score_target", "clip-score_source"} <= set(names)
@@ -157,6 +158,7 @@ def test_table_7_prefers_the_score_and_shows_the_papers_values_beside_it_alone(n
         "methods.rows=ddim,forward-1-exact,reverse-dpm-2",
         "methods.arc_samples=2",
         "num_inference_steps=50",
+        "methods.clip=on",
     )
     assert run(tmp_path / "s", "methods", *sets) == 0
     result = result_of(tmp_path / "s")
@@ -182,11 +184,20 @@ def test_table_7_prefers_the_score_and_shows_the_papers_values_beside_it_alone(n
 # ---------------------------------------------------------------- without the weights
 
 
-def test_without_the_weights_nothing_is_asked_and_the_caption_says_how_to_get_them(tmp_path, monkeypatch):
+@follows("Or leave CLIP out: --set ")
+def test_clip_is_asked_where_it_is_wanted_and_refused_without_its_weights(tmp_path, monkeypatch, refused):
     monkeypatch.setenv("TABA_CACHE", str(tmp_path / "empty"))
+    given = [part for one in (*SMALL, "edits.forward_steps=1") for part in ("--set", one)]
+    command = ("run", "edits", "--executor", "local", "--store", tmp_path / "s", "--no-report", *given)
+    assert "`taba fetch metrics`" in refused(2, *command, "--set", "edits.clip=on")
+    assert not (tmp_path / "s").exists()
+    assert taba(*command, "--set", "edits.clip=off") == 0
+
+
+def test_without_it_nothing_is_asked_and_the_caption_says_how_to_get_it(network, tmp_path):
     context = Context("photo-mixture", "ddim", read_settings([*SMALL, "edits.forward_steps=1"]))
     asked = studies()["edits"].requests(context)
-    assert not [name for name in asked if "clip" in name]
+    assert not [name for name in asked if "clip" in name]  # though the weights are here
     assert any(isinstance(request.artifact, Edit) for request in asked.values())
     assert run(tmp_path / "s", "edits", "edits.forward_steps=1") == 0
     result = result_of(tmp_path / "s")

@@ -1,6 +1,6 @@
 """What is measured of edits in several studies: likeness to their sources, and whether they show what was asked.
 
-Alignment is asked of judges: CLIP where its weights are, the classifier of crops where it knows the photographs, and
+Alignment is asked of judges: CLIP where a study is told to, the classifier of crops where it knows the photographs, and
 the exact posterior where the model has one. Both of the latter stand in for CLIP-T, and say so.
 """
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from taba_core.artifacts.base import Artifact
 from taba_core.artifacts.class_posterior import ClassPosterior
 from taba_core.artifacts.request import Request
+from taba_core.errors import UsageError
 from taba_core.metrics.extractor import Extractor, extractor_named
 from taba_core.metrics.extractors.clip import CLIP_SCORE_FACTOR, Clip
 from taba_core.metrics.extractors.crop_classifier import CropClassifier
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
 Values = NDArray[np.float64]
 DISTANCE, ALIGNMENT = "Distance from the source", "Alignment"
 CLIP_MISSING = (
-    "CLIP-T and CLIPScore are not measured, because CLIP's weights were not here: `taba fetch metrics` gets them, and "
-    "the same command then adds both."
+    "CLIP-T and CLIPScore were not asked for: `taba fetch metrics` gets CLIP's weights, and option `clip=on` of this "
+    "study adds both."
 )
 CLIP_NOTE = (
     "CLIP-T: cosine of CLIP ViT-B/32 between the edit and the text, a prompt or the bare name of a class, of all edits "
@@ -122,12 +123,17 @@ def kept(name: str, conditions: Conditions) -> NDArray[np.bool_]:
 # ---------------------------------------------------------------- alignment
 
 
-def judge_requests(context: Context, edits: Mapping[str, Artifact]) -> dict[str, Request]:
-    """What the judges that are here ask of edits, by the name of the judge and of the edits."""
+def judge_requests(context: Context, edits: Mapping[str, Artifact], *, clip: str) -> dict[str, Request]:
+    """What the judges ask of edits, by the name of the judge and of the edits.
+
+    Args:
+      clip: "on" or "off", whether CLIP is one of them. It is a choice and not what lies on this machine, so that a
+        result has one key everywhere.
+    """
     extractors: list[Extractor] = []
     if classifier_knows(context):
         extractors.append(CropClassifier())
-    if _clip_is_here(context):
+    if clip == "on":
         extractors.append(Clip())
     asked = {
         f"{one.name}/{of}": context.request(features_of(edit, one), ("features",))
@@ -143,10 +149,11 @@ def judge_requests(context: Context, edits: Mapping[str, Artifact]) -> dict[str,
     return asked
 
 
-def _clip_is_here(context: Context) -> bool:
-    return (
-        not Clip().unsuited(context.decoded_shape or context.card.sample_shape) and Clip().why_not() is None
-    )
+def check_clip(context: Context, study: str, clip: str) -> None:
+    """Refuse (UsageError) to ask CLIP where its weights are not, or of pictures that it does not take."""
+    reason = Clip().unsuited(context.decoded_shape or context.card.sample_shape) or Clip().why_not()
+    if clip == "on" and reason:
+        raise UsageError(f"--set {study}.clip=on: {reason} Or leave CLIP out: --set {study}.clip=off.")
 
 
 def alignments(inputs: Inputs, context: Context, of: str, conditions: Conditions) -> dict[str, Values]:

@@ -13,6 +13,7 @@ from taba_core.errors import UsageError
 from taba_core.stats.estimate import Estimate
 from workflows.analysis.choices import Choice, other_rule
 from workflows.analysis.edit_conditions import Conditions, conditions_of
+from workflows.analysis.edit_measures import check_clip
 from workflows.analysis.edits import (
     FLOW_EDIT,
     FRESH,
@@ -86,6 +87,7 @@ class Edits(Study):
         """Refuse (UsageError) a measure whose packages or weights are missing."""
         for one in (*metrics(context), extractor(context)):
             one.check()
+        check_clip(context, self.name, context.options(EditsOptions).clip)
 
     def analyse(self, inputs: Inputs, context: Context) -> xr.Dataset:
         """Every measure of every start with paired differences, the claims, and examples."""

@@ -57,7 +57,7 @@ def measure_requests(
     of_features = {extractor(context).name: extractor(context)}
     if classifier_knows(context):
         of_features[CropClassifier.name] = CropClassifier()
-    asked = judge_requests(context, edits)
+    asked = judge_requests(context, edits, clip=context.options(EditsOptions).clip)
     for name, one in of_features.items():
         for of, source in {"images": images, **edits}.items():
             asked[f"{name}/{of}"] = context.request(features_of(source, one), ("features",))

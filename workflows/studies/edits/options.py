@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -38,4 +38,7 @@ class EditsOptions(Options):
     )
     guidance_scale: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="w of the edits (default: that of the images)"
+    )
+    clip: Literal["on", "off"] = Field(
+        "off", description="judge edits by CLIP-T and CLIPScore too, which needs CLIP's weights: on | off"
     )

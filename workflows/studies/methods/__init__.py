@@ -9,6 +9,7 @@ import xarray as xr
 
 from taba_core.artifacts.request import Request
 from taba_core.artifacts.self_interpolation import SelfInterpolation
+from workflows.analysis.edit_measures import check_clip
 from workflows.analysis.findings import Findings, for_each, row_labels
 from workflows.analysis.gaussianity import patch_features
 from workflows.analysis.preferred import with_preferred
@@ -93,8 +94,9 @@ class Methods(Study):
         return with_times(store, result)
 
     def check_runnable(self, context: Context) -> None:
-        """LPIPS needs its package and weights, where it was asked for."""
+        """LPIPS and CLIP need packages and weights, where they were asked for."""
         check_lpips(context)
+        check_clip(context, self.name, context.options(MethodsOptions).clip)
 
     def present(self, results: Sequence[xr.Dataset]) -> Section:
         """Table 7, the scorecard, trade-offs, self-interpolation curves and spectra of each result."""

@@ -98,7 +98,7 @@ def edit_requests(context: Context, rows: Sequence[MethodRow], steps: int) -> di
             inversion = row.inversion(context, context.generation(steps))
             back = distances_of(context.reconstruction(inversion), inversion.source, RandomLpips())
             asked[f"{BACK}/{row.name}"] = context.request(back, ("distance",))
-    return asked | judge_requests(own, edits)
+    return asked | judge_requests(own, edits, clip=context.options(MethodsOptions).clip)
 
 
 def _metrics(context: Context) -> list[ImageDistance]:

@@ -31,3 +31,6 @@ class MethodsOptions(Options):
         description="measure edits from every method's latents: on | off | auto (of models without a network that read "
         "a class, where they take about as long as inversion and reconstruction)",
     )
+    clip: Literal["on", "off"] = Field(
+        "off", description="judge its edits by CLIP-T and CLIPScore too, which needs CLIP's weights: on | off"
+    )

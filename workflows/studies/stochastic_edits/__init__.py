@@ -11,7 +11,7 @@ import xarray as xr
 from taba_core.artifacts.request import Request
 from taba_core.stats.estimate import Estimate
 from workflows.analysis.edit_conditions import Conditions, conditions_of
-from workflows.analysis.edit_measures import MAE
+from workflows.analysis.edit_measures import MAE, check_clip
 from workflows.analysis.edits import editing
 from workflows.analysis.findings import Findings
 from workflows.analysis.inputs import PICTURE_DIMS
@@ -78,6 +78,7 @@ class StochasticEdits(Study):
         """Refuse (UsageError) a distance whose packages or weights are missing."""
         for metric in metrics(context):
             metric.check()
+        check_clip(context, self.name, options(context).clip)
 
     def option_key(self, context: Context) -> dict[str, Any]:
         """How many photographs are shown; the other options decide which artifacts there are."""

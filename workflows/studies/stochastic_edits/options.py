@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
 from workflows.configuration.options import Options, listed
-
-AVAILABLE = "available"
 
 
 def _shares_of_steps(value: tuple[float, ...]) -> tuple[float, ...]:
@@ -36,11 +34,13 @@ class StochasticEditsOptions(Options):
         "4%", min_length=1, description="K of the repaired latents: a count or a percentage of T"
     )
     distances: Annotated[tuple[str, ...], listed("image distance, e.g. random-lpips")] = Field(
-        (AVAILABLE,),
-        description="image distances beside the mean absolute difference, comma-separated (see taba list), or "
-        "available: all whose weights are here",
+        ("random-lpips", "ssim"),
+        description="image distances beside the mean absolute difference, comma-separated (see taba list)",
     )
     guidance_scale: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="w of the edits (default: that of the images)"
     )
     examples: int = Field(6, ge=1, description="photographs whose variants are shown, the first by their ids")
+    clip: Literal["on", "off"] = Field(
+        "off", description="judge edits by CLIP-T and CLIPScore too, which needs CLIP's weights: on | off"
+    )

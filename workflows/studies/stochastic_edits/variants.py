@@ -13,14 +13,14 @@ from taba_core.artifacts.images import ImageList
 from taba_core.artifacts.inversion import Inversion
 from taba_core.artifacts.request import Request
 from taba_core.errors import UsageError
-from taba_core.metrics.image_distance import ImageDistance, distance_named, distances
+from taba_core.metrics.image_distance import ImageDistance, distance_named
 from workflows.analysis.edit_measures import judge_requests
 from workflows.analysis.edits import FRESH_SEED
 from workflows.analysis.measured import distances_of
 from workflows.configuration.context import Context
 from workflows.configuration.edits import edit_of
 from workflows.configuration.settings import MAX_SEED
-from workflows.studies.stochastic_edits.options import AVAILABLE, StochasticEditsOptions
+from workflows.studies.stochastic_edits.options import StochasticEditsOptions
 
 REPAIRED, FRESH, LATENT = "repaired", "fresh-noise", "latent"
 GROUPS = (REPAIRED, FRESH, LATENT)
@@ -88,7 +88,7 @@ def replaced(context: Context, num_inference_steps: int) -> int:
 
 
 def metrics(context: Context) -> list[ImageDistance]:
-    """The image distances that were asked for; of `available` those that can be measured here.
+    """The image distances that were asked for.
 
     Raises:
       UsageError: an unknown one, or one that does not suit the model's images.
@@ -96,15 +96,9 @@ def metrics(context: Context) -> list[ImageDistance]:
     shape = context.decoded_shape or context.card.sample_shape
     found: dict[str, ImageDistance] = {}
     for name in options(context).distances:
-        if name == AVAILABLE:
-            here = distances().values()
-            found |= {one.name: one for one in here if not one.unsuited(shape) and one.why_not() is None}
-            continue
         metric = distance_named(name)
         if unsuited := metric.unsuited(shape):
-            raise UsageError(
-                f"--set stochastic-edits.distances={name}: {unsuited} Use another, or {AVAILABLE}."
-            )
+            raise UsageError(f"--set stochastic-edits.distances={name}: {unsuited} Use another.")
         found[name] = metric
     return list(found.values())
 
@@ -154,7 +148,7 @@ def edit_requests(
         for a, b in pairs(every):
             artifact = distances_of(edits[f"{share:g}/{a.name}"], edits[f"{share:g}/{b.name}"], metric)
             asked[pair_name(metric.name, share, a, b)] = context.request(artifact, ("distance",))
-    return asked | judge_requests(context, edits)
+    return asked | judge_requests(context, edits, clip=options(context).clip)
 
 
 def pairs(every: Iterable[Variant]) -> list[tuple[Variant, Variant]]:
