@@ -98,19 +98,21 @@ def _measured(card: Card, profile: str, compiled: bool) -> StepCost | None:
     """The measured time whose batch is nearest to the card's own."""
     if own_card(card) is not None:  # a user's, under whatever name
         return None
+    best = _nearest_batch(card, profile, compiled)
+    return best and StepCost(best.seconds, best.batch, f"{best.card}, {best.date:%Y-%m-%d}")
+
+
+def _nearest_batch(card: Card, profile: str, compiled: bool) -> StepTime | None:
     lines = [t for t in step_times() if (t.model, t.profile, t.compiled) == (card.name, profile, compiled)]
-    if not lines:
-        return None
-    best = min(lines, key=lambda line: abs(line.batch - card.cost.batch_size))
-    return StepCost(best.seconds, best.batch, f"{best.card}, {best.date:%Y-%m-%d}")
+    return min(lines, key=lambda line: abs(line.batch - card.cost.batch_size), default=None)
 
 
 @cache
 def _typical_ratio(profile: str, compiled: bool) -> float:
     """Seconds an image over those of the card's own cost, the median of the models measured so; 1 if there are none."""
+    cards = [load_card(name) for name in dict.fromkeys(line.model for line in step_times())]
+    measured = [(card, _nearest_batch(card, profile, compiled)) for card in cards]
     ratios = [
-        line.seconds / line.batch / load_card(line.model).cost.image_seconds
-        for line in step_times()
-        if (line.profile, line.compiled) == (profile, compiled)
+        line.seconds / line.batch / card.cost.image_seconds for card, line in measured if line is not None
     ]
     return statistics.median(ratios) if ratios else 1.0

@@ -79,9 +79,12 @@ class Store:
 
     @staticmethod
     def is_there(path: str | os.PathLike[str]) -> bool:
-        """Whether `open` for reading has anything to open: a directory, or a remote store's root."""
+        """Whether `open` for reading has anything to open: a file, a directory that is not empty, or a remote root."""
         place = place_of(path)
-        return (place / META).exists() if is_remote(path) else place.exists()
+        if is_remote(path) or not place.exists():
+            return (place / META).exists()
+        directory = local_path(place)
+        return not directory.is_dir() or any(directory.iterdir())
 
     def ensure(
         self,

@@ -132,6 +132,7 @@ def test_a_store_that_is_not_there_is_made_by_a_run(tmp_path, refused):
     (tmp_path / "here").mkdir()
     for command in ("report", "verify"):
         refused(2, command, "--store", tmp_path / "here")
+    assert taba("plan", "training", "--store", tmp_path / "here") == 0  # an empty directory is no store yet
     assert taba(*RUN, "--store", tmp_path / "here") == 0
     for command in ("report", "verify"):
         assert taba(command, "--store", tmp_path / "here") == 0

@@ -137,7 +137,8 @@ def _find_round_trip(found: Findings, inputs: Inputs, context: Context, steps: i
     grid = context.grid(steps)
     count = min(_CHECKED, inputs.num_samples)
     state = inputs.head("generation", "image", count).astype(np.float64)
-    eps_t = inputs.head("paths", "eps_t", count)
+    # In float64: a Python number times a float32 array would be rounded to float32.
+    eps_t = inputs.head("paths", "eps_t", count).astype(np.float64)
     # Into pure noise a step forgets the state, so on a flow the states of the way are compared too.
     path = inputs.head("paths", "x_t", count) if grid.schedule.is_flow else None
     off = 0.0
