@@ -90,7 +90,7 @@ def cosines(network, pictures, texts):
     )
     with torch.no_grad():
         together = network(**images, **tokens)
-    return (together.logits_per_image.diagonal() / network.logit_scale.exp()).numpy()
+    return (together.logits_per_image.diagonal() / network.logit_scale.exp()).detach().numpy()
 
 
 @pytest.mark.parametrize("start", ["noise", "latent", "exact-1"])
