@@ -8,12 +8,16 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from taba_core.models.torchvision_import import repair_torchvision
+
 os.environ.setdefault("RAY_DEDUP_LOGS", "0")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny networks lose time to threads, and cores are shared
 
 # How long an example takes, and how long it takes to draw, says how busy the machine is, and nothing of the product.
 settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared machine")
+
+repair_torchvision()  # tests import diffusers and transformers at their top, and those torchvision
 
 DATA = Path(__file__).parent / "data"
 

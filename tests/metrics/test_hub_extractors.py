@@ -20,10 +20,16 @@ from taba_core.metrics.extractor import extractor_named
 from taba_core.metrics.extractors import clip, dino, dinov2_registers
 from taba_core.metrics.image_distance import distance_named
 from taba_core.metrics.preparation import IMAGENET, OPENAI, Preparation
+from taba_core.models.torchvision_import import repair_torchvision
 from taba_core.stats.similarity import structural_similarity
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 import tiny_text_checkpoints as tiny
+
+repair_torchvision()  # clean-fid imports torchvision by itself
+from cleanfid.fid import get_batch_features  # noqa: E402
+from cleanfid.inception_torchscript import InceptionV3W  # noqa: E402
+from cleanfid.resize import build_resizer  # noqa: E402
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
 
@@ -239,13 +245,25 @@ def test_inception_is_asked_as_clean_fid_asks_it(small_inception):
 
 
 def test_resizing_is_clean_fids_to_the_bit():
-    resizer = pytest.importorskip("cleanfid.resize", reason="clean-fid is not installed").build_resizer(
-        "clean"
-    )
+    resizer = build_resizer("clean")
     for size in (32, 512):
         given = pictures(1, size, size)
         expected = resizer(given[0].permute(1, 2, 0).numpy()).clip(0, 255)
         np.testing.assert_array_equal(inception.resized_clean(given)[0].permute(1, 2, 0), expected)
+
+
+def test_inception_is_clean_fids_own_wrapper_around_the_same_file(small_inception):
+    given = pictures(2, 36, 50)
+    folder = str(inception.WEIGHTS.path().parent)
+    resized = [build_resizer("clean")(one.permute(1, 2, 0).numpy()).clip(0, 255) for one in given]
+    clean = torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2)
+    for name, images, inside in (
+        ("inception-clean", clean, False),
+        ("inception-legacy-tensorflow", given, True),
+    ):
+        network = InceptionV3W(folder, download=False, resize_inside=inside)
+        theirs = get_batch_features(images, network, "cpu")
+        np.testing.assert_allclose(extractor_named(name).rows(given), theirs, rtol=1e-5, atol=1e-6)
 
 
 def test_a_file_that_is_no_such_network_is_named(cache):

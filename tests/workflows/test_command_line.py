@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from workflows.__main__ import main
+from workflows.report.from_store import print_headline
 
 SMALL = [
     "--set", "num_samples=32", "--set", "num_inference_steps=10", "--set", "forward_steps=1,2",
@@ -141,6 +142,26 @@ def test_a_finished_store_computes_nothing_again(store, taba_here):
     verdicts = done.stdout.partition("claims, each tested on its 95 % interval:\n")[2]
     assert {line[:14].strip() for line in verdicts.splitlines() if line[:2] == "  "} <= VERDICTS
     assert sorted(re.findall(r"C2\w", verdicts)) == ["C2a", "C2b", "C2c"]
+
+
+def test_verdicts_of_several_models_have_a_line_for_each(tmp_path, capsys):
+    tables = tmp_path / "report" / "tables"
+    tables.mkdir(parents=True)
+    (tables / "table2.md").write_text("the table\n")
+    (tmp_path / "report" / "results.json").write_text('[{"study": "correlation", "item": "table2"}]')
+    claims = [
+        ("C2a", "a", "holds"),
+        ("C2b", "a", "fails"),
+        ("C2a, B", "b", "holds"),
+        ("C2b, B", "b", "holds"),
+    ]
+    keys = ("id", "model", "verdict")
+    records = [{"study": "correlation", **dict(zip(keys, claim, strict=True))} for claim in claims]
+    for count, shown in ((4, ["  holds         a: C2a", "                b: C2a, C2b", "  fails         a: C2b"]),
+                         (2, ["  holds         C2a", "  fails         C2b"])):  # fmt: skip
+        (tmp_path / "report" / "claims.json").write_text(json.dumps(records[:count]))
+        print_headline(tmp_path, ["correlation"])
+        assert capsys.readouterr().out.splitlines()[-len(shown) :] == shown
 
 
 def test_status_and_verify_of_a_finished_store(store, taba_here):

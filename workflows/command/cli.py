@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from taba_core.errors import Stopped, WorkError
 from workflows.command import cluster as cluster_commands
@@ -15,14 +15,24 @@ from workflows.command import edit as edit_command
 from workflows.command import train as train_command
 from workflows.command.arguments import DEFAULT_STORE, DeviceName, Method, StorePath, Weights, Where
 from workflows.command.grouped import grouped
-from workflows.configuration.settings import FIELDS, Settings
 
 if TYPE_CHECKING:
     from workflows.planning.jobs import Asked
 
-_SET_HELP = "Fields for --set (field=value, repeatable): " + "; ".join(
-    f"{name} ({Settings.model_fields[name].description})" for name in FIELDS
-)
+
+class _WithFields(TyperCommand):
+    """A command that takes --set: its help ends with the fields, which take long to import and are read for it only."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help."""
+        from workflows.configuration.settings import FIELDS, Settings
+
+        fields = (f"{name} ({Settings.model_fields[name].description})" for name in FIELDS)
+        self.epilog = (
+            f"Fields for --set (field=value, repeatable): {'; '.join(fields)}; model.NAME and method.NAME (options of "
+            "the model or the method); STUDY.OPTION (see `taba list STUDY`)."
+        )
+        super().format_help(ctx, formatter)
 
 
 class _Stoppable(TyperGroup):
@@ -42,8 +52,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Audit how diffusion models turn noise into images, and images back into noise.",
-    epilog=_SET_HELP
-    + "; model.NAME and method.NAME (options of the model or the method); STUDY.OPTION (see `taba list STUDY`).",
+    epilog="Fields for --set are at the end of `taba run --help`.",
 )
 
 app.add_typer(cluster_commands.app, name="cluster")
@@ -140,7 +149,7 @@ def fetch(
     fetch_all(names or [])
 
 
-@app.command()
+@app.command(cls=_WithFields)
 @grouped
 def plan(
     question: Question,
@@ -159,7 +168,7 @@ def plan(
     print_plan(question.planned(budget, allocated=nodes is not None), machines, as_json=json)
 
 
-@app.command()
+@app.command(cls=_WithFields)
 @grouped
 def simulate(
     question: Question,
@@ -182,7 +191,7 @@ def simulate(
     print_simulation(question.planned(allocated=True), machines, failures, seed)
 
 
-@app.command(epilog=_SET_HELP)
+@app.command(cls=_WithFields)
 @grouped
 def run(
     question: Question,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -152,6 +152,20 @@ def print_headline(path: str | Path, asked: Sequence[str]) -> None:
     if claims:
         print("\nclaims, each tested on its 95 % interval:")
     for verdict in get_args(Verdict):
-        ids = [claim["id"] for claim in claims if claim["verdict"] == verdict]
-        if ids:
-            print(f"  {verdict:<13} {', '.join(ids)}")
+        lines = _by_model([claim for claim in claims if claim["verdict"] == verdict])
+        for index, line in enumerate(lines):
+            print(f"  {'' if index else verdict:<13} {line}")
+
+
+def _by_model(claims: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The ids of claims, a line for each model where the run has several."""
+    by_model: dict[str, list[str]] = {}
+    for claim in claims:
+        by_model.setdefault(claim["model"], []).append(claim["id"])
+    if len(by_model) < 2:
+        return [", ".join(ids) for ids in by_model.values()]
+    # Ids end with the result's title where several results have the claim; the line names the model already.
+    return [
+        f"{model}: {', '.join(dict.fromkeys(text.split(',')[0] for text in ids))}"
+        for model, ids in by_model.items()
+    ]
