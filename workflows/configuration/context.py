@@ -131,8 +131,7 @@ class Context:
     @cached_property
     def guidance(self) -> Guidance:
         """Classifier-free guidance in both directions. Raises UsageError for images or a model that cannot have it."""
-        s = self.settings
-        guidance = Guidance(s.guidance_scale, s.inversion_guidance_scale)
+        guidance = Guidance(self.settings.guidance_scale, self.settings.inversion_guidance_scale)
         if not guidance.off:
             guidance.check(self.card, self.conditioning)
         return guidance
@@ -156,8 +155,9 @@ class Context:
 
     @property
     def forward_rules(self) -> tuple[ForwardLevel, ...]:
-        """The readings of "replace K steps" that sweeps compare; see `compared_rules`."""
-        return compared_rules(self)
+        """The readings of "replace K steps" that sweeps compare; both, or of a network its own."""
+        usual = "both" if self.card.runs_anywhere else "own"
+        return compared_rules(self.conventions, both=(self.settings.forward_rules or usual) == "both")
 
     @property
     def num_samples(self) -> int:

@@ -149,7 +149,7 @@ def _own_row(context: Context) -> MethodRow | None:
 def _table7(context: Context, steps: int) -> list[MethodRow]:
     """The paper's rows that any model has; its ReNoise rows spend T evaluations in fewer, dearer steps."""
     rows = [MethodRow("ddim", "DDIM inversion", PAPER, paper="DDIM Inv.")]
-    rule = differing_rules(context)[0]
+    rule = differing_rules(context.conventions)[0]
     rows.append(MethodRow("pix2pix-zero", "Pix2Pix-Zero", PAPER, "pix2pix-zero", paper="Pix2Pix-Zero"))
     rows += [_renoise(steps, count, PAPER) for count in (1, 4, 2)]
     rows += [
@@ -201,9 +201,11 @@ def _replaced(count: int, rule: ForwardLevel, steps: int | None, group: str) -> 
 def _forward(context: Context) -> list[MethodRow]:
     """Forward replacement under the other rule, and before methods that solve the remaining steps."""
     rows = [
-        _replaced(count, rule, None, FORWARD) for rule in differing_rules(context)[1:] for count in (1, 2)
+        _replaced(count, rule, None, FORWARD)
+        for rule in differing_rules(context.conventions)[1:]
+        for count in (1, 2)
     ]
-    rule = differing_rules(context)[0]
+    rule = differing_rules(context.conventions)[0]
     for method, label in (("fixed-point", "fixed point"), ("aidi-a", "Anderson")):
         options = {"num_evaluations": 3} if method == "fixed-point" else {"num_iterations": 2}
         rows.append(
