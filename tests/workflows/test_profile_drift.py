@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from tiny_checkpoints import tiny_dit
 from tiny_text_checkpoints import save_tiny_if, save_tiny_sdxl
 
-SMALL = {"num_samples": 32, "num_inference_steps": 2}
+SMALL = {"num_samples": 32}
 STATISTICS = ("correlation", "lag1", "error", "std")
 
 
@@ -59,7 +59,7 @@ def test_the_drift_of_trained_weights_is_kept_where_runs_find_it(tmp_path, make)
     opened = Store.open(store)
     spec = model_spec(model, {"profile": "fast"})
     drift = drift_of(opened, spec)
-    assert (drift.n, drift.T, drift.fingerprint, drift.compiled) == (32, 2, spec.fingerprint, False)
+    assert (drift.n, drift.T, drift.fingerprint, drift.compiled) == (32, 10, spec.fingerprint, False)
     assert len(drift.errors) == 5 and set(drift.statistics) == set(STATISTICS)
     assert drift_of(opened, model_spec(model, {"profile": "reference"})) is None
     assert drift_of(opened, model_spec(model, {"profile": "fast", "compile": True})) is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from workflows.configuration.context import Context
+from workflows.configuration.forward_rules import differing_rules
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Choice:
 
 def other_rule(context: Context) -> tuple[Choice, ...]:
     """The reading of "replace K steps" that a sweep leaves out; nothing where it compares all that differ."""
-    left = [rule for rule in context.differing_rules if rule not in context.forward_rules]
+    left = [rule for rule in differing_rules(context.conventions) if rule not in context.forward_rules]
     return tuple(
         Choice(
             f"the {rule} rule of forward replacement ({context.forward_rules[0]} is the model's own)",

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from taba_core.models.cards import Card
 
 LEAST = 32  # images
+STEPS = 10  # of sampling and inversion
 # Conditions of samples by their ids, as a network reads them.
 Conditions = Callable[[range], "dict[str, Tensor]"]
 
@@ -93,7 +94,6 @@ def measure(
     profiles: Sequence[str] = (EXACT, "fast"),
     weights: str | Path | None = None,
     num_samples: int = 48,
-    num_inference_steps: int = 10,
     compiled: bool = False,
     store: str | None = None,
     tiny: bool = False,
@@ -120,7 +120,7 @@ def measure(
     trained = weights is not None or store is not None
     others = [profile for profile in dict.fromkeys(profiles) if profile != EXACT]
     for name in models:
-        asked = _Asked(name, weights, trained, num_samples, num_inference_steps, tiny)
+        asked = _Asked(name, weights, trained, num_samples, STEPS, tiny)
         exact, device = _found(asked, EXACT, compiled=False)
         rows += _rows_of_exact(asked, exact)
         figures |= {f"{name}_{EXACT}_{statistic}_drift": 0.0 for statistic in STATISTICS}

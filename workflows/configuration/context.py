@@ -27,6 +27,7 @@ from taba_core.models.cards import Card
 from taba_core.models.grids import timestep_grid
 from taba_core.models.prompt_shapes import prompt_embedding_shape
 from taba_core.models.prompts import load_prompts
+from workflows.configuration.forward_rules import compared_rules
 from workflows.configuration.given_images import image_list, open_given
 from workflows.configuration.guidance import Guidance
 from workflows.configuration.method import ChosenMethod
@@ -131,8 +132,7 @@ class Context:
     @cached_property
     def guidance(self) -> Guidance:
         """Classifier-free guidance in both directions. Raises UsageError for images or a model that cannot have it."""
-        s = self.settings
-        guidance = Guidance(s.guidance_scale, s.inversion_guidance_scale)
+        guidance = Guidance(self.settings.guidance_scale, self.settings.inversion_guidance_scale)
         if not guidance.off:
             guidance.check(self.card, self.conditioning)
         return guidance
@@ -155,19 +155,10 @@ class Context:
         return {"class_id": ()} if self.conditioning == "class" else {}
 
     @property
-    def differing_rules(self) -> tuple[ForwardLevel, ...]:
-        """The readings of "replace K steps" that differ under these conventions; one where levels are shifted."""
-        return ("matched",) if self.conventions.levels == "shifted" else ("exact", "matched")
-
-    @property
     def forward_rules(self) -> tuple[ForwardLevel, ...]:
-        """The readings of "replace K steps" that sweeps over K compare: all that differ, or the model's own alone.
-
-        Both double a sweep, so networks of many GPU-hours have their own alone unless both are asked for.
-        """
-        asked = self.settings.forward_rules or ("both" if self.card.runs_anywhere else "own")
-        differing = self.differing_rules
-        return differing if asked == "both" or len(differing) == 1 else (self.conventions.forward_level,)
+        """The readings of "replace K steps" that sweeps compare; both, or of a network its own."""
+        usual = "both" if self.card.runs_anywhere else "own"
+        return compared_rules(self.conventions, both=(self.settings.forward_rules or usual) == "both")
 
     @property
     def num_samples(self) -> int:

@@ -12,6 +12,7 @@ from taba_core.conventions import UNGUIDED, ForwardLevel
 from taba_core.diffusion.inversion import inversion_method_class, list_methods
 from taba_core.errors import UsageError, unknown_name
 from workflows.configuration.context import Context
+from workflows.configuration.forward_rules import differing_rules
 from workflows.configuration.method import ChosenMethod
 from workflows.studies.methods.options import MethodsOptions
 
@@ -149,7 +150,7 @@ def _own_row(context: Context) -> MethodRow | None:
 def _table7(context: Context, steps: int) -> list[MethodRow]:
     """The paper's rows that any model has; its ReNoise rows spend T evaluations in fewer, dearer steps."""
     rows = [MethodRow("ddim", "DDIM inversion", PAPER, paper="DDIM Inv.")]
-    rule = context.differing_rules[0]
+    rule = differing_rules(context.conventions)[0]
     rows.append(MethodRow("pix2pix-zero", "Pix2Pix-Zero", PAPER, "pix2pix-zero", paper="Pix2Pix-Zero"))
     rows += [_renoise(steps, count, PAPER) for count in (1, 4, 2)]
     rows += [
@@ -200,8 +201,12 @@ def _replaced(count: int, rule: ForwardLevel, steps: int | None, group: str) -> 
 
 def _forward(context: Context) -> list[MethodRow]:
     """Forward replacement under the other rule, and before methods that solve the remaining steps."""
-    rows = [_replaced(count, rule, None, FORWARD) for rule in context.differing_rules[1:] for count in (1, 2)]
-    rule = context.differing_rules[0]
+    rows = [
+        _replaced(count, rule, None, FORWARD)
+        for rule in differing_rules(context.conventions)[1:]
+        for count in (1, 2)
+    ]
+    rule = differing_rules(context.conventions)[0]
     for method, label in (("fixed-point", "fixed point"), ("aidi-a", "Anderson")):
         options = {"num_evaluations": 3} if method == "fixed-point" else {"num_iterations": 2}
         rows.append(
