@@ -157,8 +157,8 @@ class Context:
     @property
     def forward_rules(self) -> tuple[ForwardLevel, ...]:
         """The readings of "replace K steps" that sweeps compare; both, or of a network its own."""
-        usual = "both" if self.card.runs_anywhere else "own"
-        return compared_rules(self.conventions, both=(self.settings.forward_rules or usual) == "both")
+        chosen = self.settings.forward_rules or ("both" if self.card.runs_anywhere else "own")
+        return compared_rules(self.conventions, both=chosen == "both")
 
     @property
     def num_samples(self) -> int:
@@ -197,8 +197,7 @@ class Context:
         Raises:
           UsageError: images the model cannot work on, or that lack the condition that its network reads.
         """
-        given = self.given_images
-        if given is None:
+        if (given := self.given_images) is None:
             return self.generation(num_inference_steps)
         self.grid(num_inference_steps)
         if "prompts" in self.settings.model_fields_set:
@@ -296,5 +295,5 @@ class Context:
 
     def regions(self, source: Generation | ImageList) -> PlainRegions:
         """Plain masks of the images."""
-        s = self.settings
-        return PlainRegions(source=source, threshold=s.plain_threshold, value_range=s.plain_range)
+        threshold, value_range = self.settings.plain_threshold, self.settings.plain_range
+        return PlainRegions(source=source, threshold=threshold, value_range=value_range)
