@@ -64,7 +64,8 @@ def network(tmp_path_factory):
 
 
 def run(place, study, *sets):
-    arguments = [part for one in (*SMALL, *sets) for part in ("--set", one)]
+    chosen = dict(one.split("=", 1) for one in (*SMALL, *sets))  # the later one counts
+    arguments = [part for name, value in chosen.items() for part in ("--set", f"{name}={value}")]
     return taba("run", study, "--executor", "local", "--store", place, "--no-report", *arguments)
 
 
