@@ -12,6 +12,7 @@ NO_ORDER = {
     " (started ": "names a run in `taba status`",
     "`taba run` to its first unit": "names a benchmark",
     "made by `taba run training --model ": "says where the weights of a network come from",
+    "Fields for --set (field=value, repeatable): ": "the last paragraph of a command's help",
     "` ended with ": "of a benchmark whose command failed; the command's own message follows",
 }
 # Orders that cannot be followed where tests run, each with the reason.
@@ -23,6 +24,7 @@ NOT_HERE = {
     "conditioning=class: \0 has no classes; use none.": "the configuration refuses the same before; followed there",
     " classes; use draws=counter.": "the configuration refuses the same before; followed there",
     "has no API to ask; --live is for slurm/cluster.sh.": "needs Ray's dashboard on a cluster that Slurm started",
+    "CLIP-T and CLIPScore were not asked for: ": "needs CLIP's weights; the tests of CLIP's columns ask by that option",
     "stop it": "of a lease without a name, where no command can be named; with a name it is followed",
 }
 

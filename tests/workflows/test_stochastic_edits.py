@@ -35,7 +35,12 @@ def plan(*sets, model="photo-mixture", method="ddim", few=FEW):
 @pytest.mark.parametrize(
     ("wrong", "said", "right"),
     [
-        ("switch_share=0.2,1", "1 is no share of the steps after which others follow", "switch_share=0,0.2,0.9"),
+        pytest.param(
+            "switch_share=0.2,1",
+            "1 is no share of the steps after which others follow",
+            "switch_share=0,0.2,0.9",
+            marks=follows("is no share of the steps after which others follow; use 0 or more, below 1"),
+        ),
         ("switch_share=-0.1", "-0.1 is no share of the steps", "switch_share=0"),
         ("seeds=1", "greater than or equal to 2", "seeds=2"),
         ("forward_steps=10", "K=10 of T=10; variants need 1 <= K < T", "forward_steps=9"),

@@ -151,21 +151,17 @@ def print_headline(path: str | Path, asked: Sequence[str]) -> None:
     claims = [claim for claim in json.loads((folder / "claims.json").read_text()) if claim["study"] in asked]
     if claims:
         print("\nclaims, each tested on its 95 % interval:")
+    several = len({claim["model"] for claim in claims}) > 1
     for verdict in get_args(Verdict):
-        lines = _by_model([claim for claim in claims if claim["verdict"] == verdict])
+        chosen = [claim for claim in claims if claim["verdict"] == verdict]
+        lines = _by_model(chosen) if several else [", ".join(claim["id"] for claim in chosen)] * bool(chosen)
         for index, line in enumerate(lines):
             print(f"  {'' if index else verdict:<13} {line}")
 
 
 def _by_model(claims: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The ids of claims, a line for each model where the run has several."""
-    by_model: dict[str, list[str]] = {}
+    """The ids of claims, a line for each model, without the result's title that may follow an id."""
+    by_model: dict[str, dict[str, None]] = {}
     for claim in claims:
-        by_model.setdefault(claim["model"], []).append(claim["id"])
-    if len(by_model) < 2:
-        return [", ".join(ids) for ids in by_model.values()]
-    # Ids end with the result's title where several results have the claim; the line names the model already.
-    return [
-        f"{model}: {', '.join(dict.fromkeys(text.split(',')[0] for text in ids))}"
-        for model, ids in by_model.items()
-    ]
+        by_model.setdefault(claim["model"], {})[claim["id"].split(",")[0]] = None
+    return [f"{model}: {', '.join(ids)}" for model, ids in by_model.items()]
