@@ -132,7 +132,8 @@ class Edit(Artifact):
         real = isinstance(self.source, ImageList | Crops)
         if real and self.noise_seed is None and not self.editor:
             raise ValueError(
-                "real images have no noise: an edit of them needs a noise_seed, or an editor that starts from them."
+                "real images have no noise: an edit of them needs a noise_seed, or one of the editors that start from "
+                "the images themselves."
             )
         may_have_steps = real or (bool(self.editor) and isinstance(self.source, Generation))
         if (real and self.num_inference_steps is None) or (

@@ -85,7 +85,13 @@ def test_inversions_of_real_images_keep_their_keys():
 
 
 def test_results_keep_their_names():
-    sets = ["num_samples=8", "num_inference_steps=10", "forward_steps=1", "methods=ddim,edict"]
+    sets = [
+        "num_samples=8",
+        "num_inference_steps=10",
+        "forward_steps=1",
+        "methods=ddim,edict",
+        "methods.edits=off",
+    ]
     plain = Context("photo-mixture", "ddim", read_settings(sets))
     names = {
         "correlation": "33bc8e9b0894", "step-error": "ce66f26a2258", "fix": "4dcbf4490ab7", "methods": "7e40b25cf8cc",

@@ -63,7 +63,7 @@ def test_every_flat_name_is_tested_and_hides_no_setting():
         (
             ["methods.arc_sample=4"],
             "unknown option of study methods 'arc_sample': did you mean arc_samples? Known options of study methods: "
-            "arc_samples, lpips, rows.",
+            "arc_samples, clip, edits, lpips, rows.",
         ),
         (
             ["methods.arc_samples=1"],

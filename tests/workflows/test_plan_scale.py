@@ -58,9 +58,9 @@ def test_what_one_unit_makes_together_is_timed_as_one_unit():
 
 def test_the_signal_leaves_time_for_two_of_the_longest_units():
     table = timetable(plan_of("fix-long", model="if"), Machines(1, 4))
-    longest = 64 * 1000 * 0.609 / 64  # one shard of IF at T = 1000: 609 s
+    longest = 16 * 1000 * 0.609 / 64  # one shard of IF at T = 1000, in batches of 16: 152 s
     assert table.longest == pytest.approx(longest)
-    assert table.signal_seconds == 2 * 609 + 60
+    assert table.signal_seconds == pytest.approx(2 * longest + 60, abs=1)
     assert table.time_limit % 30 == 0 and table.time_limit * 60 > 1.25 * table.seconds
 
 

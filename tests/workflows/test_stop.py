@@ -57,7 +57,7 @@ def test_no_study_is_begun_once_the_drain_file_is_there(tmp_path, monkeypatch, c
     main_ends_with(0, both)
 
 
-@pytest.mark.parametrize("moment", ("check_all", "run_plan"))
+@pytest.mark.parametrize("moment", ("check_all", "run_plans"))
 def test_ctrl_c_at_any_moment_is_status_85_and_not_typers_130(moment, tmp_path, monkeypatch, capsys):
     def interrupt(*_, **__):
         # A process started in the background, as test processes are, inherits that SIGINT is ignored.
@@ -65,9 +65,10 @@ def test_ctrl_c_at_any_moment_is_status_85_and_not_typers_130(moment, tmp_path, 
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(
-        {"check_all": "workflows.execution.run.check_all", "run_plan": "workflows.execution.engine.run_plan"}[
-            moment
-        ],
+        {
+            "check_all": "workflows.execution.run.check_all",
+            "run_plans": "workflows.execution.engine.run_plans",
+        }[moment],
         interrupt,
     )
     main_ends_with(85, [*RUN, "--store", str(tmp_path / "store")])

@@ -91,7 +91,7 @@ def test_killed_twice_it_ends_with_the_bits_of_an_undisturbed_run(folder, tmp_pa
     root = tmp_path / "store"
     for step in STEPS[:2]:
         code = (
-            "import sys, time; from tests.workflows.test_trainings import *\n"
+            f"import sys, time; sys.path.insert(0, {str(Path(__file__).parent)!r}); from test_trainings import *\n"
             "import taba_core.training.loop as loop, taba_core.training.kept as kept\n"
             "loop.STEPS_BETWEEN_CHECKS = 2; kept.STATE_SECONDS = -1.0\n"
             "step = loop.Loop._step\n"

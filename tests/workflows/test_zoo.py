@@ -243,7 +243,13 @@ def test_another_prompt_seed_gives_other_prompts_and_images(checkpoint, tmp_path
 
 @pytest.mark.slow
 def test_all_studies_run_on_a_latent_model(checkpoint, tmp_path, capsys):
-    sweeps = ["inversion_steps=2,4", "long_steps=5", "long_forward_steps=1,2", "mapping_steps=2"]
+    sweeps = [
+        "inversion_steps=2,4",
+        "long_steps=5",
+        "long_forward_steps=1,2",
+        "mapping_steps=2",
+        "more-steps.own_path=on",
+    ]
     methods = "methods=ddim,forward-2-exact,noise-initialised,hybrid-gradient,edict,exact-dpm-1"
     settings = [*SMALL, "forward_steps=1,2", *sweeps, methods]
     assert run(checkpoint("tiny-dit"), tmp_path / "s", study="paper", settings=settings) == 0, (

@@ -73,7 +73,8 @@ def edit_of(
     if images.conditioning == "prompt":
         own = prompt_source(context.settings.prompts or context.card.defaults.prompts)
         prompts = context.prompts or prompt_spec(own)
-    how: dict[str, Any] = {"num_inference_steps": num_inference_steps}
+    real = isinstance(source, ImageList | Crops)
+    how: dict[str, Any] = {"num_inference_steps": num_inference_steps if real else None}
     if editor is not None:
         editor.check(context.card)
         how = editor.fields(source, num_inference_steps or source.num_steps)

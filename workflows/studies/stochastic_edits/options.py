@@ -8,6 +8,8 @@ from pydantic import AfterValidator, Field
 
 from workflows.configuration.options import Options, listed
 
+DEFAULT_SHARE = "4%"  # of T steps, the nearest whole one
+
 
 def _shares_of_steps(value: tuple[float, ...]) -> tuple[float, ...]:
     if bad := [share for share in value if not 0 <= share < 1]:
@@ -31,7 +33,7 @@ class StochasticEditsOptions(Options):
     )
     seeds: int = Field(4, ge=2, description="r, forward noises that each latent is repaired with")
     forward_steps: str = Field(
-        "4%", min_length=1, description="K of the repaired latents: a count or a percentage of T"
+        DEFAULT_SHARE, min_length=1, description="K of the repaired latents: a count or a percentage of T"
     )
     distances: Annotated[tuple[str, ...], listed("image distance, e.g. random-lpips")] = Field(
         ("random-lpips", "ssim"),

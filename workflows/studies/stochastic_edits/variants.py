@@ -20,7 +20,7 @@ from workflows.analysis.measured import distances_of
 from workflows.configuration.context import Context
 from workflows.configuration.edits import edit_of
 from workflows.configuration.settings import MAX_SEED
-from workflows.studies.stochastic_edits.options import StochasticEditsOptions
+from workflows.studies.stochastic_edits.options import DEFAULT_SHARE, StochasticEditsOptions
 
 REPAIRED, FRESH, LATENT = "repaired", "fresh-noise", "latent"
 GROUPS = (REPAIRED, FRESH, LATENT)
@@ -73,8 +73,10 @@ def options(context: Context) -> StochasticEditsOptions:
 
 
 def replaced(context: Context, num_inference_steps: int) -> int:
-    """K. Raises UsageError: no whole step of T, or a K outside 1..T-1."""
+    """K; of the default share the nearest whole step. Raises UsageError: no whole step of T, or a K outside 1..T-1."""
     text = options(context).forward_steps
+    if text == DEFAULT_SHARE:
+        return max(1, round(num_inference_steps * float(text.rstrip("%")) / 100))
     try:
         count = context.grid(num_inference_steps).steps_of(text)
     except UsageError as error:
