@@ -6,7 +6,7 @@ a prompt (`max_tokens` of the card) changes what is computed. Prompts are taken 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from taba_core.diffusion.guidance import no_null_condition
 from taba_core.errors import UsageError
 from taba_core.models.cards import Card
+from taba_core.models.conditional_unet import check_width
 from taba_core.models.config_fields import component_folders
 from taba_core.models.profile import Profile
 from taba_core.models.prompt_tokens import (
@@ -29,8 +30,8 @@ from taba_core.models.prompt_tokens import (
 from taba_core.models.text import (
     Precision,
     PromptEmbeddings,
+    PromptEncoder,
     check_vocabulary,
-    encode_distinct,
     load_text_model,
     precision_of_card,
     tokens_for,
@@ -51,7 +52,7 @@ class Encoder:
         return self.model(tokens_for(self.tokenizer, prompt, self.model).ids, **options)
 
 
-class SD3TextEncoder:
+class SD3TextEncoder(PromptEncoder):
     """Stable Diffusion 3: two CLIP networks and T5 read the same prompt (Esser et al. 2024, Sec. 4).
 
     - prompt_embeds (B, 77 + L, D): the penultimate hidden states of both CLIP networks side by side, filled up with
@@ -89,14 +90,6 @@ class SD3TextEncoder:
         """P."""
         return sum(int(clip.model.config.projection_dim) for clip in self.clips)
 
-    def encode(self, prompts: Sequence[str]) -> PromptEmbeddings:
-        """PromptEmbeddings of B prompts. Raises UsageError for no prompts."""
-        return encode_distinct(prompts, self._encode_one)
-
-    def null(self, batch: int) -> PromptEmbeddings:
-        """The null condition of guidance: the empty prompt, `batch` rows."""
-        return self.encode([""] * batch)
-
     @torch.no_grad()
     def _encode_one(self, prompt: str) -> PromptEmbeddings:
         with self.precision():
@@ -111,7 +104,7 @@ class SD3TextEncoder:
         return {"prompt_embeds": torch.cat([states, last], dim=1), "pooled": pooled}
 
 
-class FluxTextEncoder:
+class FluxTextEncoder(PromptEncoder):
     """FLUX.1: the last hidden states of T5, and one vector of CLIP.
 
     - prompt_embeds (B, L, D): the last hidden states of T5;
@@ -137,10 +130,6 @@ class FluxTextEncoder:
     def pooled_width(self) -> int:
         """P."""
         return int(self.clip.model.config.hidden_size)
-
-    def encode(self, prompts: Sequence[str]) -> PromptEmbeddings:
-        """PromptEmbeddings of B prompts. Raises UsageError for no prompts."""
-        return encode_distinct(prompts, self._encode_one)
 
     def null(self, batch: int) -> PromptEmbeddings:
         """Raises UsageError: a distilled network has no null condition."""
@@ -214,3 +203,19 @@ def _t5(number: str, directory: Path, card: Card, device: str, profile: Profile)
     model = load_text_model(T5EncoderModel, directory / f"text_encoder{number}", card, device, profile)
     check_vocabulary(place, tokenizer, model)
     return Encoder(model, tokenizer)
+
+
+def check_text_widths(
+    card: Card, directory: Path, config: Mapping[str, Any], text: SD3TextEncoder | FluxTextEncoder
+) -> None:
+    """Refuse (UsageError) text encoders that make other widths than the transformer of a configuration reads."""
+    check_width(
+        card, directory, "prompt_embeds", reads=config["joint_attention_dim"], makes=text.embedding_width
+    )
+    check_width(
+        card,
+        directory,
+        "the pooled embedding",
+        reads=config["pooled_projection_dim"],
+        makes=text.pooled_width,
+    )

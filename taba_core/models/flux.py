@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from taba_core.models.cards import Card
 from taba_core.models.codec import load_kl_codec
 from taba_core.models.component import load_component
-from taba_core.models.conditional_unet import check_width, condition, pipeline_directory
+from taba_core.models.conditional_unet import condition, pipeline_directory
 from taba_core.models.flow_patches import PATCH
-from taba_core.models.flow_text import load_flux_encoder
+from taba_core.models.flow_text import check_text_widths, load_flux_encoder
 from taba_core.models.network import Network, Predict
 from taba_core.models.null_condition import why_no_null_condition
 from taba_core.models.pipeline_dir import check_directory
@@ -57,16 +57,7 @@ def load(card: Card, source: Path | None, *, device: str, profile: Profile) -> N
     text = load_flux_encoder(
         directory, card, why_no_null=why_no_null_condition(card), device=device, profile=profile
     )
-    check_width(
-        card, directory, "prompt_embeds", reads=config["joint_attention_dim"], makes=text.embedding_width
-    )
-    check_width(
-        card,
-        directory,
-        "the pooled embedding",
-        reads=config["pooled_projection_dim"],
-        makes=text.pooled_width,
-    )
+    check_text_widths(card, directory, config, text)
     codec = load_kl_codec(
         directory / "vae", card.scaling_factor, device=device, dtype=torch.float32, shift=card.shift_factor
     )

@@ -12,8 +12,8 @@ from torch import Tensor
 from taba_core.models.cards import Card
 from taba_core.models.codec import load_kl_codec
 from taba_core.models.component import load_component
-from taba_core.models.conditional_unet import check_width, condition, pipeline_directory
-from taba_core.models.flow_text import load_sd3_encoder
+from taba_core.models.conditional_unet import condition, pipeline_directory
+from taba_core.models.flow_text import check_text_widths, load_sd3_encoder
 from taba_core.models.network import Network, Predict
 from taba_core.models.pipeline_dir import check_directory, check_shape
 from taba_core.models.profile import Profile
@@ -46,14 +46,7 @@ def load(card: Card, source: Path | None, *, device: str, profile: Profile) -> N
     check_shape(card, folder, config)
     width = int(config["joint_attention_dim"])
     text = load_sd3_encoder(directory, card, width=width, device=device, profile=profile)
-    check_width(card, directory, "prompt_embeds", reads=width, makes=text.embedding_width)
-    check_width(
-        card,
-        directory,
-        "the pooled embedding",
-        reads=config["pooled_projection_dim"],
-        makes=text.pooled_width,
-    )
+    check_text_widths(card, directory, config, text)
     codec = load_kl_codec(
         directory / "vae", card.scaling_factor, device=device, dtype=torch.float32, shift=card.shift_factor
     )

@@ -7,6 +7,7 @@ shared by many samples costs one pass.
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -36,7 +37,23 @@ Precision = Callable[[], AbstractContextManager[None]]
 _ENCODING = threading.Lock()
 
 
-class T5TextEncoder:
+class PromptEncoder(ABC):
+    """Base of encoders that encode prompts one by one, so that a prompt's embedding does not depend on the others."""
+
+    def encode(self, prompts: Sequence[str]) -> PromptEmbeddings:
+        """PromptEmbeddings of B prompts. Raises UsageError for no prompts."""
+        return encode_distinct(prompts, self._encode_one)
+
+    def null(self, batch: int) -> PromptEmbeddings:
+        """The null condition of guidance: the empty prompt, `batch` rows."""
+        return self.encode([""] * batch)
+
+    @abstractmethod
+    def _encode_one(self, prompt: str) -> PromptEmbeddings:
+        """PromptEmbeddings of one prompt, batch size 1."""
+
+
+class T5TextEncoder(PromptEncoder):
     """DeepFloyd IF: the last hidden states of T5, `prompt_embeds` (B, L, D) float32.
 
     Prompts are stripped and lower-cased (the pipeline's preprocessing without caption cleaning), padded to 77
@@ -55,10 +72,6 @@ class T5TextEncoder:
         """PromptEmbeddings of B prompts. Raises UsageError for no prompts."""
         return encode_distinct([prompt.lower().strip() for prompt in prompts], self._encode_one)
 
-    def null(self, batch: int) -> PromptEmbeddings:
-        """The null condition of guidance: the empty prompt, `batch` rows."""
-        return self.encode([""] * batch)
-
     @torch.no_grad()
     def _encode_one(self, prompt: str) -> PromptEmbeddings:
         tokens = tokens_for(self.tokenizer, prompt, self.model)
@@ -67,7 +80,7 @@ class T5TextEncoder:
         return {"prompt_embeds": states.float()}
 
 
-class CLIPTextEncoder:
+class CLIPTextEncoder(PromptEncoder):
     """Stable Diffusion 1.x: the last hidden states of CLIP after its final norm, `prompt_embeds` (B, L, D) float32."""
 
     def __init__(self, model: Any, tokenizer: PromptTokenizer, precision: Precision = nullcontext) -> None:
@@ -77,14 +90,6 @@ class CLIPTextEncoder:
     def embedding_width(self) -> int:
         """D."""
         return int(self.model.config.hidden_size)
-
-    def encode(self, prompts: Sequence[str]) -> PromptEmbeddings:
-        """PromptEmbeddings of B prompts. Raises UsageError for no prompts."""
-        return encode_distinct(prompts, self._encode_one)
-
-    def null(self, batch: int) -> PromptEmbeddings:
-        """The null condition of guidance: the empty prompt, `batch` rows."""
-        return self.encode([""] * batch)
 
     @torch.no_grad()
     def _encode_one(self, prompt: str) -> PromptEmbeddings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -49,7 +50,7 @@ class Heads(NamedTuple):
         return logits.float().softmax(-1).to(self.v.dtype)
 
 
-class Control:
+class Control(ABC):
     """What an editor changes for given prompts. A subclass says where, and what stands there instead.
 
     Class attributes:
@@ -58,17 +59,17 @@ class Control:
 
     source_keeps_prompt: bool = False
 
+    @abstractmethod
     def active(self, call: Call) -> bool:
         """Whether anything is changed in a call."""
-        raise NotImplementedError
 
+    @abstractmethod
     def touches(self, call: Call, layer: AttentionLayer) -> bool:
         """Whether a layer is changed in an active call."""
-        return False
 
+    @abstractmethod
     def attend(self, call: Call, layer: AttentionLayer, heads: Heads) -> Tensor:
         """What stands for the attention of a touched layer, (2 B, h, N, d)."""
-        raise NotImplementedError
 
     def watched(self, unet: Any) -> Sequence[Any]:
         """Modules of the U-Net whose outputs `replaced` sees in active calls."""

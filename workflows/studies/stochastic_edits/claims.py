@@ -59,15 +59,12 @@ def _keep_the_photograph(found: Findings, share: float, measured: Measured) -> N
         for column, estimate in measured[REPAIRED].items()
         if column.startswith(f"{SOURCE}/")
     }
-    found.claim(
+    _every_margin(
+        found,
         f"keep-the-photograph-{share:g}",
         "Ours: edits from repaired latents are nearer to their photograph than edits from fresh noise, by every "
         f"distance, target from {share:.0%} of the steps on.",
-        every(positive(margin) for margin in margins.values()),
-        {
-            column_measure(column).label: interval_numbers("margin", margin)
-            for column, margin in margins.items()
-        },
+        margins,
     )
 
 
@@ -78,16 +75,26 @@ def _show_the_target(found: Findings, share: float, measured: Measured) -> None:
         if "/" not in name and _asks_for_target(name)
     }
     if margins:
-        found.claim(
+        _every_margin(
+            found,
             f"show-the-target-{share:g}",
             "Ours: edits from repaired latents show the target more than edits from the latent of plain inversion, by "
             f"every judge, target from {share:.0%} of the steps on.",
-            every(positive(margin) for margin in margins.values()),
-            {
-                measure_named(name).label: interval_numbers("margin", margin)
-                for name, margin in margins.items()
-            },
+            margins,
         )
+
+
+def _every_margin(found: Findings, name: str, statement: str, margins: Mapping[str, Estimate]) -> None:
+    """A claim that holds if the margin of every column is above 0."""
+    found.claim(
+        name,
+        statement,
+        every(positive(margin) for margin in margins.values()),
+        {
+            column_measure(column).label: interval_numbers("margin", margin)
+            for column, margin in margins.items()
+        },
+    )
 
 
 def _asks_for_target(name: str) -> bool:
