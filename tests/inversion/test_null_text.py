@@ -149,6 +149,20 @@ class TestNegativePrompt:
         assert torch.equal(image, generate(model, report.latent, GRID, cond))
         assert counted.num_evaluations == 2 * NegativePrompt().sampling_evaluations(GRID) == 16
 
+    def test_an_edit_is_guided_away_from_the_prompt_of_the_inversion(self, model, cond):
+        target, scale = model.text.encode(PROMPTS[::-1]), 3.0
+        x = latent = invert(model, IMAGES, GRID, "ddim", cond)
+        for move in GRID.downward():  # eps_source + w (eps_target - eps_source), by hand
+            time = move.asked.time
+            away, towards = model.eps(x, time, cond), model.eps(x, time, target)
+            eps = away + scale * (towards - away)
+            x_0 = (x - move.start.sigma * eps) / move.start.alpha
+            x = move.stop.alpha * x_0 + move.stop.sigma * eps
+        method = NegativePrompt(guidance_scale=scale)
+        edit = reconstruct(model, latent, GRID, method, target, source_cond=cond)
+        torch.testing.assert_close(edit, x, rtol=1e-4, atol=1e-4)
+        assert (edit - reconstruct(model, latent, GRID, method, target)).abs().max() > 1e-3
+
 
 class TestNetworksAndGraphs:
     def test_a_network_builds_a_graph_only_where_it_is_asked_for(self, model, cond):

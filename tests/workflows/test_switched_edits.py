@@ -16,6 +16,7 @@ from taba_core.artifacts.crops import Crops
 from taba_core.artifacts.edit import Edit
 from taba_core.artifacts.generation import Generation
 from taba_core.artifacts.inversion import Inversion
+from taba_core.diffusion.inversion import reconstruct
 from taba_core.diffusion.sampling import generate, generate_switching, switch_step
 from taba_core.model_spec import ModelSpec
 from taba_core.models.base import load_spec
@@ -161,7 +162,20 @@ class Asks(Study):
         raise AssertionError("only its artifacts are asked")
 
 
-def stored(place, model):
+class Leaves(Asks):
+    """An edit by a method whose own sampler is guided."""
+
+    def requests(self, context):
+        latent = context.inversion(photographs(context, 4), 0, num_inference_steps=4)
+        asked = {"images": latent.source, "latent": latent, "edit": edit_of(context, latent)}
+        variables = ("prompt",), ("latent",), ("edit", "target_prompt")
+        return {
+            name: context.request(artifact, chosen)
+            for (name, artifact), chosen in zip(asked.items(), variables, strict=True)
+        }
+
+
+def stored(place, model, study=Asks, method="ddim"):
     """Arrays of every request by name, the specs, and the context."""
     sets = [
         "num_samples=8",
@@ -172,8 +186,8 @@ def stored(place, model):
     ]
     if model == "photo-mixture":
         sets += [*MIXTURE, "conditioning=class"]
-    context, store = Context(model, "ddim", read_settings(sets)), Store.open(place, mode="a")
-    made = make_plan(context, [Asks()], store)
+    context, store = Context(model, method, read_settings(sets)), Store.open(place, mode="a")
+    made = make_plan(context, [study()], store)
     made.studies = []  # nothing is analysed
     run_plan(made, store, lambda: LocalExecutor(1), Resources(), workers=1, scheduler="synchronous")
     requests = made.requests["asks"]
@@ -231,3 +245,20 @@ def test_photographs_are_edited_by_their_definition(tmp_path, model):
         np.testing.assert_array_equal(arrays[name]["edit"][:4], expected.numpy())
     np.testing.assert_array_equal(arrays["fresh"][target], arrays["edit/0.5"][target])
     assert np.abs(arrays["edit/0"]["edit"] - arrays["edit/0.5"]["edit"]).mean() > 1e-3
+
+
+def test_edits_behind_the_negative_prompt_are_guided_away_from_the_own_prompt(tmp_path):
+    arrays, _, context = stored(tmp_path / "s", "photo-if", Leaves, "negative-prompt")
+    model = load_spec(context.model_spec)
+    own, target = (
+        model.text.encode(prompts_from_bytes(arrays[name][variable][:4]))
+        for name, variable in (("images", "prompt"), ("edit", "target_prompt"))
+    )
+    latent, grid = torch.from_numpy(arrays["latent"]["latent"][:4]), timestep_grid(context.card, 4)
+    with torch.no_grad():
+        away, cancelled = (
+            reconstruct(model, latent, grid, "negative-prompt", target, source_cond=source).numpy()
+            for source in (own, target)
+        )
+    np.testing.assert_array_equal(arrays["edit"]["edit"][:4], away)
+    assert np.abs(away - cancelled).mean() > 1e-2

@@ -84,6 +84,7 @@ def sample_edit(
     states = _pinned(method, start)
     if method.own_sampler and states is None:
         carried = {name: torch.cat([value, value]) for name, value in start.carried.items()}
+        sources = {name: value[: len(latent)] for name, value in controlled.cond.items()}
         image = reconstruct(
             denoiser,
             both,
@@ -91,6 +92,7 @@ def sample_edit(
             method,
             controlled.cond,
             carried=carried,
+            source_cond={name: torch.cat([value, value]) for name, value in sources.items()},
             x0_rule=x0_rule,
             sample_ids=[*ids, *ids],
         )

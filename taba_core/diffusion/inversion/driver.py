@@ -179,12 +179,15 @@ def reconstruct(
     cond: Conditioning | None = None,
     *,
     carried: Carried | None = None,
+    source_cond: Conditioning | None = None,
     **conventions: Any,
 ) -> Tensor:
     """Images of latents by the sampler that belongs to the method, (B, C, H, W); DDIM unless it has its own.
 
     Args:
       latent, carried: what `invert_with_report` returned.
+      source_cond: the condition of the inversion, where `cond` is another one, as in edits; negative-prompt inversion
+        is guided away from it.
       conventions: x0_rule, on_step and sample_ids of `InversionOptions`; its other fields say nothing here.
       Others as there.
 
@@ -211,7 +214,7 @@ def reconstruct(
         )
     ids = range(len(latent)) if options.sample_ids is None else options.sample_ids
     spent = torch.zeros(len(latent), dtype=torch.int64)
-    dynamics = Dynamics(model, grid, cond, options.x0_rule, ids, spent)
+    dynamics = Dynamics(model, grid, cond, options.x0_rule, ids, spent, source_cond=source_cond)
     return chosen.reconstruct(dynamics, latent, given, options.on_step or (lambda record: None))
 
 

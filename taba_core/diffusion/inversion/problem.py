@@ -33,6 +33,8 @@ class Dynamics:
       x0_rule: what is done to the predicted x_0 at each step.
       sample_ids: (B,) ids, what a method's own random numbers belong to.
       spent: (B,) int64, network evaluations of each sample; `predict` and `eps` add to it.
+      source_cond: the condition under which the images were inverted, where they are sampled under another; None is
+        `cond`.
     """
 
     denoiser: Denoiser
@@ -41,6 +43,7 @@ class Dynamics:
     x0_rule: X0Rule
     sample_ids: Sequence[int]
     spent: Tensor
+    source_cond: Conditioning | None = field(default=None, kw_only=True)
 
     @property
     def held(self) -> Held:

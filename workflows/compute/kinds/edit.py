@@ -34,8 +34,10 @@ def sample_edits(batch: Batch) -> Arrays:
             batch, artifact, prompts_from_bytes(own["prompt"]), prompts_from_bytes(target["prompt"])
         )
     else:
-        # The own condition is encoded only where steps are taken under it.
-        before = condition(model, own, batch.worker.device) if artifact.switch_share else {}
+        # The own condition is encoded only where the sampler reads it.
+        by_method = isinstance(artifact.source, Inversion) and method_of(artifact.source).own_sampler
+        read = bool(artifact.switch_share) or by_method
+        before = condition(model, own, batch.worker.device) if read else {}
         image = _sampled(batch, artifact, before, condition(model, target, batch.worker.device))
     decoded = {"decoded": decoded_rgb(batch.model, image)} if "decoded" in batch.variables else {}
     (values,) = target.values()
@@ -80,6 +82,7 @@ def _sampled(
             method_of(source),
             target,
             carried={name: batch.tensor(value) for name, value in read.items()},
+            source_cond=own,
             x0_rule=rule,
             sample_ids=batch.ids.tolist(),
         )

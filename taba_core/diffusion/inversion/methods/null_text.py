@@ -151,10 +151,10 @@ class NullText(WholeMethod):
 @inversion_method("negative-prompt")
 @dataclass(frozen=True)
 class NegativePrompt(StepMethod):
-    """DDIM inversion whose guided sampler takes the prompt itself for the null prompt    (Miyake et al. 2023).
+    """DDIM inversion whose guided sampler takes the source prompt for the null prompt    (Miyake et al. 2023).
 
     Both predictions are then the same, so guidance cancels for the source prompt at any scale: reconstruction is the
-    sampler's at guidance 1, with two evaluations a step. What differs is editing with another prompt.
+    sampler's at guidance 1, with two evaluations a step. An edit under another prompt is guided away from the source.
 
     Attributes:
       guidance_scale: w of the sampler, above 1.
@@ -181,10 +181,9 @@ class NegativePrompt(StepMethod):
         return Step(*problem.move(x, problem.predict(x, move.asked), move))
 
     def reconstruct(self, dynamics: Dynamics, latent: Tensor, carried: Carried, record: Record) -> Tensor:
-        """Guided DDIM sampling away from the prompt itself."""
-        return _guided_sampling(
-            dynamics, latent, self.guidance_scale, lambda step: dict(dynamics.cond), record
-        )
+        """Guided DDIM sampling away from the prompt of the inversion, which an edit replaces by its own."""
+        source = dict(dynamics.cond if dynamics.source_cond is None else dynamics.source_cond)
+        return _guided_sampling(dynamics, latent, self.guidance_scale, lambda step: source, record)
 
 
 def _guided_sampling(
