@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib
-import pkgutil
 from abc import abstractmethod
 from typing import Any, ClassVar
 
 from taba_core.artifacts.variable import Variable
 from taba_core.errors import unknown_name
+from taba_core.found import import_modules
 from taba_core.model_spec import ModelSpec, Spec
 
 SCHEMA_VERSION = 2
@@ -191,9 +190,7 @@ class SampleSource(Artifact):
 @functools.cache
 def kinds() -> dict[str, type[Artifact]]:
     """All kinds by name: the classes with a `kind` in the modules of this package."""
-    package = importlib.import_module("taba_core.artifacts")
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"taba_core.artifacts.{module.name}")
+    import_modules("taba_core.artifacts")
     known = _subclasses(Artifact)  # type: ignore[type-abstract]  # the base is asked for its subclasses only
     return {cls.kind: cls for cls in known if "kind" in vars(cls)}
 

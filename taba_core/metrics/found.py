@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from typing import TypeVar
 
 from taba_core.errors import unknown_name
+from taba_core.found import import_modules
 from taba_core.metrics.measure import Measure
 
 Kind = TypeVar("Kind", bound=Measure)
@@ -14,9 +13,7 @@ Kind = TypeVar("Kind", bound=Measure)
 
 def measures(package: str, base: type[Kind]) -> dict[str, Kind]:
     """One instance of each measure of a package, by name."""
-    room = importlib.import_module(package)
-    for module in pkgutil.iter_modules(room.__path__):
-        importlib.import_module(f"{package}.{module.name}")
+    import_modules(package)
     return {cls.name: cls() for cls in sorted(base.__subclasses__(), key=lambda cls: cls.name)}
 
 

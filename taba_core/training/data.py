@@ -6,8 +6,6 @@ each as a function of numbers that are given, so that row b of step k depends on
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -18,6 +16,7 @@ from numpy.typing import NDArray
 
 from taba_core.cache import cache_folder
 from taba_core.errors import UsageError, unknown_name
+from taba_core.found import import_modules
 from taba_core.training.crops import Crops
 from taba_core.training.draws import StepDraws
 
@@ -95,8 +94,7 @@ def data_source(name: str) -> Callable[[Open], Open]:
 
 def list_sources() -> list[str]:
     """Names of all sources, sorted."""
-    for module in pkgutil.iter_modules(importlib.import_module(_ROOM).__path__):
-        importlib.import_module(f"{_ROOM}.{module.name}")
+    import_modules(_ROOM)
     return sorted(_SOURCES)
 
 

@@ -8,15 +8,14 @@ through stored data, so a report can be written again at any time without the ar
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from taba_core.artifacts.base import SCHEMA_VERSION
 from taba_core.errors import unknown_name
+from taba_core.found import import_modules
 from workflows.configuration.context import Context
 from workflows.configuration.drift import STATISTICS
 from workflows.configuration.options import Options
@@ -191,9 +190,7 @@ def register(cls: type[Study]) -> type[Study]:
 
 def studies() -> dict[str, Study]:
     """All studies by name, in the paper's order: those of the modules and packages of `workflows.studies`."""
-    package = importlib.import_module("workflows.studies")
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"workflows.studies.{module.name}")
+    import_modules("workflows.studies")
     return {study.name: study for study in sorted(_REGISTRY.values(), key=_place)}
 
 

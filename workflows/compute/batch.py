@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -14,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from taba_core.artifacts.base import Artifact
+from taba_core.found import import_modules
 from taba_core.models.base import card_of
 from taba_core.models.grids import timestep_grid
 from workflows.compute.conditioning import condition
@@ -95,9 +94,7 @@ def computes(kind: type[Artifact]) -> Callable[[Compute], Compute]:
 @cache
 def function_of(kind: type[Artifact]) -> Compute:
     """The function that computes a kind. Raises TypeError: there is none."""
-    package = importlib.import_module("workflows.compute.kinds")
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{package.__name__}.{module.name}")
+    import_modules("workflows.compute.kinds")
     if kind not in _COMPUTE:
         raise TypeError(f"no function in workflows.compute.kinds computes artifacts of kind {kind.kind!r}")
     return _COMPUTE[kind]

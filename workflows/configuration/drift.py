@@ -1,8 +1,8 @@
 """How far a numerical profile moves statistics from those under `exact`: measured once, kept in the store.
 
 `taba bench profile-drift --store STORE` samples and inverts the same noise under both profiles. The difference of a
-statistic is that of paired runs, so a few images tell it. Half of a statistic's 95 % interval narrows with the root of
-n, so the more images a study has, the more of it a drift is.
+statistic is that of paired runs, so a few images tell it. A statistic's 95 % interval narrows with the root of n, so
+the same drift is a larger share of the interval of a study with more images.
 """
 
 from __future__ import annotations

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from taba_core.diffusion.attention.editor import Editor
 from taba_core.diffusion.options import checked_options
 from taba_core.errors import unknown_name
+from taba_core.found import import_modules
 
 _EDITORS: dict[str, type[Editor]] = {}
 _Class = TypeVar("_Class", bound=type[Editor])
@@ -50,8 +49,5 @@ def editor_named(name: str, **options: Any) -> Editor:
 
 
 def _registered() -> Mapping[str, type[Editor]]:
-    from taba_core.diffusion.attention import editors
-
-    for module in pkgutil.iter_modules(editors.__path__):
-        importlib.import_module(f"{editors.__name__}.{module.name}")
+    import_modules("taba_core.diffusion.attention.editors")
     return _EDITORS

@@ -6,7 +6,6 @@ Every module of this package is a family of methods and is found by being there.
 from __future__ import annotations
 
 import importlib
-import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass
 from typing import Any, TypeVar
@@ -14,6 +13,7 @@ from typing import Any, TypeVar
 from taba_core.diffusion.inversion.method import Method
 from taba_core.diffusion.options import checked_options
 from taba_core.errors import UsageError, unknown_name
+from taba_core.found import import_modules
 
 _METHODS: dict[str, type[Method]] = {}
 _Class = TypeVar("_Class", bound=type[Method])
@@ -72,10 +72,7 @@ def inversion_method_named(name: str, **options: Any) -> Method:
 
 
 def _registered() -> Mapping[str, type[Method]]:
-    from taba_core.diffusion.inversion import methods
-
-    for module in pkgutil.iter_modules(methods.__path__):
-        importlib.import_module(f"{methods.__name__}.{module.name}")
+    import_modules("taba_core.diffusion.inversion.methods")
     return _METHODS
 
 
