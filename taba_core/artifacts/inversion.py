@@ -25,6 +25,7 @@ from taba_core.conventions import (
     FirstTime,
     ForwardLevel,
     GuidanceScale,
+    HeldQuantity,
     Levels,
     NetworkTime,
     X0Rule,
@@ -57,6 +58,7 @@ class Inversion(Artifact):
         "guidance_scale": UNGUIDED,
         "network": None,
         "first_time": "one",
+        "held": "auto",
     }
     outside_key: ClassVar[frozenset[str]] = frozenset(
         {"method_location", "expected_evaluations", "sampling_evaluations", "carried"}
@@ -96,6 +98,7 @@ class Inversion(Artifact):
     network_time: NetworkTime = "target"
     levels: Levels = "exact"
     first_time: FirstTime = "one"
+    held: HeldQuantity = "auto"
     x0_rule: X0Rule = "none"
     forward_steps: int = Field(default=0, ge=0)
     forward_level: ForwardLevel = "exact"

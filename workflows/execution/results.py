@@ -44,9 +44,10 @@ def convention_line(context: Context) -> str:
     """The conventions as one line, printed under every table."""
     c = context.conventions
     first = "" if c.first_time == "one" else f", first_time={c.first_time}"
+    held = "" if c.held == "auto" else f", held={c.held}"
     profile = "" if context.card.embedded else f", profile={context.model_spec.options['profile']}"
     return (
         f"network_time={c.network_time}, levels={c.levels}, sampling_x0_rule={c.sampling_x0_rule}, "
-        f"inversion_x0_rule={c.inversion_x0_rule}, forward_level={c.forward_level}{first}{profile}"
+        f"inversion_x0_rule={c.inversion_x0_rule}, forward_level={c.forward_level}{first}{held}{profile}"
         f"{context.guidance.line}"
     )

@@ -55,6 +55,7 @@ def inverted(
         network_time=artifact.network_time,
         levels=artifact.levels,
         first_time=artifact.first_time,
+        held=artifact.held,
         x0_rule=artifact.x0_rule,
         forward_steps=artifact.forward_steps,
         forward_level=artifact.forward_level,
