@@ -1,6 +1,8 @@
-"""What inversion steps carry: closed forms, the variance-preserving model that a flow is, and methods without a choice."""
+"""What inversion steps carry: closed forms, a flow beside its variance-preserving twin, methods without a choice."""
 
 from __future__ import annotations
+
+import itertools
 
 import numpy as np
 import pytest
@@ -53,7 +55,7 @@ def test_carried_noise_is_p_and_q_of_the_noise_and_does_nothing_in_the_last_step
 
 def _steps(grid):
     s = [0.0, *(level.sigma for level in grid.upper_levels)]
-    return list(zip(s[:-1], s[1:], strict=True))
+    return list(itertools.pairwise(s))
 
 
 def _gain(s):
@@ -62,7 +64,7 @@ def _gain(s):
 
 
 def test_one_step_carries_less_than_the_velocity_and_undoes_unit_modes_better():
-    """The closed form of what claims of the study of flows measure: rest within half the error, plain areas narrower."""
+    """What study `flows` measures on samples: the rest comes back with half the error, plain areas are narrower."""
     for name in ("q=3 28", "FLUX 50"):
         (v_std, v_error), (std, error) = (std_and_rmse(name, EULER, held=h) for h in ("velocity", "noise-vp"))
         assert std[0] < v_std[0] and error[2] < v_error[2] / 2
@@ -108,7 +110,7 @@ class TestTwins:
         model = gaussian_ends(0.3, flow.schedule, "velocity")
         x_0 = normal((2, 3, 4, 4), 0)
         carried = [invert(model, x_0, flow, held=held) for held in ("velocity", "noise", "noise-vp")]
-        assert all((a - b).abs().max() > 1e-4 for a, b in zip(carried, carried[1:], strict=False))
+        assert all((a - b).abs().max() > 1e-4 for a, b in itertools.pairwise(carried))
 
     def test_at_source_times_all_are_one(self, grids):
         _, flow = grids

@@ -117,8 +117,8 @@ class Settings(Given):
     )
     held: HeldQuantity | None = Field(
         None,
-        description="override: what inversion steps carry between levels: auto (what the network predicts) | velocity | "
-        "noise | noise-vp (the noise, on the scale of a variance-preserving model)",
+        description="override: what inversion steps carry between levels: auto (what the network predicts) | "
+        "velocity | noise | noise-vp (the noise, on the scale of a variance-preserving model)",
     )
     patch_size: int = Field(8, ge=2, description="side of the patches of the correlation, pixels")
     top_k: int = Field(20, ge=1, description="largest |r| kept per patch")

@@ -89,8 +89,8 @@ def check_held(method: Method, held: HeldQuantity) -> None:
     """
     if held != "auto" and not method.explicit:
         raise UsageError(
-            f"held={held}: inversion method '{method.name}' solves steps or combines predictions, which it does in what "
-            "the network predicts; use held=auto, or method ddim, ddim-source or source-first."
+            f"held={held}: inversion method '{method.name}' solves steps or combines predictions, which it does in "
+            "what the network predicts; use held=auto, or method ddim, ddim-source or source-first."
         )
 
 
