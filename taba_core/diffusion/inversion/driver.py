@@ -75,7 +75,7 @@ class InversionOptions:
       forward_steps: K, the number of first steps replaced by forward diffusion; see `ForwardReplaced`.
       forward_level: level to which they are replaced, see `TimestepGrid.replacement_level`.
       forward_noise: standard normal numbers, shape of x_0; needed if K > 0 and by methods that start from noise.
-      reference: eps_t of the generation by step l, for `OraclePrediction`.
+      reference: eps_t of the generation by step l, for `OraclePrediction`; f of one step for `SwappedStep`.
       on_step: called with the record of each step, l = K+1..T.
       sample_ids: (B,) ids for the random numbers of methods that draw their own; None is 0..B-1.
       measure_residual: where the method does not know its residual, spend one more evaluation a step on it.
