@@ -76,7 +76,7 @@ class _Time(nn.Module):
         steps = torch.arange(half, dtype=torch.float32, device=t.device)
         angles = t[:, None].float() * torch.exp(-math.log(_LONGEST_PERIOD) * steps / half)[None]
         waves = torch.cat([angles.cos(), angles.sin()], dim=-1)
-        out: Tensor = self.mlp(waves.to(self.mlp[0].weight.dtype))
+        out: Tensor = self.mlp(waves.to(next(self.mlp.parameters()).dtype))
         return out
 
 
