@@ -49,7 +49,7 @@ class Evidence:
     def of(self, case: str, variant: str, measure: str, steps: int | None = None) -> Estimate | None:
         """One measure of one variant, at the smallest T unless said; None where it was not asked."""
         row = self.rows.get(f"{case}/{self.steps[0] if steps is None else steps}/{variant}")
-        return None if row is None else row[measure]
+        return None if row is None else row.get(measure)
 
     def std(self, case: str, variant: str, region: int = PLAIN, steps: int | None = None) -> Estimate | None:
         """Standard deviation of the latents of a region."""
