@@ -4,8 +4,8 @@ Both train the network of a recipe on the same batches. The plain loop draws a b
 gradients, and steps the optimiser; ours clips gradients, averages weights, reads the loss and writes its state as well.
 Starting processes is not counted: it is paid once.
 
-Ranks on all cores are set beside three loops: one on one thread, one whose operations use all cores, and, as the most
-that any trainer of this network can reach here in eager float32, one loop on each core that knows nothing of the others.
+Ranks on all cores are set beside a loop on one thread, beside one whose operations use all cores, and, as the most that
+a trainer of this network can reach here in eager float32, beside independent loops, one on each core.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ RECIPE = "photo-tiny"
 def measure(*, repeats: int = 5, steps: int = STEPS, recipe: str = RECIPE) -> Measurement:
     """Time ranks on all cores against plain loops, and one rank against one loop on one core.
 
-    Figures: "speed" (a plain loop's seconds an image on one thread over those of ranks on all cores), "threads" (the same
-    of a loop whose operations use all cores), "bound" (the same of independent loops, one a core), "overhead" (ours over
-    the plain loop's, on one core), and images a second of every side: "all/ours", "one/plain", "all/threads",
+    Figures: "speed" (a plain loop's seconds an image on one thread over those of ranks on all cores), "threads" (the
+    same of a loop whose operations use all cores), "bound" (the same of independent loops, one a core), "overhead" (ours
+    over the plain loop's, on one core), and images a second of every side: "all/ours", "one/plain", "all/threads",
     "all/independent", "one/ours".
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

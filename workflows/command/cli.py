@@ -30,8 +30,8 @@ class _WithFields(TyperCommand):
         fields = (f"{name} ({Settings.model_fields[name].description})" for name in FIELDS)
         self.epilog = (
             f"Fields for --set (field=value, repeatable): {'; '.join(fields)}; model.NAME and method.NAME (options of "
-            "the model or the method); STUDY.OPTION (see `taba list STUDY`); size (standard | small: how much of `paper` "
-            "is computed where no --model is given)."
+            "the model or the method); STUDY.OPTION (see `taba list STUDY`); size (standard | small: how much of "
+            "`paper` is computed where no --model is given)."
         )
         super().format_help(ctx, formatter)
 

@@ -49,8 +49,8 @@ def check_no_size(assignments: list[str]) -> None:
     for text in assignments:
         if text.partition("=")[0].strip() == SIZE:
             raise UsageError(
-                f"--set {text}: a size belongs to `taba run {PAPER}` alone and without --model. Here, give the number of "
-                "images: --set num_samples=N."
+                f"--set {text}: a size belongs to `taba run {PAPER}` alone and without --model. Here, give the number "
+                "of images: --set num_samples=N."
             )
 
 
