@@ -30,7 +30,7 @@ def measure(*, repeats: int = 5, steps: int = STEPS, recipe: str = RECIPE) -> Me
     """Time ranks on all cores against plain loops, and one rank against one loop on one core.
 
     Figures: "speed" (a plain loop's seconds an image on one thread over those of ranks on all cores), "threads" (the
-    same of a loop whose operations use all cores), "bound" (the same of independent loops, one a core), "overhead" (ours
+    same of a loop whose operations use all cores), "bound" (the same of independent loops), "overhead" (ours
     over the plain loop's, on one core), and images a second of every side: "all/ours", "one/plain", "all/threads",
     "all/independent", "one/ours".
     """
