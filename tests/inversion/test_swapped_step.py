@@ -55,10 +55,14 @@ def test_the_first_step_is_undone_exactly_and_the_rest_is_plain_inversion(kind):
 @pytest.mark.parametrize(
     ("name", "step", "share"),
     [("q=1 28", 1, 0.76), ("q=3 28", 1, 0.90), ("q=1 50", 1, 0.62), ("q=3 50", 1, 0.85),
-     ("FLUX 28", 1, 0.90), ("FLUX 50", 1, 0.85), ("SD3 28", 2, 0.74), ("SD3 50", 2, 0.65)],
+     ("FLUX 28", 1, 0.90), ("FLUX 50", 1, 0.85), ("SD3 28", 2, 0.82), ("SD3 50", 2, 0.75)],
 )  # fmt: skip
 def test_the_share_of_the_worst_step_is_the_closed_form(name, step, share):
-    """log of exact over target gain of a mode of variance 1e-4, over the log of what its latent lacks."""
+    """Of a mode of variance 1e-4. In step 1 it is log of exact over target gain, over the log of what the latent lacks.
+
+    Later steps add the sampler's velocity to a state that is not the sampler's; the exact gain of step 2 on the levels
+    of SD 3 would give back 0.74 and 0.65.
+    """
     grid = flow_grid(name)
     model, one = FlowModes(grid.schedule), torch.ones(1, NUM_MODES, 1, 1, dtype=torch.float64)
     image, states = path_of(model, grid, one)
@@ -67,7 +71,25 @@ def test_the_share_of_the_worst_step_is_the_closed_form(name, step, share):
     for one_step in (1, 2, 3):
         with_swap = swapped(model, grid, image, states, one_step)[0].latent.numpy().ravel()[0]
         regained.append(1 - np.log(with_swap) / np.log(plain))
+    assert regained == pytest.approx([_by_hand(grid, one_step) for one_step in (1, 2, 3)], rel=1e-9)
     assert regained[step - 1] == pytest.approx(share, abs=0.0051) and max(regained) == regained[step - 1]
+
+
+def _by_hand(grid, swapped_step, lam=1e-4):
+    """The same share from the velocities of one mode, g(s) = (s - (1-s) lam) / ((1-s)^2 lam + s^2)."""
+    s = [0.0, *(level.sigma for level in grid.upper_levels)]
+    g = [(b - (1 - b) * lam) / ((1 - b) ** 2 * lam + b**2) for b in s]
+    widths = [0.0, *np.diff(s)]
+    path = [1.0]
+    for level in range(len(s) - 1, 0, -1):
+        path.insert(0, path[0] * (1 - widths[level] * g[level]))
+    ends = []
+    for swap in (0, swapped_step):
+        x = path[0]
+        for level in range(1, len(s)):
+            x += path[level] - path[level - 1] if level == swap else widths[level] * g[level] * x
+        ends.append(x)
+    return 1 - np.log(ends[1]) / np.log(ends[0])
 
 
 def test_evaluations_are_one_less_and_the_reference_is_needed():
