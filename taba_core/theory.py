@@ -15,7 +15,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from taba_core.conventions import FirstTime, ForwardLevel, Levels, NetworkTime
+from taba_core.conventions import FirstTime, ForwardLevel, HeldQuantity, Levels, NetworkTime
 from taba_core.diffusion.ends import Held
 from taba_core.diffusion.grid import CLEAN, TimestepGrid, Transition
 from taba_core.diffusion.level import Level
@@ -138,9 +138,12 @@ class GaussianModes:
         network_time: NetworkTime = "target",
         levels: Levels = "exact",
         first_time: FirstTime = "one",
+        held: HeldQuantity = "auto",
     ) -> Modes:
-        """G of DDIM inversion from step first_step + 1 on; conventions as `TimestepGrid.upward`."""
+        """G of DDIM inversion from step first_step + 1 on; conventions as `TimestepGrid.upward` and `Conventions`."""
         moves = self.grid.upward(first_step, network_time=network_time, levels=levels, first_time=first_time)
+        if held in ("noise", "noise-vp") and self.held is Held.VELOCITY:
+            return _product(self._noise_gains(moves, scaled=held == "noise-vp"))
         return _product(self.step_gains(moves))
 
     def exact_inversion_gain(self, first_step: int = 0) -> Modes:
@@ -169,6 +172,7 @@ class GaussianModes:
         network_time: NetworkTime = "target",
         levels: Levels = "exact",
         first_time: FirstTime = "one",
+        held: HeldQuantity = "auto",
         image_grid: TimestepGrid | None = None,
     ) -> GaussianLatent:
         """Latent of DDIM inversion with the first K = `forward_steps` steps replaced by forward diffusion.
@@ -176,7 +180,7 @@ class GaussianModes:
         `image_grid` is the grid the image was sampled on, where that is not the inversion's own.
         """
         gain = self.inversion_gain(
-            forward_steps, network_time=network_time, levels=levels, first_time=first_time
+            forward_steps, network_time=network_time, levels=levels, first_time=first_time, held=held
         )
         start = self.grid.replacement_level(forward_steps, forward_level, levels, network_time)
         return self.latent_with(gain, start, image_grid=image_grid)
@@ -222,6 +226,18 @@ class GaussianModes:
     def _with_pq(self, moves: list[Transition]) -> list[tuple[float, float, Transition]]:
         """(P, Q) of x_to = P x_from + Q f, and the move."""
         return [(*self.held.coefficients(move.start, move.stop), move) for move in moves]
+
+    def _noise_gains(self, moves: list[Transition], *, scaled: bool) -> Modes:
+        """Factor P + Q k(network) of each move where the noise is carried, read at the network's own level.
+
+        Scaled, the network is given the state times c_network / c_start, c = sqrt(alpha^2 + sigma^2).
+        """
+        gains = [np.ones((0, *self.variance.shape))]
+        for move in moves:
+            P, Q = Held.NOISE.coefficients(move.start, move.stop)
+            given = move.network.size / move.start.size if scaled else 1.0
+            gains.append((P + Q * self.eps_gain(move.network) * given)[None])
+        return np.concatenate(gains)
 
     def _power(self, level: Level) -> Modes:
         """Variance of the state at a level."""

@@ -41,6 +41,7 @@ def _predictions(batch: Batch, artifact: StepPredictions) -> NDArray[np.float32]
             network_time=artifact.network_time,
             levels=artifact.levels,
             first_time=artifact.first_time,
+            held=artifact.held,
             x0_rule=artifact.x0_rule,
         )
         eps_hat[:, step - 1] = eps[:, 0].cpu().numpy()

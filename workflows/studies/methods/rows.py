@@ -87,6 +87,7 @@ def method_rows(context: Context, steps: int) -> tuple[MethodRow, ...]:
             ChosenMethod(asked).check_condition(context.conditioning, context.card)
             ChosenMethod(asked).check_guidance(context.guidance)
             ChosenMethod(asked).check_rules(context.conventions)
+            ChosenMethod(asked).check_held(context.conventions)
         elif asked not in {*names, *methods, ALL, TABLE7}:
             raise unknown_name("row of study methods", asked, (*names, *methods, ALL, TABLE7))
         chosen |= {
@@ -116,7 +117,8 @@ def _unfit(context: Context) -> set[str]:
     """Methods that this comparison cannot ask.
 
     They work on text where the images have none, guide by themselves in a guided comparison or on a model that nothing
-    guides, or are samplers of coupled states under an x_0 rule that these cannot undo.
+    guides, are samplers of coupled states under an x_0 rule that these cannot undo, or take steps in which what is
+    carried cannot be chosen, where a choice is asked.
     """
     prompts, plain = context.conditioning == "prompt", context.guidance.inversion == UNGUIDED
     made = {name: ChosenMethod(name) for name in built_in_methods()}
@@ -127,6 +129,7 @@ def _unfit(context: Context) -> set[str]:
         or chosen.cannot_guide(context.card)
         or (chosen.method.own_guidance and not plain)
         or chosen.rules_refused(context.conventions)
+        or chosen.cannot_hold(context.conventions)
     }
 
 
