@@ -178,6 +178,12 @@ def load_model(
       weights: a file or directory in place of the fetched weights; the embedded models have none.
     Raises:
       UsageError: as `model_spec`; also weights that do not fit the card.
+
+    >>> model = taba_core.load_model("gaussian", options={"size": 8})
+    >>> model.sample_shape
+    (3, 8, 8)
+    >>> model.eps(torch.ones(2, 3, 8, 8), 500.0, {}).shape
+    torch.Size([2, 3, 8, 8])
     """
     return _build(load_card(name), device=device, options=options, weights=weights)
 

@@ -1,4 +1,4 @@
-"""The command line: doctor, list, fetch, plan, run, edit, status, verify, report, bench. Heavy imports come late."""
+"""The command line: what can be typed after `taba`. Heavy imports come late."""
 
 from __future__ import annotations
 
@@ -276,6 +276,18 @@ def report(
             " ".join(failure.line for failure in failures)
             + f" The rest is written; details: {page.parent}/failures.json"
         )
+
+
+@app.command()
+def compare(
+    a: Annotated[str, typer.Argument(help="Store, report folder, or a submission-METHOD.json of one.")],
+    b: Annotated[str, typer.Argument(help="Another of the same kind.")],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, with every number.")] = False,
+) -> None:
+    """What changed from A to B: results, numbers, verdicts, settings, versions. Exit code 1 if any number does."""
+    from workflows.command.compare import print_comparison
+
+    print_comparison(a, b, as_json=as_json)
 
 
 @dataclass(frozen=True)

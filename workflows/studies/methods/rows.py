@@ -30,6 +30,7 @@ GROUPS = (PAPER, FORWARD, IMPLICIT, NOISE, REGULARISED, SAMPLERS, OWN)
 REGULARISED_PRIORS = ("pix2pix-zero", "renoise-k1", "renoise-k2", "renoise-k4")
 # What `--set methods.rows=` takes beside the names of rows and methods.
 ALL, TABLE7 = "all", "table7"
+OWN_ROW = "own"  # name of the row of `--method`
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ def _own_row(context: Context) -> MethodRow | None:
         return None
     told = ", ".join(f"{name}={value}" for name, value in given.items())
     label = f"{context.method} ({told})" if told else context.method
-    return MethodRow("own", label, OWN, context.method, given)
+    return MethodRow(OWN_ROW, label, OWN, context.method, given)
 
 
 def _table7(context: Context, steps: int) -> list[MethodRow]:
@@ -239,6 +240,7 @@ def _methods(steps: int) -> list[MethodRow]:
         MethodRow("gnri", "GNRI, released", IMPLICIT, "gnri"),
         MethodRow("gnri-described", "GNRI, described", IMPLICIT, "gnri", {"gradient": "network"}),
         MethodRow("hybrid-gradient", "Hybrid gradient", IMPLICIT, "hybrid-gradient"),
+        MethodRow("spdinv", "SPDInv", IMPLICIT, "spdinv"),
         MethodRow("predictor-corrector", "Predictor-corrector", IMPLICIT, "predictor-corrector"),
         MethodRow("uni-inv", "UniInv", IMPLICIT, "uni-inv"),
         MethodRow("noise-initialised", "Noise-initialised fixed point", NOISE, "noise-initialised"),
@@ -254,6 +256,7 @@ def _methods(steps: int) -> list[MethodRow]:
         MethodRow("direct-inversion", "Direct inversion (PnP)", SAMPLERS, "direct-inversion"),
         MethodRow("edit-friendly", "Edit-friendly DDPM", SAMPLERS, "edit-friendly"),
         MethodRow("null-text", "Null-text", SAMPLERS, "null-text"),
+        MethodRow("prompt-tuning", "Prompt tuning", SAMPLERS, "prompt-tuning"),
         MethodRow("negative-prompt", "Negative prompt", SAMPLERS, "negative-prompt"),
         MethodRow("edict", "EDICT", SAMPLERS, "edict"),
         MethodRow("bdia", "BDIA, γ = 1", SAMPLERS, "bdia"),
