@@ -57,13 +57,6 @@ class Tab:
         # A place on the page that is open already is a move and no load.
         self._connection.wait("Page.loadEventFired" if "loaderId" in told else "Page.navigatedWithinDocument")
 
-    def text(self):
-        """The text that is shown, read without a script of the page."""
-        root = self.call("DOM.getDocument")["root"]["nodeId"]
-        node = self.call("DOM.querySelector", nodeId=root, selector="body")["nodeId"]
-        tree = self.call("Accessibility.queryAXTree", nodeId=node, role="StaticText")["nodes"]
-        return " ".join(str(leaf.get("name", {}).get("value", "")) for leaf in tree)
-
     def errors(self):
         found = []
         for event in self._connection.events:

@@ -139,4 +139,4 @@ def _expression(variable: str, result: xr.Dataset, place: _Place) -> str:
     text = f"{variable}[{name!r}]"
     text += f".sel({{{', '.join(by_label)}}})" if by_label else ""
     text += f".isel({{{', '.join(by_index)}}})" if by_index else ""
-    return f"{text}.item()" + ("" if scale == 1.0 else f" * {scale:g}")
+    return f"float({text})" + ("" if scale == 1.0 else f" * {scale:g}")

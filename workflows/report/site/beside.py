@@ -73,7 +73,7 @@ def recovered_numbers(run: Run) -> list[dict[str, Any]]:
         tables.setdefault(place[0], []).append(_recovered(entry, place, ours.get(place)))
     return [
         {"number": table, "setting": published.PAPER_SETTINGS[table], "rows": rows}
-        for table, rows in tables.items()
+        for table, rows in sorted(tables.items(), key=lambda entry: int(entry[0]))
     ]
 
 

@@ -11,17 +11,19 @@ from workflows.analysis import published
 from workflows.analysis.presentation import Claim, Figure, PaperValue, Query, Table
 from workflows.report.notation import format_any
 from workflows.report.site.links import claim_anchor
+from workflows.report.site.places import number_of
 from workflows.report.style import PNG_DPI
 from workflows.report.tables import PROVENANCE_MARK, cell_text, column_heading, context_line
 
 _PIXELS_PER_INCH = 118  # one scale for all figures, so that their lettering has one size on the page
+_PLURAL = {"holds": "hold", "fails": "fail"}
 BADGE = {"holds": ("holds", "✓"), "fails": ("fails", "✗"), "not resolved": ("unresolved", "?")}
 
 
 def badge(verdict: str) -> dict[str, str]:
     """The style, sign and words of a verdict: never colour alone."""
     css, sign = BADGE[verdict]
-    return {"css": css, "sign": sign, "verdict": verdict}
+    return {"css": css, "sign": sign, "verdict": verdict, "plural": _PLURAL.get(verdict, verdict)}
 
 
 def claim_view(claim: Claim) -> dict[str, Any]:
@@ -41,6 +43,7 @@ def figure_view(figure: Figure, folder: Path) -> dict[str, Any]:
     context = [f"{name} = {value}" for name, value in (("n", figure.n), ("T", figure.T)) if value is not None]
     return {
         "source": figure,
+        "number": number_of(figure.id),
         "width": width,
         "height": round(width * _side(picture, 20) / _side(picture, 16)),
         "context": "; ".join([*context, *([figure.conventions] if figure.conventions else [])]),
@@ -66,6 +69,7 @@ def table_view(table: Table, query: Query | None = None) -> dict[str, Any]:
         rows.append({"label": label, "group": group if new else "", "cells": shown})
     return {
         "source": table,
+        "number": number_of(table.id),
         "groups": groups if any(name for name, _ in groups) else [],
         "heads": [column_heading(column, with_group=False) for column in table.columns],
         "rows": rows,

@@ -53,7 +53,10 @@ class Links:
     def to(self, page: str, anchor: str = "") -> str:
         """A page, or a place on it."""
         place = f"#{anchor}" if anchor else ""
-        return place if page == self.page and place else self.file(path_of(page)) + place
+        if page == self.page and place:
+            return place
+        beside = INDEX not in (page, self.page)
+        return (f"{page}.html" if beside else self.file(path_of(page))) + place
 
     def at_study(self, name: str) -> bool:
         """Whether the page is that of a study."""

@@ -9,7 +9,7 @@ from typing import Any
 from workflows.analysis.presentation import Figure, Model, Run, Section, Table
 from workflows.report.model_groups import GROUPS, group_of
 from workflows.report.queries import of_item
-from workflows.report.site.items import badge, claim_view
+from workflows.report.site.items import BADGE, badge, claim_view
 
 
 def by_group(models: Sequence[Model]) -> list[tuple[str, list[Model]]]:
@@ -39,7 +39,7 @@ def studies_of(run: Run, model: Model) -> list[dict[str, Any]]:
 def tally(run: Run, model: Model) -> list[tuple[dict[str, str], int]]:
     """How many claims of a model hold, fail and stay open."""
     verdicts = [claim.verdict for claim in run.claims if claim.model == model.name]
-    return [(badge(name), verdicts.count(name)) for name in dict.fromkeys(sorted(verdicts))]
+    return [(badge(name), verdicts.count(name)) for name in BADGE if name in verdicts]
 
 
 def rows_of(table: Table, section: Section, model: str) -> Table | None:

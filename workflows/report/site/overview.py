@@ -81,7 +81,8 @@ def _numbers(section: Section, wanted: Sequence[Mapping[str, Any]]) -> dict[str,
         cells = [_number(section, result, spec) for spec in wanted]
         if any(cells):
             rows.append({"label": result.label, "n": result.n, "T": result.T, "cells": cells})
-    return {"heads": [spec["label"] for spec in wanted], "rows": rows} if rows else None
+    heads = [str(spec["label"]).replace(" %", "\u00a0%") for spec in wanted]  # a number keeps its sign beside it
+    return {"heads": heads, "rows": rows} if rows else None
 
 
 def _number(section: Section, result: StoredResult, spec: Mapping[str, Any]) -> CellText | None:

@@ -54,6 +54,12 @@ def paper_key(item: str) -> str:
     return match.group(0) if match else ""
 
 
+def number_of(item: str) -> str:
+    """Table 2 of an item that is the paper's own Table 2, of any result; "" of its companions and of all others."""
+    own = re.fullmatch(r"((?:table|fig)\d+)[a-z]?(-[0-9a-f]{12})?", item)
+    return name_of(own[1]) if own else ""
+
+
 def items_of(key: str, section: Section) -> list[Item]:
     """The items of a section that show one of the paper's, and not what accompanies it."""
     ends = {"", *(f"-{result.key}" for result in section.results)}
