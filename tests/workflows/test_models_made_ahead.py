@@ -11,7 +11,7 @@ from workflows.execution.engine import run_plan
 from workflows.planning.plan import make_plan
 
 SETTINGS = [
-    "num_samples=2", "samples_per_shard=2", "num_inference_steps=2", "bootstrap_replicates=100",
+    "num_samples=4", "samples_per_shard=4", "num_inference_steps=2", "bootstrap_replicates=100",
     "model.num_components_per_photo=1", "model.rank=4",
 ]  # fmt: skip
 
