@@ -33,6 +33,10 @@ def uniform(
 
     Row i depends on (seed, stream, sample_ids[i]) only.
 
+    >>> both = uniform([3, 5], (2,), seed=0, stream="a")
+    >>> bool((uniform([5], (2,), seed=0, stream="a")[0] == both[1]).all())
+    True
+
     Raises:
       UsageError: seed out of range or a negative sample id.
     """
@@ -55,6 +59,10 @@ def normal(
     """Standard normal numbers, float32, shape (len(sample_ids), *shape).
 
     Row i depends on (seed, stream, sample_ids[i]) only; float64 inside, rounded once.
+
+    >>> noise = normal(range(1000), (3, 8, 8), seed=42, stream="noise")
+    >>> noise.shape, bool(abs(noise.std() - 1) < 0.01)
+    ((1000, 3, 8, 8), True)
 
     Raises:
       UsageError: seed out of range or a negative sample id.

@@ -70,9 +70,16 @@ class Pairs:
 
 def run_pairs(first: Side, second: Side, *, repeats: int) -> Pairs:
     """Run both sides in turn, `repeats` times each, after one run of each that does not count."""
-    first(), second()
-    measured = [(first(), second()) for _ in range(repeats)]
-    return Pairs(tuple(a for a, _ in measured), tuple(b for _, b in measured))
+    measured = run_in_turn({"first": first, "second": second}, repeats=repeats)
+    return Pairs(measured["first"], measured["second"])
+
+
+def run_in_turn(sides: Mapping[str, Side], *, repeats: int) -> dict[str, tuple[float, ...]]:
+    """As `run_pairs` for any number of sides: what each measured, run by run, after one run that does not count."""
+    for side in sides.values():
+        side()
+    measured = [{name: side() for name, side in sides.items()} for _ in range(repeats)]
+    return {name: tuple(run[name] for run in measured) for name in sides}
 
 
 def timed(function: Callable[[], object]) -> Side:

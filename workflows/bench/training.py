@@ -1,52 +1,95 @@
-"""Training: a plain loop in eager float32 on all cores, against ranks of one thread each on Ray.
+"""Training: a plain loop in eager float32 against ranks of one thread each on Ray.
 
 Both train the network of a recipe on the same batches. The plain loop draws a batch, computes the loss and its
 gradients, and steps the optimiser; ours clips gradients, averages weights, reads the loss and writes its state as well.
 Starting processes is not counted: it is paid once.
+
+Ranks on all cores are set beside a loop on one thread, beside one whose operations use all cores, and, as the most that
+a trainer of this network can reach here in eager float32, beside independent loops, one on each core.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import statistics
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from workflows.bench.paired import Comparison, Measurement, run_pairs, torch_threads
+from workflows.bench.paired import Comparison, Measurement, Pairs, TableRow, run_in_turn, torch_threads
 
 STEPS = 60
 RECIPE = "photo-tiny"
 
 
 def measure(*, repeats: int = 5, steps: int = STEPS, recipe: str = RECIPE) -> Measurement:
-    """Time both sides with all cores, and with one.
+    """Time ranks on all cores against plain loops, and one rank against one loop on one core.
 
-    Figures: "speed" (the plain loop's time over ours, on all cores), "overhead" (ours over the plain loop's, on one),
-    and images a second of every side: "all/ours", "all/plain", "one/ours", "one/plain".
+    Figures: "speed" (a plain loop's seconds an image on one thread over those of ranks on all cores), "threads" (the
+    same of a loop whose operations use all cores), "bound" (the same of independent loops), "overhead" (ours
+    over the plain loop's, on one core), and images a second of every side: "all/ours", "one/plain", "all/threads",
+    "all/independent", "one/ours".
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    ours, plain = partial(_ours, recipe, steps), partial(_plain, recipe, steps)
-    # Seconds an image; the ratio is that of the second side to the first.
-    speed = run_pairs(partial(ours, cores), partial(plain, cores), repeats=repeats)
-    overhead = run_pairs(partial(plain, 1), partial(ours, 1), repeats=repeats)
-    seconds = {
-        ("all", "ours"): speed.medians[0],
-        ("all", "plain"): speed.medians[1],
-        ("one", "plain"): overhead.medians[0],
-        ("one", "ours"): overhead.medians[1],
+    sides = {
+        "one/plain": partial(_plain, recipe, steps, 1),
+        "all/ours": partial(_ours, recipe, steps, cores),
+        "all/threads": partial(_plain, recipe, steps, cores),
+        "all/independent": partial(_independent, recipe, steps, cores),
+        "one/ours": partial(_ours, recipe, steps, 1),
     }
-    texts = [f"{1 / value:.1f} images/s" for value in seconds.values()]
-    ranks, loop = "ranks on Ray, one thread each", "plain loop"
-    n = f"{steps} steps"
-    both = (
-        *Comparison(f"{recipe}, {cores} cores", n, (ranks, loop), (texts[0], texts[1]), ">= 1.5").rows(speed),
-        *Comparison(f"{recipe}, one core", n, (loop, ranks), (texts[2], texts[3]), "<= 1.05").rows(overhead),
+    measured = run_in_turn(sides, repeats=repeats)
+    ours = measured["all/ours"]
+    compared = (
+        (
+            "speed",
+            Pairs(ours, measured["one/plain"]),
+            f"{cores} ranks on Ray",
+            "plain loop, one thread",
+            ">= 1.5",
+        ),
+        (
+            "threads",
+            Pairs(ours, measured["all/threads"]),
+            f"{cores} ranks on Ray",
+            f"plain loop, {cores} threads",
+            "",
+        ),
+        (
+            "bound",
+            Pairs(ours, measured["all/independent"]),
+            f"{cores} ranks on Ray",
+            f"{cores} loops apart",
+            "",
+        ),
+        (
+            "overhead",
+            Pairs(measured["one/plain"], measured["one/ours"]),
+            "plain loop",
+            "one rank on Ray",
+            "<= 1.05",
+        ),
     )
-    figures = {f"{where}/{side}": 1 / value for (where, side), value in seconds.items()}
+    rows: list[TableRow] = []
+    for name, pairs, first, second, target in compared:
+        texts = tuple(f"{1 / value:.1f} images/s" for value in pairs.medians)
+        what = f"{recipe}, one core" if name == "overhead" else f"{recipe}, {cores} cores"
+        rows += Comparison(what, f"{steps} steps", (first, second), texts, target).rows(pairs)
+    figures = {name: pairs.ratio for name, pairs, *_ in compared}
+    speeds = {name: 1 / statistics.median(seconds) for name, seconds in measured.items()}
     note = "seconds are those of one image; starting the processes, once a run, is not among them"
-    return Measurement(both, {"speed": speed.ratio, "overhead": overhead.ratio, **figures}, (note,))
+    return Measurement(tuple(rows), figures | speeds, (note,))
+
+
+def _independent(recipe: str, steps: int, loops: int) -> float:
+    """Seconds an image of loops in processes of their own, one thread each, that exchange nothing."""
+    with ProcessPoolExecutor(loops, mp_context=multiprocessing.get_context("spawn")) as pool:
+        each = list(pool.map(_plain, [recipe] * loops, [steps] * loops, [1] * loops))
+    return 1 / sum(1 / seconds for seconds in each)
 
 
 def _plain(recipe: str, steps: int, threads: int) -> float:

@@ -1,4 +1,4 @@
-"""The command line: doctor, list, fetch, plan, run, edit, status, verify, report, bench. Heavy imports come late."""
+"""The command line: what can be typed after `taba`. Heavy imports come late."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ class _WithFields(TyperCommand):
         fields = (f"{name} ({Settings.model_fields[name].description})" for name in FIELDS)
         self.epilog = (
             f"Fields for --set (field=value, repeatable): {'; '.join(fields)}; model.NAME and method.NAME (options of "
-            "the model or the method); STUDY.OPTION (see `taba list STUDY`)."
+            "the model or the method); STUDY.OPTION (see `taba list STUDY`); size (standard | small: how much of "
+            "`paper` is computed where no --model is given)."
         )
         super().format_help(ctx, formatter)
 
@@ -62,7 +63,8 @@ app.command("edit")(grouped(edit_command.edit))
 Studies = Annotated[
     list[str],
     typer.Argument(
-        help="Study names, aliases (table2, fig4), or groups: `main-text`, `paper-analysis`, `paper` (all)."
+        help="Study names, aliases (table2, fig4), or groups: `main-text`, `paper-analysis`, `paper` (all; without "
+        "--model every table and figure, in an hour on two cores, or --set size=small)."
     ),
 ]
 Models = Annotated[
@@ -71,7 +73,7 @@ Models = Annotated[
         "--model",
         help="Model (see `taba list`), or the path of a card or diffusers directory; repeatable; `paper` is the "
         "paper's six, `box` the networks that come with taba and the mixture, each with the studies that the "
-        "paper made with it or its like. Default: photo-mixture.",
+        "paper made with it or its like. Default: photo-mixture; of `paper` alone, every model that comes with taba.",
     ),
 ]
 Budget = Annotated[
@@ -104,8 +106,12 @@ class Question:
     def parts(self, budget: str | None = None) -> list[Asked]:
         """The question of each model; see `workflows.planning.jobs.each_model`."""
         from workflows.planning.jobs import Asked, default_model, each_model
+        from workflows.planning.shipped import asked_of_shipped, check_no_size, is_of_shipped
 
         asked = Asked(self.studies, self.store, "", self.method, self.set_ or [], self.weights, budget=budget)
+        if is_of_shipped(self.studies, self.model):
+            return asked_of_shipped(asked)
+        check_no_size(asked.assignments)
         return each_model(asked, self.model or [default_model(self.studies, EMBEDDED_DEFAULT)])
 
     def planned(self, budget: str | None = None, *, allocated: bool) -> list[Asked]:
@@ -270,6 +276,18 @@ def report(
             " ".join(failure.line for failure in failures)
             + f" The rest is written; details: {page.parent}/failures.json"
         )
+
+
+@app.command()
+def compare(
+    a: Annotated[str, typer.Argument(help="Store, report folder, or a submission-METHOD.json of one.")],
+    b: Annotated[str, typer.Argument(help="Another of the same kind.")],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, with every number.")] = False,
+) -> None:
+    """What changed from A to B: results, numbers, verdicts, settings, versions. Exit code 1 if any number does."""
+    from workflows.command.compare import print_comparison
+
+    print_comparison(a, b, as_json=as_json)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from cluster.pool.executor import Executor, Resources
 from taba_core.artifacts.base import Artifact
 from taba_core.store import ArtifactGroup, Store
 from taba_core.store.group import LEDGER_DIRECTORY
+from workflows.analysis.run_log import RUN_LOG
 from workflows.configuration.context import Context
 from workflows.execution.analyses import Analyses
 from workflows.execution.computing import Computing
@@ -20,8 +21,6 @@ from workflows.execution.shared_executor import SharedExecutor
 from workflows.execution.watch import Watch
 from workflows.planning.plan import Plan, still_missing
 from workflows.planning.planned import PlannedArtifact
-
-RUN_LOG = "runs.jsonl"
 
 
 def run_plan(

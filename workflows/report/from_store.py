@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any, get_args
 from taba_core.errors import UsageError
 from taba_core.store import Store
 from taba_core.store.address import is_remote
-from taba_core.store.group import LEDGER_DIRECTORY
 from taba_core.store.template import mark_as_no_data
 from taba_core.verdicts import Verdict
+from workflows.analysis.run_log import run_log
 from workflows.analysis.study import studies
-from workflows.execution.engine import RUN_LOG
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -77,7 +76,7 @@ def collect(store: Store, names: list[str]) -> Run:
     for study in studies().values():
         current = [r for r in by_study.get(study.name, []) if r.attrs["study_version"] == study.version]
         if current:
-            sections.append(_present(study, store, sorted(current, key=_result_order)))
+            sections.append(section_of(study, store, sorted(current, key=_result_order)))
     log = run_log(store)
     models = sorted({str(r.attrs["model_title"]) for results in by_study.values() for r in results})
     return Run(
@@ -89,7 +88,7 @@ def collect(store: Store, names: list[str]) -> Run:
     )
 
 
-def _present(study: Study, store: Store, results: list[xr.Dataset]) -> Section:
+def section_of(study: Study, store: Store, results: list[xr.Dataset]) -> Section:
     """A study's part of the report; where it cannot be presented, what went wrong, and its claims if they can be."""
     from workflows.analysis.presentation import Failure, Section
 
@@ -115,17 +114,6 @@ def _result_order(result: xr.Dataset) -> tuple[Any, ...]:
         -result.attrs["n"],
         result.attrs["name"],
     )
-
-
-def run_log(store: Store) -> list[dict[str, Any]]:
-    """What `taba run` wrote about itself, oldest first."""
-    entries = []
-    for line in (store.place / LEDGER_DIRECTORY / RUN_LOG).lines():
-        try:
-            entries.append(json.loads(line))
-        except ValueError:
-            continue  # a line cut short by a crash tells nothing and breaks nothing
-    return entries
 
 
 def _stamp(store: Store, names: list[str]) -> str:

@@ -21,9 +21,9 @@ def write_report(run: Run, folder: Path) -> tuple[Path, list[Failure]]:
     """Write a run's report; return the path of its page, and the parts that could not be made.
 
     index.html; tables/<id>.csv, .md, .tex; figures/<id>.png, .pdf; results.json (a list of numbers with
-    their context), claims.json (a list of verdicts) and failures.json (a list of parts that could not be made). Each
-    file is replaced in one step, the page last, so an interrupted report leaves the previous page whole. The same run
-    gives the same bytes.
+    their context), claims.json (a list of verdicts), failures.json (a list of parts that could not be made), and the
+    documents of the sections. Each file is replaced in one step, the page last, so an interrupted report leaves the
+    previous page whole. The same run gives the same bytes.
 
     Parts are made one by one. One that fails is named in its place on the page, its files of an earlier report are
     removed, and the rest is written. The numbers of a figure that cannot be drawn are in results.json all the same.
@@ -51,6 +51,8 @@ def write_report(run: Run, folder: Path) -> tuple[Path, list[Failure]]:
             failures += (
                 [Failure.of("figure", figure.id, section.study, figure.title, failed)] if failed else []
             )
+        for name, document in section.documents.items():
+            write_json(folder / f"{name}.json", document)
     text = render(run, folder, failures)
     write_json(folder / "results.json", records)
     write_json(folder / "claims.json", claim_records(run))

@@ -86,8 +86,8 @@ class ModelCard(Study):
             columns=_COLUMNS,
             cells=tuple(_row(card) for card in cards),
             notes=(
-                "The Photo models and the Gaussian field come with taba, and SD 3, SD 3.5 and FLUX.1 are flows beside "
-                "the paper's models; the others are the paper's.",
+                "The Photo models and the Gaussian field come with taba, and SiT, SD 3, SD 3.5 and FLUX.1 are flows "
+                "beside the paper's models; the others are the paper's.",
             ),
         )
         return self.section(

@@ -131,7 +131,7 @@ class Problem(Dynamics):
     Attributes:
       x_0: clean states, (B, C, H, W), float32 or float64: the precision of everything that follows.
       noise: standard normal numbers, shape of x_0, or None.
-      reference: eps_t that the generation used in step l, where the caller knows it.
+      reference: eps_t that the generation used in step l, or what its step carried, where the caller knows it.
       network_time, levels, first_time: conventions of one-evaluation methods; see `TimestepGrid.upward`. Methods that
         solve the sampler's own step (`StepMethod.implicit`) use target times and exact levels whatever these say.
     """

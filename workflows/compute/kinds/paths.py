@@ -42,6 +42,7 @@ def _predictions(batch: Batch, artifact: StepPredictions) -> DeviceArray:
             network_time=artifact.network_time,
             levels=artifact.levels,
             first_time=artifact.first_time,
+            held=artifact.held,
             x0_rule=artifact.x0_rule,
         )
         eps_hat.tensor[:, step - 1].copy_(eps[:, 0])

@@ -154,6 +154,14 @@ def tables_of(label: str, result: xr.Dataset, index: int, results: Sequence[xr.D
     return tuple(table for table in made if table.rows)
 
 
+def table7_row(result: xr.Dataset, name: str | None) -> list[tuple[Column, Cell]]:
+    """The columns of Table 7 with the cells of one row, of whichever group it is; None is the noise's own row."""
+    columns = table7_columns(result, _TABLE7)
+    if name is None:
+        return [(column, _noise_cell(result, column.name)) for column in columns]
+    return [(column, _cell(result, name, column.name)) for column in columns]
+
+
 def _edits_table(label: str, of: tuple[xr.Dataset, int, Sequence[xr.Dataset]]) -> tuple[Table, ...]:
     """What edits from every method's latents are; nothing where there are none."""
     result = of[0]
