@@ -11,8 +11,8 @@ import hashlib
 from collections.abc import Sequence
 
 import numpy as np
+import scipy  # whose parts are imported when they are used
 from numpy.typing import NDArray
-from scipy.special import ndtri
 
 from taba_core.errors import UsageError
 
@@ -67,7 +67,7 @@ def normal(
     Raises:
       UsageError: seed out of range or a negative sample id.
     """
-    return ndtri(uniform(sample_ids, shape, seed=seed, stream=stream)).astype(np.float32)
+    return scipy.special.ndtri(uniform(sample_ids, shape, seed=seed, stream=stream)).astype(np.float32)
 
 
 def integers(

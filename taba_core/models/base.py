@@ -133,6 +133,20 @@ def load_spec(spec: ModelSpec, *, device: str = "cpu") -> Denoiser:
     return _build(card, device=device, options=options, weights=weights)
 
 
+def make_ahead(spec: ModelSpec) -> None:
+    """Make what the first process that builds a model makes and leaves in the cache for the others: the mixture's fit.
+
+    Without torch. Whoever builds the model meanwhile waits for it.
+    """
+    if spec.name != "photo-mixture":
+        return
+    from taba_core.models.mixture_fit import cached_mixture
+
+    options = validate_options(spec.name, spec.options | ({"photos": spec.location} if spec.location else {}))
+    assert isinstance(options, PhotoMixtureOptions)
+    cached_mixture(options)
+
+
 def card_with_options(name: str, options: Mapping[str, Any] | None = None) -> Card:
     """The card of a model as its options make it: `gaussian` has the shape its `size` says, a flow the levels that
     `shift` and `grid` say.

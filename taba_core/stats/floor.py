@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import betainccinv, betaincinv, psi
+import scipy
 
 from taba_core.errors import UsageError
 
@@ -41,8 +41,8 @@ def correlation_floor(n: int, num_features: int, top_k: int = 20) -> Correlation
         )
     quantiles = (np.arange(_QUADRATURE) + 0.5) / _QUADRATURE
     rank = np.arange(1, top_k + 1)[:, None]
-    tail = betaincinv(rank, pairs + 1 - rank, quantiles)
-    r2 = betainccinv(0.5, (n - 2) / 2, tail)
+    tail = scipy.special.betaincinv(rank, pairs + 1 - rank, quantiles)
+    r2 = scipy.special.betainccinv(0.5, (n - 2) / 2, tail)
     mean = np.sqrt(r2).mean()
     return CorrelationFloor(float(mean), float(np.sqrt(max(r2.mean() - mean**2, 0.0))))
 
@@ -64,4 +64,4 @@ def kl_floor(n: int, *, known_normal: bool = False) -> float:
     if not known_normal:
         return (2 * n - 1) / (n * (n - 3))
     half = (n - 1) / 2
-    return float(((n - 1) / (n - 3) * (1 + 1 / n) - 1 + psi(half) - np.log(half)) / 2)
+    return float(((n - 1) / (n - 3) * (1 + 1 / n) - 1 + scipy.special.psi(half) - np.log(half)) / 2)

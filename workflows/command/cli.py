@@ -295,15 +295,19 @@ class OfBenchmarks:
     """Options of single benchmarks; `workflows.bench.OPTIONS` says which takes which."""
 
     models: Annotated[
-        list[str] | None, typer.Option("--model", help="step, profile-drift: models; repeatable.")
+        list[str] | None,
+        typer.Option("--model", help="step, profile-drift, whole-paths: models; repeatable."),
     ] = None
     profiles: Annotated[
         list[str] | None, typer.Option("--profile", help="reference, exact or fast; repeatable.")
     ] = None
-    batch_size: Annotated[int | None, typer.Option(min=1, help="step: images per evaluation.")] = None
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="step, whole-paths: images per evaluation.")
+    ] = None
     weights: Annotated[str | None, typer.Option(help="profile-drift: weights of the model.")] = None
     num_samples: Annotated[int | None, typer.Option(min=2, help="profile-drift: images.")] = None
     kills: Annotated[int | None, typer.Option(min=1, help="chaos: processes to kill.")] = None
+    size: Annotated[float | None, typer.Option(help="reduction: gigabytes of the store (default: 8).")] = None
     compiled: Annotated[
         bool, typer.Option("--compiled", help="step: also through torch.compile; profile-drift: compiled.")
     ] = False

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import xarray as xr
-
 from taba_core.artifacts.request import Request
 from taba_core.artifacts.self_interpolation import SelfInterpolation
 from workflows.analysis.edit_measures import check_clip
@@ -28,6 +26,8 @@ from workflows.studies.methods.tables import tables_of
 from workflows.studies.methods.times import with_times
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from taba_core.store import Store
     from workflows.analysis.inputs import Inputs
 

@@ -9,7 +9,6 @@ from typing import Any
 from taba_core.artifacts.generation import Generation
 from taba_core.artifacts.inversion import Inversion
 from taba_core.conventions import UNGUIDED, ForwardLevel
-from taba_core.diffusion.inversion import inversion_method_class, list_methods
 from taba_core.errors import UsageError, unknown_name
 from workflows.configuration.context import Context
 from workflows.configuration.forward_rules import differing_rules
@@ -136,6 +135,11 @@ def _unfit(context: Context) -> set[str]:
 
 def built_in_methods() -> list[str]:
     """Registered methods of the package; those of a user's file are asked for by `--method`."""
+    from taba_core.diffusion.inversion import (
+        inversion_method_class,
+        list_methods,
+    )  # with torch: where it is asked
+
     return [
         name for name in list_methods() if inversion_method_class(name).__module__.startswith("taba_core.")
     ]

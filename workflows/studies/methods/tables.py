@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-import xarray as xr
 
 from workflows.analysis.findings import Shown, cell, is_guided, item_context, item_id
 from workflows.analysis.gaussianity import shown_beside_floor
@@ -23,6 +23,9 @@ from workflows.studies.methods.edits import (
 )
 from workflows.studies.methods.lpips import lpips_notes
 from workflows.studies.methods.rows import PAPER
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 _TABLE7 = (
     Column("evaluations", "NFE"),
