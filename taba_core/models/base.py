@@ -133,6 +133,20 @@ def load_spec(spec: ModelSpec, *, device: str = "cpu") -> Denoiser:
     return _build(card, device=device, options=options, weights=weights)
 
 
+def make_ahead(spec: ModelSpec) -> None:
+    """Make what the first process that builds a model makes and leaves in the cache for the others: the mixture's fit.
+
+    Without torch. Whoever builds the model meanwhile waits for it.
+    """
+    if spec.name != "photo-mixture":
+        return
+    from taba_core.models.mixture_fit import cached_mixture
+
+    options = validate_options(spec.name, spec.options | ({"photos": spec.location} if spec.location else {}))
+    assert isinstance(options, PhotoMixtureOptions)
+    cached_mixture(options)
+
+
 def card_with_options(name: str, options: Mapping[str, Any] | None = None) -> Card:
     """The card of a model as its options make it: `gaussian` has the shape its `size` says, a flow the levels that
     `shift` and `grid` say.
@@ -178,6 +192,12 @@ def load_model(
       weights: a file or directory in place of the fetched weights; the embedded models have none.
     Raises:
       UsageError: as `model_spec`; also weights that do not fit the card.
+
+    >>> model = taba_core.load_model("gaussian", options={"size": 8})
+    >>> model.sample_shape
+    (3, 8, 8)
+    >>> model.eps(torch.ones(2, 3, 8, 8), 500.0, {}).shape
+    torch.Size([2, 3, 8, 8])
     """
     return _build(load_card(name), device=device, options=options, weights=weights)
 

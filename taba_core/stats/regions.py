@@ -32,6 +32,11 @@ def plain_mask(
 
     Returns:
       (n, H, W), True where plain.
+
+    >>> image = np.zeros((1, 1, 2, 3))
+    >>> image[..., 2] = 1
+    >>> plain_mask(image)[0].tolist()  # the last column has no neighbour on its right
+    [[True, False, True], [True, False, True]]
     """
     low, high = value_range
     if not high > low:

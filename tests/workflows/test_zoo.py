@@ -116,7 +116,7 @@ def test_every_family_gives_table_2_from_a_tiny_checkpoint_through_ray(
     name, checkpoint, tmp_path, capsys, open_ray
 ):
     store = tmp_path / "store"
-    assert run(checkpoint(name), store, executor="ray", workers=2) == 0, capsys.readouterr().err
+    assert run(checkpoint(name), store, executor="ray") == 0, capsys.readouterr().err
     with (store / "report" / "tables" / "table2.csv").open() as file:
         (row,) = csv.DictReader(file)
     assert row["Model"] == load_card(str(checkpoint(name))).title

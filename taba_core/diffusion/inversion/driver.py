@@ -106,6 +106,18 @@ def invert(
     """Invert clean images to latents, x_0 to x̂_T    (paper, Eq. 3; with forward_steps > 0 Eq. 5).
 
     Arguments and errors as `invert_with_report`, whose latent, (B, C, H, W), this is.
+
+    >>> model = taba_core.load_model("gaussian", options={"size": 8})
+    >>> grid = taba_core.timestep_grid(taba_core.load_card("gaussian"), 20)
+    >>> noise = torch.from_numpy(rng.normal(range(64), model.sample_shape, seed=0, stream="noise"))
+    >>> images = taba_core.generate(model, noise, grid)
+    >>> latents = taba_core.invert(model, images, grid)
+    >>> repaired = taba_core.invert(model, images, grid, forward_steps=1, forward_noise=noise)
+    >>> bool(latents.std() < repaired.std() < 1.1)
+    True
+    >>> exact = taba_core.invert(model, images, grid, "aidi-a")
+    >>> bool((exact - noise).abs().mean() < (latents - noise).abs().mean() / 4)
+    True
     """
     return invert_with_report(model, x_0, grid, method, cond, **conventions).latent
 

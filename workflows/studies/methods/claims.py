@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import xarray as xr
 
 from taba_core.conventions import ForwardLevel
 from taba_core.stats.estimate import Estimate
@@ -19,6 +19,9 @@ from workflows.analysis.presentation import Claim
 from workflows.configuration.context import Context
 from workflows.studies.methods.rows import REGULARISED_PRIORS
 from workflows.studies.methods.times import SECONDS_BY_SHARD
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 Rows = Mapping[str, Mapping[str, Estimate]]
 RULES: tuple[ForwardLevel, ...] = ("exact", "matched")
@@ -125,6 +128,8 @@ def _time_claim(label: str, result: xr.Dataset, index: int, rule: str) -> Claim:
     verdict, numbers = proportional([result.attrs[SECONDS_BY_SHARD][name] for name in names], evaluations)
     return Claim(
         id=f"C7d-{rule}" + ("" if index == 0 else f", {label}"),
+        base=f"C7d-{rule}",
+        label=label,
         statement=f"Time is proportional to evaluations: seconds an evaluation agree within 1 %, {rule} rule.",
         verdict=verdict,
         numbers=numbers,
