@@ -83,10 +83,11 @@ def _carried_by_the_sampler(
 ) -> torch.Tensor:
     """What the sampling step carried that the inversion's swapped step is to carry, (B, C, H, W)."""
     assert isinstance(artifact.source, Generation), "only generated images have a sampling path"
-    step, states = artifact.swapped_step, path_of(batch, artifact.source)["x_t"]
-    lower = batch.read(artifact.source, "image")["image"] if step == 1 else states[:, step - 2]
+    step, states = artifact.swapped_step, path_of(batch, artifact.source)["x_t"].tensor
+    image = batch.tensor(batch.read(artifact.source, "image")["image"])
+    lower, upper = (image if step == 1 else states[:, step - 2]), states[:, step - 1]
     move = grid.upward()[step - 1]
-    return held.implied(batch.tensor(lower), batch.tensor(states[:, step - 1]), move.start, move.stop)
+    return held.implied(lower.to(batch.worker.device), upper.to(batch.worker.device), move.start, move.stop)
 
 
 def start_of(batch: Batch, artifact: Inversion) -> tuple[torch.Tensor, torch.Tensor | None]:
