@@ -53,7 +53,8 @@ def search_script(run: Run) -> str:
             lines.append(_line(told, page, claim_anchor(claim.id), words=claim.base))
     lines += [_line(f"Model {model.title}", model_page(model.name), words=model.name) for model in run.models]
     lines += [
-        _line(f"Term: {entry['term']}", GLOSSARY, term_anchor(entry["term"]), words=entry["term"]) for entry in source("glossary")
+        _line(f"Term: {entry['term']}", GLOSSARY, term_anchor(entry["term"]), words=entry["term"])
+        for entry in source("glossary")
     ]
     # ASCII only, so that no setting of a browser can misread the file.
     return f"window.tabaSearch = {json.dumps(lines, separators=(',', ':'))};\n"
