@@ -228,23 +228,25 @@ def test_the_scorecard_joins_columns_of_the_methods_tables():
 # ------------------------------------------------------------------ queries, search, glossary
 
 
-def test_the_code_under_every_table_reads_its_numbers_from_the_store(site):
+def test_the_code_under_every_table_and_figure_reads_from_the_store(site):
     """Every line is carried out, and gives the number that the line says."""
-    found = 0
+    found = drawn = 0
     for path in sorted((site / "pages").glob("study-*.html")):
         for block in re.findall(
             r"<pre><code>(import taba_core.*?)</code></pre>", path.read_text(), re.DOTALL
         ):
             code = block.replace("&#39;", "'").replace("&#34;", '"').replace("&lt;", "<").replace("&gt;", ">")
-            opening, lines = code.strip().replace("&amp;", "&").split("float(", 1)
+            opening, _, lines = code.strip().replace("&amp;", "&").partition("float(")
             names: dict[str, object] = {}
             exec(opening, names)
-            for line in f"float({lines}".splitlines():
+            drawn += not lines and names["result"].attrs["model"] == "gaussian"
+            for line in f"float({lines}".splitlines() if lines else ():
                 expression, told = line.rsplit(": ", 1)
                 value = eval(expression.split("  # ")[0], names)
                 assert float(told) == pytest.approx(value, rel=1e-5), line
                 found += 1
     assert found > 60
+    assert drawn == len(list((site / "figures").glob("*.png")))
 
 
 def test_the_numbers_of_a_table_are_found_under_their_own_names(site):

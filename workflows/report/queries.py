@@ -33,7 +33,7 @@ def of_item(item: str, section: Section) -> tuple[StoredResult, ...]:
 
 
 def queries_of(section: Section, stored: Mapping[str, xr.Dataset], store: str) -> dict[str, Query]:
-    """For every table with a number that is stored: how to read it.
+    """For every table with a number that is stored, how to read it; for every figure, what it is drawn from.
 
     Args:
       stored: the results by name, as the store has them.
@@ -52,7 +52,23 @@ def queries_of(section: Section, stored: Mapping[str, xr.Dataset], store: str) -
         query = _query(table, [(r, indices[r.name]) for r in of_item(table.id, section)], store)
         if query.numbers:
             found[table.id] = query
+    for figure in section.figures:
+        if results := of_item(figure.id, section):
+            found[figure.id] = Query(
+                _opening(dict(zip(_names(len(results)), results, strict=True)), store), ()
+            )
     return found
+
+
+def _names(count: int) -> list[str]:
+    """What the code calls so many results."""
+    return ["result"] if count == 1 else [f"result_{i}" for i in range(count)]
+
+
+def _opening(results: Mapping[str, StoredResult], store: str) -> str:
+    """The code that opens the store and gives results their names."""
+    lines = ["import taba_core", "", f"tree = taba_core.open_store({store!r})"]
+    return "\n".join(lines + [f'{name} = tree["{r.name}"].to_dataset()' for name, r in results.items()])
 
 
 def _value(cell: Cell) -> float | None:
@@ -64,7 +80,7 @@ def _value(cell: Cell) -> float | None:
 
 def _query(table: Table, results: Sequence[tuple[StoredResult, _Index]], store: str) -> Query:
     numbers, others, used = [], 0, set()
-    names = [f"result_{i}" if len(results) > 1 else "result" for i in range(len(results))]
+    names = _names(len(results))
     for index, cells in enumerate(table.cells):
         for column, cell in zip(table.columns, cells, strict=True):
             value = _value(cell)
@@ -82,9 +98,8 @@ def _query(table: Table, results: Sequence[tuple[StoredResult, _Index]], store: 
                     break
             else:
                 others += 1
-    lines = ["import taba_core", "", f"tree = taba_core.open_store({store!r})"]
-    lines += [f'{names[i]} = tree["{results[i][0].name}"].to_dataset()' for i in sorted(used)]
-    return Query("\n".join(lines), tuple(numbers), others)
+    opening = _opening({names[i]: results[i][0] for i in sorted(used)}, store)
+    return Query(opening, tuple(numbers), others)
 
 
 def _likely_first(labels: Sequence[str], text: str) -> list[int]:

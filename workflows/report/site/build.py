@@ -145,7 +145,13 @@ class _Writer:
                 for t in section.tables
             ),
             *(
-                self._item("figure", f, section, parts, lambda f=f: parts.figure(figure_view(f, self.folder)))
+                self._item(
+                    "figure",
+                    f,
+                    section,
+                    parts,
+                    lambda f=f: parts.figure(figure_view(f, self.folder, queries.get(f.id))),
+                )
                 for f in section.figures
             ),
         ]
