@@ -20,5 +20,7 @@ def use_one_blas_thread() -> None:
     global _is_limited
     with _lock:
         if not _is_limited:
+            import scipy.special  # noqa: F401  it brings a BLAS of its own, which can be limited once it is loaded
+
             threadpool_limits(limits=1, user_api="blas")
             _is_limited = True

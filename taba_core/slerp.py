@@ -26,6 +26,9 @@ def slerp(u: NDArray[Any], v: NDArray[Any], weight: float, *, by_row: bool = Fal
 
     Raises:
       UsageError: shapes differ, or a weight outside [0, 1].
+
+    >>> slerp(np.array([[2.0, 0.0]]), np.array([[0.0, 2.0]]), 0.5).round(3).tolist()
+    [[1.414, 1.414]]
     """
     if np.shape(u) != np.shape(v):
         raise UsageError(

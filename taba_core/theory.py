@@ -15,7 +15,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from taba_core.conventions import FirstTime, ForwardLevel, Levels, NetworkTime
+from taba_core.conventions import FirstTime, ForwardLevel, HeldQuantity, Levels, NetworkTime
 from taba_core.diffusion.ends import Held
 from taba_core.diffusion.grid import CLEAN, TimestepGrid, Transition
 from taba_core.diffusion.level import Level
@@ -88,6 +88,12 @@ class GaussianModes:
 
     Raises:
       UsageError: variances that are no real numbers, or one that is not positive.
+
+    >>> modes = GaussianModes(np.array([1e-4, 1e-2, 1.0]), TimestepGrid.build(NoiseSchedule.linear(), 50))
+    >>> modes.latent().std.round(3).tolist()  # DDIM inversion: plain directions hold a ninth of the noise
+    [0.113, 0.62, 0.998]
+    >>> modes.latent(2, "matched").std.round(3).tolist()  # two steps replaced by forward diffusion
+    [1.038, 0.951, 0.997]
     """
 
     variance: Modes
@@ -138,9 +144,12 @@ class GaussianModes:
         network_time: NetworkTime = "target",
         levels: Levels = "exact",
         first_time: FirstTime = "one",
+        held: HeldQuantity = "auto",
     ) -> Modes:
-        """G of DDIM inversion from step first_step + 1 on; conventions as `TimestepGrid.upward`."""
+        """G of DDIM inversion from step first_step + 1 on; conventions as `TimestepGrid.upward` and `Conventions`."""
         moves = self.grid.upward(first_step, network_time=network_time, levels=levels, first_time=first_time)
+        if held in ("noise", "noise-vp") and self.held is Held.VELOCITY:
+            return _product(self._noise_gains(moves, scaled=held == "noise-vp"))
         return _product(self.step_gains(moves))
 
     def exact_inversion_gain(self, first_step: int = 0) -> Modes:
@@ -169,6 +178,7 @@ class GaussianModes:
         network_time: NetworkTime = "target",
         levels: Levels = "exact",
         first_time: FirstTime = "one",
+        held: HeldQuantity = "auto",
         image_grid: TimestepGrid | None = None,
     ) -> GaussianLatent:
         """Latent of DDIM inversion with the first K = `forward_steps` steps replaced by forward diffusion.
@@ -176,7 +186,7 @@ class GaussianModes:
         `image_grid` is the grid the image was sampled on, where that is not the inversion's own.
         """
         gain = self.inversion_gain(
-            forward_steps, network_time=network_time, levels=levels, first_time=first_time
+            forward_steps, network_time=network_time, levels=levels, first_time=first_time, held=held
         )
         start = self.grid.replacement_level(forward_steps, forward_level, levels, network_time)
         return self.latent_with(gain, start, image_grid=image_grid)
@@ -223,6 +233,18 @@ class GaussianModes:
         """(P, Q) of x_to = P x_from + Q f, and the move."""
         return [(*self.held.coefficients(move.start, move.stop), move) for move in moves]
 
+    def _noise_gains(self, moves: list[Transition], *, scaled: bool) -> Modes:
+        """Factor P + Q k(network) of each move where the noise is carried, read at the network's own level.
+
+        Scaled, the network is given the state times c_network / c_start, c = sqrt(alpha^2 + sigma^2).
+        """
+        gains = [np.ones((0, *self.variance.shape))]
+        for move in moves:
+            P, Q = Held.NOISE.coefficients(move.start, move.stop)
+            given = move.network.size / move.start.size if scaled else 1.0
+            gains.append((P + Q * self.eps_gain(move.network) * given)[None])
+        return np.concatenate(gains)
+
     def _power(self, level: Level) -> Modes:
         """Variance of the state at a level."""
         # Added in this order the sum of a VP level is a lam + 1 - a to the bit.
@@ -235,6 +257,9 @@ def power_law_spectrum(size: int, beta: float, total_variance: float) -> Modes:
 
     Scaled so that a pixel has variance `total_variance` (the mean of lam); the mean mode (f = 0) is given the
     variance of the lowest other frequency.
+
+    >>> power_law_spectrum(8, 2.0, total_variance=0.25).mean().round(6)
+    np.float64(0.25)
     """
     f = np.fft.fftfreq(size)
     radius = np.hypot(f[:, None], f[None, :])
@@ -253,6 +278,9 @@ def lag_correlation(mode_variance: ArrayLike, lag: int = 1) -> float:
 
     Raises:
       UsageError: other than (H, W) finite real numbers that are not negative, or all zero.
+
+    >>> round(lag_correlation(np.ones((8, 8))), 6)  # white noise
+    0.0
     """
     spectrum = _real_numbers("lag_correlation", "mode_variance", mode_variance)
     if spectrum.ndim != 2 or not np.all(spectrum >= 0) or not 0 < spectrum.sum() < np.inf:

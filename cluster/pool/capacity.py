@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from cluster.pool.backend import Node
 from cluster.pool.executor import Resources
@@ -27,6 +28,15 @@ def slots(node: Node, resources: Resources) -> int:
     elif share:
         counts.append(devices // math.ceil(share))
     return min(counts)
+
+
+def without(node: Node, resources: Resources) -> Node:
+    """What a node has left beside as many workers with these resources as fit on it."""
+    count = slots(node, resources)
+    held = {"CPU": resources.num_cpus, "GPU": resources.num_gpus, "memory": resources.memory_bytes}
+    return replace(
+        node, offered={name: amount - count * held.get(name, 0) for name, amount in node.offered.items()}
+    )
 
 
 def offer(node: Node) -> str:

@@ -120,6 +120,16 @@ class Pool:
         """All workers that can compute now, idle ones first."""
         return [*self._idle.values(), *self._finishing.values()]
 
+    def capacity(self) -> int:
+        """How many workers the nodes that are alive can hold, within the upper bound."""
+        room = sum(slots(node, self._resources) for node in self._backend.nodes())
+        return room if self._max_workers is None else min(room, self._max_workers)
+
+    def forget_pace(self) -> None:
+        """Begin with units of another kind: how long those before took says nothing of them."""
+        self._pace = Pace(self._limits)
+        self._populated = self._backend.now()
+
     def until_refresh(self) -> float:
         """Seconds until `refresh` has something to do."""
         return max(0.0, self._next_refresh - self._backend.now())

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cluster.pool.backend import Answer, Node, Reply
+from cluster.pool.capacity import without
 from cluster.pool.executor import THREAD_VARIABLES, Resources
 from cluster.pool.units import Unit
 from cluster.ray.code import Code, code_of
@@ -23,6 +24,7 @@ class RayBackend:
       resources: what each worker holds.
       check: raises when the cluster as a whole is lost; asked whenever nodes are listed.
       code: what the workers have to run; None = what this process runs of this package.
+      beside: workers of others whose room on every node is left to them; None = there are none.
     """
 
     prefix = "ray"
@@ -34,10 +36,12 @@ class RayBackend:
         resources: Resources,
         check: Callable[[], None] = lambda: None,
         code: Code | None = None,
+        beside: Resources | None = None,
     ) -> None:
         import ray
 
         self._ray: Any = ray
+        self._beside = beside
         self._check = check
         self._actor_class: Any = self._ray.remote(concurrency_groups={"finish": 1})(send_by_value())
         self._arguments = (
@@ -64,7 +68,8 @@ class RayBackend:
     def nodes(self) -> list[Node]:
         """The nodes Ray believes alive; a lost one stays among them for some seconds."""
         self._check()
-        return alive_nodes()
+        nodes = alive_nodes()
+        return nodes if self._beside is None else [without(node, self._beside) for node in nodes]
 
     def start(self, worker: str, node: Node) -> None:
         """Start an actor on that node; while the node cannot place it, it is pending, and holds no unit."""

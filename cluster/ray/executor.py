@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 
@@ -13,6 +14,7 @@ from cluster.pool.executor import Outcome, Resources, Worker
 from cluster.pool.limits import Limits
 from cluster.pool.pool import Pool
 from cluster.pool.queued import QueuedExecutor
+from cluster.pool.tasks import Caller, TaskPool
 from cluster.pool.unit_queue import UnitQueue
 from cluster.ray.address import ray_address
 from cluster.ray.backend import RayBackend, alive_nodes
@@ -110,6 +112,33 @@ class RayExecutor(QueuedExecutor):
     ) -> Iterator[Outcome]:
         if pending.finished:
             return
+        pool, backend = self._open(make_worker, resources, on_event=on_event)
+        try:
+            with DrainRequest(self._drain_file) as drain:
+                yield from drive(pending, pool, backend, drain, on_event)
+        finally:
+            pool.close()
+
+    def task_pool(
+        self, *, final: tuple[type[Exception], ...] = (), beside: Resources | None = None
+    ) -> TaskPool:
+        """Workers of one core each that make calls; they start with the first, and stay until they are closed.
+
+        Args:
+          final: errors of a call that are not tried again and come back as they are.
+          beside: what workers of others on the same nodes hold, whose room is left to them.
+        """
+        make_worker = functools.partial(Caller, final)
+        return TaskPool(lambda: self._open(make_worker, Resources(), beside=beside))
+
+    def _open(
+        self,
+        make_worker: Callable[[], Worker],
+        resources: Resources,
+        *,
+        on_event: OnEvent | None = None,
+        beside: Resources | None = None,
+    ) -> tuple[Pool, RayBackend]:
         session = self._connect(resources)
         from ray import cloudpickle
 
@@ -117,15 +146,12 @@ class RayExecutor(QueuedExecutor):
         code = code_of(self._packages)
         if not session.local:
             prove_nodes(code)
-        backend = RayBackend(pickled, resources, session.check, code)
-        pool = Pool(
-            backend, resources, self.num_workers, self._limits, can_grow=not session.local, on_event=on_event
+        backend = RayBackend(pickled, resources, session.check, code, beside)
+        growing = not session.local
+        return (
+            Pool(backend, resources, self.num_workers, self._limits, can_grow=growing, on_event=on_event),
+            backend,
         )
-        try:
-            with DrainRequest(self._drain_file) as drain:
-                yield from drive(pending, pool, backend, drain, on_event)
-        finally:
-            pool.close()
 
     def _connect(self, resources: Resources) -> RaySession:
         if self._session is None:

@@ -25,6 +25,7 @@ from taba_core.conventions import (
     FirstTime,
     ForwardLevel,
     GuidanceScale,
+    HeldQuantity,
     Levels,
     NetworkTime,
     X0Rule,
@@ -48,6 +49,8 @@ class Inversion(Artifact):
 
     `guidance_scale` is w of the inversion's own predictions, whatever the images were sampled with.
 
+    `swapped_step` is the one step of a swap experiment: it is taken by what the sampler of a generation carried in it.
+
     `network` is the network that inverts, where it is another than the one the images are from (None): a checkpoint of
     the same training (paper, App. O). Grid and null condition are its own; a latent model's codec stays the source's.
     """
@@ -57,6 +60,8 @@ class Inversion(Artifact):
         "guidance_scale": UNGUIDED,
         "network": None,
         "first_time": "one",
+        "held": "auto",
+        "swapped_step": 0,
     }
     outside_key: ClassVar[frozenset[str]] = frozenset(
         {"method_location", "expected_evaluations", "sampling_evaluations", "carried"}
@@ -96,6 +101,7 @@ class Inversion(Artifact):
     network_time: NetworkTime = "target"
     levels: Levels = "exact"
     first_time: FirstTime = "one"
+    held: HeldQuantity = "auto"
     x0_rule: X0Rule = "none"
     forward_steps: int = Field(default=0, ge=0)
     forward_level: ForwardLevel = "exact"
@@ -109,6 +115,9 @@ class Inversion(Artifact):
     sampling_evaluations: int | None = None
     carried: dict[str, dict[str, int]] = Field(default_factory=dict)
     network: ModelSpec | None = None
+    swapped_step: int = Field(
+        default=0, ge=0, description="step that carries what the sampler carried in it; 0 is none"
+    )
 
     @field_validator("network")
     @classmethod
@@ -136,12 +145,12 @@ class Inversion(Artifact):
             data = {k: v for k, v in data.items() if k != "forward_level"}
         return data
 
-    @field_validator("forward_steps")
+    @field_validator("forward_steps", "swapped_step")
     @classmethod
     def _fewer_than_all(cls, value: int, info: Any) -> int:
         steps = info.data.get("num_inference_steps")
         if steps is not None and value > steps:
-            raise ValueError(f"forward_steps={value} of num_inference_steps={steps}; use 0 to {steps}.")
+            raise ValueError(f"{info.field_name}={value} of num_inference_steps={steps}; use 0 to {steps}.")
         return value
 
     @property
@@ -170,11 +179,19 @@ class Inversion(Artifact):
 
     def num_evaluations(self) -> int:
         """Those of the method, the most where they depend on the image; of DDIM T - K. Twice that under guidance."""
-        return self._bounds[1]
+        return self._bounds[1] + self._path_evaluations
 
     def least_evaluations(self) -> int:
         """The method's lower bound, twice under guidance."""
-        return self._bounds[0]
+        return self._bounds[0] + self._path_evaluations
+
+    def saved_evaluations(self, made: frozenset[Artifact]) -> int:
+        """Those of a path that was just walked, where a step is the sampler's own."""
+        return self._path_evaluations if self.source in made else 0
+
+    @property
+    def _path_evaluations(self) -> int:
+        return self.source.num_evaluations() if self.swapped_step else 0
 
     def measuring_evaluations(self, variables: tuple[str, ...]) -> int:
         """One prediction for every step that is not replaced, where the residual is asked."""
@@ -188,8 +205,8 @@ class Inversion(Artifact):
         """Least and most network evaluations of an image."""
         plain = self.num_inference_steps - self.forward_steps
         low, high = self.expected_evaluations or (plain, plain)
-        each = evaluations_per_prediction(self.guidance_scale)
-        return low * each, high * each
+        each, swapped = evaluations_per_prediction(self.guidance_scale), int(self.swapped_step > 0)
+        return (low - swapped) * each, (high - swapped) * each
 
 
 def _one_level_rule(data: Mapping[str, Any]) -> bool:

@@ -12,6 +12,7 @@ from taba_core.conventions import (
     UNGUIDED,
     FirstTime,
     GuidanceScale,
+    HeldQuantity,
     Levels,
     NetworkTime,
     X0Rule,
@@ -32,7 +33,7 @@ class StepErrors(Artifact):
     """
 
     kind: ClassVar[str] = "step-errors"
-    added_later: ClassVar[dict[str, Any]] = {"guidance_scale": UNGUIDED, "first_time": "one"}
+    added_later: ClassVar[dict[str, Any]] = {"guidance_scale": UNGUIDED, "first_time": "one", "held": "auto"}
     reads: ClassVar[tuple[str, ...]] = ("image", "class_id", "prompt", "region")
     paths_in_memory: ClassVar[int] = 3  # x_t, eps_t and eps_hat
     stored: ClassVar[tuple[Variable, ...]] = (
@@ -49,6 +50,7 @@ class StepErrors(Artifact):
     network_time: NetworkTime = "target"
     levels: Levels = "exact"
     first_time: FirstTime = "one"
+    held: HeldQuantity = "auto"
     x0_rule: X0Rule = "none"
     guidance_scale: GuidanceScale = UNGUIDED
 
@@ -82,6 +84,7 @@ class StepErrors(Artifact):
             network_time=self.network_time,
             levels=self.levels,
             first_time=self.first_time,
+            held=self.held,
             x0_rule=self.x0_rule,
             guidance_scale=self.guidance_scale,
         )

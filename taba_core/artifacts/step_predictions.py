@@ -11,6 +11,7 @@ from taba_core.conventions import (
     UNGUIDED,
     FirstTime,
     GuidanceScale,
+    HeldQuantity,
     Levels,
     NetworkTime,
     X0Rule,
@@ -26,7 +27,7 @@ class StepPredictions(Artifact):
     """
 
     kind: ClassVar[str] = "step-predictions"
-    added_later: ClassVar[dict[str, Any]] = {"guidance_scale": UNGUIDED, "first_time": "one"}
+    added_later: ClassVar[dict[str, Any]] = {"guidance_scale": UNGUIDED, "first_time": "one", "held": "auto"}
     reads: ClassVar[tuple[str, ...]] = ("image", "class_id", "prompt")
     paths_in_memory: ClassVar[int] = 1  # x_t
     stored: ClassVar[tuple[Variable, ...]] = (
@@ -42,6 +43,7 @@ class StepPredictions(Artifact):
     network_time: NetworkTime = "target"
     levels: Levels = "exact"
     first_time: FirstTime = "one"
+    held: HeldQuantity = "auto"
     x0_rule: X0Rule = "none"
     guidance_scale: GuidanceScale = UNGUIDED
 

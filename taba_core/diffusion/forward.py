@@ -18,6 +18,10 @@ def forward_diffuse(x_0: Tensor, noise: Tensor, level: Level) -> Tensor:
 
     Raises:
       ValueError: shapes differ.
+
+    >>> x_0, noise = torch.full((1, 1, 1, 1), 2.0), torch.full((1, 1, 1, 1), 3.0)
+    >>> round(forward_diffuse(x_0, noise, Level.vp(0.64)).item(), 6)  # .8 * 2 + .6 * 3
+    3.4
     """
     if x_0.shape != noise.shape:
         raise ValueError(f"noise of shape {tuple(noise.shape)} does not fit x_0 of shape {tuple(x_0.shape)}.")

@@ -100,6 +100,12 @@ class TimestepGrid:
 
         Raises:
           UsageError: the schedule has no such grid; the message names one that exists.
+
+        >>> grid = TimestepGrid.build(NoiseSchedule.linear(), 50)
+        >>> grid.timesteps[:4].tolist(), grid.alpha_bar[:3].round(4).tolist()
+        ([0, 20, 40, 60], [1.0, 0.9999, 0.9937])
+        >>> [move.step for move in grid.upward(47)]
+        [48, 49, 50]
         """
         if final_alpha_bar not in get_args(FinalAlphaBar):
             raise unknown_name("final_alpha_bar", final_alpha_bar, get_args(FinalAlphaBar))

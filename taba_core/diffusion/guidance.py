@@ -91,6 +91,9 @@ class Guided(WrappedDenoiser):
             )
         super().__init__(denoiser)
         self.guidance_scale, self.null = scale, null
+        self._rows: dict[
+            str, Tensor
+        ] = {}  # the null condition of the last batch: the same tensors for all its steps
         self.evaluations_per_image = 2 * int(getattr(denoiser, "evaluations_per_image", 1))
 
     def eps(self, x_t: Tensor, t: float, cond: Conditioning) -> Tensor:
@@ -118,4 +121,8 @@ class Guided(WrappedDenoiser):
                 f"guidance_scale={self.guidance_scale:g} without a condition: there is nothing to guide towards; give "
                 "cond, or use the model itself."
             )
-        return {key: value.expand(batch, *value.shape[1:]) for key, value in self.null.items()}
+        rows = self._rows
+        if not rows or any(len(value) != batch for value in rows.values()):
+            rows = {key: value.expand(batch, *value.shape[1:]) for key, value in self.null.items()}
+            self._rows = rows
+        return rows

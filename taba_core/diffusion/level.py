@@ -69,6 +69,11 @@ class Level:
         return math.sqrt(self.noise_power)
 
     @property
+    def size(self) -> float:
+        """c = sqrt(alpha^2 + sigma^2), by which states are larger than those of a variance-preserving level."""
+        return math.sqrt(self.signal_power + self.noise_power)
+
+    @property
     def alpha_bar(self) -> float:
         """Share of the signal in the power, alpha^2 / (alpha^2 + sigma^2); of a VP level alpha^2 itself, to the bit."""
         return self.signal_power / (self.signal_power + self.noise_power)

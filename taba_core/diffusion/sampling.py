@@ -130,6 +130,12 @@ def generate(
 
     Raises:
       UsageError: the grid has a level of pure noise, and the denoiser predicts the noise alone.
+
+    >>> model = taba_core.load_model("gaussian", options={"size": 8})
+    >>> grid = taba_core.timestep_grid(taba_core.load_card("gaussian"), 10)
+    >>> noise = torch.from_numpy(rng.normal(range(4), model.sample_shape, seed=0, stream="noise"))
+    >>> taba_core.generate(model, noise, grid).shape
+    torch.Size([4, 3, 8, 8])
     """
     check_levels(model, grid)
     noise = working_precision(noise)

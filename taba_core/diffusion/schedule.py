@@ -180,7 +180,11 @@ class NoiseSchedule:
     def linear(
         cls, N: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02, *, timestep_scale: float = 1.0
     ) -> NoiseSchedule:
-        """beta_t linear in t (Ho et al. 2020, Sec. 4; DiT, ADM-256)."""
+        """beta_t linear in t (Ho et al. 2020, Sec. 4; DiT, ADM-256).
+
+        >>> NoiseSchedule.linear().alpha_bar[[0, 999]].round(6).tolist()
+        [0.9999, 4e-05]
+        """
         return cls.from_betas(np.linspace(beta_start, beta_end, N), timestep_scale=timestep_scale)
 
     @classmethod

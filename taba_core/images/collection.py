@@ -91,7 +91,7 @@ class ImageCollection:
         Where it shrinks, a pixel is the mean of those whose centres lie in its area; where it grows, it is
         interpolated (bicubic).
         """
-        return np.stack([_square(decode_image(file), size) for file in self.files[start:stop]])
+        return np.stack([centre_square(decode_image(file), size) for file in self.files[start:stop]])
 
 
 def open_images_at(location: str | Path) -> ImageCollection:
@@ -152,8 +152,8 @@ def _fingerprint(images: ImageCollection, stamp: str) -> str:
     return digest.hexdigest()
 
 
-def _square(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """The centre square of a picture (H, W, 3) at another size: (3, size, size)."""
+def centre_square(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """The centre square of a picture (H, W, 3) at another size: (3, size, size); how, is said in `squares`."""
     from PIL import Image
 
     height, width = pixels.shape[:2]

@@ -7,15 +7,16 @@ partly filled network gives images that are wrong without looking wrong.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from taba_core.errors import UsageError, WorkError
+from taba_core.errors import UsageError
 from taba_core.models.adm_flags import AdmFlags
+from taba_core.models.state_dict_file import check_tensors
 
 Shape = tuple[int, ...]
 StateDict = Mapping[str, Tensor]
@@ -156,37 +157,7 @@ def check_fit(
     remedy = f"Give the file of {model}, or correct `network` in its card."
     if contradictions := _contradictions(found, flags):
         raise UsageError(f"weights '{path}' contradict the card of {model}: {contradictions}. {remedy}")
-    for what, keys in (
-        ("missing", [key for key in expected if key not in found]),
-        ("unexpected", [key for key in found if key not in expected]),
-    ):
-        if keys:
-            raise UsageError(
-                f"weights '{path}' do not fit {model}: {what} {_first_of(keys)}; {len(expected)} tensors are "
-                f"expected, {len(found)} were found. {remedy}"
-            )
-    for key, shape in expected.items():
-        if found[key] != shape:
-            raise UsageError(
-                f"weights '{path}' do not fit {model}: '{key}' has shape {found[key]}, expected {shape}. {remedy}"
-            )
-    for key, tensor in state.items():
-        if not tensor.is_floating_point() or tensor.element_size() < 2:
-            raise UsageError(
-                f"weights '{path}' are quantised: '{key}' is of type {str(tensor.dtype).removeprefix('torch.')}, and "
-                "the numbers of floating-point weights are needed (float16, bfloat16, float32, float64). Give the "
-                "file that is not quantised."
-            )
-    broken = [key for key, tensor in state.items() if not bool(tensor.isfinite().all())]
-    if broken:
-        raise WorkError(
-            f"weights '{path}' are damaged: NaN or infinite values in {_first_of(broken)}. Fetch them again."
-        )
-
-
-def _first_of(keys: Iterable[str]) -> str:
-    first, *others = keys
-    return f"'{first}'" + (f" and {len(others)} more" if others else "")
+    check_tensors(path, model, state, expected, remedy)
 
 
 def _contradictions(found: Mapping[str, Shape], flags: AdmFlags) -> str:

@@ -18,7 +18,7 @@ def why_no_attention_control(card: Card) -> str:
         return ""
     if card.family == "if":
         return f"{card.title} attends to text and image in one softmax, so there is no map of either alone"
-    if card.family == "dit":
+    if card.family in ("dit", "sit"):
         return f"{card.title} reads its class through its norms and attends to no text"
     if card.embedded:
         return f"{card.title} is a closed form without attention layers"

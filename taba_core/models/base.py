@@ -11,9 +11,10 @@ import numpy as np
 
 from taba_core.errors import UsageError, WorkError
 from taba_core.model_spec import ModelSpec
-from taba_core.models.cards import Card
+from taba_core.models.cards import Card, GridCard
 from taba_core.models.catalog import list_cards, load_card
 from taba_core.models.options import (
+    LEVELS,
     GaussianOptions,
     NetworkOptions,
     PhotoMixtureOptions,
@@ -96,7 +97,18 @@ def card_of(spec: ModelSpec) -> Card:
     Raises:
       UsageError: a built-in model this version does not have.
     """
-    return Card.model_validate(spec.card) if spec.card else card_with_options(spec.name, spec.options)
+    return _with_options(_stated_card(spec), spec.options)
+
+
+def _stated_card(spec: ModelSpec) -> Card:
+    """The card of a spec before its options say anything: what its weights were made for."""
+    return Card.model_validate(spec.card) if spec.card else load_card(spec.name)
+
+
+def network_spec(spec: ModelSpec) -> ModelSpec:
+    """The spec of what is loaded: without the options that lay the levels of a sampler."""
+    kept = {name: value for name, value in spec.options.items() if name not in LEVELS}
+    return spec if kept == spec.options else spec.altered(options=kept)
 
 
 def load_spec(spec: ModelSpec, *, device: str = "cpu") -> Denoiser:
@@ -105,7 +117,7 @@ def load_spec(spec: ModelSpec, *, device: str = "cpu") -> Denoiser:
     Raises:
       UsageError: as `model_spec`. WorkError: what lies at the spec's location is not what the spec was made from.
     """
-    card = card_of(spec)
+    card = _stated_card(spec)
     if card.embedded:
         options = spec.options | ({"photos": spec.location} if spec.location else {})
         found = model_spec(spec.name, options).fingerprint
@@ -121,17 +133,47 @@ def load_spec(spec: ModelSpec, *, device: str = "cpu") -> Denoiser:
     return _build(card, device=device, options=options, weights=weights)
 
 
+def make_ahead(spec: ModelSpec) -> None:
+    """Make what the first process that builds a model makes and leaves in the cache for the others: the mixture's fit.
+
+    Without torch. Whoever builds the model meanwhile waits for it.
+    """
+    if spec.name != "photo-mixture":
+        return
+    from taba_core.models.mixture_fit import cached_mixture
+
+    options = validate_options(spec.name, spec.options | ({"photos": spec.location} if spec.location else {}))
+    assert isinstance(options, PhotoMixtureOptions)
+    cached_mixture(options)
+
+
 def card_with_options(name: str, options: Mapping[str, Any] | None = None) -> Card:
-    """The card of a model as its options make it: `gaussian` has the shape its `size` says.
+    """The card of a model as its options make it: `gaussian` has the shape its `size` says, a flow the levels that
+    `shift` and `grid` say.
 
     Raises:
-      UsageError: unknown model, unknown option or impossible value.
+      UsageError: unknown model, unknown option or impossible value, or levels of a flow for a model that is none.
     """
-    card = load_card(name)
-    if card.name != "gaussian":
+    return _with_options(load_card(name), options)
+
+
+def _with_options(card: Card, options: Mapping[str, Any] | None) -> Card:
+    if card.name == "gaussian":
+        size = validate_options(card.name, options).model_dump()["size"]
+        return card.model_copy(update={"sample_shape": (3, size, size), "image_size": size})
+    if not any(options and options.get(name) is not None for name in LEVELS):
         return card
-    size = validate_options(name, options).model_dump()["size"]
-    return card.model_copy(update={"sample_shape": (3, size, size), "image_size": size})
+    chosen = validate_options(card.name, options)
+    assert isinstance(chosen, NetworkOptions)
+    if card.schedule.kind != "flow":
+        given = ", ".join(f"model.{n}={v}" for n in LEVELS if (v := getattr(chosen, n)) is not None)
+        raise UsageError(
+            f"{given}: {card.title} is no flow, whose levels alone are laid so; leave it out, or use a flow."
+        )
+    shift = card.schedule.shift if chosen.shift is None else chosen.shift
+    grid = GridCard(style=chosen.grid or "shifted", steps_offset=0, final_alpha_bar="one")
+    schedule = card.schedule.model_copy(update={"shift": shift})
+    return card.model_copy(update={"schedule": schedule, "grid": grid})
 
 
 def load_model(
@@ -150,6 +192,12 @@ def load_model(
       weights: a file or directory in place of the fetched weights; the embedded models have none.
     Raises:
       UsageError: as `model_spec`; also weights that do not fit the card.
+
+    >>> model = taba_core.load_model("gaussian", options={"size": 8})
+    >>> model.sample_shape
+    (3, 8, 8)
+    >>> model.eps(torch.ones(2, 3, 8, 8), 500.0, {}).shape
+    torch.Size([2, 3, 8, 8])
     """
     return _build(load_card(name), device=device, options=options, weights=weights)
 

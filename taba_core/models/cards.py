@@ -105,14 +105,18 @@ class WeightsCard(_CardPart):
     """Where the weights come from.
 
     embedded: there are none, the denoiser is a closed form; package: files that are installed with taba; url, hub:
-    to fetch from a plain URL or a hub repository; path: a file or directory of the user's; trained: made by a training
-    of the user's own, one network of every checkpoint, and given by their place.
+    to fetch from a plain URL or a hub repository, or a file from the one and its autoencoder from the other; path: a
+    file or directory of the user's; trained: made by a training of the user's own, one network of every checkpoint,
+    and given by their place.
     """
 
     source: Literal["embedded", "package", "url", "hub", "path", "trained"]
     location: str = Field(default="", description="package: below taba_core/models/box; trained: empty")
     revision: str = Field(default="main", description="hub: branch, tag or commit")
     files: tuple[str, ...] = Field(default=(), description="hub: patterns of the files needed; () is all")
+    autoencoder: str = Field(
+        default="", description="url: repository of the hub with the autoencoder beside the file"
+    )
     bytes: int = Field(default=0, ge=0, description="about what is downloaded")
     sha256: str = Field(default="", description="url: known hash of the file")
     gated: bool = Field(default=False, description="a licence must be accepted first")

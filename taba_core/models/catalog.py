@@ -25,6 +25,10 @@ def load_card(name: str) -> Card:
 
     Raises:
       UsageError: no model has this name (the message lists the nearest and all names), or no such card.
+
+    >>> card = taba_core.load_card("dit")
+    >>> card.title, card.sample_shape
+    ('DiT', (4, 32, 32))
     """
     cards = _cards()
     if name in cards:

@@ -12,6 +12,7 @@ from taba_core.models.imagenet import class_names as imagenet_names
 from taba_core.models.json_file import read_json
 from taba_core.models.photos import load_photos
 from taba_core.models.pipeline_dir import class_names_of
+from taba_core.models.sit_files import sit_classes, sit_size
 
 
 def num_classes(card: Card, spec: ModelSpec) -> int:
@@ -30,6 +31,8 @@ def class_names(card: Card, spec: ModelSpec) -> tuple[str, ...]:
     """
     if card.family == "adm":
         return tuple(str(index) for index in range(adm_flags(card.name, card.network).num_classes))
+    if card.family == "sit":
+        return sit_classes(sit_size(card))
     if card.embedded:
         return tuple(photo.name for photo in load_photos(spec.location or "builtin"))
     directory, imagenet = Path(spec.location), imagenet_names()

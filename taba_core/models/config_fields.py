@@ -39,6 +39,7 @@ _COMPONENTS: dict[str, dict[str, str]] = {
         "transformer": "FluxTransformer2DModel", "vae": "AutoencoderKL", **_CLIP,
         "text_encoder_2": "T5EncoderModel", "tokenizer_2": "T5Tokenizer",
     },
+    "sit": {"vae": "AutoencoderKL"},
 }  # fmt: skip
 # A component that a pipeline of the family may do without, and what goes with it.
 _OPTIONAL = {"sd3": ("text_encoder_3", "tokenizer_3")}

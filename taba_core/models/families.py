@@ -25,6 +25,7 @@ FAMILIES: dict[str, str] = {
     "sdxl": "taba_core.models.stable_diffusion:load",
     "sd3": "taba_core.models.stable_diffusion_3:load",
     "flux": "taba_core.models.flux:load",
+    "sit": "taba_core.models.sit:load",
 }
 
 

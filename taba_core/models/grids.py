@@ -18,7 +18,12 @@ def noise_schedule(card: Card) -> NoiseSchedule:
 
 
 def timestep_grid(card: Card, num_inference_steps: int) -> TimestepGrid:
-    """The sampler's grid of a card. Raises UsageError for a T that the schedule cannot have."""
+    """The sampler's grid of a card. Raises UsageError for a T that the schedule cannot have.
+
+    >>> grid = taba_core.timestep_grid(taba_core.load_card("dit"), 50)
+    >>> grid.num_inference_steps, grid.timesteps[:4].tolist()
+    (50, [0, 20, 40, 60])
+    """
     return TimestepGrid.build(
         noise_schedule(card),
         num_inference_steps,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from taba_core.errors import UsageError
 from taba_core.models.config_fields import component_folders, tokenizer_folders
 from taba_core.models.file_kinds import TEXT, UNKNOWN, kind_of, read_head
+from taba_core.models.sit_files import sit_files
 from taba_core.models.weight_files import check_weight_file, safetensors_header
 
 if TYPE_CHECKING:
@@ -90,18 +91,25 @@ def check_model_files(card: Card, source: Path) -> None:
     Raises:
       UsageError: the message names the file, says what it is, and what to do.
     """
-    if card.family not in _WEIGHTS:
+    if card.family not in (*_WEIGHTS, "sit"):
         check_weight_file(source)
         return
     if not source.is_dir():
         read_head(source)  # a broken link, a file that may not be read
+        if card.family == "sit":
+            raise UsageError(
+                f"{source} is a file; the weights of {card.title} are a folder that holds that file and the folder vae "
+                "of its autoencoder, as diffusers saves it. Give that folder."
+            )
         parts = ", ".join((*_WEIGHTS[card.family], *_autoencoder(card, source), "scheduler"))
         raise UsageError(
             f"{source} is a file; the weights of {card.title} are a directory in the hub's layout, with "
             f"model_index.json and a folder for each component ({parts}). Give that directory."
         )
+    if card.family == "sit":
+        check_weight_file(sit_files(source))
     present = component_folders(card.family, source)
-    read = [name for name in _WEIGHTS[card.family] if name in present]
+    read = [name for name in _WEIGHTS.get(card.family, ()) if name in present]
     for name in (*read, *_autoencoder(card, source)):
         check_component(source / name)
     for name, kind in tokenizer_folders(card.family, source).items():

@@ -18,10 +18,11 @@ from torch import Tensor
 
 from taba_core.diffusion.attention.layers import no_attention_control
 from taba_core.diffusion.ends import Ends, Held
+from taba_core.diffusion.finite import check_finite
 from taba_core.diffusion.guidance import no_null_condition
 from taba_core.diffusion.level import Level
 from taba_core.diffusion.schedule import NoiseSchedule
-from taba_core.errors import UsageError, WorkError
+from taba_core.errors import UsageError
 from taba_core.models.attention_control import why_no_attention_control
 from taba_core.models.cards import Card, Prediction
 from taba_core.models.grids import noise_schedule
@@ -235,11 +236,11 @@ class Network:
                 {key: self._condition(value) for key, value in cond.items()},
             )
         raw = raw[:, : self.sample_shape[0]].to(device=x.device, dtype=x.dtype).contiguous()
-        if not torch.isfinite(raw).all():
-            raise WorkError(
-                f"{self.name}: the network returned NaN or infinity at t={t:g} (profile {self.profile.name}). "
-                "Check the weights; in half precision use profile=exact."
-            )
+        check_finite(
+            raw,
+            f"{self.name}: the network returned NaN or infinity at t={t:g} (profile {self.profile.name}). "
+            "Check the weights; in half precision use profile=exact.",
+        )
         return raw
 
     def _entering(self, x: Tensor) -> Tensor:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from taba_core.models.cards import Card
 
 # Families with classes that have a class of their own for "no class"; the other families with classes have none.
-_NULL_CLASS = ("dit",)
+_NULL_CLASS = ("dit", "sit")
 
 
 def why_no_null_condition(card: Card) -> str:
     """Why a model has no null condition for classifier-free guidance, as a clause; "" if it has one.
 
-    A text model has the empty prompt, DiT a null class, the photo mixture "any photograph". Class-conditional U-Nets
-    were trained with classes alone, and FLUX.1 was distilled: it has one prediction, which is guided already.
+    A text model has the empty prompt, DiT and SiT have a null class, the photo mixture has "any photograph".
+    Class-conditional U-Nets were trained with classes alone, and FLUX.1 was distilled: it has one prediction, which is
+    guided already.
     `taba_core.diffusion.guidance.null_condition` says the same of a loaded model.
     """
     if card.conditional == "none":

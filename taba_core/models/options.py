@@ -9,7 +9,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_serializer,
+    field_validator,
+    model_serializer,
+)
 
 from taba_core.errors import UsageError, unknown_name
 from taba_core.models.profile import KEY_NAMES, ProfileName, profile_in_key
@@ -50,6 +59,9 @@ class GaussianOptions(ModelOptions):
     basis: Literal["fourier", "dct"] = Field(default="fourier", description="periodic or reflecting borders")
 
 
+LEVELS = ("shift", "grid")  # options that lay the levels of a sampler, whatever network is loaded
+
+
 class NetworkOptions(ModelOptions):
     """Options of every model that is a network with weights."""
 
@@ -62,6 +74,17 @@ class NetworkOptions(ModelOptions):
         default=False, description="torch.compile: pays where a run is longer than compiling"
     )
 
+    shift: float | None = Field(
+        default=None,
+        gt=0,
+        description="of a flow: shift of the sampler's levels towards the noise, in the style shifted unless grid says "
+        "another (default: the card's levels)",
+    )
+    grid: Literal["shifted", "sd3-default"] | None = Field(
+        default=None,
+        description="of a flow: how the sampler's levels are laid (default: the card's, or shifted)",
+    )
+
     @field_validator("profile", mode="before")
     @classmethod
     def _of_a_key(cls, value: Any) -> Any:
@@ -70,6 +93,12 @@ class NetworkOptions(ModelOptions):
     @field_serializer("profile")
     def _in_a_key(self, value: ProfileName) -> str:
         return KEY_NAMES.get(value, value)
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_the_cards(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Options are in every key, so those that came later are written only where they say something.
+        fields: dict[str, Any] = serialize(self)
+        return {name: value for name, value in fields.items() if name not in LEVELS or value is not None}
 
 
 OPTIONS: dict[str, type[ModelOptions]] = {"photo-mixture": PhotoMixtureOptions, "gaussian": GaussianOptions}

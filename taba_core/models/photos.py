@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from taba_core.cache import cache_folder, read_json_table, write_json_table
 from taba_core.errors import UsageError
 from taba_core.images import decode_image, list_images
+from taba_core.images.collection import centre_square
 from taba_core.images.stamp import stamp_of
 
 MIN_SIDE = 64  # pixels of the shorter side
@@ -90,6 +91,25 @@ def _builtin_photos() -> tuple[Photo, ...]:
 
 def _folder_photos(folder: Path) -> tuple[Photo, ...]:
     return tuple(Photo(path.name, path) for path in list_images(folder, what="photos").images)
+
+
+def square_photos(source: str | Path = "builtin", *, size: int) -> NDArray[np.float32]:
+    """The centre squares of photographs as a model takes them: (n, 3, size, size), float32 in [-1, 1], by name.
+
+    A square has the length of the photograph's shorter side; a pixel is the mean of the area it covers.
+
+    Args:
+      source: as `load_photos`.
+    Raises:
+      UsageError: as `load_photos`, and a file that cannot be read as a photograph.
+
+    >>> import taba_core
+    >>> photos = taba_core.square_photos(size=32)
+    >>> photos.shape, photos.dtype, bool(abs(photos).max() <= 1)
+    ((10, 3, 32, 32), dtype('float32'), True)
+    """
+    squares = [centre_square(photo.pixels(), size) for photo in load_photos(str(source))]
+    return (np.stack(squares) / 127.5 - 1.0).astype(np.float32)
 
 
 @dataclass(frozen=True)

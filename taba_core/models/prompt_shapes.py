@@ -1,4 +1,4 @@
-"""How large the embedding of a prompt is, without loading a text encoder: what a plan needs to make room."""
+"""How large the embedding of a prompt is, without a text encoder and without torch: what a plan needs to make room."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 from taba_core.models.cards import Card
-from taba_core.models.prompt_tokens import NUM_TOKENS
 
+NUM_TOKENS = 77  # CLIP's context, and what DeepFloyd IF was trained with
 # Width of what the published networks read; a directory says its own.
 _PUBLISHED = {"if": 4096, "sd": 768, "sdxl": 2048, "sd3": 4096, "flux": 4096}
 

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from taba_core.errors import UsageError
+from taba_core.models.prompt_shapes import NUM_TOKENS as NUM_TOKENS
 
 # Axes: B prompts, L token positions (77, or as many as T5 makes for a flow's transformer).
 
-NUM_TOKENS = 77  # CLIP's context, and what DeepFloyd IF was trained with
 _T5_SPECIAL = ("<pad>", "</s>", "<unk>")
 _UNIGRAM = 1  # trainer_spec.model_type
 _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4  # types of pieces

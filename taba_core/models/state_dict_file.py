@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from taba_core.errors import UsageError
+from taba_core.errors import UsageError, WorkError
 from taba_core.models.component import is_about_the_file
 from taba_core.models.weight_files import check_checksums, check_weight_file, refuse_code
 
@@ -24,12 +24,16 @@ _CONTAINERS = (
 _ROOT = re.compile(r"((?:.*?\.)?)((?:time_embed|label_emb|input_blocks|middle_block|output_blocks|out)\..+)")
 
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """The tensors of an ADM network's `.pt` or `.safetensors` file, on the CPU, under OpenAI's names.
+def read_state_dict(path: Path, prefer: str = "") -> dict[str, Tensor]:
+    """The tensors of a network's `.pt` or `.safetensors` file, on the CPU, under OpenAI's names.
 
     A checkpoint of training code that holds one state dict (`state_dict`, `model`, `ema`, ..., as Lightning and others
-    save it) gives that one, and a prefix that all names share (`module.`, `_orig_mod.`, `model.`, `ema.`) is dropped.
+    save it) gives that one, and a prefix that all names of an ADM network share (`module.`, `_orig_mod.`, `model.`,
+    `ema.`) is dropped.
 
+    Args:
+      path: the file; an ADM network's has OpenAI's names.
+      prefer: the entry that is taken where a checkpoint of training code holds several state dicts.
     Raises:
       UsageError: no such file, no PyTorch file, a file with code in it, one without a state dict, or one with several,
         of which nothing says which is meant.
@@ -50,7 +54,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         if not is_about_the_file(error):
             raise
         raise _unreadable(path) from None
-    return _without_prefix(path, _tensors(path, loaded))
+    return _without_prefix(path, _tensors(path, loaded, prefer))
 
 
 def _unreadable(path: Path) -> UsageError:
@@ -60,12 +64,14 @@ def _unreadable(path: Path) -> UsageError:
     )
 
 
-def _tensors(path: Path, loaded: Any) -> dict[str, Tensor]:
+def _tensors(path: Path, loaded: Any, prefer: str = "") -> dict[str, Tensor]:
     if _is_state_dict(loaded):
         return dict(loaded)
     found = f"a {type(loaded).__name__}"
     if isinstance(loaded, dict):
         inside = [name for name in _CONTAINERS if _is_state_dict(loaded.get(name))]
+        if prefer in inside:
+            inside = [prefer]
         if len(inside) == 1:
             return dict(loaded[inside[0]])
         if inside:
@@ -111,3 +117,58 @@ def _take_out(path: Path, entry: str, choice: str = "s") -> str:
     target = path.with_name(f"{path.stem}-network.pt")
     read = f"s = torch.load({str(path)!r}, weights_only=True){entry}"
     return f'python -c "import torch; {read}; torch.save({choice}, {str(target)!r})"'
+
+
+def check_tensors(
+    path: Path,
+    model: str,
+    state: Mapping[str, Tensor],
+    expected: Mapping[str, tuple[int, ...]],
+    remedy: str = "",
+) -> None:
+    """Refuse a state dict that is not exactly a network's.
+
+    Args:
+      path, model: the file and the network's name, for messages.
+      state: tensors by name.
+      expected: shapes by name.
+      remedy: what to do; the file of the model, or another `network` in its card, unless given.
+
+    Raises:
+      UsageError: keys missing or not known, a tensor of another shape, or of a type that is not one of floating-point
+        numbers of 16 bits or more.
+      WorkError: a weight is NaN or infinite.
+    """
+    remedy = remedy or f"Give the file of {model}, or correct `network` in its card."
+    found = {key: tuple(tensor.shape) for key, tensor in state.items()}
+    for what, keys in (
+        ("missing", [key for key in expected if key not in found]),
+        ("unexpected", [key for key in found if key not in expected]),
+    ):
+        if keys:
+            raise UsageError(
+                f"weights '{path}' do not fit {model}: {what} {_first_of(keys)}; {len(expected)} tensors are "
+                f"expected, {len(found)} were found. {remedy}"
+            )
+    for key, shape in expected.items():
+        if found[key] != shape:
+            raise UsageError(
+                f"weights '{path}' do not fit {model}: '{key}' has shape {found[key]}, expected {shape}. {remedy}"
+            )
+    for key, tensor in state.items():
+        if not tensor.is_floating_point() or tensor.element_size() < 2:
+            raise UsageError(
+                f"weights '{path}' are quantised: '{key}' is of type {str(tensor.dtype).removeprefix('torch.')}, and "
+                "the numbers of floating-point weights are needed (float16, bfloat16, float32, float64). Give the "
+                "file that is not quantised."
+            )
+    broken = [key for key, tensor in state.items() if not bool(tensor.isfinite().all())]
+    if broken:
+        raise WorkError(
+            f"weights '{path}' are damaged: NaN or infinite values in {_first_of(broken)}. Fetch them again."
+        )
+
+
+def _first_of(keys: Iterable[str]) -> str:
+    first, *others = keys
+    return f"'{first}'" + (f" and {len(others)} more" if others else "")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from taba_core.errors import UsageError
 from taba_core.models.cards import Card
@@ -18,6 +19,9 @@ from taba_core.models.pipeline_dir import check_directory, check_shape, class_na
 from taba_core.models.profile import Profile
 
 # Axes: B samples in a batch, C channels, H rows, W columns.
+
+# Class ids that were looked at: as which version, and beside which classes.
+_CHECKED: MutableMapping[Tensor, tuple[int, int, int | None]] = WeakTensorKeyDictionary()
 
 
 def load(card: Card, source: Path | None, *, device: str, profile: Profile) -> Network:
@@ -95,6 +99,9 @@ def check_conditioning(card: Card, directory: Path, found: str) -> None:
 def class_labels(cond: Mapping[str, Tensor], num_classes: int, null_class: int | None = None) -> Tensor:
     """Class ids of a batch, int64 (B,), from its conditioning; the null class is allowed beside the others.
 
+    A tensor of ids is looked at once, however many evaluations it conditions: to look makes the processor wait for the
+    device.
+
     Raises:
       UsageError: there are none, or one names no class of the network.
     """
@@ -102,7 +109,11 @@ def class_labels(cond: Mapping[str, Tensor], num_classes: int, null_class: int |
         raise UsageError(
             f"a class-conditional network needs cond['class_id'], int64 (B,), 0 to {num_classes - 1}."
         )
-    labels = cond["class_id"].long()
+    given = cond["class_id"]
+    labels = given.long()
+    asked = (given._version, num_classes, null_class)
+    if _CHECKED.get(given) == asked:
+        return labels
     # A kernel that reads beyond its table ends the process on a GPU, so look before.
     named = labels if null_class is None else labels[labels != null_class]
     if named.numel() and not 0 <= int(named.min()) <= int(named.max()) < num_classes:
@@ -110,6 +121,7 @@ def class_labels(cond: Mapping[str, Tensor], num_classes: int, null_class: int |
             f"cond['class_id'] spans {int(labels.min())} to {int(labels.max())}; "
             f"the network has classes 0 to {num_classes - 1}."
         )
+    _CHECKED[given] = asked
     return labels
 
 

@@ -52,6 +52,8 @@ def stored_at(card: Card) -> Path:
     if weights.source == "hub":
         revision = "" if weights.revision == "main" else f"@{weights.revision}"
         return weights_folder() / (weights.location.replace("/", "--") + revision.replace("/", "--"))
+    if weights.autoencoder:
+        return weights_folder() / card.name
     # The whole path of the URL: files of two models may have one name.
     return weights_folder() / urlsplit(weights.location).path.strip("/").replace("/", "--")
 

@@ -6,9 +6,8 @@ Axes: n samples, B bootstrap replicates. Resampled are the queries; the candidat
 from __future__ import annotations
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.special import betaincinv
-from scipy.stats import rankdata
 
 from taba_core.errors import UsageError
 from taba_core.stats.base import Array, ratio
@@ -57,8 +56,10 @@ def binomial_interval(successes: int, trials: int, level: float = 0.95) -> tuple
             f"{successes} of {trials} at level {level}: give 0 <= successes <= trials, 0 < level < 1."
         )
     tail = (1 - level) / 2
-    low = betaincinv(successes, trials - successes + 1, tail) if successes else 0.0
-    high = betaincinv(successes + 1, trials - successes, 1 - tail) if successes < trials else 1.0
+    low = scipy.special.betaincinv(successes, trials - successes + 1, tail) if successes else 0.0
+    high = (
+        scipy.special.betaincinv(successes + 1, trials - successes, 1 - tail) if successes < trials else 1.0
+    )
     return float(low), float(high)
 
 
@@ -103,11 +104,13 @@ def rank_correlation(found: Nearest, trait: Array, *, max_groups: int = MAX_GROU
     one to nought, and with new ties the correlation itself moves. NaN where all in-degrees or all traits are
     equal (n = 1, a perfect mapping).
     """
-    traits, n = rankdata(trait), len(found.id)
+    traits, n = scipy.stats.rankdata(trait), len(found.id)
     groups = equal_divisions(n, min(max_groups, n))
     degrees = np.stack([_in_degrees(found, np.ones(n, dtype=bool))])
     left_out = [_in_degrees(found, groups != group) for group in range(groups[-1] + 1)] if n > 1 else []
-    values = _pearson(rankdata(np.concatenate([degrees, *(x[None] for x in left_out)]), axis=1), traits)
+    values = _pearson(
+        scipy.stats.rankdata(np.concatenate([degrees, *(x[None] for x in left_out)]), axis=1), traits
+    )
     sizes = tuple(np.bincount(groups).tolist()) if left_out else ()
     return Estimate(values[0], values[1:], "jackknife", n, sizes)
 

@@ -23,6 +23,7 @@ from taba_core.stats.base import (
 from taba_core.stats.comoments import ROWS, CoMomentStatistic
 from taba_core.stats.inputs import Input, state
 
+_BLOCK = 64  # correlations of which only the largest is looked at first
 LAGS = ((0, 1), (1, 0), (1, 1))
 
 
@@ -86,14 +87,13 @@ class PatchCorrelation(CoMomentStatistic):
                 "values": np.full((patches, self.top_k), np.nan),
             }
         comoment = self.moments(state)["comoment"]
-        pairs = np.flatnonzero(np.triu(np.ones(comoment.shape[1:], dtype=bool), k=1))
+        pairs = np.triu_indices(comoment.shape[-1], k=1)
         values = np.empty((len(comoment), self.top_k))
         mean_r2 = np.empty(len(comoment))
         for patch, moment in enumerate(comoment):
             r, defined = _correlations(moment, pairs)
-            top = np.partition(np.abs(r), len(r) - self.top_k)[len(r) - self.top_k :]
-            values[patch] = np.sort(top)[::-1]
-            mean_r2[patch] = ratio(np.square(r).sum(), np.asarray(defined))
+            values[patch] = _largest(np.abs(r), self.top_k)
+            mean_r2[patch] = ratio(np.square(r, out=r).sum(), np.asarray(defined))
         spread = values.std(ddof=1) if values.size > 1 else np.nan
         excess = mean_r2.mean() - 1 / (n - 1)
         return {
@@ -130,12 +130,27 @@ class PatchCorrelation(CoMomentStatistic):
             )
 
 
-def _correlations(moment: Array, pairs: NDArray[np.intp]) -> tuple[NDArray[np.float64], int]:
+def _largest(values: NDArray[np.float64], k: int) -> NDArray[np.float64]:
+    """The k largest, descending. What is below the k-th largest of the maxima of blocks is none of them."""
+    blocks = len(values) // _BLOCK
+    if blocks > k:
+        maxima = values[: blocks * _BLOCK].reshape(blocks, _BLOCK).max(axis=1)
+        values = values[values >= np.partition(maxima, blocks - k)[blocks - k]]
+    top = np.partition(values, len(values) - k)[len(values) - k :]
+    return np.sort(top)[::-1]
+
+
+def _correlations(
+    moment: Array, pairs: tuple[NDArray[np.intp], NDArray[np.intp]]
+) -> tuple[NDArray[np.float64], int]:
     """r_ab of the pairs a < b, 0 where a position is constant, and the number of pairs that are not."""
     scale = np.sqrt(np.diagonal(moment))
     varies = scale > 0
     inverse = np.where(varies, 1 / np.where(varies, scale, 1.0), 0.0)
-    r = (moment * inverse[:, None] * inverse[None, :]).ravel()[pairs]
+    a, b = pairs
+    r = moment.ravel().take(a * len(moment) + b)
+    r *= inverse[a]
+    r *= inverse[b]
     count = int(varies.sum())
     return r, count * (count - 1) // 2
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
 from taba_core.errors import UsageError
 from taba_core.stats.base import Array
@@ -186,7 +186,7 @@ class Estimate:
         if self.kind == "exact":
             return self.value, self.value
         degrees = max(len(self.replicates) - 1, 1)
-        reach = stdtrit(degrees, 0.5 + level / 2) * self.standard_error
+        reach = scipy.special.stdtrit(degrees, 0.5 + level / 2) * self.standard_error
         return self.value - reach, self.value + reach
 
     # ------------------------------------------------------------------ internals

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from taba_core.blas import use_one_blas_thread
 from taba_core.errors import UsageError
 from taba_core.stats.base import flat
+from taba_core.stats.tasks import Scheduler, calls, in_order
 
 BLOCK_ROWS = 1024  # 16.8 MB of 2048 features in float64, and 8.4 MB for the products of two blocks
 
@@ -74,9 +75,9 @@ def cut(samples: slice) -> list[slice]:
 
 
 def each(
-    task: Callable[[slice], Any], slices: Sequence[slice], *, scheduler: Any, workers: int | None = None
+    task: Callable[[slice], Any], slices: Sequence[slice], *, scheduler: Scheduler, workers: int | None = None
 ) -> list[Any]:
-    """What `task` makes of every slice, in order, each as one task of Dask.
+    """What `task` makes of every slice, in order, each in one call.
 
     Args:
       task: a function of a slice; picklable for schedulers that send it to other processes.
@@ -84,15 +85,9 @@ def each(
       scheduler: as in `taba_core.stats.reduce`; no scheduler changes a bit.
       workers: of "threads" and "processes"; None = the number of cores.
     """
-    import dask
-
     use_one_blas_thread()
-    delayed = dask.delayed(_on_one_thread, pure=False)  # type: ignore[attr-defined]
-    options = {} if callable(scheduler) or workers is None else {"num_workers": workers}
-    found = dask.compute(  # type: ignore[attr-defined]
-        *[delayed(task, rows) for rows in slices], scheduler=scheduler, **options
-    )
-    return list(found)
+    found = calls(_on_one_thread, [(task, rows) for rows in slices], scheduler=scheduler, workers=workers)
+    return in_order(found, len(slices))
 
 
 def _on_one_thread(task: Callable[[slice], Any], rows: slice) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import xlogy
+import scipy
 
 from taba_core.errors import UsageError
 from taba_core.stats.base import (
@@ -160,7 +160,7 @@ class InceptionScore(MomentStatistic):
                 f"{function_name(self)}: {self.variable} must hold class probabilities (n, K): not negative, "
                 f"each row summing to 1. Apply the softmax first."
             )
-        information = xlogy(p, p).sum(axis=1).mean()
+        information = scipy.special.xlogy(p, p).sum(axis=1).mean()
         return {
             COUNT: np.asarray(len(p), dtype=np.int64),
             "mean": p.mean(axis=0),
@@ -173,5 +173,5 @@ class InceptionScore(MomentStatistic):
 
     def summarise(self, state: State) -> dict[str, Array]:
         """Exponential of the mean information."""
-        entropy = xlogy(state["mean"], state["mean"]).sum()
+        entropy = scipy.special.xlogy(state["mean"], state["mean"]).sum()
         return {"score": np.asarray(np.exp(state["information"] - entropy))}

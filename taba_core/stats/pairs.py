@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import abc
 import functools
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +18,8 @@ from taba_core.blas import use_one_blas_thread
 from taba_core.errors import UsageError, WorkError
 from taba_core.stats.base import SAMPLE, Array, Block, State
 from taba_core.stats.inputs import Reads, check_block
-from taba_core.stats.reduce import Read, Scheduler, check_read
+from taba_core.stats.reduce import Read, check_read
+from taba_core.stats.tasks import Scheduler, calls
 
 DIVISION = "division"
 States = dict[str, State]
@@ -50,7 +50,7 @@ def reduce_pairs(
 ) -> States:
     """Reduce all pairs of samples 0..num_samples-1 that share a division; two blocks in memory a worker.
 
-    One Dask node per block of samples: it walks over all blocks that may hold partners.
+    One call per block of samples: it walks over all blocks that may hold partners.
 
     Args:
       read: as for `taba_core.stats.reduce`.
@@ -67,19 +67,12 @@ def reduce_pairs(
     if samples_per_read < 1:
         raise UsageError(f"samples_per_read={samples_per_read}: a block needs at least 1 sample.")
     use_one_blas_thread()
-    import dask
-
     walk = functools.partial(
         _walk, read=read, statistics=dict(statistics), labels=labels, samples_per_read=samples_per_read
     )
-    task = dask.delayed(walk, pure=False)  # type: ignore[attr-defined]
-    nodes = [task(start) for start in range(0, num_samples, samples_per_read)]
-    options = {} if callable(scheduler) else {"num_workers": workers or os.cpu_count() or 1}
-    collected = dask.compute(  # type: ignore[attr-defined]
-        *nodes, scheduler=scheduler, optimize_graph=False, **options
-    )
+    starts = [(start,) for start in range(0, num_samples, samples_per_read)]
     states: States = {name: {} for name in statistics}
-    for node in collected:
+    for _, node in calls(walk, starts, scheduler=scheduler, workers=workers):
         states = {name: statistics[name].merge(states[name], node[name]) for name in statistics}
     return states
 

@@ -6,7 +6,7 @@ import functools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from taba_core.blas import use_one_blas_thread
 from taba_core.errors import UsageError, WorkError
 from taba_core.stats.base import SAMPLE, Array, Block, Statistic, check_values
 from taba_core.stats.inputs import check_block
+from taba_core.stats.tasks import Mapper, Scheduler, calls
 from taba_core.stats.tree import (
     CANONICAL_BLOCK,
     MAX_GROUPS,
@@ -25,7 +26,6 @@ from taba_core.stats.tree import (
 )
 
 Read = Callable[[int, int, tuple[str, ...]], Block]
-Scheduler = Literal["threads", "processes", "sync"] | Callable[..., Any]
 NODES_PER_WORKER = 4
 
 
@@ -42,14 +42,15 @@ def reduce(
 ) -> dict[str, Reduced]:
     """Reduce samples 0..num_samples-1 to all statistics in one pass over what `read` returns.
 
-    One Dask graph with a node per run of consecutive canonical blocks; the states meet in the fixed tree.
+    One call per run of consecutive canonical blocks; the states meet in the fixed tree, here, as they come.
 
     Args:
       read: `read(start, stop, variables)` returns a block: `sample` positions start..stop-1 and the variables,
         each with a leading sample axis. Must be picklable for "processes" and for cluster schedulers.
       num_samples: n.
       statistics: by name.
-      scheduler: "threads", "processes", "sync", or any Dask `get` function (Ray's `ray_dask_get`).
+      scheduler: "threads", "processes", "sync", any Dask `get` function, or a `Mapper`, which makes the calls in other
+        processes: this one then reads nothing.
       workers: threads or processes; None = the number of cores. Never changes a value.
       samples_per_read: samples one call of `read` returns, a multiple of 16; bounds the memory of a node.
       max_groups: most jackknife groups, and so most states kept of a moment statistic.
@@ -61,14 +62,16 @@ def reduce(
       WorkError: `read` returned other samples, lacks a variable, or returned values that are not finite.
     """
     use_one_blas_thread()
-    import dask
-
     span = Span(read, num_samples, dict(statistics), samples_per_read, max_groups, sample_ids)
-    options = {} if callable(scheduler) or workers is None else {"num_workers": workers}
-    collected = dask.compute(  # type: ignore[attr-defined]
-        *span.nodes(workers), scheduler=scheduler, optimize_graph=False, **options
+    found = calls(
+        span.collect, span.runs(workers_of(scheduler, workers)), scheduler=scheduler, workers=workers
     )
-    return span.finish(collected)
+    return span.finish(parts for _, parts in found)
+
+
+def workers_of(scheduler: Scheduler, workers: int | None) -> int:
+    """How many calls run at the same time, as far as that is known: of a mapper, as given, else the cores."""
+    return scheduler.workers if isinstance(scheduler, Mapper) else workers or os.cpu_count() or 1
 
 
 def reduce_lazily(
@@ -87,12 +90,14 @@ def reduce_lazily(
     import dask
 
     span = Span(read, num_samples, dict(statistics), samples_per_read, max_groups, sample_ids)
-    return dask.delayed(span.finish, pure=False)(span.nodes(None))  # type: ignore[attr-defined]
+    collect = dask.delayed(span.collect, pure=False)  # type: ignore[attr-defined]
+    nodes = [collect(*run) for run in span.runs(os.cpu_count() or 1)]
+    return dask.delayed(span.finish, pure=False)(nodes)  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True, eq=False)
 class Span:
-    """A reduction as a graph: `nodes` are independent, `finish` puts them together. Picklable if `read` is.
+    """A reduction in parts: `collect` of every one of its `runs`, which `finish` puts together. Picklable if `read` is.
 
     Raises:
       UsageError: samples_per_read no multiple of 16, no samples, or ids that are not one ascending id a sample.
@@ -116,14 +121,11 @@ class Span:
         if ids is not None and (np.shape(ids) != (self.num_samples,) or np.any(np.diff(ids) <= 0)):
             raise UsageError(f"sample_ids must be {self.num_samples} ascending ids, one a sample.")
 
-    def nodes(self, workers: int | None) -> list[Any]:
-        """A delayed task per run of canonical blocks; their number follows the workers, no value does."""
-        import dask
-
-        level = _node_level(self.num_samples, workers or os.cpu_count() or 1, self.max_groups)
-        samples, task = CANONICAL_BLOCK << level, dask.delayed(self.collect, pure=False)  # type: ignore[attr-defined]
+    def runs(self, workers: int) -> list[tuple[int, int]]:
+        """Runs of canonical blocks, each (start, stop); their number follows the workers, no value does."""
+        samples = CANONICAL_BLOCK << _node_level(self.num_samples, workers, self.max_groups)
         starts = range(0, self.num_samples, samples)
-        return [task(start, min(start + samples, self.num_samples)) for start in starts]
+        return [(start, min(start + samples, self.num_samples)) for start in starts]
 
     def collect(self, start: int, stop: int) -> dict[str, Parts]:
         """States of the samples at positions start..stop-1, by statistic."""
@@ -138,7 +140,7 @@ class Span:
         return {name: tree.parts for name, tree in trees.items()}
 
     def finish(self, collected: Iterable[Mapping[str, Parts]]) -> dict[str, Reduced]:
-        """Merge what the nodes collected."""
+        """Merge what was collected of the runs, in whatever order it comes."""
         trees = _trees(self.statistics, self.num_samples, self.max_groups)
         use_one_blas_thread()
         for node in collected:

@@ -32,6 +32,11 @@ def plain_mask(
 
     Returns:
       (n, H, W), True where plain.
+
+    >>> image = np.zeros((1, 1, 2, 3))
+    >>> image[..., 2] = 1
+    >>> plain_mask(image)[0].tolist()  # the last column has no neighbour on its right
+    [[True, False, True], [True, False, True]]
     """
     low, high = value_range
     if not high > low:
@@ -110,8 +115,8 @@ class RegionError(RowStatistic):
     the variables.
 
     Values, each (3,) for plain, non_plain, all:
-      error, rms_error; std (of `estimate`), std_reference; kl: KL(N_reference || N_estimate) of one Gaussian each
-      for the entries of the region (nats); share: part of the entries.
+      error, rms_error; std (of `estimate`), std_reference; correlation (of both); kl: KL(N_reference || N_estimate)
+      of one Gaussian each for the entries of the region (nats); share: part of the entries.
     """
 
     reference: str = "noise"
@@ -153,6 +158,15 @@ class RegionError(RowStatistic):
             "rms_error": np.sqrt(ratio(s["square"], s["entries"])),
             "std": std_v,
             "std_reference": std_u,
+            "correlation": _correlation(s),
             "kl": gaussian_kl(mean_u, std_u, mean_v, std_v),
             "share": ratio(s["entries"], s["entries"][..., 2:]),
         }
+
+
+def _correlation(sums: Mapping[str, Array]) -> Array:
+    """Correlation of the entries of two variables, of whose squared difference the sum is known."""
+    mean = {name: ratio(sums[name], sums["entries"]) for name in ("u", "v", "uu", "vv", "square")}
+    variance = [mean[name * 2] - mean[name] ** 2 for name in ("u", "v")]
+    product = (mean["uu"] + mean["vv"] - mean["square"]) / 2
+    return ratio(product - mean["u"] * mean["v"], np.sqrt(np.maximum(variance[0] * variance[1], 0.0)))

@@ -8,7 +8,8 @@ from typing import Any, overload
 
 from taba_core.blas import use_one_blas_thread
 from taba_core.stats.base import CANONICAL_BLOCK, MomentStatistic, State
-from taba_core.stats.reduce import Scheduler, Span
+from taba_core.stats.reduce import Span
+from taba_core.stats.tasks import Scheduler, calls
 from taba_core.stats.tree import MAX_GROUPS, MergeTree, Reduced, fingerprint, group_level, num_blocks
 
 _NAME = "one"
@@ -80,21 +81,13 @@ class RereadGroups(Sequence[State]):
         """The state of a group, or some of the groups."""
         if isinstance(which, slice):
             return replace(self, indices=self.indices[which])
-        import dask
-
         start = self.indices[which] * self.size
         stop = min(start + self.size, self.span.num_samples)
         # Parts of a power of two canonical blocks are nodes of the tree, however many there are.
         step = max(self.size // _TASKS, CANONICAL_BLOCK)
-        task = dask.delayed(self.span.collect, pure=False)  # type: ignore[attr-defined]
-        options = {} if callable(self.scheduler) or self.workers is None else {"num_workers": self.workers}
-        found = dask.compute(  # type: ignore[attr-defined]
-            *[task(first, min(first + step, stop)) for first in range(start, stop, step)],
-            scheduler=self.scheduler,
-            **options,
-        )
+        runs = [(first, min(first + step, stop)) for first in range(start, stop, step)]
         tree = MergeTree(self.span.statistics[_NAME], self.span.num_samples, max_groups=self.span.max_groups)
-        for parts in found:
+        for _, parts in calls(self.span.collect, runs, scheduler=self.scheduler, workers=self.workers):
             tree.absorb(parts[_NAME])
         (state,) = tree.parts.values()
         return state

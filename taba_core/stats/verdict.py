@@ -19,6 +19,9 @@ def positive(estimate: Estimate, *, level: float = 0.95) -> Verdict:
 
     Raises:
       UsageError: the estimate is not a scalar; see `all_positive`.
+
+    >>> positive(Estimate.exact(0.2)), positive(Estimate.exact(0.2) - Estimate.exact(0.3))
+    ('holds', 'fails')
     """
     if estimate.shape:
         raise UsageError(
@@ -46,7 +49,11 @@ def all_positive(estimate: Estimate, *, level: float = 0.95) -> Verdict:
 
 
 def every(verdicts: Iterable[Verdict]) -> Verdict:
-    """Verdict on a conjunction: fails if one fails, holds if all hold, else not resolved (also for none)."""
+    """Verdict on a conjunction: fails if one fails, holds if all hold, else not resolved (also for none).
+
+    >>> every(["holds", "not resolved"]), every(["not resolved", "fails"])
+    ('not resolved', 'fails')
+    """
     found = set(verdicts)
     if "fails" in found:
         return "fails"

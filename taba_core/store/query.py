@@ -34,6 +34,10 @@ def open_store(
       whole_shards: show all samples that the shards hold; a study whose n ends inside a shard computes the whole one.
     Raises:
       UsageError: there is no store. StoreError: it is of another version, or damaged.
+
+    >>> tree = taba_core.open_store("runs/demo")
+    >>> tree.attrs["format"]
+    'taba'
     """
     import xarray as xr
 
@@ -62,6 +66,10 @@ def find(tree: xr.DataTree, **attrs: Any) -> xr.Dataset:
 
     Raises:
       UsageError: none, or several; the message names them, and what tells them apart.
+
+    >>> inversion = taba_core.find(taba_core.open_store("runs/demo"), kind="inversion", forward_steps=0)
+    >>> inversion.latent.dims
+    ('sample', 'channel', 'y', 'x')
     """
     nodes = {name: node for name, node in tree.children.items()}
     found = {n: node for n, node in nodes.items() if all(node.attrs.get(k) == v for k, v in attrs.items())}

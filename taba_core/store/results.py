@@ -71,6 +71,25 @@ def read_result(store: Place, name: str) -> xr.Dataset | None:
     return text[text.attrs.pop("variables")]
 
 
+def is_whole(store: Place, name: str) -> bool:
+    """Whether a result is there and its files are as they were written, by their checksums; nothing is decoded."""
+    place = store / name
+    try:
+        attrs = read_json(place / META).get("attributes", {})
+    except (FileNotFoundError, StoreError):
+        return False
+    recorded = attrs.get(FILES_CRC)
+    if (
+        attrs.get("kind") != "result" or recorded is None
+    ):  # a version that kept no checksums: what can be read is whole
+        try:
+            return read_result(store, name) is not None
+        except StoreError:
+            return False
+    held = place.read_existing(recorded)
+    return all(file in held and zlib.crc32(held[file]) == crc for file, crc in recorded.items())
+
+
 def damage_of(store: Place, name: str) -> list[tuple[Place, str]]:
     """Files of a result that are missing, changed or not of taba's making, each with what is wrong."""
     place = store / name

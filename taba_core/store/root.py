@@ -186,6 +186,12 @@ class Store:
 
         return read_result(self.place, name)
 
+    def has_result(self, name: str) -> bool:
+        """Whether a result of that name is there and whole; one that is damaged is to be made again."""
+        from taba_core.store.results import is_whole
+
+        return is_whole(self.place, name)
+
     def results(self) -> list[str]:
         """Names of all results in the store."""
         return list(self.result_attrs())

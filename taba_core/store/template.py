@@ -18,6 +18,7 @@ from taba_core.store.place import Place, json_bytes, read_json
 from taba_core.store.shards import META, SAMPLES_ASKED, ShardedArray
 
 FILE_CRC = "file_crc32"  # attribute: CRC-32 of files that have no receipt
+_ONE_CHUNK = "c.0"  # the file of a coordinate's values, which is not compressed
 
 COORDINATE_ATTRS: dict[str, dict[str, Any]] = {
     "sample": {"long_name": "sample id", "units": "1"},
@@ -232,6 +233,8 @@ def _grow(group: ArtifactGroup, extent: Extent) -> None:
 
 def _ensure_coordinate(group: ArtifactGroup, name: str, values: NDArray[Any]) -> None:
     place = group.place / name
+    if _holds(place, values):
+        return
     stored = read_coordinate(place) if (place / META).exists() else None
     if stored is None:  # missing or damaged: its values follow from the spec
         _write_coordinate(place, name, values)
@@ -242,12 +245,25 @@ def _ensure_coordinate(group: ArtifactGroup, name: str, values: NDArray[Any]) ->
         )
 
 
+def _holds(place: Place, values: NDArray[Any]) -> bool:
+    """Whether a coordinate is stored as `_write_coordinate` writes these values, without decoding it."""
+    try:
+        recorded = read_json(place / META).get("attributes", {}).get(FILE_CRC)
+        return recorded == zlib.crc32(_stored_bytes(values)) == (place / _ONE_CHUNK).crc32()
+    except (OSError, StoreError):
+        return False
+
+
+def _stored_bytes(values: NDArray[Any]) -> bytes:
+    return values.astype(values.dtype.newbyteorder("<")).tobytes()
+
+
 def _write_coordinate(place: Place, name: str, values: NDArray[Any]) -> None:
     import zarr
     from zarr.storage import MemoryStore
 
     held: dict[str, Any] = {}
-    crc = zlib.crc32(values.astype(values.dtype.newbyteorder("<")).tobytes())
+    crc = zlib.crc32(_stored_bytes(values))
     zarr.create_array(
         MemoryStore(store_dict=held),
         data=values,

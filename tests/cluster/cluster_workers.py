@@ -161,3 +161,22 @@ class WritesBeside(Echo):
             return name.upper()
 
         return Finish(finish)
+
+
+def process_and(value):
+    """A call: the process it is made in, and its argument."""
+    time.sleep(0.02)
+    return os.getpid(), value
+
+
+def refuses(value):
+    """A call that raises the error whose name it is given."""
+    raise {"KeyError": KeyError, "OSError": OSError}[value](f"no {value} here")
+
+
+def dies_once(marker):
+    """A call that ends its process the first time, and returns its id the second."""
+    if not os.path.exists(marker):
+        open(marker, "x").close()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return os.getpid()

@@ -34,6 +34,7 @@ EXCEPTIONS = {
         "rf-inversion": "its latent is drawn towards a noise",
         "null-text": NEEDS_TEXT,
         "negative-prompt": NEEDS_TEXT,
+        "prompt-tuning": NEEDS_TEXT,
     },
     # T4 besides: the network's answer belongs to the time of the upper level.
     "target time": {
@@ -96,6 +97,8 @@ def quick(name):
         "exact-dpm-2": {"max_iterations": 20},
         "hybrid-gradient": {"num_gradient_steps": 10},
         "null-text": {"num_inner_steps": 2},
+        "prompt-tuning": {"num_inner_steps": 2},
+        "spdinv": {"num_gradient_steps": 5},
         # its strength is meant for 4 x 64 x 64 values
         "pix2pix-zero": {"effective_lambda": True},
     }

@@ -7,7 +7,10 @@ from registered import ROUNDING
 
 # Float32 states amplify what another processor rounds otherwise; so do iterations that end at a tolerance.
 FLOAT32 = ("gaussian32", "photos", "waves-first")
-AMPLIFIED = {"gnri", "exact-dpm-1", "exact-dpm-2", "hybrid-gradient", "edict", "rex", "bdia", "null-text"}
+AMPLIFIED = {
+    *("gnri", "exact-dpm-1", "exact-dpm-2", "hybrid-gradient", "spdinv"),
+    *("edict", "rex", "bdia", "null-text", "prompt-tuning"),
+}
 
 
 def tolerance(name):

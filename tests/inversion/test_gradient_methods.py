@@ -1,5 +1,7 @@
 """Methods that differentiate through the network: GNRI and hybrid gradient descent."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -18,6 +20,7 @@ from taba_core.diffusion.descent import descend
 from taba_core.diffusion.inversion import invert_with_report, per_image_rms
 from taba_core.diffusion.inversion.methods.hybrid import HybridGradient
 from taba_core.diffusion.inversion.methods.newton import GuidedNewton
+from taba_core.diffusion.inversion.methods.spdinv import SPDInv
 
 SCALED = NoiseSchedule.from_betas(np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)
 SDXL = TimestepGrid.build(SCALED, 50, steps_offset=1, final_alpha_bar="first")
@@ -186,3 +189,37 @@ class TestHybridGradient:
         a = float(FIFTY.alpha_bar[1])
         # `best` after one evaluation is the start itself
         assert_close(states[1], a**0.5 * image + (1 - a) ** 0.5 * noise, rtol=0, atol=1e-14)
+
+
+class TestSPDInv:
+    def test_one_update_by_hand(self):
+        # eps = c x on one number: g(z) - z = P x - (1 - Q c) z, and the first of two Adam updates moves z by the rate
+        # towards the root. The smaller residual is that of the second z.
+        a, c, rate = float(ONE.upper_alpha_bar[0]), 0.4, 0.01
+        p, q = a**0.5, (1 - a) ** 0.5
+        model, x = Analytic(lambda x, t: c * x, LINEAR, (1, 1, 1)), 0.7
+        start, root = (p + q * c) * x, p * x / (1 - q * c)
+        image = torch.full((1, 1, 1, 1), x, dtype=torch.float64)
+        method = SPDInv(num_gradient_steps=2, learning_rate=rate, tolerance=0.0)
+        report = invert_with_report(model, image, ONE, method)
+        moved = start + math.copysign(rate, root - start)
+        assert report.latent.item() == pytest.approx(moved, abs=1e-7)
+        assert report.residual.item() == pytest.approx((1 - q * c) * abs(root - moved), abs=1e-7)
+        assert report.evaluations.tolist() == [3]
+
+    def test_it_descends_where_the_iteration_oscillates(self):
+        # eps = -4 x: the iteration's factor is -4 Q = -3.8, so that it runs away; the descent comes near the root.
+        model = Analytic(lambda x, t: -4 * x, LINEAR)
+        x = 0.1 * normal(SHAPE, 2)
+        a = float(ONE.upper_alpha_bar[0])
+        root = a**0.5 * x / (1 + 4 * (1 - a) ** 0.5)
+        method = SPDInv(num_gradient_steps=300, learning_rate=0.01, tolerance=1e-10)
+        assert (invert(model, x, ONE, method) - root).abs().max() < 1e-4
+        plain = invert(model, x, ONE, inversion_method_named("fixed-point", num_evaluations=5))
+        assert (plain - root).abs().max() > 1e-2
+
+    def test_an_image_that_is_solved_costs_two_evaluations_a_step(self):
+        image = image_of(waves(SCALED), SDXL)
+        report = invert_with_report(waves(SCALED), image, SDXL, SPDInv(tolerance=1e9))
+        assert report.evaluations.tolist() == [100, 100, 100]
+        assert torch.equal(report.latent, invert(waves(SCALED), image, SDXL))

@@ -1,6 +1,7 @@
 """Guidance, null-text and negative-prompt inversion, on a tiny text-conditional network through autograd."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from taba_core.diffusion.guidance import Guided, guided
 from taba_core.diffusion.inversion import invert_with_report, reconstruct
 from taba_core.diffusion.inversion.method import Between
 from taba_core.diffusion.inversion.methods.newton import GuidedNewton
-from taba_core.diffusion.inversion.methods.null_text import NegativePrompt, NullText
+from taba_core.diffusion.inversion.methods.null_text import NegativePrompt, NullText, PromptTuning
 from taba_core.errors import UsageError
 from taba_core.models.families import load_network
 from taba_core.models.grids import timestep_grid
@@ -118,11 +119,11 @@ class TestNullText:
     def test_a_guidance_scale_of_one_is_refused(self):
         from taba_core.diffusion import inversion_method_named
 
-        for name in ("null-text", "negative-prompt"):
+        for name in ("null-text", "prompt-tuning", "negative-prompt"):
             with pytest.raises(UsageError, match=f"'{name}', option guidance_scale=1: .* greater than 1"):
                 inversion_method_named(name, guidance_scale=1)
 
-    @pytest.mark.parametrize("method", [NullText(), NegativePrompt()])
+    @pytest.mark.parametrize("method", [NullText(), PromptTuning(), NegativePrompt()])
     def test_a_model_without_text_is_refused(self, method, model):
         expected = "works on a text condition; use a text-conditional model"
         with pytest.raises(UsageError, match=expected):
@@ -138,6 +139,45 @@ class TestNullText:
         report = invert_with_report(model, IMAGES, grid, method, cond)
         image = reconstruct(model, report.latent, grid, method, cond, carried=report.carried)
         assert image.shape == IMAGES.shape and torch.isfinite(image).all()
+
+
+class TestPromptTuning:
+    METHOD = PromptTuning(guidance_scale=50.0, num_inner_steps=10, learning_rate=0.05)
+
+    @pytest.fixture(scope="class")
+    def report(self, model, cond):
+        return invert_with_report(model, IMAGES, GRID, self.METHOD, cond)
+
+    def test_guided_reconstruction_comes_closer_with_the_fitted_embeddings(self, model, cond, report):
+        assert torch.equal(report.latent, invert(model, IMAGES, GRID, "ddim", cond))
+        fitted = report.carried["prompt_embeds"]
+        own = cond["prompt_embeds"].unsqueeze(1).expand_as(fitted)
+        assert fitted.shape == (2, 4, 77, 16) and (fitted - own).abs().max() > 1e-3
+        image = reconstruct(model, report.latent, GRID, self.METHOD, cond, carried=report.carried)
+        # With the prompt's own embedding in every step it is plain guided sampling.
+        plain = reconstruct(model, report.latent, GRID, self.METHOD, cond, carried={"prompt_embeds": own})
+        assert_close(plain, generate(Guided(model, 50.0), report.latent, GRID, cond), rtol=0, atol=1e-4)
+        assert (image - IMAGES).square().mean() < 0.8 * (plain - IMAGES).square().mean()
+
+    def test_an_edit_stands_between_the_target_and_the_image(self, model, cond, report):
+        target = model.text.encode(PROMPTS[::-1])
+
+        def edit(kept, target=target):
+            method = replace(self.METHOD, kept=kept)
+            given = dict(carried=report.carried, source_cond=cond)
+            return reconstruct(model, report.latent, GRID, method, target, **given)
+
+        whole = reconstruct(model, report.latent, GRID, self.METHOD, cond, carried=report.carried)
+        assert torch.equal(edit(1.0), whole) and torch.equal(edit(0.0, cond), whole)
+        free = generate(Guided(model, 50.0), report.latent, GRID, target)
+        assert_close(edit(0.0), free, rtol=0, atol=1e-4)
+        assert all((edit(0.5) - end).abs().max() > 1e-3 for end in (whole, free))
+
+    def test_evaluations_are_within_the_bounds(self, model, cond):
+        method = PromptTuning(num_inner_steps=3, tolerance=0.0, tolerance_growth=0.0)
+        # 4 upwards; then in each of 4 steps the null prompt once, 3 updates, and the guided step: 4 + 4 (1 + 3 + 1)
+        assert invert_with_report(model, IMAGES, GRID, method, cond).evaluations.tolist() == [24, 24]
+        assert method.evaluations(GRID) == Between(16, 24) and method.sampling_evaluations(GRID) == 8
 
 
 class TestNegativePrompt:
@@ -185,7 +225,7 @@ class TestNetworksAndGraphs:
         assert report.evaluations.tolist() == [8, 8]
 
 
-@pytest.mark.parametrize("name", ["null-text", "negative-prompt"])
+@pytest.mark.parametrize("name", ["null-text", "prompt-tuning", "negative-prompt"])
 def test_a_method_that_guides_by_itself_is_not_given_a_guided_model(name, model, cond):
     told = (
         f"'{name}' guides its own sampler .option guidance_scale., and the model is under guidance of scale 3"

@@ -18,7 +18,7 @@ CARDS = {card.name: card for card in list_cards()}
 def test_the_zoo_is_complete_and_the_embedded_models_come_first():
     assert list(CARDS) == [
         "photo-mixture", "gaussian", "photo-adm", "photo-ldm", "photo-dit", "photo-flow", "photo-if", "photo-tiny",
-        "adm-32", "adm-64", "adm-256", "ldm", "dit", "if", "sdxl", "sd",
+        "adm-32", "adm-64", "adm-256", "ldm", "dit", "if", "sdxl", "sd", "sit-xl",
         "sd3-medium", "sd35-medium", "sd35-large", "flux-dev", "flux-schnell",
     ]  # fmt: skip
     assert [name for name, card in CARDS.items() if card.embedded] == ["photo-mixture", "gaussian"]

@@ -1,5 +1,7 @@
 """Small data for every statistic, and one instance of each: the laws are tested over all of them."""
 
+import pickle
+
 import numpy as np
 
 from taba_core.rng import normal, uniform
@@ -35,6 +37,22 @@ from taba_core.stats import (
     ValueMean,
     ValueRange,
 )
+
+
+class Backwards:
+    """A mapper that makes its calls from the last to the first, each on copies as another process would have."""
+
+    workers = 3
+
+    def __init__(self):
+        self.num_calls = 0
+
+    def map(self, function, arguments):
+        for place in reversed(range(len(arguments))):
+            self.num_calls += 1
+            made, given = pickle.loads(pickle.dumps((function, arguments[place])))
+            yield place, pickle.loads(pickle.dumps(made(*given)))
+
 
 NUM_SAMPLES = 70  # five canonical blocks, the last of 6 samples
 SHAPE = (2, 8, 8)

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from stats_cases import Backwards
 
 from taba_core.errors import UsageError
 from taba_core.rng import normal
@@ -168,7 +169,7 @@ def test_sets_in_blocks_have_the_measures_of_whole_sets(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["zarr", "dask", "counted", "xarray"])
-@pytest.mark.parametrize("scheduler", ["sync", "threads"])
+@pytest.mark.parametrize("scheduler", ["sync", "threads", Backwards()])
 def test_no_place_no_chunks_and_no_scheduler_change_a_bit(small_blocks, tmp_path, kind, scheduler):
     sets = [features(50, 6).astype(np.float32), (0.8 * features(50, 6, "fake")).astype(np.float32)]
     expected = measured(*sets)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
-from stats_cases import NUM_SAMPLES, arrays, assert_same_bits
+from stats_cases import NUM_SAMPLES, Backwards, arrays, assert_same_bits
 
 from taba_core.errors import UsageError, WorkError
 from taba_core.stats import (
@@ -103,8 +103,8 @@ def test_ties_go_to_the_smallest_id_whatever_the_blocks(metric, seed, block, off
     assert chosen.size and all(i == np.flatnonzero(equal[i])[0] for i in chosen)
 
 
-@given(size=st.integers(9, 80), scheduler=st.sampled_from(["sync", "threads"]))
-@settings(max_examples=6)
+@given(size=st.integers(9, 80), scheduler=st.sampled_from(["sync", "threads", Backwards()]))
+@settings(max_examples=9)
 def test_any_blocks_on_any_scheduler_give_the_same_bits(size, scheduler):
     got = reduce_pairs(
         from_arrays(DATA), NUM_SAMPLES, STATISTICS, scheduler=scheduler, workers=2, samples_per_read=size

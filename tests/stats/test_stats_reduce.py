@@ -10,7 +10,7 @@ import dask
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
-from stats_cases import NUM_SAMPLES, STATISTICS, arrays, assert_same_bits, block
+from stats_cases import NUM_SAMPLES, STATISTICS, Backwards, arrays, assert_same_bits, block
 
 from taba_core.errors import UsageError, WorkError
 from taba_core.rng import normal
@@ -40,10 +40,11 @@ WHOLE = reduce_blocks([block(DATA, 0, NUM_SAMPLES)], NUM_SAMPLES, STATISTICS)
         {"scheduler": "threads", "workers": 1},
         {"scheduler": "threads", "workers": 5},
         {"scheduler": dask.get},
+        {"scheduler": Backwards()},
         {"samples_per_read": 16},
         {"samples_per_read": 256},
     ],
-    ids=["sync", "1 thread", "5 threads", "a function", "read 16", "read 256"],
+    ids=["sync", "1 thread", "5 threads", "a function", "a mapper", "read 16", "read 256"],
 )
 def test_schedulers_workers_and_read_sizes_give_the_same_bits(options):
     reduced = reduce(READ, NUM_SAMPLES, STATISTICS, **options)
@@ -217,7 +218,7 @@ def test_one_pass_reads_every_sample_once_and_only_what_is_needed():
 
 
 @pytest.mark.parametrize("num_samples", [1, 40, 320, 1000])
-@pytest.mark.parametrize("scheduler", ["sync", "threads"])
+@pytest.mark.parametrize("scheduler", ["sync", "threads", Backwards()])
 def test_groups_that_are_read_again_give_the_same_bits(num_samples, scheduler):
     # Of 1,000 samples 16 groups, the last of 40; correlations of 16 positions keep fewer than 512 samples as rows.
     for statistic in (PatchCorrelation("x", patch_size=4), FeatureMoments("x")):

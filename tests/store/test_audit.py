@@ -73,9 +73,18 @@ def test_damaged_results_are_found_and_forgotten(whole, how):
         file.unlink()
     else:
         file.write_bytes(b"" if how == "empty" else data[:-1] + bytes([data[-1] ^ 1]))
-    assert found(whole) == []
+    assert found(whole) == [] and not whole.has_result("correlation")
     assert found(whole, deep=True, forget=True) == [("result", "correlation", "")]
     assert whole.read_result("correlation") is None  # the next run analyses it anew
+    assert not whole.has_result("correlation")
+
+
+def test_a_result_that_is_there_is_known_by_its_checksums_without_being_decoded(whole, filled, monkeypatch):
+    monkeypatch.setattr(xr, "open_zarr", None)
+    assert whole.has_result("correlation")
+    assert not whole.has_result("another") and not whole.has_result(filled.name)
+    (whole.path / "correlation" / "zarr.json").write_text("{")
+    assert not whole.has_result("correlation")
 
 
 def test_a_result_without_checksums_is_read_instead(whole):
@@ -83,9 +92,9 @@ def test_a_result_without_checksums_is_read_instead(whole):
     plain = json.loads(meta.read_text())
     del plain["attributes"]["files_crc32"]
     meta.write_text(json.dumps(plain))
-    assert found(whole, deep=True) == []
+    assert found(whole, deep=True) == [] and whole.has_result("correlation")
     (whole.path / "correlation" / "value" / "c" / "0").write_bytes(b"")
-    assert found(whole, deep=True) == [("result", "correlation", "")]
+    assert found(whole, deep=True) == [("result", "correlation", "")] and not whole.has_result("correlation")
 
 
 def test_files_that_are_not_tabas_are_named_and_left_alone(whole, filled):

@@ -80,6 +80,8 @@ def test_every_field_of_a_spec_is_in_its_key_but_those_that_only_say_where_thing
         "guidance_scale": 3.0,
         "network": ModelSpec(name="other", fingerprint="1"),
         "first_time": "zero",
+        "held": "noise",
+        "swapped_step": 1,
     }
     for artifact, names in ((plain, {"guidance_scale"}), (inversion, set(later_fields))):
         fields = set(type(artifact).model_fields) - artifact.outside_key

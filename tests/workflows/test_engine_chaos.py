@@ -16,12 +16,12 @@ from workflows.bench import chaos
 @pytest.mark.slow
 @pytest.mark.cluster
 @pytest.mark.timeout(600)
-def test_eight_random_kills_lose_double_tear_and_change_nothing():
-    found = chaos.measure(kills=8).figures
+def test_four_random_kills_lose_double_tear_and_change_nothing():
+    found = chaos.measure(kills=4).figures
     assert {name: found[name] for name in chaos.CHECKS} == dict.fromkeys(chaos.CHECKS, 0.0)
     kills = {kind: found[f"kills of {kind}"] for kind in chaos.KINDS}
-    assert kills == {"worker": 4, "raylet": 2, "driver": 2}
-    assert found["starts"] >= 3  # the first, and one after each killed driver
+    assert kills == {"worker": 2, "raylet": 1, "driver": 1}
+    assert found["starts"] >= 2  # the first, and one after the killed driver
 
 
 def test_processes_below_a_driver_are_found_however_deep():

@@ -299,7 +299,7 @@ def test_a_comparison_of_guided_inversions_leaves_them_out_unless_they_are_asked
         c = Context(text_model, "ddim", read_settings(["prompts=builtin", *sets]))
         return {row.name for row in method_rows(c, 10)}
 
-    own = {"null-text", "negative-prompt"}
+    own = {"null-text", "prompt-tuning", "negative-prompt"}
     assert own <= rows() and own <= rows("guidance_scale=3")
     assert rows("inversion_guidance_scale=3") == rows() - own
     with pytest.raises(UsageError, match="'negative-prompt' inverts without guidance by definition"):

@@ -86,7 +86,10 @@ def test_shards_in_another_order_and_another_scheduler_give_the_same_bits(refere
 
 @pytest.mark.cluster
 @pytest.mark.parametrize("workers", [1, 2])
-def test_ray_gives_the_same_bits(reference, tmp_path, workers):
+def test_ray_gives_the_same_bits(reference, tmp_path, workers, monkeypatch):
+    monkeypatch.setattr(
+        "workflows.analysis.inputs.BYTES_FOR_WORKERS", 1
+    )  # reductions are made by workers too
     run(tmp_path / "s", ray_executor(workers))
     assert fingerprints(tmp_path / "s") == reference
 

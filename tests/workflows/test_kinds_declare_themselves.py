@@ -201,7 +201,7 @@ def test_studies_come_in_the_papers_order():
     assert list(studies()) == [
         "model-card", "correlation", "regions", "location", "step-error", "fix", "derivation", "more-steps", "fix-long",
         "triangles", "mapping", "methods", "pie-bench", "sample-quality", "compressibility", "edits", "interpolation",
-        "stochastic-edits", "training",
+        "stochastic-edits", "flows", "training",
     ]  # fmt: skip
 
 

@@ -76,7 +76,7 @@ def value(rows, item, row, column):
 
 
 def test_every_registered_method_has_a_row_of_its_own_label_where_it_applies():
-    of_text = {"null-text", "negative-prompt"}
+    of_text = {"null-text", "prompt-tuning", "negative-prompt"}
     of_flows = {name for name in built_in_methods() if inversion_method_class(name).made_for_flows}
     assert {row.method for row in method_rows(context(), 50)} == {*built_in_methods()} - of_text - of_flows
     rows = method_rows(context(model="photo-flow"), 50)

@@ -135,9 +135,11 @@ SMALL = [
 ]  # fmt: skip
 
 
-# Which every study can be asked about but those whose models are trained first, and that of a benchmark's images.
+# Which every study can be asked about but those whose models are trained first, that of a benchmark's images, and that
+# of flows.
 MODEL = "photo-mixture"
-ASKED = {name: study for name, study in studies().items() if not study.trained_model and name != "pie-bench"}
+ELSEWHERE = ("pie-bench", "flows")
+ASKED = {n: study for n, study in studies().items() if not study.trained_model and n not in ELSEWHERE}
 
 
 def keys(*assignments):

@@ -92,6 +92,26 @@ def planned(arguments, capsys):
             [["correlation", *FEW, "--set", "first_time=one"]],
         ),
         (
+            ["correlation", *FEW, "--set", "held=velocity"],
+            "use held=noise or held=auto, or a model that predicts v, x_0 or a velocity",
+            [
+                ["correlation", *FEW, "--set", "held=noise"],
+                ["correlation", *FEW, "--set", "held=auto"],
+                ["correlation", "--model", "photo-flow", "--set", "held=velocity"],
+            ],
+        ),
+        (
+            ["correlation", "--model", "photo-flow", "--method", "fixed-point", "--set", "held=noise"],
+            "use held=auto, or method ddim, ddim-source or source-first",
+            [
+                ["correlation", "--model", "photo-flow", "--method", "fixed-point", "--set", "held=auto"],
+                *(
+                    ["correlation", "--model", "photo-flow", "--method", method, "--set", "held=noise"]
+                    for method in ("ddim", "ddim-source", "source-first")
+                ),
+            ],
+        ),
+        (
             ["correlation", *FEW, "--set", "levels=shifted"],
             "needs network_time=source; set both, or levels=exact",
             [

@@ -23,6 +23,7 @@ MODELS = Path(__file__).parents[1] / "models"
 sys.path.insert(0, str(MODELS))
 import tiny_checkpoints as tiny  # noqa: E402
 import tiny_flow_checkpoints as tiny_flow  # noqa: E402
+import tiny_sit  # noqa: E402
 import tiny_text_checkpoints as tiny_text  # noqa: E402
 
 SMALL = [
@@ -61,6 +62,7 @@ MAKERS = {
     "tiny-if": lambda folder: tiny_text.save_tiny_if(folder / "tiny-if"),
     "tiny-sd": lambda folder: tiny_text.save_tiny_sd(folder / "tiny-sd"),
     "tiny-sdxl": lambda folder: tiny_text.save_tiny_sdxl(folder / "tiny-sdxl"),
+    "tiny-sit": lambda folder: tiny_sit.save_tiny_sit(folder / "tiny-sit"),
     "tiny-sd3": lambda folder: tiny_flow.save_tiny_sd3(folder / "tiny-sd3"),
     "tiny-flux-small": lambda folder: tiny_flow.flux_card(tiny_flow.save_tiny_flux(folder / "tiny-flux")),
 }
@@ -114,7 +116,7 @@ def test_every_family_gives_table_2_from_a_tiny_checkpoint_through_ray(
     name, checkpoint, tmp_path, capsys, open_ray
 ):
     store = tmp_path / "store"
-    assert run(checkpoint(name), store, executor="ray", workers=2) == 0, capsys.readouterr().err
+    assert run(checkpoint(name), store, executor="ray") == 0, capsys.readouterr().err
     with (store / "report" / "tables" / "table2.csv").open() as file:
         (row,) = csv.DictReader(file)
     assert row["Model"] == load_card(str(checkpoint(name))).title

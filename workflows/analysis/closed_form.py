@@ -56,13 +56,14 @@ class FlatCrossing(NamedTuple):
 
 
 def plain_ddim(context: Context) -> bool:
-    """Whether the closed forms of one mode apply: DDIM at target times on exact levels, no x_0 rule, no guidance."""
+    """Whether the closed forms of one mode apply: DDIM at target times on exact levels, no x_0 rule, no guidance,
+    steps that carry what the network predicts."""
     c = context.conventions
-    rules = (c.network_time, c.levels, c.sampling_x0_rule, c.inversion_x0_rule)
+    rules = (c.network_time, c.levels, c.sampling_x0_rule, c.inversion_x0_rule, c.held)
     generated = context.settings.images is None  # real images have no distribution that is known
     if not context.guidance.off:
         return False  # a guided prediction is that of no distribution
-    return generated and context.method == "ddim" and rules == ("target", "exact", "none", "none")
+    return generated and context.method == "ddim" and rules == ("target", "exact", "none", "none", "auto")
 
 
 def has_flat_modes(context: Context) -> bool:
@@ -196,6 +197,7 @@ def _latent(
         network_time=rules.network_time,
         levels=rules.levels,
         first_time=rules.first_time,
+        held=rules.held,
         image_grid=grid,
     )
 

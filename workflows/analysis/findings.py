@@ -11,13 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
-import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from taba_core.conventions import UNGUIDED
 from workflows.analysis.presentation import Cell, Claim, PaperValue
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from taba_core.stats.estimate import Estimate
 
 View = TypeVar("View")
@@ -67,6 +68,8 @@ class Findings:
 
     def dataset(self) -> xr.Dataset:
         """Everything collected."""
+        import xarray as xr
+
         return xr.Dataset(self._variables, coords=self._coords, attrs={"claims": json.dumps(self._claims)})
 
 

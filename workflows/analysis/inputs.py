@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,12 +19,17 @@ from taba_core.store import Store
 if TYPE_CHECKING:
     from taba_core.stats.base import MomentStatistic, RowStatistic, Statistic
     from taba_core.stats.estimate import Estimate
+    from taba_core.stats.pairs import PairStatistic, States
+    from taba_core.stats.tasks import Mapper, Scheduler
 
 
 Column = tuple[str, str]  # name of a request, and one of its variables
 _SAMPLES_AT_ONCE = 64
 # Dimensions of images as one sees them; a latent model's states have fewer positions.
 PICTURE_DIMS = ("example", "rgb", "pixel_y", "pixel_x")
+# A reduction that reads as much as this is made by the run's workers, where it has any beyond this process. What is
+# smaller is read here within seconds, sooner than workers start.
+BYTES_FOR_WORKERS = 4 << 30
 # Name of the column that is white noise of its own stream: what noise rows are compared with.
 INDEPENDENT = "independent"
 
@@ -69,8 +76,24 @@ class StoredArray:
         return self.read(samples.start, samples.stop, (self.name,))[self.name]
 
 
+def _function_of(
+    function: Callable[[Mapping[str, NDArray[Any]]], NDArray[Any]],
+    read: JoinedReader,
+    names: tuple[str, ...],
+    start: int,
+    stop: int,
+) -> NDArray[Any]:
+    return function(read(start, stop, names))
+
+
 class Inputs:
-    """The artifacts of one study in one store, by the names its `requests` gave them."""
+    """The artifacts of one study in one store, by the names its `requests` gave them.
+
+    Args:
+      scheduler, workers: of the reductions that are made in this process, as `taba_core.stats.reduce`.
+      mapper: makes those that read `BYTES_FOR_WORKERS` or more; it is asked for when the first of them comes, and None
+        says that there are no other processes. No value depends on who makes a reduction.
+    """
 
     def __init__(
         self,
@@ -80,12 +103,14 @@ class Inputs:
         sample_shape: tuple[int, ...],
         scheduler: Any,
         workers: int,
+        mapper: Callable[[], Mapper | None] = lambda: None,
     ) -> None:
         self.store = store
         self.requests = requests
         self.sample_shape = sample_shape
         self.scheduler = scheduler
         self.workers = workers
+        self._ask_mapper = mapper
 
     def artifact(self, name: str) -> Artifact:
         """The spec asked for under that name."""
@@ -111,6 +136,18 @@ class Inputs:
         """n, of the study's first request."""
         return next(iter(self.requests.values())).samples
 
+    def _mapper(self, columns: Mapping[str, Column | None], samples: int, times: int = 1) -> Mapper | None:
+        """Who reduces columns of so many samples, each read so often; None = this process."""
+        each = sum(self._sample_bytes(*column) for column in columns.values() if column is not None)
+        return self._ask_mapper() if each * samples * times >= BYTES_FOR_WORKERS else None
+
+    def _sample_bytes(self, name: str, variable: str) -> int:
+        layout = self.store.open_artifact(self.artifact(name)).array(variable).layout
+        return math.prod(layout.shape[1:]) * np.dtype(layout.dtype).itemsize
+
+    def _scheduler(self, columns: Mapping[str, Column | None], samples: int, times: int = 1) -> Scheduler:
+        return self._mapper(columns, samples, times) or self.scheduler  # type: ignore[no-any-return]
+
     def reduce(
         self,
         columns: Mapping[str, Column | None],
@@ -128,11 +165,12 @@ class Inputs:
         from taba_core.stats.resample import estimates
         from taba_core.stats.tree import MAX_GROUPS
 
+        samples = self.num_samples if first is None else min(first, self.num_samples)
         reduced = reduce(
             self.reader(columns),
-            self.num_samples if first is None else min(first, self.num_samples),
+            samples,
             dict(statistics),
-            scheduler=self.scheduler,
+            scheduler=self._scheduler(columns, samples),
             workers=self.workers,
             max_groups=max_groups or MAX_GROUPS,
         )
@@ -146,9 +184,35 @@ class Inputs:
         from taba_core.stats.resample import estimates
 
         reduced = reduce_rereading(
-            self.reader(columns), self.num_samples, statistic, scheduler=self.scheduler, workers=self.workers
+            self.reader(columns),
+            self.num_samples,
+            statistic,
+            scheduler=self._scheduler(columns, self.num_samples),
+            workers=self.workers,
         )
         return estimates(reduced)
+
+    def reduce_pairs(
+        self,
+        columns: Mapping[str, Column | None],
+        statistics: Mapping[str, PairStatistic],
+        *,
+        division: NDArray[Any] | None = None,
+        samples_per_read: int,
+    ) -> States:
+        """States over all pairs of samples that share a division; see `taba_core.stats.pairs.reduce_pairs`."""
+        from taba_core.stats.pairs import reduce_pairs
+
+        times = 1 + self.num_samples // samples_per_read  # at most: every block is read for every other
+        return reduce_pairs(
+            self.reader(columns),
+            self.num_samples,
+            statistics,
+            division=division,
+            scheduler=self._scheduler(columns, self.num_samples, times),
+            workers=self.workers,
+            samples_per_read=samples_per_read,
+        )
 
     def reduce_rows(self, name: str, statistic: RowStatistic, replicates: int = 1000) -> dict[str, Estimate]:
         """A row statistic over the rows that a request of this name has stored; see `reduce`."""
@@ -164,11 +228,13 @@ class Inputs:
         function: Callable[[Mapping[str, NDArray[Any]]], NDArray[Any]],
     ) -> NDArray[Any]:
         """One value a sample, (n,), computed block by block."""
-        read, names = self.reader(columns), tuple(columns)
+        from taba_core.stats.tasks import calls, in_order
+
         starts = range(0, self.num_samples, _SAMPLES_AT_ONCE)
-        return np.concatenate(
-            [function(read(i, min(i + _SAMPLES_AT_ONCE, self.num_samples), names)) for i in starts]
-        )
+        runs = [(start, min(start + _SAMPLES_AT_ONCE, self.num_samples)) for start in starts]
+        mapper = self._mapper(columns, self.num_samples)
+        of_run = functools.partial(_function_of, function, self.reader(columns), tuple(columns))
+        return np.concatenate(in_order(calls(of_run, runs, scheduler=mapper or "sync", workers=1), len(runs)))
 
     def pick(self, name: str, variable: str, samples: NDArray[np.integer]) -> NDArray[Any]:
         """A variable of chosen samples, in their order; the noise of real images is white noise."""

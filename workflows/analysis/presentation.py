@@ -309,8 +309,9 @@ class Section:
     """One study in the report: its question, then tables, figures and claims.
 
     `paper_section` ("3.1") orders the report. `note` is shown above the tables (partial runs, proxies), `failure`
-    in their place where the study could not present itself. `results` are what it was made from, and `queries` how
-    the numbers of its tables and figures are read from the store, by their ids.
+    in their place where the study could not present itself. `documents` are JSON files of the report's folder by name,
+    without the suffix: what is to be handed on, not shown. `results` are what it was made from, and `queries` how the
+    numbers of its tables and figures are read from the store, by their ids.
     """
 
     study: str
@@ -323,11 +324,14 @@ class Section:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
     failure: Failure | None = None
+    documents: Mapping[str, Any] = field(default_factory=dict)
     results: tuple[StoredResult, ...] = ()
     queries: Mapping[str, Query] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check_id("study", self.study)
+        for name in self.documents:
+            _check_id("document", name)
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,7 @@ def _rules(context: Context) -> dict[str, Any]:
         "network_time": rules.network_time,
         "levels": rules.levels,
         "first_time": rules.first_time,
+        "held": rules.held,
         "x0_rule": rules.inversion_x0_rule,
         "guidance_scale": context.guidance.inversion,
     }

@@ -11,6 +11,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from taba_core.artifacts.base import SCHEMA_VERSION
@@ -94,6 +95,7 @@ class Study(ABC):
         tables: Sequence[Table] = (),
         figures: Sequence[Figure] = (),
         claims: Sequence[Claim] = (),
+        documents: Mapping[str, Any] = MappingProxyType({}),
     ) -> Section:
         """This study's part of the report, with the claims stored in the results and those on what a report adds."""
         from workflows.analysis.findings import all_claims, row_labels
@@ -107,6 +109,7 @@ class Study(ABC):
             tables=tuple(tables),
             figures=tuple(figures),
             claims=(*all_claims(results, row_labels(results)), *claims),
+            documents=documents,
         )
 
     def section_of_each(

@@ -25,9 +25,11 @@ NAMES = (
     "triangle",
     "mapping",
     "overhead",
+    "whole-paths",
     "correlation",
     "correlation-memory",
     "stats-scale",
+    "reduction",
     "features",
     "step",
     "gpu",
@@ -45,8 +47,10 @@ NAMES = (
 OPTIONS = {
     "step": ("models", "profiles", "batch_size", "compiled", "output"),
     "gpu": ("minutes", "output"),
+    "whole-paths": ("models", "profiles", "batch_size"),
     "profile-drift": ("models", "profiles", "weights", "num_samples", "compiled", "store"),
     "chaos": ("kills",),
+    "reduction": ("size",),
     "box-error": ("num_samples", "networks"),
 }
 

@@ -16,8 +16,8 @@ from taba_core.store.journal import FOLDER
 from taba_core.store.lease import hold, is_held
 from taba_core.store.place import Place
 from taba_core.store.trainings import trainings
+from workflows.analysis.run_log import RUN_LOG
 from workflows.analysis.study import studies
-from workflows.execution.engine import RUN_LOG
 from workflows.execution.watch.runlog import LOGS
 from workflows.text import bytes_text, print_table
 

@@ -1,4 +1,4 @@
-"""The command line: doctor, list, fetch, plan, run, edit, status, verify, report, bench. Heavy imports come late."""
+"""The command line: what can be typed after `taba`. Heavy imports come late."""
 
 from __future__ import annotations
 
@@ -278,20 +278,36 @@ def report(
         )
 
 
+@app.command()
+def compare(
+    a: Annotated[str, typer.Argument(help="Store, report folder, or a submission-METHOD.json of one.")],
+    b: Annotated[str, typer.Argument(help="Another of the same kind.")],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, with every number.")] = False,
+) -> None:
+    """What changed from A to B: results, numbers, verdicts, settings, versions. Exit code 1 if any number does."""
+    from workflows.command.compare import print_comparison
+
+    print_comparison(a, b, as_json=as_json)
+
+
 @dataclass(frozen=True)
 class OfBenchmarks:
     """Options of single benchmarks; `workflows.bench.OPTIONS` says which takes which."""
 
     models: Annotated[
-        list[str] | None, typer.Option("--model", help="step, profile-drift: models; repeatable.")
+        list[str] | None,
+        typer.Option("--model", help="step, profile-drift, whole-paths: models; repeatable."),
     ] = None
     profiles: Annotated[
         list[str] | None, typer.Option("--profile", help="reference, exact or fast; repeatable.")
     ] = None
-    batch_size: Annotated[int | None, typer.Option(min=1, help="step: images per evaluation.")] = None
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="step, whole-paths: images per evaluation.")
+    ] = None
     weights: Annotated[str | None, typer.Option(help="profile-drift: weights of the model.")] = None
     num_samples: Annotated[int | None, typer.Option(min=2, help="profile-drift: images.")] = None
     kills: Annotated[int | None, typer.Option(min=1, help="chaos: processes to kill.")] = None
+    size: Annotated[float | None, typer.Option(help="reduction: gigabytes of the store (default: 8).")] = None
     compiled: Annotated[
         bool, typer.Option("--compiled", help="step: also through torch.compile; profile-drift: compiled.")
     ] = False

@@ -13,7 +13,7 @@ from typing import Any
 
 from taba_core.cache import read_json_table, write_json_table
 from taba_core.errors import UsageError, WorkError
-from taba_core.models.cards import Card
+from taba_core.models.cards import Card, WeightsCard
 from taba_core.models.catalog import list_cards, load_card
 from taba_core.models.prompts import RECAP_COCO, RECAP_COCO_SOURCE, load_prompts, recap_coco_path
 from taba_core.models.weights import (
@@ -86,7 +86,9 @@ def fetch_weights(card: Card, *, endpoint: str | None = None) -> Path:
     """
     target, lock = stored_at(card), weights_folder() / "lock.json"
     held = read_json_table(lock).get(target.name, {})
-    if locate(card) is None:
+    if card.weights.autoencoder:
+        held = held | _fetch_parts(card, target, held, endpoint)
+    elif locate(card) is None:
         if card.weights.source == "url":
             known = card.weights.sha256 or str(held.get("sha256", ""))
             download(card.weights.location, target, sha256=known, licence_page=card.weights.licence_page)
@@ -106,6 +108,19 @@ def fetch_weights(card: Card, *, endpoint: str | None = None) -> Path:
     entry = held | {"location": card.weights.location, "sha256": found, "bytes": _size(target)}
     write_json_table(lock, read_json_table(lock) | {target.name: entry})
     return target
+
+
+def _fetch_parts(card: Card, target: Path, held: dict[str, Any], endpoint: str | None) -> dict[str, str]:
+    """A file and the autoencoder beside it, as far as they are not here; what the lock keeps of the autoencoder."""
+    weights, folder = card.weights, target / "vae"
+    file = target / Path(urllib.parse.urlsplit(weights.location).path).name
+    if not file.exists():
+        download(weights.location, file, sha256=weights.sha256, licence_page=weights.licence_page)
+    if folder.exists():
+        return {}
+    wanted = ("config.json", "diffusion_pytorch_model.safetensors")
+    repository = WeightsCard(source="hub", location=weights.autoencoder, files=wanted)
+    return {"commit": snapshot(repository, folder, str(held.get("commit", "")), endpoint)}
 
 
 def fetch_prompts(server: str = ROWS_SERVER) -> Path:

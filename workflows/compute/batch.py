@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -15,8 +15,8 @@ from taba_core.artifacts.base import Artifact
 from taba_core.found import import_modules
 from taba_core.models.base import card_of
 from taba_core.models.grids import timestep_grid
-from workflows.compute.conditioning import condition
-from workflows.compute.workbench import Arrays, Workbench
+from workflows.compute.held import Arrays, Held
+from workflows.compute.workbench import Workbench
 
 if TYPE_CHECKING:
     from taba_core.models.cards import Card
@@ -66,15 +66,16 @@ class Batch:
     def cond(self) -> dict[str, torch.Tensor]:
         """What the network that predicts reads beside states: the stored conditions of these samples."""
         samples = self.artifact.samples
-        model = self.worker.model(self.artifact.predictor)
-        return condition(model, self.read(samples, *samples.condition_variables), self.worker.device)
+        return self.worker.condition(
+            self.artifact.predictor, self.read(samples, *samples.condition_variables)
+        )
 
     def tensor(self, array: NDArray[Any]) -> torch.Tensor:
         """A tensor on the worker's device."""
         return self.worker.tensor(array)
 
 
-Compute = Callable[[Batch], Arrays]
+Compute = Callable[[Batch], Mapping[str, Held]]
 _COMPUTE: dict[type[Artifact], Compute] = {}
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from taba_core import rng
@@ -18,6 +17,9 @@ from taba_core.errors import UsageError, WorkError
 from taba_core.model_spec import PromptSpec
 from taba_core.models.imagenet import NUM_CLASSES, reference_class_ids
 from taba_core.models.prompts import PromptList, load_prompts
+
+if TYPE_CHECKING:
+    import torch
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -158,6 +160,8 @@ def condition(model: Any, stored: Arrays, device: str) -> dict[str, torch.Tensor
             raise UsageError("conditioning=prompt: the model reads no text; use conditioning=none.")
         encoded: dict[str, torch.Tensor] = model.text.encode(prompts_from_bytes(stored["prompt"]))
         return encoded
+    import torch  # here: studies read conditions where nothing is computed
+
     class_id = stored["class_id"]
     # An unconditional artifact passes no condition at all.
     if (class_id == UNCONDITIONAL).all():

@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 from cluster.pool.executor import HopelessUnit
 from taba_core.errors import TabaError
 from taba_core.model_spec import ModelSpec
-from taba_core.models.base import card_of, load_spec
+from taba_core.models.base import card_of, load_spec, network_spec
 
 _LOCK = threading.Lock()
 # Models that a worker keeps: a unit needs two at most, where one network inverts the images of another. A study of a
@@ -36,6 +36,7 @@ class SharedModels:
         Raises:
           HopelessUnit: it cannot be loaded from what is there. WorkError: the disk could not be read; try again.
         """
+        spec = network_spec(spec)  # of one network on several levels there is one
         if spec in self._refused:
             raise HopelessUnit(self._refused[spec])
         if spec in self._models:

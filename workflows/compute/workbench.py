@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,9 +15,13 @@ from taba_core.conventions import UNGUIDED
 from taba_core.diffusion.guidance import Guided, null_condition
 from taba_core.model_spec import ModelSpec
 from taba_core.store import Store
+from workflows.compute.conditioning import condition
+from workflows.compute.held import Arrays, DeviceArray, Held, in_memory, later
 from workflows.compute.shared_models import SharedModels
 
-Arrays = dict[str, NDArray[Any]]
+# Of the memory that a device has left, what one array of states may take there.
+_SHARE_OF_FREE = 0.2
+_CONDITIONS_KEPT = 4
 
 
 class Workbench:
@@ -25,23 +31,27 @@ class Workbench:
         # One thread per worker on CPU: the bits of a product must not depend on the machine's core count.
         torch.set_num_threads(threads)
         self.device = device
+        # A device does not wait for what a processor does with its states (rows of statistics, the look for NaN): that
+        # is done at the end of a unit, or by whoever writes its shard.
+        self.runs_ahead = device == "cuda"
         self.notes: dict[str, Any] = {}  # what a kind says beside its arrays; it goes into the receipt
         self._models = SharedModels(device)
         # The condition that says nothing, of the models that were asked under guidance: one text encoding each.
         self._nulls: dict[ModelSpec, dict[str, torch.Tensor]] = {}
+        self._conditions: dict[Any, dict[str, torch.Tensor]] = {}
         self._store: Store | None = None
         # What the running unit has made, by artifact key and first sample of a batch.
-        self._memory: dict[tuple[str, int], Arrays] = {}
+        self._memory: dict[tuple[str, int], dict[str, Held]] = {}
 
     def begin(self, store: Store | None) -> None:
         """Begin a unit: read from this store, and let go of what the last unit made."""
         self._store, self._memory = store, {}
 
-    def remember(self, artifact: Artifact, first: int, arrays: Arrays) -> None:
+    def remember(self, artifact: Artifact, first: int, arrays: Mapping[str, Held]) -> None:
         """Keep what was made of the batch that begins with sample `first`, until the unit ends."""
         self._memory.setdefault((artifact.key, first), {}).update(arrays)
 
-    def made(self, artifact: Artifact, first: int) -> Arrays:
+    def made(self, artifact: Artifact, first: int) -> dict[str, Held]:
         """What this unit has made of an artifact's batch; empty if it has made nothing of it."""
         return self._memory.get((artifact.key, first), {})
 
@@ -53,7 +63,7 @@ class Workbench:
         if stored:
             assert self._store is not None, "only a unit with a store reads what it has not made"
             read = self._store.open_artifact(source).read_samples(start, stop, stored)
-        return {name: made[name] if name in made else read[name] for name in variables}
+        return {name: in_memory(made[name]) if name in made else read[name] for name in variables}
 
     def model(self, spec: ModelSpec) -> Any:
         """The denoiser of a model spec, loaded once. Raises HopelessUnit where it cannot be loaded."""
@@ -75,6 +85,19 @@ class Workbench:
             self._nulls[spec] = null_condition(model, 1)
         return Guided(model, guidance_scale, self._nulls[spec])
 
+    def condition(self, spec: ModelSpec, stored: Arrays) -> dict[str, torch.Tensor]:
+        """What the network of a spec reads of stored conditions; see `conditioning.condition`.
+
+        The tensors of the last few batches are kept: the parts of a unit share them, and a prompt is encoded once.
+        """
+        key = (spec, *((name, stored[name].tobytes()) for name in sorted(stored)))
+        if key not in self._conditions:
+            while len(self._conditions) >= _CONDITIONS_KEPT:
+                del self._conditions[next(iter(self._conditions))]
+            self._conditions[key] = condition(self.model(spec), stored, self.device)
+        self._conditions[key] = self._conditions.pop(key)  # the last one asked is the last to go
+        return dict(self._conditions[key])
+
     def add_note(self, name: str, value: float | str) -> None:
         """Put a fact into the receipt; numbers of several batches are added."""
         held = self.notes.get(name, 0)
@@ -84,6 +107,17 @@ class Workbench:
         """Wait until the device has done what it was given."""
         if self.device == "cuda":
             torch.cuda.synchronize()
+
+    def empty(self, shape: tuple[int, ...]) -> DeviceArray:
+        """An array of float32 to be filled: on the device if it has room beside its work, else in main memory."""
+        place = self.device
+        if place == "cuda" and 4 * math.prod(shape) > _SHARE_OF_FREE * torch.cuda.mem_get_info()[0]:
+            place = "cpu"
+        return DeviceArray(torch.empty(shape, dtype=torch.float32, device=place))
+
+    def rows(self, make: Callable[[], Arrays], names: tuple[str, ...]) -> dict[str, Held]:
+        """Arrays of these names, which `make` reduces states to: made now, or by whoever writes the shard."""
+        return later(make, names) if self.runs_ahead else dict(make())
 
     def tensor(self, array: NDArray[Any]) -> torch.Tensor:
         """A tensor on the worker's device."""

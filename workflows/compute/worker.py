@@ -19,14 +19,15 @@ import torch
 # Here, once, before any thread: two threads that meet in zarr's first import leave it broken ("no attribute 'core'").
 import zarr.codecs
 import zarr.storage  # noqa: F401
-from numpy.typing import NDArray
 
 from cluster.pool.executor import Finish, StopRun
 from taba_core.artifacts.base import Artifact, from_attrs
+from taba_core.diffusion.finite import checked_together
 from taba_core.errors import UsageError, WorkError
 from taba_core.store import Store
 from workflows.compute.batch import Batch, function_of
-from workflows.compute.workbench import Arrays, Workbench
+from workflows.compute.held import Arrays, Held, all_in_memory, in_memory
+from workflows.compute.workbench import Workbench
 
 PATH_VARIABLES = ("x_t", "eps_t")
 
@@ -86,17 +87,18 @@ class ShardWorker(Workbench):
                 artifact = from_attrs(dict(part.attrs))
                 group = store.open_artifact(artifact)
                 start, stop = group.shard_range(task.shard)
-                arrays = self.compute(artifact, start, stop, part.variables, keeps_path=part.keeps_path)
+                batches = self._batches(artifact, start, stop, part.variables, keeps_path=part.keeps_path)
+                self.wait()
                 seconds = round(time.perf_counter() - started, 4)
                 info = {"compute_seconds": seconds, "device": self.device, **self.notes}
-                writes.append((group, arrays, info))
+                writes.append((group, batches, part.variables, info))
             self.begin(None)
 
         def write() -> dict[str, Any]:
             with _stopping():
                 return {
-                    group.artifact.key: group.write_shard(task.shard, arrays, info).to_json()
-                    for group, arrays, info in writes
+                    group.artifact.key: group.write_shard(task.shard, _joined(batches, names), info).to_json()
+                    for group, batches, names, info in writes
                 }
 
         return Finish(write)
@@ -110,27 +112,42 @@ class ShardWorker(Workbench):
         *,
         keeps_path: bool = False,
     ) -> Arrays:
-        """Variables of samples [start, stop) of an artifact, batch by batch.
+        """Variables of samples [start, stop) of an artifact, computed batch by batch, in main memory.
 
         All that is made stays in memory until the unit ends, for the parts that read it; of a generation also the
         path where `keeps_path` is set.
         """
+        return _joined(self._batches(artifact, start, stop, variables, keeps_path=keeps_path), variables)
+
+    def _batches(
+        self,
+        artifact: Artifact,
+        start: int,
+        stop: int,
+        variables: tuple[str, ...],
+        *,
+        keeps_path: bool = False,
+    ) -> list[dict[str, Held]]:
+        """The variables of every batch, as they are held: states may still be on the device, rows still to be made."""
         size, function = artifact.samples.batch_size, function_of(type(artifact))
         path = tuple(name for name in PATH_VARIABLES if keeps_path and name in artifact.variables())
         wanted = tuple(dict.fromkeys((*variables, *path)))
         firsts = range(start, stop, size)
         # Not inference_mode: some methods differentiate through the network, and no tensor made in that mode
         # (weights, prepared noise levels) may take part.
-        with torch.no_grad():
+        together = checked_together() if self.runs_ahead else contextlib.nullcontext()
+        with torch.no_grad(), together:
             for first in firsts:
                 batch = Batch(self, artifact, first, min(first + size, stop), wanted)
                 self.remember(artifact, first, function(batch))
         made = [self.made(artifact, first) for first in firsts]
-        return {name: _joined([batch[name] for batch in made]) for name in variables}
+        return [{name: batch[name] for name in variables} for batch in made]
 
 
-def _joined(parts: list[NDArray[Any]]) -> NDArray[Any]:
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+def _joined(batches: list[dict[str, Held]], names: tuple[str, ...]) -> Arrays:
+    if len(batches) == 1:
+        return all_in_memory(batches[0])
+    return {name: np.concatenate([in_memory(batch[name]) for batch in batches]) for name in names}
 
 
 @contextlib.contextmanager

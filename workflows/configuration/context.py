@@ -17,7 +17,7 @@ from taba_core.artifacts.inversion import Inversion
 from taba_core.artifacts.reconstruction import Reconstruction
 from taba_core.artifacts.regions import PlainRegions
 from taba_core.artifacts.request import Request
-from taba_core.conventions import EXACT, UNGUIDED, Conventions, ForwardLevel
+from taba_core.conventions import UNGUIDED, Conventions, ForwardLevel
 from taba_core.errors import UsageError
 from taba_core.images.collection import ImageCollection
 from taba_core.images.metadata import METADATA
@@ -27,6 +27,7 @@ from taba_core.models.cards import Card
 from taba_core.models.grids import timestep_grid
 from taba_core.models.prompt_shapes import prompt_embedding_shape
 from taba_core.models.prompts import load_prompts
+from workflows.configuration.conventions import chosen_conventions
 from workflows.configuration.forward_rules import compared_rules
 from workflows.configuration.given_images import image_list, open_given
 from workflows.configuration.guidance import Guidance
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 
 ConditionKind = Literal["none", "class", "prompt"]
 _NEEDED: dict[str, ConditionKind] = {"none": "none", "class": "class", "text": "prompt"}
-_OVERRIDES = tuple(Conventions.model_fields)
 
 
 @dataclass(frozen=True)
@@ -121,13 +121,7 @@ class Context:
     @cached_property
     def conventions(self) -> Conventions:
         """The preset, with the fields the user set laid over it."""
-        preset = self.card.reference if self.settings.conventions == "reference" else EXACT
-        chosen = {name: getattr(self.settings, name) for name in _OVERRIDES}
-        chosen = {name: value for name, value in chosen.items() if value is not None}
-        try:
-            return Conventions.model_validate(preset.model_dump() | chosen)
-        except ValueError as error:
-            raise UsageError(str(error).split("Value error, ")[-1].split(" [type=")[0]) from None
+        return chosen_conventions(self.card, self.settings)
 
     @cached_property
     def guidance(self) -> Guidance:
@@ -271,11 +265,12 @@ class Context:
         chosen.check_wraps(forward_steps)
         chosen.check_condition(source.conditioning, self.card)
         chosen.check_guidance(self.guidance)
+        chosen.check_held(rules)
         return Inversion(
             source=source,
             num_inference_steps=steps,
             **chosen.spec_fields(self.grid(steps), forward_steps, self.card.sample_shape, self.cond_shapes),
-            **rules.model_dump(include={"network_time", "levels", "first_time"}),
+            **rules.model_dump(include={"network_time", "levels", "first_time", "held"}),
             x0_rule=rules.inversion_x0_rule,
             forward_steps=forward_steps,
             forward_level=forward_level or rules.forward_level,

@@ -90,6 +90,17 @@ class ChosenMethod:
                 "inversion_guidance_scale=1, or another method."
             )
 
+    def check_held(self, conventions: Conventions) -> None:
+        """Refuse (UsageError) another choice of what steps carry in a method that does not take steps so."""
+        if self.cannot_hold(conventions):
+            from taba_core.diffusion.inversion.wrapping import check_held
+
+            check_held(self.method, conventions.held)
+
+    def cannot_hold(self, conventions: Conventions) -> bool:
+        """Whether the method has steps in which what is carried cannot be chosen, and a choice is asked."""
+        return conventions.held != "auto" and not self.method.explicit
+
     def check_rules(self, conventions: Conventions) -> None:
         """Refuse (UsageError) a sampler of coupled states under an x_0 rule that it cannot undo."""
         if refused := self.rules_refused(conventions):

@@ -17,6 +17,7 @@ from taba_core.conventions import (
     FirstTime,
     ForwardLevel,
     GuidanceScale,
+    HeldQuantity,
     Levels,
     NetworkTime,
     X0Rule,
@@ -113,6 +114,11 @@ class Settings(Given):
     )
     first_time: FirstTime | None = Field(
         None, description="override: time of step 1 under source times: one | zero (flows)"
+    )
+    held: HeldQuantity | None = Field(
+        None,
+        description="override: what inversion steps carry between levels: auto (what the network predicts) | "
+        "velocity | noise | noise-vp (the noise, on the scale of a variance-preserving model)",
     )
     patch_size: int = Field(8, ge=2, description="side of the patches of the correlation, pixels")
     top_k: int = Field(20, ge=1, description="largest |r| kept per patch")

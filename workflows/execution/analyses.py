@@ -6,9 +6,9 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from taba_core.artifacts.base import Artifact
 from taba_core.store import Store
@@ -18,7 +18,10 @@ from workflows.execution.done import Report
 from workflows.execution.results import result_attrs
 from workflows.execution.session import stop_if_asked
 from workflows.execution.watch import Watch
-from workflows.planning.plan import Plan, has_result
+from workflows.planning.plan import Plan
+
+if TYPE_CHECKING:
+    from taba_core.stats.tasks import Mapper
 
 _LOOK_S = 0.5  # how soon a stop is seen while the last studies are analysed
 
@@ -39,7 +42,7 @@ class Analyses:
     Args:
       reports: of the plans, told what was analysed.
       watch: told what begins, and asked before a result is written whether this process still owns the store.
-      scheduler, workers: of the reductions, as `Inputs`.
+      scheduler, workers, mapper: of the reductions, as `Inputs`.
     """
 
     def __init__(
@@ -51,7 +54,9 @@ class Analyses:
         *,
         scheduler: Any,
         workers: int,
+        mapper: Callable[[], Mapper | None] = lambda: None,
     ) -> None:
+        self._mapper = mapper
         self._store, self._watch = store, watch
         self._scheduler, self._workers = scheduler, workers
         self._tasks: list[_Task] = []
@@ -131,7 +136,7 @@ class Analyses:
         """Analyse one study unless its result is stored; `announce` it as the stage of the run."""
         plan, study, report = task.plan, task.study, task.report
         name = study.result_name(plan.context)
-        if has_result(self._store, name):
+        if self._store.has_result(name):
             report.reused.append(study.name)
             return
         begun = time.monotonic()
@@ -143,6 +148,7 @@ class Analyses:
             sample_shape=plan.context.card.sample_shape,
             scheduler=self._scheduler,
             workers=self._workers,
+            mapper=self._mapper,
         )
         result = study.analyse(inputs, plan.context)
         self._watch.check()

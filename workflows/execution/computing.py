@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
-from cluster.pool.executor import ClusterError, ClusterLost, Drained, Executor, OtherCode, Outcome, Resources
+from cluster.pool.executor import ClusterError, ClusterLost, Drained, OtherCode, Outcome, Resources
 from taba_core.artifacts.base import Artifact
 from taba_core.errors import UsageError, WorkError
+from taba_core.models.base import make_ahead
 from taba_core.store import ArtifactGroup, Receipt, Store
 from workflows.execution.done import FailedUnitsError
+from workflows.execution.shared_executor import SharedExecutor
 from workflows.execution.watch import Watch
 from workflows.planning.plan import Plan
 from workflows.planning.planned import PlannedArtifact
@@ -45,21 +49,21 @@ class Computing:
             p.artifact.key: (p, plan) for p, plan in missing
         }
 
-    def carry_out(
-        self, make_executor: Callable[[], Executor], resources: Resources
-    ) -> list[FailedUnitsError | None]:
+    def carry_out(self, executor: SharedExecutor, resources: Resources) -> list[FailedUnitsError | None]:
         """Run all units; a private cluster that dies under them is started again, as long as there is progress.
 
         Returns:
           Of each plan the units that failed for good, as an error; None where all is there.
         """
         totals, setbacks = [plan.units for plan in self._plans], 0
+        _make_ahead(self._plans)
         while len(units := self._units()):
             left = len(units)
             self._watch.expect(units)
             try:
-                self._execute(units, make_executor, resources)
+                self._execute(units, executor, resources)
             except ClusterLost as lost:
+                executor.close()  # the next one starts another cluster
                 still = sum(plan.units for plan in self._plans)
                 setbacks = setbacks + 1 if still == left else 0
                 if setbacks >= MAX_SETBACKS:
@@ -75,14 +79,12 @@ class Computing:
     def _units(self) -> JointUnits:
         return JointUnits(self._plans, self._store.url, self._failures, weights_seconds)
 
-    def _execute(
-        self, units: JointUnits, make_executor: Callable[[], Executor], resources: Resources
-    ) -> None:
-        """One executor's life: record what succeeds, collect what fails."""
+    def _execute(self, units: JointUnits, shared: SharedExecutor, resources: Resources) -> None:
+        """Record what succeeds, collect what fails."""
         from workflows.compute.worker import ShardWorker
 
         watch = self._watch
-        executor = make_executor()
+        executor = shared.get()
         watch.executor(executor.describe())
         make_worker = functools.partial(ShardWorker, device="cuda" if resources.num_gpus else "cpu")
         keep_logs = True  # unless nothing went wrong
@@ -109,7 +111,6 @@ class Computing:
                 keep_logs and watch.logs is not None and watch.logs.parents[1].is_dir()
             ):  # not of a store that vanished
                 getattr(executor, "keep_logs", lambda directory: None)(watch.logs)
-            executor.close()
 
     def _record(self, came: Sequence[Outcome]) -> None:
         """Put what came together into the ledger: one look at the lease, one sync of each artifact's journal."""
@@ -134,6 +135,22 @@ class Computing:
     def _failed(self, plan: Plan, total: int) -> FailedUnitsError | None:
         own = [o for o in self._failures.values() if self._by_key[parse_unit_id(o.unit.id)[0]][1] is plan]
         return FailedUnitsError(_failure_text(own, total)) if own else None
+
+
+def _make_ahead(plans: Sequence[Plan]) -> None:
+    """Let a thread make what models leave in the cache while the workers start, which would each wait for it.
+
+    What goes wrong is told by the worker that builds the model.
+    """
+    specs = {plan.context.model_spec for plan in plans if plan.units and plan.context.card.embedded}
+
+    def make() -> None:
+        for spec in specs:
+            with contextlib.suppress(Exception):
+                make_ahead(spec)
+
+    if specs:
+        threading.Thread(target=make, name="taba-models", daemon=True).start()
 
 
 def _failure_text(failures: list[Outcome], total: int) -> str:

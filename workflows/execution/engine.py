@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -11,15 +12,15 @@ from cluster.pool.executor import Executor, Resources
 from taba_core.artifacts.base import Artifact
 from taba_core.store import ArtifactGroup, Store
 from taba_core.store.group import LEDGER_DIRECTORY
+from workflows.analysis.run_log import RUN_LOG
 from workflows.configuration.context import Context
 from workflows.execution.analyses import Analyses
 from workflows.execution.computing import Computing
 from workflows.execution.done import Report
+from workflows.execution.shared_executor import SharedExecutor
 from workflows.execution.watch import Watch
 from workflows.planning.plan import Plan, still_missing
 from workflows.planning.planned import PlannedArtifact
-
-RUN_LOG = "runs.jsonl"
 
 
 def run_plan(
@@ -58,7 +59,8 @@ def run_plans(
     """Carry out plans of different models: their missing shards in one queue, and the studies that are not stored yet.
 
     Where workers hold devices, a study is analysed by the driver as soon as its shards are there, beside the computing;
-    else afterwards, because the cores are in use.
+    else afterwards, because the cores are in use. Reductions of much data are made by workers of the same executor,
+    where it has any beyond this process.
 
     Args:
       watch: told what happens, and asked before every write whether this process still owns the store.
@@ -71,16 +73,19 @@ def run_plans(
     watch.check()
     groups: dict[Artifact, ArtifactGroup] = {}
     for plan in plans:
-        own = {p.artifact: _ensure(store, plan.context, p) for p in plan.artifacts}
+        own = prepare(plan, store)
         _adopt(plan, own)
         groups |= own
     reports = [Report(plan.units, plan.evaluations_missing, on_gpu=on_gpu) for plan in plans]
-    analyses = Analyses(plans, reports, store, watch, scheduler=scheduler, workers=workers)
-    with analyses.running(beside=on_gpu):
+    executor = SharedExecutor(make_executor, resources)
+    analyses = Analyses(
+        plans, reports, store, watch, scheduler=scheduler, workers=workers, mapper=executor.mapper
+    )
+    with contextlib.closing(executor), analyses.running(beside=on_gpu):
         if any(report.units for report in reports):
             watch.stage("compute")
             run = Computing(plans, store, groups, watch, analyses.complete)
-            for report, failed in zip(reports, run.carry_out(make_executor, resources), strict=True):
+            for report, failed in zip(reports, run.carry_out(executor, resources), strict=True):
                 report.failed = failed
         for report in reports:
             report.stages = {"compute": time.monotonic() - started, **report.stages}
@@ -88,6 +93,11 @@ def run_plans(
     for report in reports:
         report.seconds = time.monotonic() - started
     return reports
+
+
+def prepare(plan: Plan, store: Store) -> dict[Artifact, ArtifactGroup]:
+    """Make the groups of a plan, as far as they are not there: workers write into them."""
+    return {planned.artifact: _ensure(store, plan.context, planned) for planned in plan.artifacts}
 
 
 def _ensure(store: Store, context: Context, planned: PlannedArtifact) -> ArtifactGroup:

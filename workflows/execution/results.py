@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from taba_core.artifacts.request import Request
+from taba_core.models.options import LEVELS
 from taba_core.store import Store
 from workflows.analysis.study import declared_options
 from workflows.configuration.context import Context
@@ -44,9 +45,12 @@ def convention_line(context: Context) -> str:
     """The conventions as one line, printed under every table."""
     c = context.conventions
     first = "" if c.first_time == "one" else f", first_time={c.first_time}"
+    options = context.model_spec.options
+    levels = "".join(f", {name}={options[name]}" for name in LEVELS if name in options)
+    held = "" if c.held == "auto" else f", held={c.held}"
     profile = "" if context.card.embedded else f", profile={context.model_spec.options['profile']}"
     return (
         f"network_time={c.network_time}, levels={c.levels}, sampling_x0_rule={c.sampling_x0_rule}, "
-        f"inversion_x0_rule={c.inversion_x0_rule}, forward_level={c.forward_level}{first}{profile}"
+        f"inversion_x0_rule={c.inversion_x0_rule}, forward_level={c.forward_level}{first}{held}{levels}{profile}"
         f"{context.guidance.line}"
     )

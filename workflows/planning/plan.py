@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from taba_core.artifacts import layout as layouts
 from taba_core.artifacts.base import Artifact
 from taba_core.artifacts.request import Request
-from taba_core.errors import StoreError
 from taba_core.models.step_times import StepCost, step_cost
 from taba_core.store import ArtifactGroup, MissingShards, Store
 from workflows.analysis.study import Study
@@ -200,14 +199,6 @@ def plan_requests(
     for entry in planned:
         entry.missing = _missing(entry, store)
     return Plan(context, [], planned, requests, device)
-
-
-def has_result(store: Store, name: str) -> bool:
-    """Whether a result is there and whole; a damaged one is analysed again."""
-    try:
-        return store.read_result(name) is not None
-    except StoreError:
-        return False
 
 
 def _planned(artifact: Artifact, samples: Mapping[str, int], extents: Extents) -> PlannedArtifact:

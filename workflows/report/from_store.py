@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any, get_args
 from taba_core.errors import UsageError
 from taba_core.store import Store
 from taba_core.store.address import is_remote
-from taba_core.store.group import LEDGER_DIRECTORY
 from taba_core.store.template import mark_as_no_data
 from taba_core.verdicts import Verdict
+from workflows.analysis.run_log import run_log
 from workflows.analysis.study import studies
-from workflows.execution.engine import RUN_LOG
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -83,7 +82,7 @@ def collect(store: Store, names: list[str], path: str = "STORE") -> Run:
     for study in studies().values():
         current = [r for r in by_study.get(study.name, []) if r.attrs["study_version"] == study.version]
         if current:
-            sections.append(_present(study, store, sorted(current, key=_result_order), path))
+            sections.append(section_of(study, store, sorted(current, key=_result_order), path))
     log = run_log(store)
     every = sorted((r for results in by_study.values() for r in results), key=_result_order)
     facts = {
@@ -101,7 +100,7 @@ def collect(store: Store, names: list[str], path: str = "STORE") -> Run:
     )
 
 
-def _present(study: Study, store: Store, results: list[xr.Dataset], path: str) -> Section:
+def section_of(study: Study, store: Store, results: list[xr.Dataset], path: str) -> Section:
     """A study's part of the report; where it cannot be presented, what went wrong, and its claims if they can be."""
     from workflows.analysis.presentation import Failure, Section
     from workflows.report.queries import queries_of
@@ -142,17 +141,6 @@ def _result_order(result: xr.Dataset) -> tuple[Any, ...]:
         -result.attrs["n"],
         result.attrs["name"],
     )
-
-
-def run_log(store: Store) -> list[dict[str, Any]]:
-    """What `taba run` wrote about itself, oldest first."""
-    entries = []
-    for line in (store.place / LEDGER_DIRECTORY / RUN_LOG).lines():
-        try:
-            entries.append(json.loads(line))
-        except ValueError:
-            continue  # a line cut short by a crash tells nothing and breaks nothing
-    return entries
 
 
 def _stamp(store: Store, names: list[str]) -> str:

@@ -12,26 +12,16 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
+from workflows.report.colors import COLORS as COLORS
+from workflows.report.colors import CYCLE as CYCLE
+from workflows.report.colors import INK as INK
+from workflows.report.colors import LATENT_SYMBOL as LATENT_SYMBOL
+from workflows.report.colors import LINE_STYLES as LINE_STYLES
+from workflows.report.colors import MUTED as MUTED
+from workflows.report.colors import NOISE_SYMBOL as NOISE_SYMBOL
+from workflows.report.colors import SAMPLE_SYMBOL as SAMPLE_SYMBOL
+
 P = ParamSpec("P")
-
-# Symbols of the paper, as matplotlib mathtext.
-NOISE_SYMBOL = r"$x^T$"
-LATENT_SYMBOL = r"$\hat{x}^T$"
-SAMPLE_SYMBOL = r"$x^0$"
-
-# Told apart with any common colour vision, and in grey: lightness differs as well as hue.
-INK = "#1d2530"
-MUTED = "#8a94a3"
-COLORS = {
-    "Noise": "#e08a1e",
-    "Latent": "#5e3c99",
-    "Sample": "#1b9e8a",
-    "Fix": "#2b6cb0",
-    "Plain": "#c2410c",
-    "Non-plain": "#1f5f99",
-}
-CYCLE = ("#2b6cb0", "#c2410c", "#1b9e8a", "#5e3c99", "#e08a1e", "#64748b")
-LINE_STYLES = ("-", "--", ":", "-.")
 
 _FLARE = ("#f3d3b3", "#edb081", "#e98d6b", "#e3685c", "#d14a61", "#b13c6c", "#8f3371", "#6c2b6d", "#4b2362")
 SEQUENTIAL = LinearSegmentedColormap.from_list("taba-flare", _FLARE)

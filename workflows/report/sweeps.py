@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
-
-import xarray as xr
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, NamedTuple
 
 from workflows.analysis.findings import Shown, cell
 from workflows.analysis.gaussianity import shown_beside_floor
 from workflows.analysis.presentation import Cell, PaperValue
 from workflows.report import plots
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.figure import Figure
 
 _PANELS = {"correlation": "pixel correlation", "kl": "KL per entry", "mae": "reconstruction error"}
 

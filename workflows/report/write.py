@@ -23,8 +23,8 @@ def write_report(run: Run, folder: Path) -> tuple[Path, list[Failure]]:
 
     index.html and pages/*.html with what they need in assets; tables/<id>.csv, .md, .tex; figures/<id>.png, .pdf;
     results.json (a list of numbers with their context), claims.json (a list of verdicts) and failures.json (a list of
-    parts that could not be made). Each file is replaced in one step, the first page last. The same run gives the same
-    bytes. Pages of an earlier report that this one does not have are removed.
+    parts that could not be made), and the documents of the sections. Each file is replaced in one step, the first page
+    last. The same run gives the same bytes. Pages of an earlier report that this one does not have are removed.
 
     Parts are made one by one. One that fails is named in its place on its page, its files of an earlier report are
     removed, and the rest is written. The numbers of a figure that cannot be drawn are in results.json all the same.
@@ -52,6 +52,8 @@ def write_report(run: Run, folder: Path) -> tuple[Path, list[Failure]]:
             failures += (
                 [Failure.of("figure", figure.id, section.study, figure.title, failed)] if failed else []
             )
+        for name, document in section.documents.items():
+            write_json(folder / f"{name}.json", document)
     site = build_site(run, folder, failures)
     write_json(folder / "results.json", records)
     write_json(folder / "claims.json", claim_records(run))

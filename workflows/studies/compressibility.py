@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import xarray as xr
 from pydantic import Field
 
 from taba_core.artifacts.request import Request
@@ -46,6 +45,8 @@ from workflows.configuration.context import Context
 from workflows.configuration.options import Options, ReplacedSteps
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from workflows.analysis.inputs import Inputs
 
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import xarray as xr
 
 from taba_core.artifacts.request import Request
 from taba_core.stats.correlation import LagCorrelation, PatchCorrelation
@@ -37,6 +36,8 @@ from workflows.configuration.context import Context
 from workflows.report import plots
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from workflows.analysis.inputs import Inputs
 
 _OBJECTS = {"noise": ("Noise", "x^T"), "latent": ("Latent", "x̂^T"), "image": ("Sample", "x^0")}

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import xarray as xr
 
 from taba_core.artifacts.path_distances import PathDistances
 from taba_core.artifacts.request import Request
@@ -28,6 +27,8 @@ from workflows.configuration.context import Context
 from workflows.report import plots
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from workflows.analysis.inputs import Inputs
 
 _WEIGHTS = tuple(np.linspace(0, 1, NUM_POINTS).tolist())

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import xarray as xr
 
 from taba_core.artifacts.request import Request
 from taba_core.models.base import training_images
@@ -20,6 +19,8 @@ from workflows.configuration.context import Context
 from workflows.report import plots
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from workflows.analysis.inputs import Inputs
 
 _SHOWN = 24
@@ -85,8 +86,8 @@ class ModelCard(Study):
             columns=_COLUMNS,
             cells=tuple(_row(card) for card in cards),
             notes=(
-                "The Photo models and the Gaussian field come with taba, and SD 3, SD 3.5 and FLUX.1 are flows beside "
-                "the paper's models; the others are the paper's.",
+                "The Photo models and the Gaussian field come with taba, and SiT, SD 3, SD 3.5 and FLUX.1 are flows "
+                "beside the paper's models; the others are the paper's.",
             ),
         )
         return self.section(

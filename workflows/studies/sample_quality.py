@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
-import xarray as xr
 from pydantic import Field
 
 from taba_core.artifacts.base import SampleSource
@@ -45,6 +44,8 @@ from workflows.configuration.options import Options, listed
 from workflows.report import plots
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from workflows.analysis.inputs import Inputs
 
 _SHOWN = 24

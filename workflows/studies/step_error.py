@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import xarray as xr
 
 from taba_core.artifacts.request import Request
 from taba_core.stats.estimate import Estimate
@@ -31,6 +30,8 @@ from workflows.configuration.context import Context
 from workflows.report import plots
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from workflows.analysis.inputs import Inputs
 
 _INTERVALS = ("first", "rest", "all")

@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from taba_core.conventions import UNGUIDED, FirstTime, ForwardLevel, Levels, NetworkTime, X0Rule
+from taba_core.conventions import (
+    UNGUIDED,
+    FirstTime,
+    ForwardLevel,
+    HeldQuantity,
+    Levels,
+    NetworkTime,
+    X0Rule,
+)
 from taba_core.diffusion.denoiser import Denoiser
 from taba_core.diffusion.grid import PURE_NOISE, TimestepGrid, Transition
+from taba_core.diffusion.holding import holding
 from taba_core.diffusion.inversion.forward_replacement import ForwardReplaced
 from taba_core.diffusion.inversion.measurements import Measurements
 from taba_core.diffusion.inversion.method import Carried, Method, Step, StepMethod, WholeMethod
 from taba_core.diffusion.inversion.problem import Dynamics, Problem
 from taba_core.diffusion.inversion.registry import inversion_method_named
-from taba_core.diffusion.inversion.wrapping import check_steps_can_be_replaced
+from taba_core.diffusion.inversion.wrapping import check_held, check_steps_can_be_replaced
 from taba_core.diffusion.sampling import (
     Conditioning,
     OnStep,
@@ -61,11 +70,12 @@ class InversionOptions:
 
     Attributes:
       network_time, levels, first_time: see `TimestepGrid.upward`.
+      held: what steps carry between levels, see `Conventions`; other than auto of methods that are `explicit`.
       x0_rule: what is done to the predicted x_0 at each step.
       forward_steps: K, the number of first steps replaced by forward diffusion; see `ForwardReplaced`.
       forward_level: level to which they are replaced, see `TimestepGrid.replacement_level`.
       forward_noise: standard normal numbers, shape of x_0; needed if K > 0 and by methods that start from noise.
-      reference: eps_t of the generation by step l, for `OraclePrediction`.
+      reference: eps_t of the generation by step l, for `OraclePrediction`; f of one step for `SwappedStep`.
       on_step: called with the record of each step, l = K+1..T.
       sample_ids: (B,) ids for the random numbers of methods that draw their own; None is 0..B-1.
       measure_residual: where the method does not know its residual, spend one more evaluation a step on it.
@@ -74,6 +84,7 @@ class InversionOptions:
     network_time: NetworkTime = "target"
     levels: Levels = "exact"
     first_time: FirstTime = "one"
+    held: HeldQuantity = "auto"
     x0_rule: X0Rule = "none"
     forward_steps: int = 0
     forward_level: ForwardLevel = "exact"
@@ -95,6 +106,18 @@ def invert(
     """Invert clean images to latents, x_0 to x̂_T    (paper, Eq. 3; with forward_steps > 0 Eq. 5).
 
     Arguments and errors as `invert_with_report`, whose latent, (B, C, H, W), this is.
+
+    >>> model = taba_core.load_model("gaussian", options={"size": 8})
+    >>> grid = taba_core.timestep_grid(taba_core.load_card("gaussian"), 20)
+    >>> noise = torch.from_numpy(rng.normal(range(64), model.sample_shape, seed=0, stream="noise"))
+    >>> images = taba_core.generate(model, noise, grid)
+    >>> latents = taba_core.invert(model, images, grid)
+    >>> repaired = taba_core.invert(model, images, grid, forward_steps=1, forward_noise=noise)
+    >>> bool(latents.std() < repaired.std() < 1.1)
+    True
+    >>> exact = taba_core.invert(model, images, grid, "aidi-a")
+    >>> bool((exact - noise).abs().mean() < (latents - noise).abs().mean() / 4)
+    True
     """
     return invert_with_report(model, x_0, grid, method, cond, **conventions).latent
 
@@ -127,9 +150,11 @@ def invert_with_report(
     check_levels(model, grid)
     chosen = _chosen(method, options)
     with _graph_allowed(chosen.needs_gradient):
-        problem = _problem(model, working_precision(x_0), grid, {} if cond is None else cond, options)
-        _check_needs(chosen, problem)
-        measured = Measurements(problem, options.on_step, options.measure_residual)
+        sampler = _problem(model, working_precision(x_0), grid, {} if cond is None else cond, options)
+        _check_needs(chosen, sampler)
+        # Residuals are of the sampler's own steps, whatever the inversion's carry.
+        measured = Measurements(sampler, options.on_step, options.measure_residual)
+        problem = replace(sampler, denoiser=holding(model, options.held))
         if isinstance(chosen, WholeMethod):
             latent, carried = _run_whole(chosen, problem, measured)
         else:
@@ -143,6 +168,7 @@ def invert_with_report(
 def _chosen(method: Method | str, options: InversionOptions) -> Method:
     """The method, with forward replacement around it where steps are replaced."""
     chosen = inversion_method_named(method) if isinstance(method, str) else method
+    check_held(chosen, options.held)
     if not options.forward_steps:
         return chosen
     check_steps_can_be_replaced(chosen, f"forward_steps={options.forward_steps}", "forward_steps=0 or ")

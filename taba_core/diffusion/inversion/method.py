@@ -92,6 +92,8 @@ class Method:
       own_guidance: is defined by a guidance of its own, so it takes the network's plain predictions.
       keeps_path: its sampler puts the image back on the states that it carries as `states`, under any condition; an
         editor does so with its source alone.
+      explicit: takes each step by one prediction at the state that the step starts from, so that what is carried of it
+        may be chosen (`InversionOptions.held`).
       made_for_flows: published for flow models; runs on all, and is compared on others where it is asked for by name.
     """
 
@@ -104,6 +106,7 @@ class Method:
     own_grid: bool = False
     own_guidance: bool = False
     keeps_path: bool = False
+    explicit: bool = False
     made_for_flows: bool = False
 
     def evaluations(self, grid: TimestepGrid, forward_steps: int = 0) -> int | Between:

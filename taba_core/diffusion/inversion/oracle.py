@@ -1,4 +1,4 @@
-"""The swap experiment: an inversion that is told the generation's own predictions (App. J)."""
+"""Swap experiments: an inversion that is told the generation's predictions, in its first steps or in one (App. J)."""
 
 from __future__ import annotations
 
@@ -61,3 +61,42 @@ class OraclePrediction(Wrapper):
         rule = "none" if problem.x0_rule == "clip-rederive" else problem.x0_rule
         ends = apply_x0_rule(Ends(x, move.start, recorded.to(x.dtype)), rule)
         return Step(*ddim_move(ends, move.stop))
+
+
+@dataclass(frozen=True)
+class SwappedStep(Wrapper):
+    """One step by what the sampler itself carried in it, all others by `inner`: what that step alone costs the latent.
+
+    `Problem.reference` holds f of the swapped step, `Held.implied` of the two states between which the sampler moved.
+    """
+
+    inner: StepMethod
+    swapped_step: int
+
+    @property
+    def wrapped(self) -> StepMethod:
+        """The inner method."""
+        return self.inner
+
+    def evaluations(self, grid: TimestepGrid, forward_steps: int = 0) -> int | Between:
+        """One less than the inner method's, of whose steps each takes one."""
+        count = self.inner.evaluations(grid, forward_steps)
+        skipped = int(forward_steps < self.swapped_step <= grid.num_inference_steps)
+        return count if isinstance(count, Between) else count - skipped
+
+    def step(self, problem: Problem, x: Tensor, move: Transition, state: Any) -> Step:
+        """A move by the recorded f, or the inner method's step.
+
+        Raises:
+          UsageError: the recorded f of the swapped step is missing.
+        """
+        if move.step != self.swapped_step:
+            return self.inner.step(problem, x, move, state)
+        recorded = problem.reference.get(move.step)
+        if recorded is None:
+            raise UsageError(
+                f"step {move.step} is to carry what the sampler carried, and that was not given; pass "
+                "reference={step: f} of the generation to invert()."
+            )
+        ends = problem.held.ends(recorded.to(x.dtype), x, move.start)
+        return Step(*problem.move(x, ends, move))

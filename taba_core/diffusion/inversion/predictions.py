@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from taba_core.conventions import X0Rule
+from taba_core.conventions import HeldQuantity, X0Rule
 from taba_core.diffusion.ddim import apply_x0_rule
 from taba_core.diffusion.denoiser import Denoiser, predict_ends
 from taba_core.diffusion.ends import Ends
 from taba_core.diffusion.grid import TimestepGrid
+from taba_core.diffusion.holding import holding
 from taba_core.diffusion.sampling import Conditioning, working_precision
 from taba_core.errors import UsageError
 
@@ -28,6 +29,7 @@ def step_predictions(
     cond: Conditioning | None = None,
     *,
     x0_rule: X0Rule = "none",
+    held: HeldQuantity = "auto",
     **conventions: Any,
 ) -> Tensor:
     """What an inversion would predict in each step if it stood on the exact sampling state    (App. J).
@@ -38,6 +40,7 @@ def step_predictions(
     Args:
       states: exact states x_{l-1} of the sampling path, (B, S, C, H, W), in the order of `steps`.
       steps: the S step numbers l, each in 1..T.
+      held: what the inversion's steps carry, which decides at which level the noise is read.
       conventions: network_time, levels and first_time of the inversion; see `TimestepGrid.upward`. Under shifted
         levels step l asks the network at the time of level l, as the sampler's step l does.
 
@@ -54,7 +57,7 @@ def step_predictions(
             f"give one step in 1 to {T} for each entry of axis 1."
         )
     transitions = grid.upward(**conventions)
-    predictions = []
+    model, predictions = holding(model, held), []
     for index, step in enumerate(steps):
         x, transition = working_precision(states[:, index]), transitions[step - 1]
         eps = predict_ends(model, x, transition.asked, {} if cond is None else cond).eps

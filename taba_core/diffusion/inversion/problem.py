@@ -14,10 +14,10 @@ from taba_core.diffusion.ddim import apply_x0_rule
 from taba_core.diffusion.ddim import move as ddim_move
 from taba_core.diffusion.denoiser import Denoiser, held_by, predict_ends
 from taba_core.diffusion.ends import Ends, Held
+from taba_core.diffusion.finite import check_finite
 from taba_core.diffusion.grid import TimestepGrid, Transition
 from taba_core.diffusion.level import Level
 from taba_core.diffusion.sampling import Conditioning
-from taba_core.errors import WorkError
 
 # Axes: B samples in a batch, R rows of a batch, C channels, H rows, W columns.
 
@@ -69,7 +69,8 @@ class Dynamics:
         ends = predict_ends(self.denoiser, x, level, self._given(rows, cond))
         self._count(rows)
         for part in (ends.eps, ends.clean):
-            _check_finite(part, x, level.time)
+            if part is not None:
+                _check_finite(part, x, level.time)
         return ends
 
     def eps(
@@ -130,7 +131,7 @@ class Problem(Dynamics):
     Attributes:
       x_0: clean states, (B, C, H, W), float32 or float64: the precision of everything that follows.
       noise: standard normal numbers, shape of x_0, or None.
-      reference: eps_t that the generation used in step l, where the caller knows it.
+      reference: eps_t that the generation used in step l, or what its step carried, where the caller knows it.
       network_time, levels, first_time: conventions of one-evaluation methods; see `TimestepGrid.upward`. Methods that
         solve the sampler's own step (`StepMethod.implicit`) use target times and exact levels whatever these say.
     """
@@ -148,18 +149,11 @@ def per_image_rms(x: Tensor) -> Tensor:
     return x.double().flatten(1).square().mean(1).sqrt()
 
 
-def _check_finite(prediction: Tensor | None, x: Tensor, t: float) -> None:
-    # A sum is finite only if all its terms are, and costs far less than asking each.
-    if prediction is None or torch.isfinite(prediction.detach().sum()):
-        return
-    if not torch.isfinite(prediction).all():
-        raise WorkError(_not_finite(x, t))
-
-
-def _not_finite(x: Tensor, t: float) -> str:
-    if not torch.isfinite(x).all():
-        return (
-            f"the state handed to the network at t={t:g} holds NaN or infinity: the inversion has diverged. "
-            "Use float64, more steps, or another method."
-        )
-    return f"the network returned NaN or infinity at t={t:g}. Check its weights; in half precision use more."
+def _check_finite(prediction: Tensor, x: Tensor, t: float) -> None:
+    check_finite(
+        prediction,
+        f"the network returned NaN or infinity at t={t:g}. Check its weights; in half precision use more.",
+        x,
+        f"the state handed to the network at t={t:g} holds NaN or infinity: the inversion has diverged. "
+        "Use float64, more steps, or another method.",
+    )

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from taba_core.conventions import HeldQuantity
 from taba_core.diffusion.grid import TimestepGrid, Transition
 from taba_core.diffusion.inversion.method import Between, Carried, Method, Record, Shape, Step, StepMethod
 from taba_core.diffusion.inversion.problem import Dynamics, Problem
@@ -25,7 +26,9 @@ class Wrapper(StepMethod):
 
     def __post_init__(self) -> None:
         """Take over what the inner method needs."""
-        taken = ("needs_noise", "needs_gradient", "needs_text", "own_sampler", "own_guidance", "implicit")
+        taken = (
+            "needs_noise", "needs_gradient", "needs_text", "own_sampler", "own_guidance", "implicit", "explicit",
+        )  # fmt: skip
         for attribute in taken:
             # None of these is a field, so a frozen dataclass does not expect them to be set.
             object.__setattr__(self, attribute, getattr(self, attribute) or getattr(self.wrapped, attribute))
@@ -76,6 +79,19 @@ def step_method_named(name: str, wrapper: str) -> StepMethod:
     check_steps_can_be_replaced(method, f"inversion method '{wrapper}', option inner={name}")
     assert isinstance(method, StepMethod)
     return method
+
+
+def check_held(method: Method, held: HeldQuantity) -> None:
+    """Refuse another choice of what is carried than the network's own, where steps are not taken by one prediction.
+
+    Raises:
+      UsageError: such a method.
+    """
+    if held != "auto" and not method.explicit:
+        raise UsageError(
+            f"held={held}: inversion method '{method.name}' solves steps or combines predictions, which it does in "
+            "what the network predicts; use held=auto, or method ddim, ddim-source or source-first."
+        )
 
 
 def check_steps_can_be_replaced(method: Method, what: str, way_out: str = "") -> None:

@@ -12,7 +12,7 @@ from taba_core.diffusion.flow_edit import flow_edit
 from taba_core.diffusion.inversion import reconstruct
 from taba_core.diffusion.sampling import generate, generate_switching
 from workflows.compute.batch import Arrays, Batch, computes
-from workflows.compute.conditioning import condition, draw_targets, prompts_from_bytes
+from workflows.compute.conditioning import draw_targets, prompts_from_bytes
 from workflows.compute.decoding import decoded_rgb
 from workflows.compute.edited import edited, from_image
 from workflows.compute.kinds.inversion import method_of
@@ -28,7 +28,7 @@ def sample_edits(batch: Batch) -> Arrays:
     own = batch.read(samples, *samples.condition_variables)
     target = draw_targets(artifact, batch.ids, own, getattr(model, "class_names", ()))
     if artifact.flow_edit_steps is not None:
-        image = _led(batch, artifact, condition(model, target, batch.worker.device))
+        image = _led(batch, artifact, batch.worker.condition(artifact.predictor, target))
     elif artifact.editor and not artifact.starts_from_image:
         image = edited(
             batch, artifact, prompts_from_bytes(own["prompt"]), prompts_from_bytes(target["prompt"])
@@ -37,8 +37,8 @@ def sample_edits(batch: Batch) -> Arrays:
         # The own condition is encoded only where the sampler reads it.
         by_method = isinstance(artifact.source, Inversion) and method_of(artifact.source).own_sampler
         read = bool(artifact.switch_share) or by_method
-        before = condition(model, own, batch.worker.device) if read else {}
-        image = _sampled(batch, artifact, before, condition(model, target, batch.worker.device))
+        before = batch.worker.condition(artifact.predictor, own) if read else {}
+        image = _sampled(batch, artifact, before, batch.worker.condition(artifact.predictor, target))
     decoded = {"decoded": decoded_rgb(batch.model, image)} if "decoded" in batch.variables else {}
     (values,) = target.values()
     return {"edit": image.cpu().numpy(), artifact.target_variable: values, **decoded}

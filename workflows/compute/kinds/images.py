@@ -11,7 +11,7 @@ from taba_core.errors import UsageError, WorkError
 from taba_core.images.collection import open_images_at
 from workflows.compute.batch import Batch, computes
 from workflows.compute.conditioning import prompts_to_bytes
-from workflows.compute.workbench import Arrays
+from workflows.compute.held import Arrays
 
 
 @computes(ImageList)

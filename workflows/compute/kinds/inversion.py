@@ -5,20 +5,26 @@ from __future__ import annotations
 import torch
 
 from taba_core import rng
+from taba_core.artifacts.generation import Generation
 from taba_core.artifacts.inversion import Inversion
 from taba_core.artifacts.reconstruction import Reconstruction
 from taba_core.artifacts.variable import RESIDUAL_NOT_DEFINED
-from taba_core.diffusion.denoiser import Denoiser
+from taba_core.diffusion.denoiser import Denoiser, held_by
+from taba_core.diffusion.ends import Held
+from taba_core.diffusion.grid import TimestepGrid
 from taba_core.diffusion.inversion import (
     InversionReport,
     Method,
+    StepMethod,
     inversion_method_named,
     invert_with_report,
     reconstruct,
 )
+from taba_core.diffusion.inversion.oracle import SwappedStep
 from taba_core.diffusion.sampling import OnStep
 from workflows.compute.batch import Arrays, Batch, computes
 from workflows.compute.decoding import round_trip
+from workflows.compute.kinds.generation import path_of
 from workflows.compute.own_module import check_own_module
 from workflows.compute.timing import TimedDenoiser, processor
 
@@ -46,23 +52,41 @@ def inverted(
 ) -> InversionReport:
     """The images of a batch inverted as the artifact says, whose samples are those of the batch."""
     image, noise = start_of(batch, artifact)
+    grid, method, reference = batch.grid(artifact.num_inference_steps), method_of(artifact), None
+    if step := artifact.swapped_step:
+        assert isinstance(method, StepMethod), "a study swaps steps of DDIM inversion"
+        reference = {step: _carried_by_the_sampler(batch, artifact, grid, held_by(denoiser))}
+        method = SwappedStep(method, step)
     return invert_with_report(
         denoiser,
         image,
-        batch.grid(artifact.num_inference_steps),
-        method_of(artifact),
+        grid,
+        method,
         batch.cond(),
         network_time=artifact.network_time,
         levels=artifact.levels,
         first_time=artifact.first_time,
+        held=artifact.held,
         x0_rule=artifact.x0_rule,
         forward_steps=artifact.forward_steps,
         forward_level=artifact.forward_level,
         forward_noise=noise,
+        reference=reference,
         sample_ids=batch.ids.tolist(),
         on_step=on_step,
         measure_residual=measure_residual,
     )
+
+
+def _carried_by_the_sampler(
+    batch: Batch, artifact: Inversion, grid: TimestepGrid, held: Held
+) -> torch.Tensor:
+    """What the sampling step carried that the inversion's swapped step is to carry, (B, C, H, W)."""
+    assert isinstance(artifact.source, Generation), "only generated images have a sampling path"
+    step, states = artifact.swapped_step, path_of(batch, artifact.source)["x_t"]
+    lower = batch.read(artifact.source, "image")["image"] if step == 1 else states[:, step - 2]
+    move = grid.upward()[step - 1]
+    return held.implied(batch.tensor(lower), batch.tensor(states[:, step - 1]), move.start, move.stop)
 
 
 def start_of(batch: Batch, artifact: Inversion) -> tuple[torch.Tensor, torch.Tensor | None]:

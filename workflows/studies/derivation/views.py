@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import xarray as xr
 
 from workflows.analysis.findings import item_context, item_id
 from workflows.analysis.presentation import DASH, Cell, Column, Figure, Row, Table
 from workflows.report import plots
-from workflows.report.style import SEQUENTIAL
 from workflows.studies.derivation.formulas import DERIVATION, FLOW_DERIVATION, Formula
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 _FLAT, _FULL = 1e-4, 1.0
 _ALL = 0  # in place of a step: the product over all of them
@@ -129,6 +131,8 @@ def figures_of(
     """The law per mode over steps, and the latent's spread over modes."""
 
     def draw() -> object:
+        from workflows.report.style import SEQUENTIAL
+
         variances = [float(v) for v in result["variance"].values if v in (1e-6, 1e-4, 1e-2, 1.0)]
         shades = [SEQUENTIAL(x) for x in np.linspace(0.95, 0.2, len(variances))]
         ratio = [

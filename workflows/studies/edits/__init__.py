@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import xarray as xr
 
 from taba_core.artifacts.request import Request
 from taba_core.errors import UsageError
@@ -39,6 +38,8 @@ from workflows.studies.edits.options import NO_METHODS, EditsOptions
 from workflows.studies.edits.views import figures_of, tables_of
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from workflows.analysis.inputs import Inputs
 
 _FIRST, _QUANTILES = 3, (0.5, 0.75, 0.95)  # examples: the first samples, and those of these plain shares

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import xarray as xr
+from typing import TYPE_CHECKING
 
 from workflows.analysis.edit_measures import (
     ALIGNMENT,
@@ -20,6 +19,9 @@ from workflows.analysis.edits import FLOW_EDIT, FRESH, LATENT, NOISE, OTHER_METH
 from workflows.analysis.findings import Shown, cell, item_context, item_id, method_text, seed_of
 from workflows.analysis.presentation import DASH, Cell, Column, Figure, Row, Table
 from workflows.report import plots
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 _STORED_UNDER = {"value": "value", "minus-noise": "minus_noise", "minus-latent": "minus_latent"}
 _SHORT = {

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-import xarray as xr
 from pydantic import Field
 
 from taba_core.artifacts.request import Request
@@ -22,6 +21,8 @@ from workflows.studies.fix.claims import find_claims
 from workflows.studies.fix.views import figures_of, tables_of
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from workflows.analysis.inputs import Inputs
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import xarray as xr
+from typing import TYPE_CHECKING
 
 from workflows.analysis.findings import (
     images_notes,
@@ -28,6 +27,9 @@ from workflows.report.sweeps import (
     reconstruction_note,
     rules_of,
 )
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 _UNITS = Units(
     {"kl": 1e3, "kl_excess": 1e3, "kl_global": 1e3, "excess_r2": 1e3},

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
-import xarray as xr
 from pydantic import Field
 
 from taba_core.artifacts.request import Request
@@ -27,6 +26,8 @@ from workflows.configuration.options import Options, ReplacedSteps
 from workflows.studies.fix_long.views import figures_of, tables_of
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from workflows.analysis.inputs import Inputs
 
 # Models that run everywhere: what resolves every claim whose margin is not 0; a K is 2T evaluations of each image.

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-
-import xarray as xr
+from typing import TYPE_CHECKING
 
 from workflows.analysis.findings import is_guided, item_context, item_id, method_text
 from workflows.analysis.presentation import Cell, Column, Figure, PaperValue, Table
@@ -22,6 +21,9 @@ from workflows.report.sweeps import (
     reconstruction_note,
     rules_of,
 )
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 # KL in the unit of the paper's table.
 _MAIN = (

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 
 from taba_core.artifacts.base import SampleSource
 from taba_core.artifacts.decoded import Decoded
@@ -34,6 +33,8 @@ from workflows.studies.interpolation.priors import Prior, options, other_samples
 from workflows.studies.interpolation.views import figures_of, tables_of
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from workflows.analysis.inputs import Inputs
 
 _LEAST = 2 * (DENSITY_K + 1)

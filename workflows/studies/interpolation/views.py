@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import xarray as xr
 
 from taba_core.metrics.extractor import Extractor, extractor_named
 from taba_core.stats.set_comparison import DENSITY_K, MEASURES, PRECISION_K
 from workflows.analysis.findings import Shown, cell, item_context, item_id, seed_of
 from workflows.analysis.presentation import Cell, Column, Figure, Row, Table
 from workflows.report import plots
-from workflows.report.style import COLORS, CYCLE, INK
+from workflows.report.colors import COLORS, CYCLE, INK
 from workflows.studies.interpolation.priors import LATENT, NOISE, title_of
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 _NAMES = {
     "frechet": "Fréchet distance",

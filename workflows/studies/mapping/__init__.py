@@ -6,12 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 
 from taba_core.artifacts.request import Request
 from taba_core.stats.mapping import SmallestDistance
 from taba_core.stats.nearest import METRICS
-from taba_core.stats.pairs import reduce_pairs
 from workflows.analysis.candidates import samples_per_read
 from workflows.analysis.findings import Findings, for_each, row_labels
 from workflows.analysis.presentation import Section
@@ -32,6 +30,8 @@ from workflows.studies.mapping.options import MappingOptions
 from workflows.studies.mapping.views import figures_of, table13
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from workflows.analysis.inputs import Inputs
 
 
@@ -98,13 +98,10 @@ def _mapped(inputs: Inputs, context: Context, steps: int, division: np.ndarray[A
         "latent": (f"inversion {steps}", "latent"),
     }
     statistics = {name: SmallestDistance(name, "image") for name in ("noise", "latent")}
-    states = reduce_pairs(
-        inputs.reader(columns),
-        inputs.num_samples,
+    states = inputs.reduce_pairs(
+        columns,
         statistics,
         division=division,
-        scheduler=inputs.scheduler,
-        workers=inputs.workers,
         samples_per_read=samples_per_read(context.card.sample_shape),
     )
     pairs = {name: statistics[name].found(states[name], inputs.num_samples) for name in statistics}

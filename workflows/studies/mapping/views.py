@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import xarray as xr
 
 from workflows.analysis.findings import Shown, cell, item_context, item_id
 from workflows.analysis.presentation import Cell, Column, Figure, Row, Table
 from workflows.analysis.published import paper_value
-from workflows.report import attractors as drawings
+from workflows.report import plots
 from workflows.studies.mapping.measures import DIRECTIONS, SHOWN
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 _ARROWS = {
     "image_noise": "x^0 → x^T",
@@ -126,7 +129,7 @@ def figures_of(
             f"Small norms attract, {label}",
             "Number of noises and of latents an image is nearest to, against its norm; rings are the images of least "
             f"variance. T = {own}, l2.",
-            lambda: drawings.degree_against_norm(  # type: ignore[arg-type, return-value]
+            lambda: plots.degree_against_norm(  # type: ignore[arg-type, return-value]
                 result["image_norm"].values,
                 {"Noise": result["attraction_noise"].values, "Latent": result["attraction_latent"].values},
                 result["least_variance_id"].values.tolist(),
@@ -138,9 +141,9 @@ def figures_of(
 
 
 def _curves(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Dataset]) -> Figure:
-    def curve(direction: str, metric: str) -> drawings.Accuracy:
+    def curve(direction: str, metric: str) -> plots.Accuracy:
         of = 100 * result.sel(direction=direction, metric=metric)
-        return drawings.Accuracy(*(of[name].values for name in ("accuracy", "accuracy_low", "accuracy_high")))
+        return plots.Accuracy(*(of[name].values for name in ("accuracy", "accuracy_low", "accuracy_high")))
 
     def draw() -> object:
         panels = {
@@ -148,7 +151,7 @@ def _curves(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Dat
             for pair, text in _PAIRS.items()
         }
         guess = 100 * float(result["guessing"])
-        return drawings.accuracy_curves(panels, result["steps"].values.tolist(), guess)
+        return plots.accuracy_curves(panels, result["steps"].values.tolist(), guess)
 
     return Figure(
         item_id("table13-curves", index, results),
@@ -169,12 +172,12 @@ def _draw_pictures(result: xr.Dataset) -> object:
     rows = []
     if "wrong_id" in result:
         rows = [
-            drawings.PictureRow("image $x^0$\nof the noise", result["wrong_image"].values),
-            drawings.PictureRow("nearest\nto the noise", result["assigned_image"].values),
+            plots.PictureRow("image $x^0$\nof the noise", result["wrong_image"].values),
+            plots.PictureRow("nearest\nto the noise", result["assigned_image"].values),
         ]
     start = len(rows)
     rows += [
-        drawings.PictureRow(
+        plots.PictureRow(
             f"attract most\n{what}",
             result[f"attractor_{name}_image"].values,
             texts(f"attractor_{name}", f"attraction_{name}", "× {:.0f}"),
@@ -182,20 +185,20 @@ def _draw_pictures(result: xr.Dataset) -> object:
         for name, what in (("noise", "noises $x^T$"), ("latent", r"latents $\hat{x}^T$"))
     ]
     rows.append(
-        drawings.PictureRow(
+        plots.PictureRow(
             "least variance",
             result["least_variance_image"].values,
             texts("least_variance", "image_variance", "var {:.3f}"),
         )
     )
     rows.append(
-        drawings.PictureRow(
+        plots.PictureRow(
             "smallest norm",
             result["smallest_norm_image"].values,
             texts("smallest_norm", "image_norm", "norm {:.1f}"),
         )
     )
-    return drawings.picture_rows(rows, gaps=(start, start + 2))
+    return plots.picture_rows(rows, gaps=(start, start + 2))
 
 
 def _attractor_rows(label: str, result: xr.Dataset) -> tuple[Row, ...]:

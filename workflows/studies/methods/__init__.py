@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import xarray as xr
-
 from taba_core.artifacts.request import Request
 from taba_core.artifacts.self_interpolation import SelfInterpolation
 from workflows.analysis.edit_measures import check_clip
@@ -23,10 +21,13 @@ from workflows.studies.methods.lpips import check_lpips, lpips_request
 from workflows.studies.methods.measures import find_noise, find_rows
 from workflows.studies.methods.options import MethodsOptions
 from workflows.studies.methods.rows import MethodRow, check_any, method_rows
+from workflows.studies.methods.submission import submissions, with_origin
 from workflows.studies.methods.tables import tables_of
 from workflows.studies.methods.times import with_times
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from taba_core.store import Store
     from workflows.analysis.inputs import Inputs
 
@@ -90,8 +91,8 @@ class Methods(Study):
         return {"arc_samples": context.options(MethodsOptions).arc_samples}
 
     def annotate(self, store: Store, result: xr.Dataset) -> xr.Dataset:
-        """The measured times of every row."""
-        return with_times(store, result)
+        """The measured times of every row, and what the row of one's own method was made of."""
+        return with_origin(store, with_times(store, result))
 
     def check_runnable(self, context: Context) -> None:
         """LPIPS and CLIP need packages and weights, where they were asked for."""
@@ -99,13 +100,14 @@ class Methods(Study):
         check_clip(context, self.name, context.options(MethodsOptions).clip)
 
     def present(self, results: Sequence[xr.Dataset]) -> Section:
-        """Table 7, the scorecard, trade-offs, self-interpolation curves and spectra of each result."""
+        """Table 7, the scorecard, trade-offs, curves and spectra of each result, and one's own method as a file."""
         labels = row_labels(results)
         return self.section(
             results,
             tables=for_each(tables_of, results, labels),
             figures=for_each(figures_of, results, labels),
             claims=for_each(time_claims, results, labels),
+            documents=submissions(results),
         )
 
     def _asked(self, context: Context) -> tuple[Context, tuple[MethodRow, ...], int]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import xarray as xr
 
 from taba_core.conventions import ForwardLevel
 from taba_core.stats.estimate import Estimate
@@ -19,6 +19,9 @@ from workflows.analysis.presentation import Claim
 from workflows.configuration.context import Context
 from workflows.studies.methods.rows import REGULARISED_PRIORS
 from workflows.studies.methods.times import SECONDS_BY_SHARD
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 Rows = Mapping[str, Mapping[str, Estimate]]
 RULES: tuple[ForwardLevel, ...] = ("exact", "matched")

@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import xarray as xr
 
 from taba_core.artifacts.edit import Edit
 from taba_core.artifacts.request import Request
@@ -47,6 +46,8 @@ from workflows.studies.methods.options import MethodsOptions
 from workflows.studies.methods.rows import MethodRow
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from workflows.analysis.inputs import Inputs
 
 NOISE = "noise"  # the row of edits from the noise that the images were sampled from

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import xarray as xr
 
 from workflows.analysis.findings import item_context, item_id
 from workflows.analysis.presentation import Figure, Row
 from workflows.report import plots
 from workflows.studies.methods.rows import GROUPS
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 # A latent of such a standard deviation has diverged, and would hide every other in a picture.
 DIVERGED = 10.0

@@ -7,8 +7,9 @@ package or weights are missing is refused, and never answers with less.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import xarray as xr
 
 from taba_core.artifacts.inversion import Inversion
 from taba_core.artifacts.request import Request
@@ -17,6 +18,9 @@ from taba_core.metrics.image_distance import ImageDistance, distance_named
 from workflows.analysis.measured import distances_of
 from workflows.configuration.context import Context
 from workflows.studies.methods.options import MethodsOptions
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 
 def lpips() -> ImageDistance:

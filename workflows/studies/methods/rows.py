@@ -9,7 +9,6 @@ from typing import Any
 from taba_core.artifacts.generation import Generation
 from taba_core.artifacts.inversion import Inversion
 from taba_core.conventions import UNGUIDED, ForwardLevel
-from taba_core.diffusion.inversion import inversion_method_class, list_methods
 from taba_core.errors import UsageError, unknown_name
 from workflows.configuration.context import Context
 from workflows.configuration.forward_rules import differing_rules
@@ -30,6 +29,7 @@ GROUPS = (PAPER, FORWARD, IMPLICIT, NOISE, REGULARISED, SAMPLERS, OWN)
 REGULARISED_PRIORS = ("pix2pix-zero", "renoise-k1", "renoise-k2", "renoise-k4")
 # What `--set methods.rows=` takes beside the names of rows and methods.
 ALL, TABLE7 = "all", "table7"
+OWN_ROW = "own"  # name of the row of `--method`
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,7 @@ def method_rows(context: Context, steps: int) -> tuple[MethodRow, ...]:
             ChosenMethod(asked).check_condition(context.conditioning, context.card)
             ChosenMethod(asked).check_guidance(context.guidance)
             ChosenMethod(asked).check_rules(context.conventions)
+            ChosenMethod(asked).check_held(context.conventions)
         elif asked not in {*names, *methods, ALL, TABLE7}:
             raise unknown_name("row of study methods", asked, (*names, *methods, ALL, TABLE7))
         chosen |= {
@@ -116,7 +117,8 @@ def _unfit(context: Context) -> set[str]:
     """Methods that this comparison cannot ask.
 
     They work on text where the images have none, guide by themselves in a guided comparison or on a model that nothing
-    guides, or are samplers of coupled states under an x_0 rule that these cannot undo.
+    guides, are samplers of coupled states under an x_0 rule that these cannot undo, or take steps in which what is
+    carried cannot be chosen, where a choice is asked.
     """
     prompts, plain = context.conditioning == "prompt", context.guidance.inversion == UNGUIDED
     made = {name: ChosenMethod(name) for name in built_in_methods()}
@@ -127,11 +129,17 @@ def _unfit(context: Context) -> set[str]:
         or chosen.cannot_guide(context.card)
         or (chosen.method.own_guidance and not plain)
         or chosen.rules_refused(context.conventions)
+        or chosen.cannot_hold(context.conventions)
     }
 
 
 def built_in_methods() -> list[str]:
     """Registered methods of the package; those of a user's file are asked for by `--method`."""
+    from taba_core.diffusion.inversion import (
+        inversion_method_class,
+        list_methods,
+    )  # with torch: where it is asked
+
     return [
         name for name in list_methods() if inversion_method_class(name).__module__.startswith("taba_core.")
     ]
@@ -144,7 +152,7 @@ def _own_row(context: Context) -> MethodRow | None:
         return None
     told = ", ".join(f"{name}={value}" for name, value in given.items())
     label = f"{context.method} ({told})" if told else context.method
-    return MethodRow("own", label, OWN, context.method, given)
+    return MethodRow(OWN_ROW, label, OWN, context.method, given)
 
 
 def _table7(context: Context, steps: int) -> list[MethodRow]:
@@ -236,6 +244,7 @@ def _methods(steps: int) -> list[MethodRow]:
         MethodRow("gnri", "GNRI, released", IMPLICIT, "gnri"),
         MethodRow("gnri-described", "GNRI, described", IMPLICIT, "gnri", {"gradient": "network"}),
         MethodRow("hybrid-gradient", "Hybrid gradient", IMPLICIT, "hybrid-gradient"),
+        MethodRow("spdinv", "SPDInv", IMPLICIT, "spdinv"),
         MethodRow("predictor-corrector", "Predictor-corrector", IMPLICIT, "predictor-corrector"),
         MethodRow("uni-inv", "UniInv", IMPLICIT, "uni-inv"),
         MethodRow("noise-initialised", "Noise-initialised fixed point", NOISE, "noise-initialised"),
@@ -251,6 +260,7 @@ def _methods(steps: int) -> list[MethodRow]:
         MethodRow("direct-inversion", "Direct inversion (PnP)", SAMPLERS, "direct-inversion"),
         MethodRow("edit-friendly", "Edit-friendly DDPM", SAMPLERS, "edit-friendly"),
         MethodRow("null-text", "Null-text", SAMPLERS, "null-text"),
+        MethodRow("prompt-tuning", "Prompt tuning", SAMPLERS, "prompt-tuning"),
         MethodRow("negative-prompt", "Negative prompt", SAMPLERS, "negative-prompt"),
         MethodRow("edict", "EDICT", SAMPLERS, "edict"),
         MethodRow("bdia", "BDIA, γ = 1", SAMPLERS, "bdia"),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-import xarray as xr
 
 from workflows.analysis.findings import Shown, cell, is_guided, item_context, item_id
 from workflows.analysis.gaussianity import shown_beside_floor
@@ -23,6 +23,9 @@ from workflows.studies.methods.edits import (
 )
 from workflows.studies.methods.lpips import lpips_notes
 from workflows.studies.methods.rows import PAPER
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 _TABLE7 = (
     Column("evaluations", "NFE"),
@@ -149,6 +152,14 @@ def tables_of(label: str, result: xr.Dataset, index: int, results: Sequence[xr.D
         *_edits_table(label, (result, index, results)),
     )
     return tuple(table for table in made if table.rows)
+
+
+def table7_row(result: xr.Dataset, name: str | None) -> list[tuple[Column, Cell]]:
+    """The columns of Table 7 with the cells of one row, of whichever group it is; None is the noise's own row."""
+    columns = table7_columns(result, _TABLE7)
+    if name is None:
+        return [(column, _noise_cell(result, column.name)) for column in columns]
+    return [(column, _cell(result, name, column.name)) for column in columns]
 
 
 def _edits_table(label: str, of: tuple[xr.Dataset, int, Sequence[xr.Dataset]]) -> tuple[Table, ...]:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import xarray as xr
+from typing import TYPE_CHECKING
 
 from taba_core.store import Store
 from workflows.analysis.costs import times_of
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 SECONDS_BY_SHARD = "seconds_by_shard"  # attribute: by row, seconds an image of each shard
 
 
 def with_times(store: Store, result: xr.Dataset) -> xr.Dataset:
     """The result with `seconds` of an image by row, and the times of every shard in its attributes."""
+    import xarray as xr
+
     rows = [str(name) for name in result["row"].values]
     artifacts = dict(result.attrs["artifacts"])
     times = times_of(store, {row: artifacts[f"latent/{row}"] for row in rows})

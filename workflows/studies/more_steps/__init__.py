@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
-import xarray as xr
 from pydantic import Field
 
 from taba_core.artifacts.request import Request
@@ -27,6 +26,8 @@ from workflows.studies.more_steps.claims import find_claims
 from workflows.studies.more_steps.views import figures_of, tables_of
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from workflows.analysis.inputs import Inputs
 
 # Models that run everywhere: what resolves the claims in a minute.

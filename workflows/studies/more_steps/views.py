@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import xarray as xr
 
 from workflows.analysis.closed_form import FLAT_VARIANCE
 from workflows.analysis.findings import Shown, cell, item_context, item_id
 from workflows.analysis.presentation import Cell, Column, Figure, Row, Table
 from workflows.report import plots
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 _MAIN = (
     Column("correlation", "Pixel corr."),

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 
 from taba_core.artifacts.request import Request
 from taba_core.errors import UsageError
@@ -28,6 +27,8 @@ from workflows.studies.pie_bench.options import NO_EDITOR, PieBenchOptions
 from workflows.studies.pie_bench.views import figures_of, tables_of
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from workflows.analysis.inputs import Inputs
 
 _EXAMPLES = 6

@@ -8,14 +8,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-
-import xarray as xr
+from typing import TYPE_CHECKING
 
 import workflows.analysis
 from workflows.analysis.findings import Shown, cell, item_context, item_id
 from workflows.analysis.presentation import DASH, Cell, Column, Figure, PaperValue, Reference, Table
 from workflows.report import plots
 from workflows.studies.pie_bench.measures import MEASURES, Measure
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 _LABELS = {
     "structure": "structure × 10³",

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 
 from taba_core.artifacts.request import Request
 from taba_core.stats.estimate import Estimate
@@ -40,6 +39,8 @@ from workflows.studies.stochastic_edits.variants import (
 from workflows.studies.stochastic_edits.views import figures_of, tables_of
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from workflows.analysis.inputs import Inputs
 
 EMBEDDED = {"num_samples": 128, "batch_size": 128}

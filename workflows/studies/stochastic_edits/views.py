@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import xarray as xr
 
 from workflows.analysis.edit_measures import (
     CLIP_MISSING,
@@ -19,6 +19,9 @@ from workflows.analysis.presentation import DASH, Cell, Column, Figure, Table
 from workflows.report import plots
 from workflows.studies.stochastic_edits.measures import BETWEEN, column_measure
 from workflows.studies.stochastic_edits.variants import FRESH, GROUPS, LATENT, REPAIRED
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 _RATIO = "ratio"
 _BACK_LABELS = {

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import xarray as xr
 
 from taba_core.artifacts.features import Features
 from taba_core.artifacts.request import Request
@@ -33,6 +32,8 @@ from workflows.studies.training.options import PAPER_MODELS, TrainingOptions, tr
 from workflows.studies.training.tables import tables_of
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from workflows.analysis.inputs import Inputs
 
 # Models that run everywhere: enough images that all of them finding their noise is told from 95 %. Batches are the

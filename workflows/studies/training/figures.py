@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 
 from taba_core.metrics.extractor import extractor_named
 from workflows.analysis.findings import item_context, item_id
 from workflows.analysis.presentation import Figure, Row
 from workflows.report import plots
-from workflows.report.style import CYCLE
+from workflows.report.colors import CYCLE
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 _SHARES = (-0.03, 1.05)  # ends of an axis of shares
 _LINES = ("-", "--", "-.", ":")  # lines that coincide stay visible

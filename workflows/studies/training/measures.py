@@ -15,7 +15,6 @@ from taba_core.stats.alignment import FeatureAlignment
 from taba_core.stats.attractors import accuracy, binomial_interval, hits
 from taba_core.stats.estimate import Estimate
 from taba_core.stats.mapping import SmallestDistance
-from taba_core.stats.pairs import reduce_pairs
 from taba_core.stats.similarity import WINDOW, StructuralSimilarity
 from taba_core.stats.texture import DifferencePower
 from taba_core.stats.triangle import SIDES, VERTICES, Triangle
@@ -91,13 +90,10 @@ def measure(inputs: Inputs, context: Context, run: TrainedRun) -> Measured:
         for name, value in of.items():
             values.setdefault(name, []).append(value)
         mapping = SmallestDistance("noise", "image", metrics=("l2",))
-        state = reduce_pairs(
-            inputs.reader({name: (names["generation"], name) for name in ("noise", "image")}),
-            inputs.num_samples,
+        state = inputs.reduce_pairs(
+            {name: (names["generation"], name) for name in ("noise", "image")},
             {"mapping": mapping},
             division=divided(inputs.num_samples),
-            scheduler=inputs.scheduler,
-            workers=inputs.workers,
             samples_per_read=samples_per_read(context.card.sample_shape),
         )["mapping"]
         nearest = mapping.found(state, inputs.num_samples)

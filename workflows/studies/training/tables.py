@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import xarray as xr
 
 from taba_core.metrics.extractor import extractor_named
 from workflows.analysis.findings import Shown, cell, item_context, item_id
 from workflows.analysis.presentation import DASH, Cell, Column, Table
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 _SHOWN = 16  # checkpoints of a table; the stored result has all
 _PERCENT = Shown(1, "%", 100.0)

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import xarray as xr
 
 from taba_core.artifacts.request import Request
 from taba_core.stats.angles import SMOOTHING
@@ -20,6 +19,8 @@ from workflows.studies.triangles.theory import triangle_theory
 from workflows.studies.triangles.views import drawn_triangles, histograms, rules_table, table10
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from taba_core.stats.estimate import Estimate
     from workflows.analysis.inputs import Inputs
 

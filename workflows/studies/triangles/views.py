@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import xarray as xr
 
 from taba_core.stats.triangle import VERTICES
 from workflows.analysis.findings import Shown, cell, item_context, item_id, shared_context
 from workflows.analysis.presentation import Cell, Column, Figure, Row, Table
 from workflows.analysis.published import paper_value
-from workflows.report import triangles as drawings
+from workflows.report import plots
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 _SYMBOLS = {"image": "x^0", "noise": "x^T", "latent": "x̂^T"}
 _SIDES = {"noise_latent": "‖x^T - x̂^T‖", "image_latent": "‖x^0 - x̂^T‖", "image_noise": "‖x^0 - x^T‖"}
@@ -125,11 +128,11 @@ def drawn_triangles(labels: list[str], results: Sequence[xr.Dataset]) -> Figure:
 
     def draw() -> object:
         known = {
-            label: drawings.Drawn(r["most_probable"].values.tolist(), r["side_mean"].values.tolist())
+            label: plots.Drawn(r["most_probable"].values.tolist(), r["side_mean"].values.tolist())
             for label, r in zip(labels, results, strict=True)
             if np.isfinite(r["most_probable"].values).all()
         }
-        return drawings.triangle_panels(known)
+        return plots.triangle_panels(known)
 
     return Figure(
         "fig10",
@@ -147,8 +150,8 @@ def histograms(
     """Figure 11 of one result."""
 
     def draw() -> object:
-        panel = drawings.AngleCounts(result["histogram"].values, result["most_probable"].values.tolist())
-        return drawings.angle_histograms({label: panel})
+        panel = plots.AngleCounts(result["histogram"].values, result["most_probable"].values.tolist())
+        return plots.angle_histograms({label: panel})
 
     def row(name: str, vertex: str) -> Row:
         low, high = (float(result[f"{name}_{end}"].sel(vertex=vertex)) for end in ("low", "high"))

@@ -22,8 +22,10 @@ class DDIMInversion(StepMethod):
     x_l = P_l x_{l-1} + Q_l eps(x_{l-1}, t), P_l = alpha_l / alpha_{l-1}, Q_l = sigma_l - P_l sigma_{l-1}
     (paper, Eq. 3; Song et al. 2021; Dhariwal & Nichol 2021, App. F). t is the problem's convention: that of
     level l (target), or of level l-1 (source). A network that predicts v is read at the level of its input x_{l-1}, as
-    diffusers' DDIMInverseScheduler reads it.
+    diffusers' DDIMInverseScheduler reads it; the problem's `held` may say otherwise.
     """
+
+    explicit = True
 
     def step(self, problem: Problem, x: Tensor, move: Transition, state: Any) -> Step:
         """One DDIM move upwards."""

@@ -1,8 +1,7 @@
-"""Inversions for sampling under guidance: null-text optimisation and the negative prompt."""
+"""Inversions for sampling under guidance: null-text optimisation, prompt tuning and the negative prompt."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -10,127 +9,45 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from taba_core.diffusion.descent import descend
+from taba_core.diffusion.ends import Ends
 from taba_core.diffusion.grid import TimestepGrid, Transition
 from taba_core.diffusion.guidance import guided_ends, null_condition
-from taba_core.diffusion.inversion.method import (
-    Between,
-    Carried,
-    Record,
-    Shape,
-    Step,
-    StepMethod,
-    Whole,
-    WholeMethod,
+from taba_core.diffusion.inversion.fitted_embeddings import (
+    EMBEDS,
+    FittedEmbeddings,
+    Scale,
+    check_text,
+    guided_sampling,
 )
+from taba_core.diffusion.inversion.method import Carried, Record, Step, StepMethod
 from taba_core.diffusion.inversion.problem import Dynamics, Problem
 from taba_core.diffusion.inversion.registry import inversion_method
-from taba_core.diffusion.sampling import StepRecord
-from taba_core.errors import UsageError
+from taba_core.diffusion.sampling import Conditioning
 
 # Axes: B samples in a batch, C channels, H rows, W columns; T steps; L tokens of width D.
-
-EMBEDS = "prompt_embeds"  # the entry of a text condition that is optimised
-# Above 1: at 1 the guided prediction is the conditional one, whatever the null embedding, and there is nothing to do.
-Scale = Annotated[float, Field(gt=1, allow_inf_nan=False)]
 
 
 @inversion_method("null-text")
 @dataclass(frozen=True)
-class NullText(WholeMethod):
+class NullText(FittedEmbeddings):
     """DDIM inversion at guidance 1, then a null embedding for each step    (Mokady et al., CVPR 2023, Sec. 3.2-3.3).
 
-    The latent is DDIM inversion's (target times), to the bit. Downwards from it, i = 0 at the noisiest step, the null
-    embedding of each image is moved by Adam (rate `learning_rate` (1 - i/100), at most `num_inner_steps` updates) to
-    lower the mean squared distance of the guided DDIM step from the inversion's own x_{l-1}, until it is below
-    `tolerance` + `tolerance_growth` i; the next step starts from it. `reconstruct` samples under guidance with these.
+    What is fitted, and how, is in `FittedEmbeddings`; all defaults are as published. `reconstruct` samples under
+    guidance with the fitted null embeddings.
 
     Carries null_embeds, (B, T, L, D), entry l-1 of step l: for SD 77 * 768 numbers a step, 12 MB an image at T = 50.
     The pooled embedding of SDXL stays that of the null condition.
-
-    Attributes:
-      guidance_scale: w of the sampler, above 1.
-      Others as published.
     """
 
-    needs_gradient = True
-    needs_text = True
-    own_sampler = True
-    own_guidance = True
+    carried_name = "null_embeds"
 
-    guidance_scale: Scale = 7.5
-    num_inner_steps: Annotated[int, Field(ge=1)] = 10
-    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.01
-    tolerance: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-5
-    tolerance_growth: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 2e-5
+    def fitted_and_fixed(self, cond: Conditioning, null: Conditioning) -> tuple[Conditioning, Conditioning]:
+        """The null embedding is fitted."""
+        return null, cond
 
-    def evaluations(self, grid: TimestepGrid, forward_steps: int = 0) -> Between:
-        """T upwards; downwards 2 a step and 1 an update, which has a backward pass besides."""
-        T = grid.num_inference_steps
-        return Between(T + 3 * T, T + (2 + self.num_inner_steps) * T)
-
-    def sampling_evaluations(self, grid: TimestepGrid) -> int:
-        """Two a step."""
-        return 2 * grid.num_inference_steps
-
-    def carried_shapes(
-        self, grid: TimestepGrid, sample_shape: Shape, cond_shapes: Mapping[str, Shape]
-    ) -> dict[str, Shape]:
-        """A null embedding for each step."""
-        if EMBEDS not in cond_shapes:
-            raise _needs_prompts(self.name)
-        return {"null_embeds": (grid.num_inference_steps, *cond_shapes[EMBEDS])}
-
-    def invert_whole(self, problem: Problem, record: Record) -> Whole:
-        """DDIM inversion, then the optimisation downwards.
-
-        Raises:
-          UsageError: the model reads no text, or the condition is no prompt.
-        """
-        _check_text(self.name, problem)
-        null, states = null_condition(problem.denoiser, len(problem.x_0)), [problem.x_0]
-        for move in problem.grid.upward():
-            x, eps = problem.move(states[-1], problem.predict(states[-1], move.asked), move)
-            record(StepRecord(move.step, states[-1], eps, x))
-            states.append(x)
-        x, embeds, found = states[-1], null[EMBEDS].to(problem.x_0), {}
-        for i, move in enumerate(problem.grid.downward()):
-            x, embeds = self._fit(problem, x, states[move.step - 1], move, i, null, embeds)
-            found[move.step] = embeds
-        return Whole(states[-1], {"null_embeds": torch.stack([found[s] for s in sorted(found)], dim=1)})
-
-    def _fit(
-        self,
-        problem: Problem,
-        x: Tensor,
-        wanted: Tensor,
-        move: Transition,
-        i: int,
-        null: Mapping[str, Tensor],
-        embeds: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """One step downwards from x towards `wanted`: (the state it reaches, its null embedding)."""
-        ends_cond = problem.predict(x, move.asked)
-
-        def take(embeds: Tensor, rows: Tensor) -> Tensor:
-            # Entries of the null condition are read at `rows`; the embeddings are given for these rows already.
-            whole = torch.zeros(len(x), *embeds.shape[1:]).to(embeds).index_copy(0, rows, embeds)
-            ends_null = problem.predict(x[rows], move.asked, rows=rows, cond={**null, EMBEDS: whole})
-            ends = guided_ends(ends_cond.rows(rows), ends_null, self.guidance_scale)
-            return problem.move(ends.x, ends, move)[0]
-
-        def loss(embeds: Tensor, rows: Tensor) -> Tensor:
-            return (take(embeds, rows) - wanted[rows]).flatten(1).square().mean(1)
-
-        embeds = descend(
-            embeds,
-            loss,
-            # The published rate would turn negative after 100 steps.
-            learning_rate=self.learning_rate * max(1 - i / 100, 0.01),
-            num_steps=self.num_inner_steps,
-            enough=self.tolerance + self.tolerance_growth * i,
-        ).last
-        return take(embeds, torch.arange(len(x), device=x.device)), embeds
+    def combined(self, fitted: Ends, fixed: Ends) -> Ends:
+        """eps_fitted + w (eps_prompt - eps_fitted)."""
+        return guided_ends(fixed, fitted, self.guidance_scale)
 
     def reconstruct(self, dynamics: Dynamics, latent: Tensor, carried: Carried, record: Record) -> Tensor:
         """Guided DDIM sampling with the null embedding of each step.
@@ -138,14 +55,66 @@ class NullText(WholeMethod):
         Raises:
           UsageError: the model reads no text.
         """
-        null = null_condition(dynamics.denoiser, len(latent))
-        return _guided_sampling(
-            dynamics,
-            latent,
-            self.guidance_scale,
-            lambda step: {**null, EMBEDS: carried["null_embeds"][:, step - 1]},
-            record,
-        )
+        null, embeds = null_condition(dynamics.denoiser, len(latent)), carried[self.carried_name]
+
+        def conditions(step: int) -> tuple[Conditioning, Conditioning]:
+            return dynamics.cond, {**null, EMBEDS: embeds[:, step - 1]}
+
+        return guided_sampling(dynamics, latent, self.guidance_scale, conditions, record)
+
+
+@inversion_method("prompt-tuning")
+@dataclass(frozen=True)
+class PromptTuning(FittedEmbeddings):
+    """DDIM inversion at guidance 1, then a prompt embedding for each step    (Dong et al., ICCV 2023).
+
+    Null-text inversion with the roles exchanged: the null embedding stays and the prompt's is fitted, from the
+    prompt of the inversion on. `reconstruct` samples under guidance with the fitted embeddings c_l; an edit takes
+    in step l
+
+        (1 - `kept`) c_target + `kept` c_l,
+
+    between the target and what brings the image back. Objective and interpolation are the source's. Where its
+    fit starts, its rate and when it stops are not known for certain: they are those of null-text inversion, and `kept`
+    is ours.
+
+    Carries prompt_embeds, (B, T, L, D), entry l-1 of step l. The pooled embedding of SDXL stays that of the prompt.
+
+    Attributes:
+      kept: share of the fitted embedding in edits; 1 brings the image back, 0 is guided sampling under the target.
+    """
+
+    carried_name = "prompt_embeds"
+
+    kept: Annotated[float, Field(ge=0, le=1)] = 0.5
+
+    def fitted_and_fixed(self, cond: Conditioning, null: Conditioning) -> tuple[Conditioning, Conditioning]:
+        """The prompt's embedding is fitted."""
+        return cond, null
+
+    def combined(self, fitted: Ends, fixed: Ends) -> Ends:
+        """eps_null + w (eps_fitted - eps_null)."""
+        return guided_ends(fitted, fixed, self.guidance_scale)
+
+    def reconstruct(self, dynamics: Dynamics, latent: Tensor, carried: Carried, record: Record) -> Tensor:
+        """Guided DDIM sampling with the embedding of each step, mixed with the target's in an edit.
+
+        Images whose target is the prompt of the inversion are reconstructed.
+
+        Raises:
+          UsageError: the model reads no text.
+        """
+        null, embeds = null_condition(dynamics.denoiser, len(latent)), carried[self.carried_name]
+        target = dynamics.cond[EMBEDS].to(embeds)
+        source = target if dynamics.source_cond is None else dynamics.source_cond[EMBEDS].to(embeds)
+        edited = (target != source).flatten(1).any(1).view(-1, 1, 1)
+
+        def conditions(step: int) -> tuple[Conditioning, Conditioning]:
+            fitted = embeds[:, step - 1]
+            mixed = torch.where(edited, (1 - self.kept) * target + self.kept * fitted, fitted)
+            return {**dynamics.cond, EMBEDS: mixed}, null
+
+        return guided_sampling(dynamics, latent, self.guidance_scale, conditions, record)
 
 
 @inversion_method("negative-prompt")
@@ -177,39 +146,11 @@ class NegativePrompt(StepMethod):
         Raises:
           UsageError: the model reads no text, or the condition is no prompt.
         """
-        _check_text(self.name, problem)
+        check_text(self.name, problem)
         return Step(*problem.move(x, problem.predict(x, move.asked), move))
 
     def reconstruct(self, dynamics: Dynamics, latent: Tensor, carried: Carried, record: Record) -> Tensor:
         """Guided DDIM sampling away from the prompt of the inversion, which an edit replaces by its own."""
         source = dict(dynamics.cond if dynamics.source_cond is None else dynamics.source_cond)
-        return _guided_sampling(dynamics, latent, self.guidance_scale, lambda step: source, record)
-
-
-def _guided_sampling(
-    dynamics: Dynamics,
-    x: Tensor,
-    scale: float,
-    null_of: Callable[[int], Mapping[str, Tensor]],
-    record: Record,
-) -> Tensor:
-    """DDIM sampling under guidance, with the null condition of each step."""
-    for move in dynamics.grid.downward():
-        ends_cond = dynamics.predict(x, move.asked)
-        ends_null = dynamics.predict(x, move.asked, cond=null_of(move.step))
-        lower, eps = dynamics.move(x, guided_ends(ends_cond, ends_null, scale), move)
-        record(StepRecord(move.step, x, eps, lower))
-        x = lower
-    return x
-
-
-def _check_text(name: str, dynamics: Dynamics) -> None:
-    if EMBEDS not in dynamics.cond or getattr(dynamics.denoiser, "text", None) is None:
-        raise _needs_prompts(name)
-
-
-def _needs_prompts(name: str) -> UsageError:
-    return UsageError(
-        f"inversion method '{name}' works on a text condition; use a text-conditional model, and "
-        "cond = model.text.encode(prompts)."
-    )
+        both = dynamics.cond, source
+        return guided_sampling(dynamics, latent, self.guidance_scale, lambda step: both, record)
