@@ -12,6 +12,8 @@ from fetch_server import COMMIT, CONTENT, HUB, SHA, Server, hub_card, own_cache,
 
 from taba_core.cache import read_json_table, write_json_table
 from taba_core.errors import UsageError, WorkError
+from taba_core.models.cards import WeightsCard
+from taba_core.models.catalog import load_card
 from taba_core.models.prompts import load_prompts
 from taba_core.models.weights import locate, require_weights, stored_at
 from workflows.command import download as downloads
@@ -180,6 +182,24 @@ def test_a_hub_snapshot_has_the_needed_files_of_one_commit(server, cache):
     assert found == {name: content for name, content in server.hub.items() if name != "README.md"}
     assert read_json_table(cache / "weights" / "lock.json")["own--model"]["commit"] == COMMIT
     assert path == stored_at(card) and not path.with_name("own--model.partial").exists()
+
+
+def test_a_file_and_its_autoencoder_come_from_two_places_into_one_folder(server, cache):
+    weights = WeightsCard(source="url", location=f"{server.url}/weights.pt?key=1", autoencoder="own/vae")
+    card = load_card("sit-xl").model_copy(update={"weights": weights})
+    wanted = ("config.json", "diffusion_pytorch_model.safetensors")
+    server.hub = dict.fromkeys((*wanted, "README.md"), b"{}") | {wanted[1]: HUB["unet/model.safetensors"]}
+    server.status["/api/models/own/vae/revision/main"] = 503
+    with pytest.raises(WorkError, match="HTTP 503"):
+        fetch_weights(card, endpoint=server.url)
+    server.status.clear()  # what has come is kept, and the rest is fetched
+    path = fetch_weights(card, endpoint=server.url)
+    assert path == cache / "weights" / "sit-xl" == locate(card)
+    found = {str(p.relative_to(path)) for p in path.rglob("*") if p.is_file()}
+    assert found == {"weights.pt", *(f"vae/{name}" for name in wanted)}
+    assert [where for where, _ in server.requests].count("/weights.pt") == 1
+    assert read_json_table(cache / "weights" / "lock.json")["sit-xl"]["commit"] == COMMIT
+    assert fetch_weights(card, endpoint=server.url) == path
 
 
 @follows(" To fetch it again: delete ", ", then `taba fetch ")

@@ -90,7 +90,7 @@ def test_tables_have_n_floors_and_intervals_and_claims_are_told_by_model(store, 
         for path in (store / "report" / "tables").glob("flows-*.csv")
     }
     assert {"flows-shift", "flows-replacement", "flows-repairs", "flows-steps"} <= set(tables)
-    assert [row["Inversion"] for row in tables["flows-shift"]] == ["T = 4", "T = 5"] * 3
+    assert [row["Inversion"][-5:] for row in tables["flows-shift"]] == ["T = 4", "T = 5"] * 3
     assert len(tables["flows-replacement"]) == 3 * (
         3 + 2 + 3
     )  # exact, matched and source times of three cases

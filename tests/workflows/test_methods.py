@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+import xarray as xr
 from method_runs import context, report_of, run
 
 from taba_core.artifacts import variable
@@ -17,7 +18,7 @@ from workflows.planning.plan import make_plan
 from workflows.report.comparison import front
 from workflows.studies.methods.claims import proportional
 from workflows.studies.methods.rows import GROUPS, built_in_methods, method_rows
-from workflows.studies.methods.tables import tables_of
+from workflows.studies.methods.tables import rows_of_table7, tables_of
 
 # What an image costs at T = 50, by row: the totals of the methods' descriptions.
 COUNTS = {
@@ -89,6 +90,26 @@ def test_every_registered_method_has_a_row_of_its_own_label_where_it_applies():
     assert [row.name for row in by_name] == ["heun", "rf-inversion"] and len(of_flows) == 6
     text = method_rows(context("prompts=builtin", "num_samples=8", model="if"), 50)
     assert of_text <= {row.method for row in text}
+
+
+def test_table_7_of_a_flow_has_every_row_and_of_other_models_the_papers():
+    def shown(model):
+        asked = context(model=model)
+        rows = method_rows(asked, 50)
+        names, groups = [row.name for row in rows], [row.group for row in rows]
+        result = xr.Dataset(
+            {"row_group": ("row", groups)},
+            coords={"row": names},
+            attrs={"model_spec": asked.model_spec.model_dump(mode="json")},
+        )
+        return rows_of_table7(result), rows
+
+    flow, rows = shown("photo-flow")
+    assert flow == [row.name for row in rows] and len(flow) > 40
+    made = {row.method for row in rows if row.name in flow and row.chosen.method.made_for_flows}
+    assert made == {"heun", "rf-solver", "fireflow", "uni-inv", "dnaedit", "rf-inversion"}
+    paper, rows = shown("gaussian")
+    assert paper == [row.name for row in rows if row.group == GROUPS[0]] and len(paper) == 9
 
 
 def test_rows_are_chosen_by_row_by_method_or_as_the_papers_table():

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from taba_core.model_spec import ModelSpec
+from taba_core.models.base import card_of
 from workflows.analysis.findings import Shown, cell, is_guided, item_context, item_id
 from workflows.analysis.gaussianity import shown_beside_floor
 from workflows.analysis.presentation import DASH, Cell, Column, PaperValue, Table
@@ -109,7 +111,7 @@ def tables_of(label: str, result: xr.Dataset, index: int, results: Sequence[xr.D
             "The paper's comparison. Its own values are of SDXL, and stand beside ours on that model only; below the "
             "table they are printed for reference. KL is per entry, against noise of an independent set.",
             table7_columns(result, _TABLE7),
-            [name for name in _names(result) if str(result["row_group"].sel(row=name).item()) == PAPER],
+            rows_of_table7(result),
             (result, index, results),
             (
                 *_time_notes(result),
@@ -182,6 +184,19 @@ def _edits_table(label: str, of: tuple[xr.Dataset, int, Sequence[xr.Dataset]]) -
     )
 
 
+def rows_of_table7(result: xr.Dataset) -> list[str]:
+    """Names of the paper's rows; of a flow, which the paper did not ask, of all."""
+    names = _names(result)
+    if is_flow(result):
+        return names
+    return [name for name in names if str(result["row_group"].sel(row=name).item()) == PAPER]
+
+
+def is_flow(result: xr.Dataset) -> bool:
+    """Whether the result is of a flow."""
+    return card_of(ModelSpec.model_validate(result.attrs["model_spec"])).schedule.kind == "flow"
+
+
 _TABLE7_NOTE = (
     "ReNoise is counted with the reference prediction its regularisation takes in every step; the paper's count leaves "
     "it out."
@@ -216,7 +231,7 @@ def _table(
     with_noise = columns is not _ACCURACY
     rows = [str(result["row_label"].sel(row=name).item()) for name in names]
     groups = [str(result["row_group"].sel(row=name).item()) for name in names]
-    if id == "table7":
+    if id == "table7" and set(groups) == {PAPER}:
         groups = [""] * len(names)
     cells = [tuple(_cell(result, name, column.name) for column in columns) for name in names]
     if with_noise and names:
