@@ -13,7 +13,7 @@ try:
     main(json.loads(sys.argv[1]))
 except SystemExit as end:
     assert not end.code
-heavy = {"matplotlib", "xarray", "pandas", "zarr", "dask", "scipy.stats", "scipy.special", "ray", "diffusers", "sklearn"}
+heavy = {"matplotlib", "xarray", "pandas", "zarr", "dask", "scipy.stats", "scipy.special", "ray", "diffusers"}
 print(json.dumps(sorted(heavy & set(sys.modules))))
 """
 
