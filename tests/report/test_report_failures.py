@@ -7,14 +7,16 @@ import json
 
 import numpy as np
 import pytest
+from read_pages import Page, broken_links, pages_of
 from sample_report import sample_run
-from test_report_files import Page, files_of, strict
+from test_report_files import files_of, strict
 
 from taba_core.errors import WorkError
 from workflows.__main__ import main
 from workflows.analysis.presentation import Run
 from workflows.analysis.study import studies
-from workflows.report import pages, plots, write
+from workflows.report import plots, write
+from workflows.report.site import build
 from workflows.report.write import write_report
 
 RUN = sample_run()
@@ -58,20 +60,28 @@ def quick(monkeypatch, whole):
 
 
 def names_it(folder, failures, kind, name):
-    """One failure, told in failures.json and in its place on a page that is well formed."""
+    """One failure, told in failures.json, in its place on the page of its study and on the overview."""
     assert [(failure.kind, failure.id, failure.error) for failure in failures] == [
         (kind, name, "ValueError: no <such> channel")
     ]
     (entry,) = strict(folder / "failures.json")
     assert (entry["kind"], entry["id"]) == (kind, name)
     assert "in broken" in entry["traceback"]
-    text = (folder / "index.html").read_text(encoding="utf-8")
-    page = Page(text)
-    assert f"This {kind} could not be made: ValueError: no &lt;such&gt; channel." in text
-    assert len(page.ids) == len(set(page.ids))
-    for link in page.links:
-        assert link.startswith("data:") or link[1:] in page.ids or (folder / link).is_file(), link
-    return page
+    path = f"pages/study-{entry['study']}.html"
+    assert (
+        f"This {kind} could not be made: ValueError: no &lt;such&gt; channel." in (folder / path).read_text()
+    )
+    pages = pages_of(folder)
+    assert broken_links(folder, pages) == []
+    assert f"{path}#{name}" in pages["index.html"].links
+    assert "1 part of this report could not be made" in pages["index.html"].text
+    return pages[path]
+
+
+def pictures_of(folder):
+    """The pictures that the pages of studies show."""
+    pages = pages_of(folder).items()
+    return [i for name, page in pages if "study-" in name for i in page.images if "src" in i]
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -79,7 +89,7 @@ def test_a_figure_that_fails_loses_nothing_else(tmp_path, whole, quick, name):
     write_report(sample_run(), tmp_path)
     _, failures = write_report(with_broken_figure(RUN, name), tmp_path)
     page = names_it(tmp_path, failures, "figure", name)
-    assert name in page.ids and len(page.images) == len(FIGURES) - 1
+    assert name in page.ids and len(pictures_of(tmp_path)) == len(FIGURES) - 1
     gone = {
         f"figures/{name}{suffix}" for suffix in (".png", ".pdf")
     }  # an earlier report's picture would be a lie
@@ -95,7 +105,7 @@ def test_a_table_that_fails_loses_nothing_else(tmp_path, monkeypatch, whole, qui
     monkeypatch.setattr(write, maker, lambda table: broken() if table.id == name else make(table))
     _, failures = write_report(sample_run(), tmp_path)
     page = names_it(tmp_path, failures, "table", name)
-    assert name in page.ids and len(page.images) == len(FIGURES)
+    assert name in page.ids and len(pictures_of(tmp_path)) == len(FIGURES)
     gone = {f"tables/{name}{suffix}" for suffix in (".csv", ".md", ".tex")}
     assert set(files_of(tmp_path)) == set(whole) - gone
     kept = [record for record in json.loads(whole["results.json"]) if record["item"] != name]
@@ -103,8 +113,8 @@ def test_a_table_that_fails_loses_nothing_else(tmp_path, monkeypatch, whole, qui
 
 
 def test_a_table_that_only_the_page_cannot_show_is_named_there(tmp_path, monkeypatch, quick):
-    shown = pages._table
-    monkeypatch.setattr(pages, "_table", lambda table: broken() if table.id == "table3" else shown(table))
+    shown = build.table_view
+    monkeypatch.setattr(build, "table_view", lambda t, *a: broken() if t.id == "table3" else shown(t, *a))
     _, failures = write_report(sample_run(), tmp_path)
     names_it(tmp_path, failures, "table", "table3")
     assert (tmp_path / "tables" / "table3.csv").is_file()
@@ -167,10 +177,12 @@ def test_a_study_that_cannot_be_presented_is_named_and_keeps_its_claims(tmp_path
     assert end.value.code == 1  # the report was what was asked for
     line = "study correlation could not be made (ValueError: no <such> channel)."
     assert line in capsys.readouterr().err
-    text = (tmp_path / "index.html").read_text(encoding="utf-8")
-    page = Page(text)
+    text = (tmp_path / "pages" / "study-correlation.html").read_text(encoding="utf-8")
     assert "This study could not be made: ValueError: no &lt;such&gt; channel." in text
-    assert {"study-correlation", "failure-correlation", "study-location", "fig3"} <= set(page.ids)
+    assert {"study-correlation", "failure-correlation"} <= set(Page(text).ids)
+    pages = pages_of(tmp_path)
+    assert {"study-location", "fig3"} <= set(pages["pages/study-location.html"].ids)
+    assert broken_links(tmp_path, pages) == []
     assert "correlation" in {claim["study"] for claim in strict(tmp_path / "claims.json")}
     assert {record["study"] for record in strict(tmp_path / "results.json")} == {"location"}
 

@@ -1,45 +1,17 @@
-"""The folder a report is: complete, strict, the same bytes for the same run, and a page that stands alone."""
+"""The folder a report is: complete, strict, the same bytes for the same run, and pages that need no other file."""
 
-import base64
 import dataclasses
-import html.parser
 import json
 import warnings
 
 import pytest
+from read_pages import Page, broken_links, pages_of
 from sample_report import sample_run
 
 from taba_core.errors import WorkError
 from workflows.analysis.presentation import Claim, Run, Section
 from workflows.report.files import write_bytes
 from workflows.report.write import write_report
-
-VOID = {"meta", "img", "br", "link", "hr", "input"}
-
-
-class Page(html.parser.HTMLParser):
-    """Checks that tags nest, and collects ids, links, images and text."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.ids, self.links, self.images, self.words = [], [], [], [], []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        values = dict(attrs)
-        if tag not in VOID:
-            self.open.append(tag)
-        self.ids += [values["id"]] if "id" in values else []
-        self.links += [values[name] for name in ("href", "src") if name in values]
-        self.images += [values] if tag == "img" else []
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag, f"</{tag}> closes nothing"
-
-    def handle_data(self, data):
-        self.words.append(data)
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +24,8 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def page(folder):
-    return Page((folder / "index.html").read_text(encoding="utf-8"))
+def pages(folder):
+    return pages_of(folder)
 
 
 def strict(path):
@@ -72,12 +44,25 @@ def test_every_item_has_its_files_and_nothing_else_is_left(folder):
         f"tables/{name}.{ext}" for name in ("table2", "table3", "table4") for ext in ("csv", "md", "tex")
     }
     figures = {f"figures/{name}.{ext}" for name in ("fig1", "fig3", "fig4") for ext in ("png", "pdf")}
-    assert set(files_of(folder)) == tables | figures | {
+    shared = ("items", "beside", "methods", "provenance", "glossary", "cite")
+    studies = ("correlation", "regions", "step-error", "forward-fix")
+    pages = {f"pages/{name}.html" for name in (*shared, *(f"study-{study}" for study in studies))}
+    assets = {f"assets/{name}" for name in ("site.css", "site.js", "search.js")}
+    assert set(files_of(folder)) == tables | figures | pages | assets | {
         "index.html",
         "results.json",
         "claims.json",
         "failures.json",
     }
+
+
+def test_pages_of_an_earlier_report_are_removed_and_files_of_others_are_not(tmp_path):
+    run = sample_run()
+    write_report(dataclasses.replace(run, sections=run.sections[:1]), tmp_path)
+    assert (tmp_path / "pages" / "study-regions.html").is_file()
+    (tmp_path / "notes.html").write_text("somebody's own")
+    write_report(dataclasses.replace(run, sections=()), tmp_path)
+    assert not (tmp_path / "pages" / "study-regions.html").exists() and (tmp_path / "notes.html").exists()
 
 
 def test_a_second_report_is_byte_identical(folder, tmp_path):
@@ -127,40 +112,40 @@ def test_nan_is_null_in_results_and_claims(folder):
     assert set(claims["C2"]) == fields
 
 
-def test_the_page_is_well_formed_and_every_link_leads_somewhere(folder, page):
-    assert len(page.ids) == len(set(page.ids))
-    for link in page.links:
-        if link.startswith("#"):
-            assert link[1:] in page.ids
-        elif not link.startswith("data:image/png;base64,"):
-            assert (folder / link).is_file(), link  # relative, so the folder can be copied; nothing external
+def test_pages_are_well_formed_and_every_link_leads_somewhere(folder, pages):
+    for name, page in pages.items():
+        assert len(page.ids) == len(set(page.ids)), name
+    assert broken_links(folder, pages) == []
 
 
-def test_the_page_embeds_its_figures_and_describes_them(folder, page):
-    assert len(page.images) == 3
-    assert all(image["alt"] for image in page.images)
-    codes = [image["src"].removeprefix("data:image/png;base64,") for image in page.images]
-    embedded = {base64.b64decode(code, validate=True) for code in codes}
-    assert embedded == {path.read_bytes() for path in (folder / "figures").glob("*.png")}
+def test_the_pages_show_every_figure_and_describe_it(pages):
+    shown = [
+        image for name, page in pages.items() if "study-" in name for image in page.images if "src" in image
+    ]
+    assert {image["src"] for image in shown} == {
+        f"../figures/{name}.png" for name in ("fig1", "fig3", "fig4")
+    }
+    assert all(image["alt"] and int(image["width"]) and int(image["height"]) for image in shown)
 
 
-def test_the_page_shows_floor_paper_proxy_provenance_and_notes(page):
-    text = " ".join(" ".join(page.words).split())
-    for words in (
-        "floor 0.252",
-        "paper 0.126",
-        "proxy for FID",
-        "taba run paper --store runs/demo",
-        "n = 96",
+def test_the_pages_show_floor_paper_proxy_provenance_and_notes(pages):
+    for name, words in (
+        ("study-correlation", ("floor 0.252", "paper 0.126")),
+        ("study-forward-fix", ("proxy for FID", "n = 96", "Inception weights are missing")),
+        ("provenance", ("taba run paper --store runs/demo", "versions · torch")),
     ):
-        assert words in text
-    assert "versions · torch" in text
-    assert "Inception weights are missing" in text
+        for said in words:
+            assert said in pages[f"pages/{name}.html"].text, said
 
 
-def test_sections_follow_the_paper(page):
-    studies = [name for name in page.ids if name.startswith("study-")]
-    assert studies == ["study-correlation", "study-step-error", "study-regions", "study-forward-fix"]
+def test_studies_are_listed_in_the_papers_order(pages):
+    links = [
+        link for link in pages["index.html"].links if link.startswith("pages/study-") and "#" not in link
+    ]
+    expected = [
+        f"pages/study-{name}.html" for name in ("correlation", "step-error", "regions", "forward-fix")
+    ]
+    assert list(dict.fromkeys(links[:4])) == expected
 
 
 @pytest.mark.parametrize(
@@ -170,13 +155,14 @@ def test_sections_follow_the_paper(page):
 def test_a_verdict_is_told_by_word_and_sign_not_by_colour_alone(tmp_path, verdict, css, sign):
     claim = Claim("C1", "a < b", verdict)
     path, _ = write_report(Run("One claim", (Section("s", "S", "?", claims=(claim,)),)), tmp_path)
-    text = path.read_text(encoding="utf-8")
+    text = (tmp_path / "pages" / "study-s.html").read_text(encoding="utf-8")
     assert f'<span class="badge {css}"><span aria-hidden="true">{sign}</span> {verdict}</span>' in text
-    assert f"1 {verdict}" in text
+    assert f"1 {verdict}" in Page.read(path).text
 
 
-def test_a_run_without_finished_studies_still_gives_a_page(tmp_path):
-    Page(write_report(Run("Nothing yet", ()), tmp_path)[0].read_text(encoding="utf-8"))
+def test_a_run_without_finished_studies_still_gives_pages(tmp_path):
+    write_report(Run("Nothing yet", ()), tmp_path)
+    assert broken_links(tmp_path, pages_of(tmp_path)) == []
     assert strict(tmp_path / "results.json") == []
 
 
@@ -184,9 +170,10 @@ def test_text_from_a_run_is_escaped(tmp_path):
     run = dataclasses.replace(
         sample_run(), title="<script>alert(1)</script>", provenance={"command": "a < b & c"}
     )
-    text = write_report(run, tmp_path)[0].read_text(encoding="utf-8")
-    assert "<script>" not in text
-    assert "a &lt; b &amp; c" in text
+    write_report(run, tmp_path)
+    texts = {path.name: path.read_text(encoding="utf-8") for path in tmp_path.rglob("*.html")}
+    assert not [name for name, text in texts.items() if "<script>" in text]
+    assert "a &lt; b &amp; c" in texts["provenance.html"]
 
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path):

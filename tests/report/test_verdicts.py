@@ -7,13 +7,22 @@ from dataclasses import replace
 from sample_report import sample_run
 
 from workflows.analysis.presentation import Claim
+from workflows.report.site.links import claim_anchor
 from workflows.report.verdicts import verdict_table
 from workflows.report.write import write_report
 
 
 def claim(name: str, model: str, verdict: str) -> Claim:
     suffix = "" if model == "photo-mixture" else f", {model}"
-    return Claim(name + suffix, f"statement of {name}", verdict, model=model, study="correlation")
+    return Claim(
+        name + suffix,
+        f"statement of {name}",
+        verdict,
+        model=model,
+        study="correlation",
+        base=name,
+        label=model,
+    )
 
 
 CLAIMS = (
@@ -56,12 +65,30 @@ def test_one_model_needs_no_table():
     assert verdict_table([Claim("X", "of no model", "holds")]) is None
 
 
-def test_the_page_links_every_verdict_to_its_claim(tmp_path):
+def test_claims_of_one_study_that_differ_in_what_they_measure_are_rows_of_their_own():
+    """Ids with a comma of their own were taken for ids of several results."""
+    claims = [
+        Claim(f"CF5a~, {of}{end}", "s", verdict, model=model, base=f"CF5a~, {of}")
+        for of, verdict in (("pca-64", "holds"), ("classifier", "fails"))
+        for model, end in (("photo-mixture", ""), ("photo-dit", ", Photo DiT"))
+    ]
+    assert [name for name, _, _ in verdict_table(claims).rows] == ["CF5a~, pca-64", "CF5a~, classifier"]
+
+
+def test_every_verdict_is_beside_the_paper_and_leads_to_its_claim(tmp_path):
     run = sample_run()
-    section = replace(run.sections[0], claims=CLAIMS[:6])
-    page = write_report(replace(run, sections=(section,)), tmp_path)[0].read_text(encoding="utf-8")
-    assert 'id="claims-by-model"' in page and "Fail on both: B (photo-dit)." in page
+    section = replace(run.sections[1], claims=CLAIMS[:6])
+    assert section.study == "correlation"
+    write_report(replace(run, sections=(section,)), tmp_path)
+    beside = (tmp_path / "pages" / "beside.html").read_text(encoding="utf-8")
+    study = (tmp_path / "pages" / "study-correlation.html").read_text(encoding="utf-8")
+    assert "Fail on both: B (photo-dit)." in beside
+    assert 'id="claims-by-model"' in (tmp_path / "index.html").read_text(encoding="utf-8")
     for shown in CLAIMS[:6]:
-        assert f'href="#claim-{shown.id}"' in page and f'id="claim-{shown.id}"' in page
+        anchor = claim_anchor(shown.id)
+        assert f'href="study-correlation.html#{anchor}"' in beside and f'id="{anchor}"' in study
+        # The id and the model stand in columns of their own.
+        assert f'>{shown.base}</th><td class="text">{shown.model}</td>' in study
     alone = replace(run, sections=(replace(section, claims=CLAIMS[:1]),))
-    assert "Claims by model" not in write_report(alone, tmp_path / "one")[0].read_text(encoding="utf-8")
+    write_report(alone, tmp_path / "one")
+    assert 'id="claims-by-model"' not in (tmp_path / "one" / "index.html").read_text(encoding="utf-8")

@@ -101,7 +101,7 @@ def test_the_log_of_runs_says_which_code_computed_and_the_report_shows_it(own_st
     with pytest.raises(SystemExit) as end:
         main(["report", "--store", str(own_store)])
     assert not end.value.code
-    page = (own_store / "report" / "index.html").read_text()
+    page = (own_store / "report" / "pages" / "provenance.html").read_text()
     assert "code · taba_core" in page and code["taba_core"] in page
 
 

@@ -256,7 +256,9 @@ def test_edits_that_ask_for_no_change_are_counted_and_left_out(both, tmp_path):
 
 def test_the_report_shows_the_tables_and_the_pictures(both):
     folder = both / "report"
-    page = (folder / "index.html").read_text()
+    page = "".join(
+        (folder / "pages" / f"study-{study}.html").read_text() for study in ("edits", "compressibility")
+    )
     for text in ("Edits of the same images", "proxy for CLIP-T", "stand-in for LPIPS", "PNG bits a pixel"):
         assert text in page, text
     items = {entry["item"] for entry in json.loads((folder / "results.json").read_text())}

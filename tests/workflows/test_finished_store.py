@@ -14,6 +14,7 @@ try:
 except SystemExit as end:
     assert not end.code
 heavy = {"matplotlib", "xarray", "pandas", "zarr", "dask", "scipy.stats", "scipy.special", "ray", "diffusers"}
+heavy.add("sklearn")
 print(json.dumps(sorted(heavy & set(sys.modules))))
 """
 

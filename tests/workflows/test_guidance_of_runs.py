@@ -152,7 +152,8 @@ def test_the_table_says_the_scales_and_counts_both_evaluations(guided):
     with (path / "report" / "tables" / "table2.csv").open() as file:
         (row,) = csv.DictReader(file)
     assert 0 < float(row["latent"]) <= 1
-    assert "guidance_scale=3, inversion_guidance_scale=2" in (path / "report" / "index.html").read_text()
+    page = (path / "report" / "pages" / "study-correlation.html").read_text()
+    assert "guidance_scale=3, inversion_guidance_scale=2" in page
     tree = taba_core.open_store(path)
     scales = {node.attrs["kind"]: node.attrs.get("guidance_scale") for node in tree.values()}
     assert scales == {"generation": 3.0, "inversion": 2.0, "result": None}

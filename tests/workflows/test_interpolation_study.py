@@ -215,7 +215,7 @@ def test_the_pictures_are_the_first_pairs(place):
 
 
 def test_the_report_has_both_figures_labelled_stand_ins_and_a_claim_that_waits_for_weights(place):
-    page = (place / "report" / "index.html").read_text()
+    page = (place / "report" / "pages" / "study-interpolation.html").read_text()
     assert "proxy for FID" in page and "Paths between two images" in page and "Quality and diversity" in page
     claims = {claim["id"]: claim for claim in json.loads(result_of(place).attrs["claims"])}
     assert (

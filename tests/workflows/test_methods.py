@@ -17,6 +17,7 @@ from workflows.planning.plan import make_plan
 from workflows.report.comparison import front
 from workflows.studies.methods.claims import proportional
 from workflows.studies.methods.rows import GROUPS, built_in_methods, method_rows
+from workflows.studies.methods.tables import tables_of
 
 # What an image costs at T = 50, by row: the totals of the methods' descriptions.
 COUNTS = {
@@ -259,17 +260,27 @@ def test_the_arc_starts_at_the_image_and_ends_at_its_ddim_reconstruction(store, 
 # ---------------------------------------------------------------- report
 
 
-def test_table_7_has_the_papers_layout_and_values(report):
+def test_table_7_has_the_papers_layout(report):
     rows = report[0]
-    ddim = value(rows, "table7", "DDIM inversion", "kl")
-    assert ddim["paper"]["value"] == pytest.approx(0.89) and "not this model" in ddim["paper"]["note"]
-    assert value(rows, "table7", "Forward 4 % (exact)", "psnr")["paper"]["value"] == 25.68
     assert value(rows, "table7", "ReNoise T = 25, K = 1", "evaluations")["value"] == 75
     assert value(rows, "table7", "ReNoise T = 25, K = 1", "evaluations")["T"] == 25
     assert {r["column"] for r in rows if r["item"] == "table7"} == {
         "evaluations", "correlation", "kl", "mae", "lpips", "psnr", "seconds",
     }  # fmt: skip
     assert "Fixed point, 5" not in {r["row"] for r in rows if r["item"] == "table7"}
+
+
+def test_the_papers_values_are_of_sdxl_and_stand_beside_no_other_model(result, report, store):
+    assert not [row for row in report[0] if row["paper"] is not None]
+    page = (store.path / "report" / "pages" / "study-methods.html").read_text()
+    reference = page[page.index("The paper&#39;s rows of Table 7") :]
+    assert "27.58" in reference  # PSNR of DDIM, printed as it stands in the paper
+    (study,) = find_studies(["methods"])
+    own = study.annotate(store, result).assign_attrs(model="sdxl", model_title="SDXL", name="sdxl")
+    (table, *_) = tables_of("SDXL", own, 0, [own])
+    assert table.cell("DDIM inversion", "kl").paper.value == pytest.approx(0.89)  # in the column's unit
+    assert table.cell("Forward 4 % (exact)", "psnr").paper.value == 25.68
+    assert table.cell("Gaussian noise", "kl").paper.value == pytest.approx(0.10)
 
 
 def test_every_claim_whose_rows_were_asked_has_a_verdict(report):
@@ -295,7 +306,7 @@ def test_a_method_that_diverges_is_in_the_tables_and_said_beside_the_pictures(re
     std = float(result["std"].sel(row="bdia-half"))
     assert std > 1e3
     assert value(report[0], "methods-gaussianity", "BDIA, γ = .5", "std")["value"] == pytest.approx(std)
-    page = (store.path / "report" / "index.html").read_text()
+    page = (store.path / "report" / "pages" / "study-methods.html").read_text()
     assert "Diverged, in the tables only: BDIA, γ = .5" in page
     assert not [r for r in report[0] if r["item"] == "methods-tradeoff" and "BDIA" in r["row"]]
 

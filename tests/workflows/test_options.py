@@ -277,7 +277,7 @@ def test_a_study_with_an_option_is_one_file(brightness, tmp_path, capsys):
     }
     # Two results of one set of images: the option is in the key, and the lower level has more entries above it.
     assert set(shares) == {0.5, 0.01} and shares[0.01] > shares[0.5]
-    assert "Bright entries" in (store / "report" / "index.html").read_text()
+    assert "Bright entries" in (store / "report" / "pages" / "study-brightness.html").read_text()
     capsys.readouterr()
 
     assert taba(*run, "--set", "brightness.level=0") == 2

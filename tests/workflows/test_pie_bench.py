@@ -91,7 +91,7 @@ def test_editors_on_stable_diffusion_by_two_methods(base, pie, model, capsys):
     assert paths["masactrl", "ddim"] == "pinned" and paths["masactrl", "direct-inversion"] == "own"
     shares = [s["editor_options"] for s in specs if s["editor"] == "prompt-to-prompt"]
     assert all((o["cross_share"], o["self_share"]) == (0.4, 0.6) for o in shares) and len(shares) == 2
-    page = (store / "report" / "index.html").read_text()
+    page = (store / "report" / "pages" / "study-pie-bench.html").read_text()
     assert "Published rows of PIE-Bench, for reference (13 rows)" in page and "219.88" in page
     assert "LPIPS of the unedited area (lpips)" in page and "structure distance (structure)" in page
     table = (store / "report" / "tables" / "pie-bench.csv").read_text()

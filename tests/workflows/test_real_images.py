@@ -61,11 +61,12 @@ def store(base, folder):
 
 @pytest.fixture(scope="module")
 def told(store):
-    """Every number of the report, and the text of its tables."""
+    """Every number of the report, the text of its tables, and that of the studies' pages."""
     write_store_report(store, None, force=True)
     report = store / "report"
     tables = {path.stem: path.read_text() for path in (report / "tables").glob("*.md")}
-    return json.loads((report / "results.json").read_text()), tables, (report / "index.html").read_text()
+    pages = "".join(path.read_text() for path in sorted((report / "pages").glob("study-*.html")))
+    return json.loads((report / "results.json").read_text()), tables, pages
 
 
 def test_images_are_the_squares_of_the_files_in_shards_of_several_batches_and_a_cut_last_one(store, folder):

@@ -98,7 +98,7 @@ def kernel(real, rows):
 
 
 def test_the_report_labels_stand_ins_and_shows_pictures(place):
-    page = (place / "report" / "index.html").read_text()
+    page = (place / "report" / "pages" / "study-sample-quality.html").read_text()
     assert (
         "proxy for FID" in page
         and "stand-in for Inception-v3" in page
@@ -225,7 +225,7 @@ def test_of_a_class_conditional_model_the_share_of_recognised_samples_stands_in_
     # Guessing would find 6 of 12 with probability 5e-4.
     assert right >= 6
     assert float(result["held_out_accuracy"]) == WEIGHTS.facts()["held_out_accuracy"]
-    page = (tmp_path / "s" / "report" / "index.html").read_text()
+    page = (tmp_path / "s" / "report" / "pages" / "study-sample-quality.html").read_text()
     assert "Samples that a classifier takes for the photograph that was asked" in page
 
 

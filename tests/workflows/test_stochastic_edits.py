@@ -247,7 +247,7 @@ def test_a_claim_on_a_stand_in_says_so_and_every_margin_has_an_interval(place):
 
 def test_the_report_shows_the_grid_and_says_what_is_missing(place):
     folder = place / "report"
-    page = (folder / "index.html").read_text()
+    page = (folder / "pages" / "study-stochastic-edits.html").read_text()
     for text in (
         "Several edits of one photograph",
         "proxy for LPIPS",
@@ -280,7 +280,7 @@ def test_own_photographs_with_classes_are_edited(tmp_path):
     result = result_of(tmp_path / "s")
     assert int(result.attrs["n"]) == 6 and not int(result["crops"])
     assert "6 images of own" in result.attrs["images"]
-    page = (tmp_path / "s" / "report" / "index.html").read_text()
+    page = (tmp_path / "s" / "report" / "pages" / "study-stochastic-edits.html").read_text()
     assert "Photo mixture on own" in page and "random crops of those" not in page
 
 

@@ -79,12 +79,14 @@ def interval_numbers(name: str, estimate: Estimate) -> dict[str, Any]:
     return {name: float(estimate.value), f"{name}_ci95": [float(low), float(high)]}
 
 
-def claims_of(result: xr.Dataset, suffix: str = "") -> tuple[Claim, ...]:
-    """The claims stored with a result; `suffix` tells apart several results of a study."""
+def claims_of(result: xr.Dataset, label: str = "", *, first: bool = True) -> tuple[Claim, ...]:
+    """The claims stored with a result; those of all but the first result of a study have its label in their ids."""
     study = str(result.attrs["study"])
     return tuple(
         Claim(
-            id=entry["id"] + suffix,
+            id=entry["id"] + ("" if first else f", {label}"),
+            base=entry["id"],
+            label=label,
             statement=entry["statement"],
             verdict=entry["verdict"],
             numbers=entry["numbers"],
@@ -139,7 +141,7 @@ def all_claims(results: Sequence[xr.Dataset], labels: Sequence[str]) -> tuple[Cl
     return tuple(
         claim
         for index, (result, label) in enumerate(zip(results, labels, strict=True))
-        for claim in claims_of(result, "" if index == 0 else f", {label}")
+        for claim in claims_of(result, label, first=index == 0)
     )
 
 

@@ -34,12 +34,13 @@ def _check_id(what: str, value: str) -> None:
 
 @dataclass(frozen=True)
 class PaperValue:
-    """A number printed in the paper; `spread` is its ± where it has one."""
+    """A number printed in the paper; `spread` is its ± where it has one, `place` its table, row and column."""
 
     value: float
     spread: float | None
     provenance: Provenance
     note: str = ""
+    place: tuple[str, str, str] | None = None
 
     def __post_init__(self) -> None:
         if self.provenance not in get_args(Provenance):
@@ -215,7 +216,9 @@ class Figure:
 class Claim:
     """An inequality of the paper, tested on an interval and never on a point value.
 
-    `numbers` are what the verdict was read from; `explanation` says why a claim fails or stays unresolved.
+    `numbers` are what the verdict was read from; `explanation` says why a claim fails or stays unresolved. `id` is
+    unique in a report: the claim's own id (`base`), and for all but the first result of a study the result's title
+    (`label`) after it.
     """
 
     id: str
@@ -226,8 +229,11 @@ class Claim:
     study: str = ""
     model: str = ""
     result: str = ""
+    base: str = ""
+    label: str = ""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "base", self.base or self.id)
         if self.verdict not in get_args(Verdict):
             known = ", ".join(get_args(Verdict))
             raise ValueError(f"claim {self.id}: verdict {self.verdict!r}; use one of {known}.")
@@ -263,12 +269,49 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class StoredResult:
+    """A result in the store, as pages name it.
+
+    Attributes:
+      name: of its group in the store. label: what rows of tables call it. key: what ends the ids of its own items.
+      model, n, T: what it was made with.
+    """
+
+    name: str
+    model: str
+    label: str
+    n: int
+    T: int
+
+    @property
+    def key(self) -> str:
+        """The end of the name, which tells results of a model and study apart."""
+        return self.name.rsplit("-", 1)[-1]
+
+
+@dataclass(frozen=True)
+class Query:
+    """Code that reads the numbers of a table from the store.
+
+    Attributes:
+      opening: lines of Python that open the store and find the results.
+      numbers: (row and column, expression after `opening`, value) of every number that is stored as it is shown.
+      others: numbers that are not, because the report computes them from stored ones.
+    """
+
+    opening: str
+    numbers: tuple[tuple[str, str, float], ...]
+    others: int = 0
+
+
+@dataclass(frozen=True)
 class Section:
     """One study in the report: its question, then tables, figures and claims.
 
     `paper_section` ("3.1") orders the report. `note` is shown above the tables (partial runs, proxies), `failure`
     in their place where the study could not present itself. `documents` are JSON files of the report's folder by name,
-    without the suffix: what is to be handed on, not shown.
+    without the suffix: what is to be handed on, not shown. `results` are what it was made from, and `queries` how the
+    numbers of its tables are read from the store, by the table's id.
     """
 
     study: str
@@ -282,6 +325,8 @@ class Section:
     note: str = ""
     failure: Failure | None = None
     documents: Mapping[str, Any] = field(default_factory=dict)
+    results: tuple[StoredResult, ...] = ()
+    queries: Mapping[str, Query] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check_id("study", self.study)
@@ -290,12 +335,22 @@ class Section:
 
 
 @dataclass(frozen=True)
+class Model:
+    """A model that a report is about: its name, title, and the facts of its card, (what, value) each."""
+
+    name: str
+    title: str
+    facts: tuple[tuple[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
 class Run:
     """Everything one report shows.
 
     Attributes:
-      headline: id of the table shown first; absent ids are ignored.
       summary: one or two sentences under the title.
+      store: where the results are, as commands name it.
+      models: those that results are of.
       provenance: flat or nested mapping printed at the end: command, versions, machine, seconds, store, ...;
         "runs" in it is a mapping from a line about each run to all that is known of it, folded away.
     """
@@ -304,7 +359,8 @@ class Run:
     sections: tuple[Section, ...]
     provenance: Mapping[str, Any] = field(default_factory=dict)
     summary: str = ""
-    headline: str = "table2"
+    store: str = "STORE"
+    models: tuple[Model, ...] = ()
 
     def __post_init__(self) -> None:
         items = [t.id for s in self.sections for t in s.tables]

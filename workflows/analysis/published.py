@@ -42,6 +42,18 @@ PAPER_SETTINGS: Mapping[str, str] = {
 }
 
 
+# (n, T) of the paper's tables, and of models that have another n there, as PAPER_SETTINGS says them.
+_RUNS: Mapping[str, tuple[int, int]] = {
+    "2": (8192, 100),
+    "2 / SDXL": (10240, 100),
+    "3": (8192, 100),
+    "5 / DiT": (10240, 50),
+    "5 / IF": (5120, 50),
+    "7": (2048, 50),
+    "9": (4096, 1000),
+}
+
+
 @dataclass(frozen=True)
 class PaperEntry:
     """One printed value with the paper's own row and column headings."""
@@ -73,7 +85,8 @@ def _entry(record: Mapping[str, Any]) -> PaperEntry:
         note = f"printed as {record['value']:g} in units of {unit:g}; {note}"
     scaled = float(f"{record['value'] * unit:.12g}")  # 4.832 * 1e-4 without binary dust
     spread = None if record["pm"] is None else float(f"{record['pm'] * unit:.12g}")
-    value = PaperValue(scaled, spread, _provenance(record["note"]), note)
+    place = (record["table"], record["row"], record["column"])
+    value = PaperValue(scaled, spread, _provenance(record["note"]), note, place)
     return PaperEntry(record["row"], record["column"], value)
 
 
@@ -97,6 +110,17 @@ def paper_rows(table: str) -> tuple[PaperEntry, ...]:
     Values are in base units (the KL of Tables 7 and 9 is printed in 1e-2 and 1e-4).
     """
     return _entries().get(table_number(table), ())
+
+
+def paper_run(place: tuple[str, str, str]) -> tuple[int, int] | None:
+    """(n, T) that the paper's number at a place (table, row, column) was measured with, as far as it can be told."""
+    table, row, _ = place
+    return _RUNS.get(f"{table} / {row.split(' / ')[0]}", _RUNS.get(table))
+
+
+def recovered() -> tuple[PaperEntry, ...]:
+    """Every recovered number of the paper, in the file's order."""
+    return tuple(entry for entries in _entries().values() for entry in entries)
 
 
 def paper_value(table: str, row: str, column: str) -> PaperValue | None:

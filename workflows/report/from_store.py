@@ -21,10 +21,11 @@ from workflows.analysis.study import studies
 if TYPE_CHECKING:
     import xarray as xr
 
-    from workflows.analysis.presentation import Failure, Run, Section
+    from workflows.analysis.presentation import Failure, Run, Section, StoredResult
     from workflows.analysis.study import Study
 
 _STAMP = ".stamp"
+_LAYOUT = "site 1"  # raise it when the pages change: a report of another layout is made anew
 
 
 def write_store_report(path: str | Path, output: Path | None, *, force: bool) -> tuple[Path, list[Failure]]:
@@ -54,7 +55,7 @@ def write_store_report(path: str | Path, output: Path | None, *, force: bool) ->
     from workflows.report.write import write_report
 
     remove(folder / _STAMP)
-    index, failures = write_report(collect(store, names), folder)
+    index, failures = write_report(collect(store, names, str(path)), folder)
     if not failures:
         write_text(folder / _STAMP, stamp)
     if output is None:
@@ -62,9 +63,14 @@ def write_store_report(path: str | Path, output: Path | None, *, force: bool) ->
     return index, failures
 
 
-def collect(store: Store, names: list[str]) -> Run:
-    """All results of a store as one presentable run. Results of another study version are left out."""
+def collect(store: Store, names: list[str], path: str = "STORE") -> Run:
+    """All results of a store as one presentable run. Results of another study version are left out.
+
+    Args:
+      path: the store as commands and code on the pages are to name it.
+    """
     from workflows.analysis.presentation import Run
+    from workflows.report.model_groups import describe
 
     by_study: dict[str, list[xr.Dataset]] = {}
     for name in names:
@@ -76,30 +82,51 @@ def collect(store: Store, names: list[str]) -> Run:
     for study in studies().values():
         current = [r for r in by_study.get(study.name, []) if r.attrs["study_version"] == study.version]
         if current:
-            sections.append(section_of(study, store, sorted(current, key=_result_order)))
+            sections.append(section_of(study, store, sorted(current, key=_result_order), path))
     log = run_log(store)
-    models = sorted({str(r.attrs["model_title"]) for results in by_study.values() for r in results})
+    every = sorted((r for results in by_study.values() for r in results), key=_result_order)
+    facts = {
+        str(r.attrs["model"]): (str(r.attrs["model_title"]), r.attrs.get("model_spec", {})) for r in every
+    }
+    models = sorted({title for title, _ in facts.values()})
     return Run(
         title="There and Back Again: noise, images and DDIM inversions",
         summary=f"{len(sections)} {'study' if len(sections) == 1 else 'studies'} on {', '.join(models)}. Measured "
         "numbers carry 95 % intervals where n allows one; every claim is an inequality tested on its interval.",
         sections=tuple(sections),
+        store=path,
+        models=tuple(describe(name, title, spec) for name, (title, spec) in facts.items()),
         provenance={"store": store.place.name} | {"runs": {_run_title(entry): entry for entry in log}},
     )
 
 
-def section_of(study: Study, store: Store, results: list[xr.Dataset]) -> Section:
+def section_of(study: Study, store: Store, results: list[xr.Dataset], path: str) -> Section:
     """A study's part of the report; where it cannot be presented, what went wrong, and its claims if they can be."""
     from workflows.analysis.presentation import Failure, Section
+    from workflows.report.queries import queries_of
 
     try:
-        return study.present([study.annotate(store, result) for result in results])
+        section = study.present([study.annotate(store, result) for result in results])
+        section = replace(section, results=_behind(results))
+        stored = {result.attrs["name"]: result for result in results}
+        return replace(section, queries=queries_of(section, stored, path))
     except Exception as error:  # whatever is wrong with one study, the others are shown
         failure = Failure.of("study", study.name, study.name, study.title, error)
     try:
-        return replace(study.section(results), failure=failure)
+        return replace(study.section(results), results=_behind(results), failure=failure)
     except Exception:  # the claims are stored with what could not be presented
         return Section(study.name, study.title, study.question, study.paper_section, failure=failure)
+
+
+def _behind(results: Sequence[xr.Dataset]) -> tuple[StoredResult, ...]:
+    """The results of a section as its pages name them."""
+    from workflows.analysis.findings import row_labels
+    from workflows.analysis.presentation import StoredResult
+
+    return tuple(
+        StoredResult(str(r.attrs["name"]), str(r.attrs["model"]), label, int(r.attrs["n"]), int(r.attrs["T"]))
+        for r, label in zip(results, row_labels(results), strict=True)
+    )
 
 
 def _run_title(entry: dict[str, Any]) -> str:
@@ -118,7 +145,9 @@ def _result_order(result: xr.Dataset) -> tuple[Any, ...]:
 
 def _stamp(store: Store, names: list[str]) -> str:
     runs = run_log(store)
-    text = json.dumps([names, version("taba"), [(s.name, s.version) for s in studies().values()], runs])
+    text = json.dumps(
+        [_LAYOUT, names, version("taba"), [(s.name, s.version) for s in studies().values()], runs]
+    )
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 

@@ -133,7 +133,7 @@ def _of_store(where: str) -> Side:
         result = store.read_result(name)
         assert result is not None
         result.attrs["name"] = name
-        section = section_of(study, store, [result])
+        section = section_of(study, store, [result], where)
         if section.failure:
             unread.append(f"{name}: {section.failure.error}")
         records = [r for table in section.tables for r in table_records(section, table)]

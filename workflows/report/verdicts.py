@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from taba_core.models.catalog import list_cards
 from taba_core.verdicts import Verdict
 from workflows.analysis.presentation import Claim
+from workflows.report.model_groups import CLOSED, GROUPS, group_of
 
 
 @dataclass(frozen=True)
@@ -33,21 +33,15 @@ def verdict_table(claims: Sequence[Claim]) -> VerdictTable | None:
     rows: dict[str, dict[str, Claim]] = {}
     for claim in claims:
         if claim.model:
-            rows.setdefault(base_id(claim), {}).setdefault(claim.model, claim)
-    exact = {card.name for card in list_cards() if card.embedded}
+            rows.setdefault(claim.base, {}).setdefault(claim.model, claim)
     found = dict.fromkeys(model for by_model in rows.values() for model in by_model)
-    models = tuple(
-        sorted(found, key=lambda model: model not in exact)
-    )  # stable: the report's order within each
+    exact = {model for model in found if group_of(model) == CLOSED}
+    # Sorting is stable: the report's order within each group.
+    models = tuple(sorted(found, key=lambda model: GROUPS.index(group_of(model))))
     if len(models) < 2:
         return None
     table = tuple((name, next(iter(row.values())).statement, row) for name, row in rows.items())
     return VerdictTable(models, table, _sentences(rows, [m for m in models if m in exact], exact))
-
-
-def base_id(claim: Claim) -> str:
-    """The claim's id without the name of the result that tells it apart from the same claim of others."""
-    return claim.id.split(",")[0]
 
 
 def _sentences(

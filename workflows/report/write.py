@@ -1,16 +1,17 @@
-"""`write_report`: one folder with the page, every table, every figure and all numbers."""
+"""`write_report`: one folder with the pages, every table, every figure and all numbers."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from workflows.analysis.presentation import Failure, Figure, Run, Table
+from workflows.analysis.presentation import Failure, Figure, Run, Section, Table
 from workflows.report.files import remove, write_bytes, write_json, write_text
-from workflows.report.pages import in_paper_order, render
 from workflows.report.records import claim_records, figure_records, table_records
+from workflows.report.site.build import build_site
 from workflows.report.style import RC, figure_files
 from workflows.report.tables import to_csv, to_latex_table, to_markdown
 
@@ -18,14 +19,14 @@ _TABLE_SUFFIXES, _FIGURE_SUFFIXES = (".csv", ".md", ".tex"), (".png", ".pdf")
 
 
 def write_report(run: Run, folder: Path) -> tuple[Path, list[Failure]]:
-    """Write a run's report; return the path of its page, and the parts that could not be made.
+    """Write a run's report; return the path of its first page, and the parts that could not be made.
 
-    index.html; tables/<id>.csv, .md, .tex; figures/<id>.png, .pdf; results.json (a list of numbers with
-    their context), claims.json (a list of verdicts), failures.json (a list of parts that could not be made), and the
-    documents of the sections. Each file is replaced in one step, the page last, so an interrupted report leaves the
-    previous page whole. The same run gives the same bytes.
+    index.html and pages/*.html with what they need in assets; tables/<id>.csv, .md, .tex; figures/<id>.png, .pdf;
+    results.json (a list of numbers with their context), claims.json (a list of verdicts) and failures.json (a list of
+    parts that could not be made), and the documents of the sections. Each file is replaced in one step, the first page
+    last. The same run gives the same bytes. Pages of an earlier report that this one does not have are removed.
 
-    Parts are made one by one. One that fails is named in its place on the page, its files of an earlier report are
+    Parts are made one by one. One that fails is named in its place on its page, its files of an earlier report are
     removed, and the rest is written. The numbers of a figure that cannot be drawn are in results.json all the same.
 
     Raises:
@@ -53,13 +54,29 @@ def write_report(run: Run, folder: Path) -> tuple[Path, list[Failure]]:
             )
         for name, document in section.documents.items():
             write_json(folder / f"{name}.json", document)
-    text = render(run, folder, failures)
+    site = build_site(run, folder, failures)
     write_json(folder / "results.json", records)
     write_json(folder / "claims.json", claim_records(run))
     write_json(folder / "failures.json", [asdict(failure) for failure in failures])
-    page = folder / "index.html"
-    write_text(page, text)
-    return page, failures
+    for path, text in site.items():
+        write_text(folder / path, text)
+    for old in (folder / "pages").glob("*.html"):
+        if f"pages/{old.name}" not in site:
+            remove(old)
+    return folder / "index.html", failures
+
+
+def in_paper_order(sections: tuple[Section, ...]) -> list[Section]:
+    """Sections sorted by `paper_section` ("3.1" before "3.10", numbers before appendices, then the rest)."""
+
+    def order(section: Section) -> tuple[int, list[int], str]:
+        text = section.paper_section
+        numbers = [int(part) for part in re.findall(r"\d+", text)]
+        if text[:1].isdigit():
+            return (0, numbers, "")
+        return (1, [], text) if text else (2, [], "")
+
+    return sorted(sections, key=order)
 
 
 _Made = tuple[dict[str, bytes], list[dict[str, Any]]]

@@ -128,6 +128,8 @@ def _time_claim(label: str, result: xr.Dataset, index: int, rule: str) -> Claim:
     verdict, numbers = proportional([result.attrs[SECONDS_BY_SHARD][name] for name in names], evaluations)
     return Claim(
         id=f"C7d-{rule}" + ("" if index == 0 else f", {label}"),
+        base=f"C7d-{rule}",
+        label=label,
         statement=f"Time is proportional to evaluations: seconds an evaluation agree within 1 %, {rule} rule.",
         verdict=verdict,
         numbers=numbers,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from workflows.analysis.findings import Shown, cell, is_guided, item_context, item_id
 from workflows.analysis.gaussianity import shown_beside_floor
-from workflows.analysis.presentation import DASH, Cell, Column, Table
+from workflows.analysis.presentation import DASH, Cell, Column, PaperValue, Table
 from workflows.analysis.published import paper_value
 from workflows.studies.methods.edits import (
     BACK,
@@ -97,7 +97,7 @@ _HEADINGS = {
 }
 # The tables' "+-": spread over patches, over images.
 _SPREADS = {"correlation": "spread", "lpips": "lpips_std", BACK: f"{BACK}_std"}
-_OTHER_MODEL = "SDXL at 1024 pixels, not this model"
+_PAPER_MODEL = "sdxl"
 
 
 def tables_of(label: str, result: xr.Dataset, index: int, results: Sequence[xr.Dataset]) -> tuple[Table, ...]:
@@ -106,8 +106,8 @@ def tables_of(label: str, result: xr.Dataset, index: int, results: Sequence[xr.D
         _table(
             "table7",
             f"Prior inversion methods, {label}",
-            "The paper's comparison, with its own values (SDXL at 1024 pixels, not this model) beside ours. KL is per "
-            "entry, against noise of an independent set.",
+            "The paper's comparison. Its own values are of SDXL, and stand beside ours on that model only; below the "
+            "table they are printed for reference. KL is per entry, against noise of an independent set.",
             table7_columns(result, _TABLE7),
             [name for name in _names(result) if str(result["row_group"].sel(row=name).item()) == PAPER],
             (result, index, results),
@@ -290,26 +290,29 @@ def _noise_cell(result: xr.Dataset, column: str) -> Cell:
         return DASH
     where = {"region": region} if region else {}
     spread = float(result["spread_noise"]) if measure == "correlation" else None
-    paper = None if is_guided(result) else paper_value("table7", "Gaussian Noise", _HEADINGS.get(measure, ""))
     found = cell(result, name, _style(result, measure), spread=spread, **where)
-    return replace(found, paper=_scaled(paper, measure))
+    return replace(found, paper=_paper_of(result, "Gaussian Noise", measure))
 
 
-def _paper(result: xr.Dataset, name: str, measure: str) -> Any:
-    row, heading = str(result["row_paper"].sel(row=name).item()), _HEADINGS.get(measure)
-    if not (row and heading) or is_guided(result):
+def _paper(result: xr.Dataset, name: str, measure: str) -> PaperValue | None:
+    return _paper_of(result, str(result["row_paper"].sel(row=name).item()), measure)
+
+
+def _paper_of(result: xr.Dataset, row: str, measure: str) -> PaperValue | None:
+    """The paper's value of one of its rows, for its own model without guidance; None for every other."""
+    heading = _HEADINGS.get(measure)
+    if not (row and heading) or is_guided(result) or str(result.attrs["model"]) != _PAPER_MODEL:
         return None
     return _scaled(paper_value("table7", row, heading), measure)
 
 
-def _scaled(paper: Any, measure: str) -> Any:
+def _scaled(paper: PaperValue | None, measure: str) -> PaperValue | None:
     """The paper's value in the unit of our column."""
     if paper is None:
         return None
     scale = _SCALE.get(measure, 1.0)
     spread = None if paper.spread is None else paper.spread * scale
-    note = "; ".join(part for part in (_OTHER_MODEL, paper.note) if part)
-    return replace(paper, value=paper.value * scale, spread=spread, note=note)
+    return replace(paper, value=paper.value * scale, spread=spread)
 
 
 def _style(result: xr.Dataset, measure: str) -> Shown:
