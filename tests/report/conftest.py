@@ -6,13 +6,13 @@ import pytest
 
 from workflows.__main__ import main
 
-STUDIES = ("model-card", "correlation", "regions", "step-error", "fix")
+STUDIES = ("correlation", "regions", "step-error", "fix")
 SETTINGS = ("num_samples=8", "num_inference_steps=10", "bootstrap_replicates=100")
 
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory):
-    """The folder of the report of five studies on the Gaussian field; its store is the folder above."""
+    """The folder of the report of four studies on the Gaussian field; its store is the folder above."""
     path = tmp_path_factory.mktemp("site") / "store"
     settings = [word for setting in SETTINGS for word in ("--set", setting)]
     with pytest.raises(SystemExit) as end:

@@ -148,6 +148,16 @@ def test_studies_are_listed_in_the_papers_order(pages):
     assert list(dict.fromkeys(links[:4])) == expected
 
 
+def test_documents_of_a_study_are_written_and_linked(tmp_path):
+    section = Section("s", "S", "?", documents={"submission-mine": {"method": "mine"}})
+    write_report(Run("One document", (section,)), tmp_path)
+    assert strict(tmp_path / "submission-mine.json") == {"method": "mine"}
+    pages = pages_of(tmp_path)
+    assert (
+        "../submission-mine.json" in pages["pages/study-s.html"].links and broken_links(tmp_path, pages) == []
+    )
+
+
 @pytest.mark.parametrize(
     ("verdict", "css", "sign"),
     [("holds", "holds", "✓"), ("fails", "fails", "✗"), ("not resolved", "unresolved", "?")],

@@ -291,7 +291,7 @@ class StoredResult:
 
 @dataclass(frozen=True)
 class Query:
-    """Code that reads the numbers of a table from the store.
+    """Code that reads the numbers of a table, or the results a figure is drawn from, from the store.
 
     Attributes:
       opening: lines of Python that open the store and find the results.
@@ -311,7 +311,7 @@ class Section:
     `paper_section` ("3.1") orders the report. `note` is shown above the tables (partial runs, proxies), `failure`
     in their place where the study could not present itself. `documents` are JSON files of the report's folder by name,
     without the suffix: what is to be handed on, not shown. `results` are what it was made from, and `queries` how the
-    numbers of its tables are read from the store, by the table's id.
+    numbers of its tables and figures are read from the store, by their ids.
     """
 
     study: str

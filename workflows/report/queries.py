@@ -6,21 +6,20 @@ shows. What the report computes from several stored numbers has no such expressi
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from workflows.analysis.presentation import Query, Section, StoredResult, Table
+from workflows.analysis.presentation import Cell, Query, Section, StoredResult, Table
 
 if TYPE_CHECKING:
     import xarray as xr
 
 _LARGEST = 20_000  # entries of a variable; larger ones are pictures and curves
 _SCALES = (1.0, 100.0, 1e3)  # what tables multiply stored numbers by
-_Place = tuple[str, tuple[int, ...], float]
 
 
 def of_item(item: str, section: Section) -> tuple[StoredResult, ...]:
@@ -34,109 +33,142 @@ def of_item(item: str, section: Section) -> tuple[StoredResult, ...]:
 
 
 def queries_of(section: Section, stored: Mapping[str, xr.Dataset], store: str) -> dict[str, Query]:
-    """For every table with a number that is stored: how to read it.
+    """For every table with a number that is stored, how to read it; for every figure, what it is drawn from.
 
     Args:
       stored: the results by name, as the store has them.
       store: the store, as the code is to name it.
     """
+    shown = {
+        value
+        for table in section.tables
+        for row in table.cells
+        for c in row
+        if (value := _value(c)) is not None
+    }
+    indices = {result.name: _Index.of(stored[result.name], shown) for result in section.results}
     found = {}
-    indices: dict[str, dict[float, list[_Place]]] = {}
     for table in section.tables:
-        shown = of_item(table.id, section)
-        for result in shown:
-            if result.name not in indices:
-                indices[result.name] = _index(stored[result.name])
-        query = _query(table, [(result, stored[result.name]) for result in shown], indices, store)
+        query = _query(table, [(r, indices[r.name]) for r in of_item(table.id, section)], store)
         if query.numbers:
             found[table.id] = query
+    for figure in section.figures:
+        if results := of_item(figure.id, section):
+            found[figure.id] = Query(
+                _opening(dict(zip(_names(len(results)), results, strict=True)), store), ()
+            )
     return found
 
 
-def _query(
-    table: Table,
-    results: Sequence[tuple[StoredResult, xr.Dataset]],
-    indices: Mapping[str, Mapping[float, Sequence[_Place]]],
-    store: str,
-) -> Query:
-    numbers, others, used = [], 0, []
-    names = [f"result_{i}" if len(results) > 1 else "result" for i in range(len(results))]
+def _names(count: int) -> list[str]:
+    """What the code calls so many results."""
+    return ["result"] if count == 1 else [f"result_{i}" for i in range(count)]
+
+
+def _opening(results: Mapping[str, StoredResult], store: str) -> str:
+    """The code that opens the store and gives results their names."""
+    lines = ["import taba_core", "", f"tree = taba_core.open_store({store!r})"]
+    return "\n".join(lines + [f'{name} = tree["{r.name}"].to_dataset()' for name, r in results.items()])
+
+
+def _value(cell: Cell) -> float | None:
+    """The number of a cell, None for a text and what is not defined or not computed."""
+    if cell.value is None or isinstance(cell.value, str) or not math.isfinite(cell.value):
+        return None
+    return float(cell.value)
+
+
+def _query(table: Table, results: Sequence[tuple[StoredResult, _Index]], store: str) -> Query:
+    numbers, others, used = [], 0, set()
+    names = _names(len(results))
     for index, cells in enumerate(table.cells):
         for column, cell in zip(table.columns, cells, strict=True):
-            value = cell.value
-            if isinstance(value, str) or value is None or not math.isfinite(value):
+            value = _value(cell)
+            if value is None:
                 continue
             row = table.row_key(index)
-            words = f"{row} {column.name} {column.label} {column.group}".lower()
-            order = _likely_first(results, f"{row}, {column.label}, {column.group}")
-            expression = None
-            for i in order:
-                result, data = results[i]
-                if place := _best(indices[result.name].get(float(value), ()), data, words, float(value)):
-                    expression = _expression(names[i], data, place)
-                    used.append(i)
+            words = f"{row} {column.name} {column.label} {column.group}".lower().replace("_", " ")
+            labels = [result.label for result, _ in results]
+            for i in _likely_first(labels, f"{row}, {column.label}, {column.group}"):
+                if place := results[i][1].best(value, words):
+                    numbers.append(
+                        (f"{row}, {column.label or column.name}", place.expression(names[i]), value)
+                    )
+                    used.add(i)
                     break
-            if expression is None:
-                others += 1
             else:
-                numbers.append((f"{row}, {column.label or column.name}", expression, float(value)))
-    lines = ["import taba_core", "", f"tree = taba_core.open_store({store!r})"]
-    lines += [f'{names[i]} = tree["{results[i][0].name}"].to_dataset()' for i in sorted(set(used))]
-    return Query("\n".join(lines), tuple(numbers), others)
+                others += 1
+    opening = _opening({names[i]: results[i][0] for i in sorted(used)}, store)
+    return Query(opening, tuple(numbers), others)
 
 
-def _likely_first(results: Sequence[tuple[StoredResult, xr.Dataset]], text: str) -> list[int]:
-    """Results whose label the row or column says come first, the longest label before others."""
-    said = [len(result.label) if result.label in text else 0 for result, _ in results]
+def _likely_first(labels: Sequence[str], text: str) -> list[int]:
+    """Only the results whose label the row or column says, by the longest such label; all where it says none."""
+    said = [len(label) if label in text else 0 for label in labels]
     named = [i for i, length in enumerate(said) if length and length == max(said)]
-    return named or list(range(len(results)))
+    return named or list(range(len(labels)))
 
 
-def _index(result: xr.Dataset) -> dict[float, list[_Place]]:
-    """Where every stored number lies, by what a table may show of it."""
-    found: dict[float, list[_Place]] = {}
-    for name, array in result.data_vars.items():
-        if array.size > _LARGEST or array.dtype.kind not in "fiu":
-            continue
-        values = np.asarray(array.values, dtype=float)
-        for position in itertools.product(*map(range, values.shape)):
-            value = float(values[position])
-            if math.isfinite(value):
-                for scale in _SCALES:
-                    found.setdefault(value * scale, []).append((str(name), position, scale))
+@dataclass(frozen=True)
+class _Place:
+    """Where a number lies: variable, its dimensions with labels (None: no unique one) and indices, and the scale."""
+
+    name: str
+    where: tuple[tuple[str, Any, int], ...]
+    scale: float
+
+    def said(self, words: str) -> int:
+        """How many of its names the words of a row and column say."""
+        told = [*self.name.split("_"), *(str(label) for _, label, _ in self.where if label is not None)]
+        return sum(word.lower().replace("_", " ") in words for word in told)
+
+    def expression(self, variable: str) -> str:
+        """The Python that reads the number from a result."""
+        labels = ", ".join(f"{dim!r}: {label!r}" for dim, label, _ in self.where if label is not None)
+        indices = ", ".join(f"{dim!r}: {index}" for dim, label, index in self.where if label is None)
+        text = f"{variable}[{self.name!r}]"
+        text += f".sel({{{labels}}})" if labels else ""
+        text += f".isel({{{indices}}})" if indices else ""
+        return f"float({text})" + ("" if self.scale == 1.0 else f" * {self.scale:g}")
+
+
+@dataclass(frozen=True)
+class _Index:
+    """Where the wanted numbers lie in a result."""
+
+    places: Mapping[float, Sequence[_Place]]
+
+    @classmethod
+    def of(cls, result: xr.Dataset, wanted: set[float]) -> _Index:
+        """Look for the wanted numbers in every variable of moderate size, as they are and as tables scale them."""
+        found: dict[float, list[_Place]] = {}
+        for name, array in result.data_vars.items():
+            if array.size > _LARGEST or array.dtype.kind not in "fiu":
+                continue
+            values, labels = np.asarray(array.values, dtype=float), _labels(array)
+            for scale in _SCALES:
+                scaled = values * scale
+                for position in np.argwhere(np.isin(scaled, list(wanted))).tolist():
+                    where = tuple((dim, own[i], i) for (dim, own), i in zip(labels, position, strict=True))
+                    place = _Place(str(name), where, scale)
+                    found.setdefault(float(scaled[tuple(position)]), []).append(place)
+        return cls(found)
+
+    def best(self, value: float, words: str) -> _Place | None:
+        """Of the places with a value the one that the words name most; a whole number needs to be named."""
+        places = self.places.get(value, ())
+        if not places:
+            return None
+        best = max(places, key=lambda place: (place.said(words), place.scale == 1.0, -len(place.name)))
+        return best if best.said(words) or not value.is_integer() else None
+
+
+def _labels(array: xr.DataArray) -> list[tuple[str, list[Any]]]:
+    """The dimensions of an array with the labels of their entries, None for one without a label of its own."""
+    found: list[tuple[str, list[Any]]] = []
+    for dim, size in zip(array.dims, array.shape, strict=True):
+        coordinate = array.coords.get(dim)
+        labels = [None] * size if coordinate is None else coordinate.values.tolist()
+        unique = len(set(labels)) == size
+        found.append((str(dim), labels if unique else [None] * size))
     return found
-
-
-def _best(places: Sequence[_Place], result: xr.Dataset, words: str, value: float) -> _Place | None:
-    """Of the places with a value the one whose names the row and column say; whole numbers need to be named."""
-
-    def named(place: _Place) -> int:
-        name, position, _ = place
-        labels = [_label(result, name, dim, i) for dim, i in zip(result[name].dims, position, strict=True)]
-        told = [str(label) for label in (*labels, *name.split("_")) if label is not None]
-        return sum(word.lower().replace("_", " ") in words.replace("_", " ") for word in told)
-
-    if not places:
-        return None
-    best = max(places, key=lambda place: (named(place), place[2] == 1.0, -len(place[0])))
-    return best if named(best) or not value.is_integer() else None
-
-
-def _label(result: xr.Dataset, name: str, dim: Any, index: int) -> Any:
-    coordinate = result[name].coords.get(dim)
-    return None if coordinate is None else coordinate.values[index].item()
-
-
-def _expression(variable: str, result: xr.Dataset, place: _Place) -> str:
-    name, position, scale = place
-    by_label, by_index = [], []
-    for dim, index in zip(result[name].dims, position, strict=True):
-        label = _label(result, name, dim, index)
-        if label is None or list(result[name].coords[dim].values).count(label) > 1:
-            by_index.append(f"{dim!r}: {index}")
-        else:
-            by_label.append(f"{dim!r}: {label!r}")
-    text = f"{variable}[{name!r}]"
-    text += f".sel({{{', '.join(by_label)}}})" if by_label else ""
-    text += f".isel({{{', '.join(by_index)}}})" if by_index else ""
-    return f"float({text})" + ("" if scale == 1.0 else f" * {scale:g}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -55,8 +56,12 @@ def _with_intervals(numbers: Mapping[str, Any], prefix: str = "") -> Iterator[tu
         shown = f"{prefix}{name}".replace("_", " ")
         if isinstance(value, Mapping):
             yield from _with_intervals(value, f"{shown}, ")
-        elif isinstance(value, float) and isinstance(ends := numbers.get(f"{name}_ci95"), list | tuple):
+        elif _finite(value) and all(map(_finite, ends := numbers.get(f"{name}_ci95") or [None])):
             yield shown, value, list(ends)
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, float) and math.isfinite(value)
 
 
 def recovered_numbers(run: Run) -> list[dict[str, Any]]:

@@ -82,14 +82,14 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters["maths"] = lambda text: Markup(to_html(text))
+    environment.filters["maths"] = lambda text: _code(Markup(to_html(text)))
     environment.filters["shown"] = format_any
     environment.filters["code"] = _code
     return environment
 
 
-def _code(text: str) -> Markup:
-    """Text with what stands between backquotes as code."""
+def _code(text: str | Markup) -> Markup:
+    """Text, or HTML, with what stands between backquotes as code."""
     return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text))))
 
 
@@ -145,7 +145,13 @@ class _Writer:
                 for t in section.tables
             ),
             *(
-                self._item("figure", f, section, parts, lambda f=f: parts.figure(figure_view(f, self.folder)))
+                self._item(
+                    "figure",
+                    f,
+                    section,
+                    parts,
+                    lambda f=f: parts.figure(figure_view(f, self.folder, queries.get(f.id))),
+                )
                 for f in section.figures
             ),
         ]

@@ -36,7 +36,7 @@ def claim_view(claim: Claim) -> dict[str, Any]:
     }
 
 
-def figure_view(figure: Figure, folder: Path) -> dict[str, Any]:
+def figure_view(figure: Figure, folder: Path, query: Query | None = None) -> dict[str, Any]:
     """A figure whose files are in `folder`/figures, with the size it is shown at."""
     picture = (folder / "figures" / f"{figure.id}.png").read_bytes()
     width = round(_side(picture, 16) / PNG_DPI * _PIXELS_PER_INCH)
@@ -45,6 +45,7 @@ def figure_view(figure: Figure, folder: Path) -> dict[str, Any]:
         "source": figure,
         "number": number_of(figure.id),
         "width": width,
+        "query": query,
         "height": round(width * _side(picture, 20) / _side(picture, 16)),
         "context": "; ".join([*context, *([figure.conventions] if figure.conventions else [])]),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
@@ -104,6 +105,7 @@ def _claim_number(claims: Sequence[Claim], result: StoredResult, pattern: str, n
         value = claim.numbers.get(name)
         if claim.result == result.name and fnmatchcase(claim.base, pattern) and isinstance(value, float):
             ends = claim.numbers.get(f"{name}_ci95")
+            ends = ends if ends and all(map(math.isfinite, ends)) else None
             told = ", ".join(format_number(float(end), _DIGITS) for end in ends) if ends else ""
             return CellText(format_number(value, _DIGITS), interval=f"[{told}]" if told else "")
     return None

@@ -58,7 +58,8 @@ def _joined(tables: dict[str, Table], key: str) -> Table | None:
             for row, group, values in zip(table.rows, groups, table.cells, strict=True):
                 line = cells.setdefault((group, row), [])
                 line += [DASH] * (len(columns) - 1 - len(line))
-                line.append(values[at])
+                # The row of noise says what the floor is, and the whole tables the rest.
+                line.append(replace(values[at], floor=None, spread=None))
     rows = [
         (group, row, [*line, *[DASH] * (len(columns) - len(line))]) for (group, row), line in cells.items()
     ]

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import xarray as xr
-
 from taba_core.artifacts.request import Request
 from taba_core.stats.correlation import PatchCorrelation
 from taba_core.stats.estimate import Estimate
@@ -24,6 +22,8 @@ from workflows.studies.flows.variants import SWAPPED, Case, Row, cases_of, rows_
 from workflows.studies.flows.views import figures_of, tables_of
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from workflows.analysis.inputs import Inputs
 
 # Models that run everywhere: what takes minutes on two cores.

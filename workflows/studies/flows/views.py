@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-import xarray as xr
 
 from workflows.analysis.findings import Shown, cell, item_context, item_id
 from workflows.analysis.presentation import DASH, Cell, Column, Figure, Table
 from workflows.report import plots
 from workflows.studies.flows.measures import VARIANCES
 from workflows.studies.flows.variants import EULER, EXACT, MATCHED, SOURCE, replaced
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 _RULES = {
     EXACT: "noised to level K, target times",

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-import xarray as xr
+from typing import TYPE_CHECKING, Any
 
 from taba_core.store import Store
 from workflows.analysis.presentation import Cell, Column
 from workflows.analysis.run_log import last_run_of
 from workflows.studies.methods.rows import OWN_ROW
 from workflows.studies.methods.tables import table7_row
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 FORMAT = "taba submission 1"
 MADE_OF = "own_row"  # attribute: what the row of one's own method was made of
