@@ -126,7 +126,6 @@ def test_predictions_of_single_steps_read_the_noise_where_it_is_carried_from():
     assert (other - found).abs().max() > 1e-3
 
 
-@pytest.mark.follows("use held=auto, or method ddim, ddim-source or source-first")
 def test_methods_that_solve_steps_take_no_other_choice():
     x_0, flow = normal((1, 3, 1, 1), 0), flow_grid("q=3 28")
     model = FlowModes(flow.schedule)
@@ -138,7 +137,6 @@ def test_methods_that_solve_steps_take_no_other_choice():
         assert torch.isfinite(invert(model, x_0, flow, method, held="noise")).all()
 
 
-@pytest.mark.follows("use held=noise or held=auto, or a model that predicts v, x_0 or a velocity")
 def test_a_network_of_the_noise_alone_has_no_velocity_to_carry():
     vp = TimestepGrid.build(LINEAR, 10)
     x_0 = normal((1, 3, 4, 4), 0)

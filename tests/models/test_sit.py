@@ -214,7 +214,6 @@ class TestRefusals:
         with pytest.raises(error, match=message.replace("tiny-sit", "broken")):
             load_model(str(self.broken(tmp_path, **changes)))
 
-    @pytest.mark.follows("Put exactly one there.")
     def test_no_file_or_two(self, tmp_path):
         card = save_tiny_sit(tmp_path / "two")
         folder = tmp_path / "two"

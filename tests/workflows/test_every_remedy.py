@@ -13,6 +13,9 @@ NO_ORDER = {
     "`taba run` to its first unit": "names a benchmark",
     "made by `taba run training --model ": "says where the weights of a network come from",
     "Fields for --set (field=value, repeatable): ": "the last paragraph of a command's help",
+    "trained in the store (`taba train`)": "says where the weights of a network come from",
+    "\0 (`taba fetch \0`)": "says where the weights of a network come from",
+    "bring the rest back with at most half the ": "states a claim",
     "` ended with ": "of a benchmark whose command failed; the command's own message follows",
 }
 # Orders that cannot be followed where tests run, each with the reason.

@@ -226,12 +226,14 @@ class TestWhatIsAsked:
             "beside",
         ]
 
+    @pytest.mark.follows("names no levels; use a shift above 0, ")
     def test_levels_that_nobody_laid_are_refused_with_those_that_there_are(self):
         for text in ("0", "flux", "-1", "inf"):
             with pytest.raises(
                 UsageError, match="names no levels; use a shift above 0, flux-512, flux-1024 or sd3"
             ):
                 read_settings([f"flows.grids=1,{text}"])
+        assert read_settings(["flows.grids=1.5,flux-512,flux-1024,sd3"])
 
     def test_the_study_is_found_by_its_name_and_in_no_group(self):
         (study,) = find_studies(["flows"])

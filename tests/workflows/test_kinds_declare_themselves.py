@@ -19,6 +19,7 @@ from taba_core.artifacts.variable import row
 from taba_core.store import Store
 from workflows.analysis.study import Study, find_studies, studies
 from workflows.compute import batch as batches
+from workflows.compute.held import in_memory
 from workflows.compute.kinds.generation import path_of
 from workflows.configuration.context import Context
 from workflows.configuration.settings import Settings, parse_settings
@@ -86,7 +87,7 @@ def kind(monkeypatch):
 
     def compute(batch):
         image = batch.read(batch.artifact.source, "image")["image"]
-        x_t = path_of(batch, batch.artifact.source)["x_t"]
+        x_t = in_memory(path_of(batch, batch.artifact.source)["x_t"])
         moves = np.diff(np.concatenate([image[:, None], x_t], axis=1), axis=1)
         return {"length": np.sqrt(np.square(moves, dtype=np.float64).sum(axis=(2, 3, 4)))}
 
