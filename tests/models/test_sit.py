@@ -226,7 +226,6 @@ class TestRefusals:
         with pytest.raises(UsageError, match=r"here is no such file \(none\)"):
             load_model(str(card))
 
-    @pytest.mark.follows("of its autoencoder, as diffusers saves it. Give that folder.")
     def test_the_file_alone(self, card):
         folder = card.with_suffix("")
         with pytest.raises(UsageError, match=r"is a file; the weights of Tiny SiT are a folder"):
