@@ -208,7 +208,6 @@ class TestWhatIsAsked:
             cases_of(context("model.shift=3"))
         assert cases_of(context("flows.grids=3"))
 
-    @pytest.mark.follows("is no flow, whose levels alone are laid so; leave it out, or use a flow.")
     def test_only_flows_have_a_shift(self):
         with pytest.raises(UsageError, match=r"^model\.shift=3\.0: Photo DiT is no flow"):
             _ = context("model.shift=3", model="photo-dit").card
