@@ -16,7 +16,7 @@ from tiny_text_checkpoints import save_tiny_sdxl
 PROGRAM = """
 import sys, threading
 if sys.argv[1] == "without":
-    sys.modules["accelerate"] = None
+    sys.modules["accelerate"] = sys.modules["peft"] = None  # peft needs it
 import torch
 from taba_core.models.base import load_model
 

@@ -19,7 +19,7 @@ UNDEFINED_FOR_CONSTANTS = {
     "lag correlation": {"lags", "value"},
     "moments": {"skewness", "excess_kurtosis", "jarque_bera"},
     "global kl": {"kl"},
-    "region error": {"kl"},
+    "region error": {"correlation", "kl"},
     "spectrum by region": {"slope"},
     "step error": {"std_ratio"},
     "triangle in the bins of the reference": {

@@ -154,7 +154,7 @@ def test_stochastic_edits_have_them_too(network, tmp_path):
     assert "CLIP-T, target" in claim["numbers"] and "CLIPScore (×100), target" not in claim["numbers"]
 
 
-def test_table_7_prefers_the_score_and_shows_the_papers_values_beside_it_alone(network, tmp_path):
+def test_table_7_prefers_the_score_and_shows_no_value_of_another_model_beside_it(network, tmp_path):
     sets = (
         "methods.rows=ddim,forward-1-exact,reverse-dpm-2",
         "methods.arc_samples=2",
@@ -171,8 +171,8 @@ def test_table_7_prefers_the_score_and_shows_the_papers_values_beside_it_alone(n
         row: cells[-3:-1] for row, cells in zip(tables["table7"].rows, tables["table7"].cells, strict=True)
     }
     source = paper_value("7", "Ours (forward 2%)", "CLIP Text Alignment, Source (probable)")
-    assert shown["Forward 2 % (exact)"][0].paper.value == source.value == 34.32
-    assert shown["DPM-Solver-2, reverse"][1].paper.value == 71.24 and shown["DDIM inversion"][0].paper is None
+    # The paper's are SDXL's: no cell of another model has one beside it.
+    assert source.value == 34.32 and all(cell.paper is None for cells in shown.values() for cell in cells)
     for row, cells in shown.items():
         name = "noise" if row == "Gaussian noise" else None
         if name:

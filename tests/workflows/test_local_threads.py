@@ -20,7 +20,7 @@ ROOT = Path(workflows.__file__).parents[1]
 PROGRAM = """
 import sys
 if sys.argv[1] == "without":
-    sys.modules["accelerate"] = None
+    sys.modules["accelerate"] = sys.modules["peft"] = None  # peft needs it
 from workflows.__main__ import main
 try:
     main(sys.argv[2:])

@@ -30,6 +30,7 @@ DIVERGING = LinearSegmentedColormap.from_list(
 )
 
 TEXT_WIDTH = 7.2  # inches: the width of a page's text block
+_PAD_INCHES = 0.04  # around what is drawn
 PNG_DPI = 170
 _PDF_METADATA = {"CreationDate": None, "Creator": "taba", "Producer": "taba"}
 
@@ -95,8 +96,12 @@ def figure_files(figure: Figure) -> dict[str, bytes]:
     }
     files = {}
     with mpl.rc_context(RC):
+        # Laid out and measured once for both files: either would do it again, which takes longer than drawing.
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+        box = figure.get_tightbbox().padded(_PAD_INCHES)
         for suffix, option in options.items():
             buffer = io.BytesIO()
-            figure.savefig(buffer, bbox_inches="tight", pad_inches=0.04, **option)
+            figure.savefig(buffer, bbox_inches=box, **option)
             files[suffix] = buffer.getvalue()
     return files
