@@ -66,6 +66,16 @@ class Findings:
             }
         )
 
+    def claim_margins(
+        self, id: str, statement: str, margins: Mapping[Any, Estimate], explanation: str = ""
+    ) -> None:
+        """A claim that holds where every margin, a scalar estimate, is above 0; they and their intervals are kept."""
+        from taba_core.stats.verdict import every, positive
+
+        verdict = every(positive(margin) for margin in margins.values())
+        numbers = {str(name): interval_numbers("margin", margin) for name, margin in margins.items()}
+        self.claim(id, statement, verdict, numbers, explanation)
+
     def dataset(self) -> xr.Dataset:
         """Everything collected."""
         import xarray as xr

@@ -12,7 +12,7 @@ from taba_core.errors import UsageError
 from taba_core.stats.compressibility import MIN_PIXELS, PngBits
 from taba_core.stats.estimate import Estimate
 from taba_core.stats.regions import REGIONS
-from taba_core.stats.verdict import every, positive
+from taba_core.stats.verdict import positive
 from workflows.analysis.choices import Choice, other_rule
 from workflows.analysis.edits import (
     FRESH,
@@ -158,18 +158,16 @@ def _claims(found: Findings, bits: Bits, drops: Mapping[str, Estimate], start: S
         order[f"{_TITLES[region]}, noise - repaired"] = noise - fixed
         left[_TITLES[region]] = _SHARE * drops[LATENT][index] - drops[start.name][index]
     about = f"K = {start.label}, {start.forward_level} rule"
-    found.claim(
+    found.claim_margins(
         f"C5a-{start.name}",
         f"In both regions PNG needs the fewest bits for images from latents, more from repaired latents, most from "
         f"noise ({about}).",
-        every(positive(margin) for margin in order.values()),
-        {name: interval_numbers("margin", margin) for name, margin in order.items()},
+        order,
     )
-    found.claim(
+    found.claim_margins(
         f"C5c-{start.name}",
         f"In both regions the repair leaves at most {_SHARE:g} of the drop from noise to latents ({about}).",
-        every(positive(margin) for margin in left.values()),
-        {name: interval_numbers("margin", margin) for name, margin in left.items()},
+        left,
     )
 
 

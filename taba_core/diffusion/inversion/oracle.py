@@ -50,12 +50,11 @@ class OraclePrediction(Wrapper):
         """
         if self.num_swapped is not None and move.step > self.num_swapped:
             return self.inner.step(problem, x, move, state)
-        recorded = problem.reference.get(move.step)
-        if recorded is None:
-            raise UsageError(
-                f"step {move.step} is to use the recorded eps_t, and none was given; "
-                "pass reference={step: eps_t} of the generation to invert()."
-            )
+        recorded = _recorded(
+            problem,
+            move,
+            "use the recorded eps_t, and none was given; pass reference={step: eps_t} of the generation to invert().",
+        )
         if self.evaluate_swapped:
             problem.predict(x, move.asked)
         rule = "none" if problem.x0_rule == "clip-rederive" else problem.x0_rule
@@ -92,11 +91,19 @@ class SwappedStep(Wrapper):
         """
         if move.step != self.swapped_step:
             return self.inner.step(problem, x, move, state)
-        recorded = problem.reference.get(move.step)
-        if recorded is None:
-            raise UsageError(
-                f"step {move.step} is to carry what the sampler carried, and that was not given; pass "
-                "reference={step: f} of the generation to invert()."
-            )
+        recorded = _recorded(
+            problem,
+            move,
+            "carry what the sampler carried, and that was not given; pass reference={step: f} of the generation to "
+            "invert().",
+        )
         ends = problem.held.ends(recorded.to(x.dtype), x, move.start)
         return Step(*problem.move(x, ends, move))
+
+
+def _recorded(problem: Problem, move: Transition, purpose: str) -> Tensor:
+    """What was recorded of a move, (B, ...). Raises UsageError, which names the purpose, where nothing was."""
+    recorded = problem.reference.get(move.step)
+    if recorded is None:
+        raise UsageError(f"step {move.step} is to {purpose}")
+    return recorded

@@ -23,6 +23,7 @@ from workflows.report.site.links import (
     INDEX,
     ITEMS,
     METHODS,
+    PAGES,
     PROVENANCE,
     Links,
     model_page,
@@ -38,16 +39,6 @@ from workflows.report.verdicts import verdict_table
 
 _FOLDER = Path(__file__).parent
 _ASSETS = ("site.css", "site.js")
-# The pages that every report has, as the list beside each page names them.
-_PAGES = (
-    ("Overview", INDEX),
-    ("All tables and figures", ITEMS),
-    ("Beside the paper", BESIDE),
-    ("Methods", METHODS),
-    ("Provenance", PROVENANCE),
-    ("Glossary", GLOSSARY),
-    ("How to cite", CITE),
-)
 
 
 def build_site(run: Run, folder: Path, failures: list[Failure]) -> dict[str, str]:
@@ -66,7 +57,7 @@ def build_site(run: Run, folder: Path, failures: list[Failure]) -> dict[str, str
         METHODS: writer.methods(),
         PROVENANCE: writer.provenance(),
         GLOSSARY: writer.glossary(),
-        CITE: writer.render(CITE, "How to cite", version=version("taba")),
+        CITE: writer.render(CITE, PAGES[CITE], version=version("taba")),
         INDEX: writer.index(),
     }
     assets = {f"assets/{name}": (_FOLDER / "assets" / name).read_text(encoding="utf-8") for name in _ASSETS}
@@ -104,7 +95,13 @@ class _Writer:
         """A page, from the template of its name or another."""
         made = self.environment.get_template(f"{template or page}.html.j2")
         marks = [(PROVENANCE_MARK[name], name, text) for name, text in PROVENANCE_MEANING.items()]
-        common = {"run": self.run, "link": Links(page), "page": page, "pages": _PAGES, "marks": marks}
+        common = {
+            "run": self.run,
+            "link": Links(page),
+            "page": page,
+            "pages": [(title, page) for page, title in PAGES.items()],
+            "marks": marks,
+        }
         return made.render(title=title, **common, **content)
 
     def index(self) -> str:
@@ -204,7 +201,7 @@ class _Writer:
     def items(self) -> str:
         return self.render(
             ITEMS,
-            "All tables and figures",
+            PAGES[ITEMS],
             places=places.paper_places(self.run),
             others=places.others(self.run),
             ran={section.study for section in self.run.sections},
@@ -214,7 +211,7 @@ class _Writer:
         table = verdict_table(self.run.claims)
         return self.render(
             BESIDE,
-            "Beside the paper",
+            PAGES[BESIDE],
             claims=beside.claim_rows(self.run),
             sentences=table.sentences if table else (),
             numbers=beside.recovered_numbers(self.run),
@@ -227,13 +224,15 @@ class _Writer:
             card["table"] = table_view(card["table"]) if card["table"] else None
             drawn = [figure for figure in card["pictures"] if not self._failed(figure)]
             card["pictures"] = [figure_view(figure, self.folder) for figure in drawn]
-        return self.render(METHODS, "Methods", cards=cards, command=places.command(self.run, scorecard.STUDY))
+        return self.render(
+            METHODS, PAGES[METHODS], cards=cards, command=places.command(self.run, scorecard.STUDY)
+        )
 
     def provenance(self) -> str:
         told: Mapping[str, Any] = self.run.provenance
         return self.render(
             PROVENANCE,
-            "Provenance",
+            PAGES[PROVENANCE],
             provenance=flat({name: value for name, value in told.items() if name != "runs"}),
             runs=[(title, flat(entry)) for title, entry in told.get("runs", {}).items()],
             results=[(section, result) for section in self.run.sections for result in section.results],
@@ -241,7 +240,7 @@ class _Writer:
 
     def glossary(self) -> str:
         entries = [entry | {"anchor": term_anchor(entry["term"])} for entry in source("glossary")]
-        return self.render(GLOSSARY, "Glossary", entries=entries)
+        return self.render(GLOSSARY, PAGES[GLOSSARY], entries=entries)
 
 
 def terms_in(html: str) -> list[tuple[str, str]]:

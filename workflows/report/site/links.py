@@ -7,6 +7,16 @@ from dataclasses import dataclass
 
 INDEX, ITEMS, BESIDE, METHODS = "index", "items", "beside", "methods"
 PROVENANCE, GLOSSARY, CITE = "provenance", "glossary", "cite"
+# The pages that every report has, in their order, and their titles.
+PAGES = {
+    INDEX: "Overview",
+    ITEMS: "All tables and figures",
+    BESIDE: "Beside the paper",
+    METHODS: "Methods",
+    PROVENANCE: "Provenance",
+    GLOSSARY: "Glossary",
+    CITE: "How to cite",
+}
 
 
 def path_of(page: str) -> str:

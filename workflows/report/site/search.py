@@ -7,13 +7,9 @@ from typing import Any
 
 from workflows.analysis.presentation import Run
 from workflows.report.site.links import (
-    BESIDE,
-    CITE,
     GLOSSARY,
-    INDEX,
     ITEMS,
-    METHODS,
-    PROVENANCE,
+    PAGES,
     claim_anchor,
     model_page,
     path_of,
@@ -23,20 +19,10 @@ from workflows.report.site.links import (
 from workflows.report.site.places import name_of, paper_key, paper_places
 from workflows.report.site.sources import source
 
-_PAGES = {
-    INDEX: "Overview",
-    ITEMS: "All tables and figures",
-    BESIDE: "Beside the paper",
-    METHODS: "Methods: the scorecard",
-    PROVENANCE: "Provenance",
-    GLOSSARY: "Glossary",
-    CITE: "How to cite",
-}
-
 
 def search_script(run: Run) -> str:
     """A script that sets the index: pages opened from a disk may not read other files, but scripts they may."""
-    lines = [_line(title, page) for page, title in _PAGES.items()]
+    lines = [_line(title, page) for page, title in PAGES.items()]
     for place in paper_places(run):
         shown = place["items"]
         target = (study_page(place["study"]), shown[0].id) if shown else (ITEMS, f"place-{place['key']}")

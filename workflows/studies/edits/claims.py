@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from taba_core.stats.estimate import Estimate
-from taba_core.stats.verdict import every, positive
+from taba_core.stats.verdict import positive
 from workflows.analysis.edit_measures import ALIGNMENT, DISTANCE, MAE, measure_named
 from workflows.analysis.edits import LATENT, NOISE, Start
 from workflows.analysis.findings import Findings, interval_numbers
@@ -61,7 +61,7 @@ def _edits_from_latents(found: Findings, measured: Measured, names: Sequence[str
             continue
         more = measure.sign * (_mean(measured, NOISE, name) - _mean(measured, LATENT, name))
         which = "larger for edits from noise" if measure.sign == 1 else "larger for edits from DDIM latents"
-        found.claim(
+        found.claim_margins(
             f"C6{'~' if measure.proxy else ''}-{_id(name)}",
             f"{measure.label[0].upper()}{measure.label[1:]} is {which}"
             + (f" (stand-in for {measure.proxy})." if measure.proxy else "."),
@@ -101,8 +101,7 @@ def _claim(found: Findings, id: str, statement: str, margins: dict[str, Estimate
     found.claim(
         id,
         statement,
-        every(positive(margin) for margin in margins.values()),
-        {measure_named(name).label: interval_numbers("margin", margin) for name, margin in margins.items()},
+        {measure_named(name).label: margin for name, margin in margins.items()},
     )
 
 

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from taba_core.stats.estimate import Estimate
-from taba_core.stats.verdict import every, positive
-from workflows.analysis.findings import Findings, interval_numbers
+from workflows.analysis.findings import Findings
 from workflows.studies.flows.options import FLUX_1024, SD3
 from workflows.studies.flows.variants import BESIDE, Case
 
@@ -71,11 +70,10 @@ class Evidence:
         known = {name: margin for name, margin in margins.items() if margin is not None}
         if len(known) < len(margins) or not known:
             return
-        self.found.claim(
+        self.found.claim_margins(
             id,
             statement,
-            every(positive(margin) for margin in known.values()),
-            {name: interval_numbers("margin", margin) for name, margin in known.items()},
+            known,
         )
 
 
@@ -271,12 +269,11 @@ def find_step_claims(
     of_share = {
         f"{case.name}, step {worst(case)}": shares[case.name][worst(case) - 1] - _MOST for case in cases
     }
-    found.claim(
+    found.claim_margins(
         "FM3",
         f"One step that carries what the sampler carried gives plain areas back more than {_MOST:.0%} of the logarithm "
         "of what they lack: the first one, and on the levels of SD 3 the second.",
-        every(positive(margin) for margin in of_share.values()),
-        {name: interval_numbers("margin", margin) for name, margin in of_share.items()},
+        of_share,
     )
     margins = {}
     for case in cases:
@@ -287,10 +284,9 @@ def find_step_claims(
         margins[f"{case.name}: step {step} - the largest from {_LATER} on"] = here - later.map(
             lambda x: x.max()
         )
-    found.claim(
+    found.claim_margins(
         "FM4",
         f"In that step the inversion's prediction is further off in plain areas than in the rest, and further than in "
         f"any step from {_LATER} on.",
-        every(positive(margin) for margin in margins.values()),
-        {name: interval_numbers("margin", margin) for name, margin in margins.items()},
+        margins,
     )

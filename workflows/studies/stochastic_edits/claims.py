@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from taba_core.stats.estimate import Estimate
-from taba_core.stats.verdict import every, positive
+from taba_core.stats.verdict import positive
 from workflows.analysis.edit_measures import ALIGNMENT, MAE, distance_measure, measure_named
 from workflows.analysis.findings import Findings, interval_numbers
 from workflows.studies.stochastic_edits.measures import BETWEEN, SOURCE, Measured, column_measure
@@ -30,7 +30,7 @@ def find_claims(
 
 def _differ(found: Findings, share: float, name: str, between: Estimate) -> None:
     measure = distance_measure(name)
-    found.claim(
+    found.claim_margins(
         f"CF13a{'~' if measure.proxy else ''}-{name}-{share:g}",
         "Edits of one photograph from latents repaired with different noise differ: their mean distance by pairs is "
         f"above 0 by {measure.label}, target from {share:.0%} of the steps on"
@@ -48,8 +48,7 @@ def _reconstruct(found: Findings, errors: Mapping[str, Mapping[str, Estimate]]) 
         "CF13b",
         f"Every repaired latent reconstructs its photograph with at most {_AS_FAR:g} times the mean absolute error of "
         "plain inversion.",
-        every(positive(margin) for margin in margins.values()),
-        {name: interval_numbers("margin", margin) for name, margin in margins.items()},
+        margins,
     )
 
 
@@ -86,14 +85,8 @@ def _show_the_target(found: Findings, share: float, measured: Measured) -> None:
 
 def _every_margin(found: Findings, name: str, statement: str, margins: Mapping[str, Estimate]) -> None:
     """A claim that holds if the margin of every column is above 0."""
-    found.claim(
-        name,
-        statement,
-        every(positive(margin) for margin in margins.values()),
-        {
-            column_measure(column).label: interval_numbers("margin", margin)
-            for column, margin in margins.items()
-        },
+    found.claim_margins(
+        name, statement, {column_measure(column).label: margin for column, margin in margins.items()}
     )
 
 
