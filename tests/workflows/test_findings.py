@@ -1,8 +1,12 @@
 """What a stored claim says to its reader."""
 
+import json
+
+import numpy as np
 import pytest
 import xarray as xr
 
+from taba_core.stats.estimate import Estimate
 from workflows.analysis.findings import Findings, cell, claims_of, is_guided, row_labels
 from workflows.analysis.presentation import PaperValue
 
@@ -73,3 +77,23 @@ def test_rows_of_one_model_are_told_apart_by_the_scale_and_older_results_count_a
     assert row_labels([before, guided]) == ["DiT, guidance_scale=1.0", "DiT, guidance_scale=3.0"]
     # Nothing that a setting says tells these two apart: the key does.
     assert row_labels([before, after]) == ["DiT, a", "DiT, b"]
+
+
+def test_a_claim_of_margins_holds_where_all_are_above_0_and_keeps_each_with_its_interval():
+    rng = np.random.default_rng(1)
+    above = Estimate(np.float64(2.0), 2.0 + 0.1 * rng.standard_normal(200), "bootstrap", 100)
+    around = Estimate(np.float64(0.0), 0.1 * rng.standard_normal(200), "bootstrap", 100)
+    verdicts = {}
+    for name, margins in (
+        ("holds", {"a": above, 2: above}),
+        ("fails", {"a": above, "b": -1 * above}),
+        ("not resolved", {"a": above, "b": around}),
+    ):
+        found = Findings()
+        found.claim_margins(name, "All are above 0.", margins)
+        (claim,) = json.loads(found.dataset().attrs["claims"])
+        verdicts[claim["id"]] = claim["verdict"]
+        assert list(claim["numbers"]) == [str(key) for key in margins]
+        low, high = claim["numbers"]["a"]["margin_ci95"]
+        assert claim["numbers"]["a"]["margin"] == 2.0 and 1.7 < low < 2.0 < high < 2.3
+    assert verdicts == {name: name for name in verdicts}

@@ -61,7 +61,7 @@ def _edits_from_latents(found: Findings, measured: Measured, names: Sequence[str
             continue
         more = measure.sign * (_mean(measured, NOISE, name) - _mean(measured, LATENT, name))
         which = "larger for edits from noise" if measure.sign == 1 else "larger for edits from DDIM latents"
-        found.claim_margins(
+        found.claim(
             f"C6{'~' if measure.proxy else ''}-{_id(name)}",
             f"{measure.label[0].upper()}{measure.label[1:]} is {which}"
             + (f" (stand-in for {measure.proxy})." if measure.proxy else "."),
@@ -98,7 +98,7 @@ def _against_latents(found: Findings, measured: Measured, names: Sequence[str], 
 
 def _claim(found: Findings, id: str, statement: str, margins: dict[str, Estimate]) -> None:
     """A conjunction of margins above 0, each with its interval."""
-    found.claim(
+    found.claim_margins(
         id,
         statement,
         {measure_named(name).label: margin for name, margin in margins.items()},

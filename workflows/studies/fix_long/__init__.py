@@ -152,7 +152,7 @@ def _claims(
     plain, first = rows[rule, 0], rows[rule, sweep[0]]
     percent = f"{100 * sweep[0] / steps:g} %"
     half = 0.5 * plain["kl"] - first["kl"]
-    found.claim_margins(
+    found.claim(
         f"C9a-{rule}",
         f"Replacing {percent} of the steps halves the divergence: KL(K={sweep[0]}) ≤ .5 KL(K=0), {rule} rule "
         "(paper .15, .47, .08).",
@@ -171,7 +171,7 @@ def _claims(
     )
     # The bound of C9b is one of n as well; without the floor it is none.
     left = {k: 0.05 * plain["kl_excess"] - rows[rule, k]["kl_excess"] for k in reached}
-    found.claim(
+    found.claim_margins(
         f"C9b-excess-{rule}",
         f"4 % remove at least 95 % of the divergence above the floor, {rule} rule (paper 99, 97, 100 %).",
         {f"K={k}": margin for k, margin in left.items()},

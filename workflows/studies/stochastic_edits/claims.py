@@ -30,7 +30,7 @@ def find_claims(
 
 def _differ(found: Findings, share: float, name: str, between: Estimate) -> None:
     measure = distance_measure(name)
-    found.claim_margins(
+    found.claim(
         f"CF13a{'~' if measure.proxy else ''}-{name}-{share:g}",
         "Edits of one photograph from latents repaired with different noise differ: their mean distance by pairs is "
         f"above 0 by {measure.label}, target from {share:.0%} of the steps on"
@@ -44,7 +44,7 @@ def _differ(found: Findings, share: float, name: str, between: Estimate) -> None
 def _reconstruct(found: Findings, errors: Mapping[str, Mapping[str, Estimate]]) -> None:
     plain = errors[LATENT][MAE.name][0]
     margins = {name: _AS_FAR * plain - error[MAE.name][0] for name, error in errors.items() if name != LATENT}
-    found.claim(
+    found.claim_margins(
         "CF13b",
         f"Every repaired latent reconstructs its photograph with at most {_AS_FAR:g} times the mean absolute error of "
         "plain inversion.",
