@@ -108,7 +108,7 @@ def test_nan_is_null_in_results_and_claims(folder):
     claims = {claim["id"]: claim for claim in strict(folder / "claims.json")}
     assert claims["C3"]["numbers"] == {"gap": None}
     assert claims["C2"]["study"] == "correlation"
-    fields = {"id", "study", "model", "result", "statement", "verdict", "numbers", "explanation"}
+    fields = {"id", "base", "study", "model", "result", "statement", "verdict", "numbers", "explanation"}
     assert set(claims["C2"]) == fields
 
 

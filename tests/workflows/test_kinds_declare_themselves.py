@@ -19,7 +19,7 @@ from taba_core.artifacts.variable import row
 from taba_core.store import Store
 from workflows.analysis.study import Study, find_studies, studies
 from workflows.compute import batch as batches
-from workflows.compute.held import in_memory
+from workflows.compute.arrays import in_memory
 from workflows.compute.kinds.generation import path_of
 from workflows.configuration.context import Context
 from workflows.configuration.settings import Settings, parse_settings

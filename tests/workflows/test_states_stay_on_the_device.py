@@ -10,8 +10,8 @@ from engine_runs import ARGUMENTS, fingerprints, taba
 from taba_core.errors import WorkError
 from taba_core.stats import StepError
 from workflows.compute import workbench
+from workflows.compute.arrays import DeviceArray, all_in_memory, in_memory, later
 from workflows.compute.conditioning import prompts_to_bytes
-from workflows.compute.held import DeviceArray, all_in_memory, in_memory, later
 from workflows.compute.worker import ShardWorker
 
 

@@ -64,7 +64,7 @@ Studies = Annotated[
     list[str],
     typer.Argument(
         help="Study names, aliases (table2, fig4), or groups: `main-text`, `paper-analysis`, `paper` (all; without "
-        "--model every table and figure, in an hour on two cores, or --set size=small)."
+        "--model every table and figure, of all that comes with taba; --set size=small takes fewer images)."
     ),
 ]
 Models = Annotated[

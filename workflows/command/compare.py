@@ -73,7 +73,7 @@ def _print(a: Side, b: Side, found: Difference) -> None:
         if changes:
             print(f"\n{title}".rstrip())
             print_table(("", "A", "B"), [_line(change) for change in changes])
-    print(f"\n{'equal' if found.equal else 'different'}")
+    print(f"\nA and B {'say the same' if found.equal else 'differ'}.")
 
 
 def _row(moved: Moved) -> tuple[str, str, str, str]:

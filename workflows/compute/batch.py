@@ -15,7 +15,7 @@ from taba_core.artifacts.base import Artifact
 from taba_core.found import import_modules
 from taba_core.models.base import card_of
 from taba_core.models.grids import timestep_grid
-from workflows.compute.held import Arrays, Held
+from workflows.compute.arrays import AnyArray, Arrays
 from workflows.compute.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Batch:
         return self.worker.tensor(array)
 
 
-Compute = Callable[[Batch], Mapping[str, Held]]
+Compute = Callable[[Batch], Mapping[str, AnyArray]]
 _COMPUTE: dict[type[Artifact], Compute] = {}
 
 

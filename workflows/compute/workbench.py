@@ -15,8 +15,8 @@ from taba_core.conventions import UNGUIDED
 from taba_core.diffusion.guidance import Guided, null_condition
 from taba_core.model_spec import ModelSpec
 from taba_core.store import Store
+from workflows.compute.arrays import AnyArray, Arrays, DeviceArray, in_memory, later
 from workflows.compute.conditioning import condition
-from workflows.compute.held import Arrays, DeviceArray, Held, in_memory, later
 from workflows.compute.shared_models import SharedModels
 
 # Of the memory that a device has left, what one array of states may take there.
@@ -41,17 +41,17 @@ class Workbench:
         self._conditions: dict[Any, dict[str, torch.Tensor]] = {}
         self._store: Store | None = None
         # What the running unit has made, by artifact key and first sample of a batch.
-        self._memory: dict[tuple[str, int], dict[str, Held]] = {}
+        self._memory: dict[tuple[str, int], dict[str, AnyArray]] = {}
 
     def begin(self, store: Store | None) -> None:
         """Begin a unit: read from this store, and let go of what the last unit made."""
         self._store, self._memory = store, {}
 
-    def remember(self, artifact: Artifact, first: int, arrays: Mapping[str, Held]) -> None:
+    def remember(self, artifact: Artifact, first: int, arrays: Mapping[str, AnyArray]) -> None:
         """Keep what was made of the batch that begins with sample `first`, until the unit ends."""
         self._memory.setdefault((artifact.key, first), {}).update(arrays)
 
-    def made(self, artifact: Artifact, first: int) -> dict[str, Held]:
+    def made(self, artifact: Artifact, first: int) -> dict[str, AnyArray]:
         """What this unit has made of an artifact's batch; empty if it has made nothing of it."""
         return self._memory.get((artifact.key, first), {})
 
@@ -115,7 +115,7 @@ class Workbench:
             place = "cpu"
         return DeviceArray(torch.empty(shape, dtype=torch.float32, device=place))
 
-    def rows(self, make: Callable[[], Arrays], names: tuple[str, ...]) -> dict[str, Held]:
+    def rows(self, make: Callable[[], Arrays], names: tuple[str, ...]) -> dict[str, AnyArray]:
         """Arrays of these names, which `make` reduces states to: made now, or by whoever writes the shard."""
         return later(make, names) if self.runs_ahead else dict(make())
 

@@ -25,8 +25,8 @@ from taba_core.artifacts.base import Artifact, from_attrs
 from taba_core.diffusion.finite import checked_together
 from taba_core.errors import UsageError, WorkError
 from taba_core.store import Store
+from workflows.compute.arrays import AnyArray, Arrays, all_in_memory, in_memory
 from workflows.compute.batch import Batch, function_of
-from workflows.compute.held import Arrays, Held, all_in_memory, in_memory
 from workflows.compute.workbench import Workbench
 
 PATH_VARIABLES = ("x_t", "eps_t")
@@ -127,8 +127,8 @@ class ShardWorker(Workbench):
         variables: tuple[str, ...],
         *,
         keeps_path: bool = False,
-    ) -> list[dict[str, Held]]:
-        """The variables of every batch, as they are held: states may still be on the device, rows still to be made."""
+    ) -> list[dict[str, AnyArray]]:
+        """The variables of every batch: states may still be on the device, and rows of statistics still to be made."""
         size, function = artifact.samples.batch_size, function_of(type(artifact))
         path = tuple(name for name in PATH_VARIABLES if keeps_path and name in artifact.variables())
         wanted = tuple(dict.fromkeys((*variables, *path)))
@@ -144,7 +144,7 @@ class ShardWorker(Workbench):
         return [{name: batch[name] for name in variables} for batch in made]
 
 
-def _joined(batches: list[dict[str, Held]], names: tuple[str, ...]) -> Arrays:
+def _joined(batches: list[dict[str, AnyArray]], names: tuple[str, ...]) -> Arrays:
     if len(batches) == 1:
         return all_in_memory(batches[0])
     return {name: np.concatenate([in_memory(batch[name]) for batch in batches]) for name in names}

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from workflows.analysis.study import Study
 
 _STAMP = ".stamp"
-_LAYOUT = "site 1"  # raise it when the pages change: a report of another layout is made anew
+_LAYOUT = "site 2"  # raise it when the pages change: a report of another layout is made anew
 
 
 def write_store_report(path: str | Path, output: Path | None, *, force: bool) -> tuple[Path, list[Failure]]:
@@ -177,8 +177,8 @@ def print_headline(path: str | Path, asked: Sequence[str]) -> None:
 
 
 def _by_model(claims: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The ids of claims, a line for each model, without the result's title that may follow an id."""
+    """The claims' own ids, a line for each model: the line names what may follow an id in a report."""
     by_model: dict[str, dict[str, None]] = {}
     for claim in claims:
-        by_model.setdefault(claim["model"], {})[claim["id"].split(",")[0]] = None
-    return [f"{model}: {', '.join(ids)}" for model, ids in by_model.items()]
+        by_model.setdefault(claim["model"], {})[claim["base"]] = None
+    return [f"{model}: {'; '.join(ids)}" for model, ids in by_model.items()]

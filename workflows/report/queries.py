@@ -23,7 +23,7 @@ _SCALES = (1.0, 100.0, 1e3)  # what tables multiply stored numbers by
 
 
 def of_item(item: str, section: Section) -> tuple[StoredResult, ...]:
-    """The results that a table or figure shows: of those drawn once a result its own, else all of the section's."""
+    """The stored results that a table or figure shows: one where it is made for each result, else the section's all."""
     own = [result for result in section.results if item.endswith(f"-{result.key}")]
     if own:
         return tuple(own[:1])

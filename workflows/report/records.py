@@ -65,6 +65,7 @@ def claim_records(run: Run) -> list[dict[str, Any]]:
     return [
         {
             "id": claim.id,
+            "base": claim.base,
             "study": claim.study or section.study,
             "model": claim.model,
             "result": claim.result,

@@ -9,16 +9,16 @@ import torch
 from taba_core import rng
 from taba_core.artifacts.generation import Generation
 from taba_core.diffusion.sampling import StepRecord, generate
+from workflows.compute.arrays import AnyArray, DeviceArray
 from workflows.compute.batch import Batch, computes
 from workflows.compute.conditioning import draw
 from workflows.compute.decoding import decoded_rgb
-from workflows.compute.held import DeviceArray, Held
 
 PATH = ("x_t", "eps_t")
 
 
 @computes(Generation)
-def compute(batch: Batch) -> dict[str, Held]:
+def compute(batch: Batch) -> dict[str, AnyArray]:
     """Noise, images and conditions of a batch; x_t, eps_t and decoded images where they are asked."""
     model = batch.model
     drawn = draw(batch.artifact, batch.ids, len(getattr(model, "class_names", ())))
@@ -31,7 +31,7 @@ def compute(batch: Batch) -> dict[str, Held]:
 
 def walk(
     batch: Batch, generation: Generation, cond: dict[str, torch.Tensor], variables: tuple[str, ...]
-) -> tuple[dict[str, Held], torch.Tensor]:
+) -> tuple[dict[str, AnyArray], torch.Tensor]:
     """The sampling path of a batch: noise, those of x_t and eps_t that are in `variables`, and the images."""
     noise = rng.normal(batch.ids, batch.model.sample_shape, seed=generation.seed, stream="noise")
     steps = generation.num_inference_steps

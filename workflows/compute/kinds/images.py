@@ -9,9 +9,9 @@ from taba_core.artifacts.images import ImageList
 from taba_core.artifacts.variable import UNCONDITIONAL
 from taba_core.errors import UsageError, WorkError
 from taba_core.images.collection import open_images_at
+from workflows.compute.arrays import Arrays
 from workflows.compute.batch import Batch, computes
 from workflows.compute.conditioning import prompts_to_bytes
-from workflows.compute.held import Arrays
 
 
 @computes(ImageList)

@@ -13,13 +13,13 @@ from taba_core.diffusion.interpolation import self_interpolation
 from taba_core.diffusion.inversion import step_predictions
 from taba_core.stats.step_error import StepError
 from taba_core.stats.trajectory import PathDistance
+from workflows.compute.arrays import AnyArray, Arrays, DeviceArray, in_memory
 from workflows.compute.batch import Batch, computes
-from workflows.compute.held import Arrays, DeviceArray, Held, in_memory
 from workflows.compute.kinds.generation import path_of
 
 
 @computes(StepPredictions)
-def predict(batch: Batch) -> dict[str, Held]:
+def predict(batch: Batch) -> dict[str, AnyArray]:
     """eps_hat (B, T, C, H, W) of a batch, from every state of its path."""
     return {"eps_hat": _predictions(batch, batch.artifact)}
 
@@ -50,7 +50,7 @@ def _predictions(batch: Batch, artifact: StepPredictions) -> DeviceArray:
 
 
 @computes(StepErrors)
-def step_errors(batch: Batch) -> dict[str, Held]:
+def step_errors(batch: Batch) -> dict[str, AnyArray]:
     """Sums of the errors of predictions by region."""
     artifact: StepErrors = batch.artifact
     made = batch.worker.made(artifact.predictions, batch.start)
@@ -66,7 +66,7 @@ def step_errors(batch: Batch) -> dict[str, Held]:
 
 
 @computes(PathDistances)
-def path_distances(batch: Batch) -> dict[str, Held]:
+def path_distances(batch: Batch) -> dict[str, AnyArray]:
     """Inner products of the path with the segment from noise to latent."""
     inversion = batch.artifact.source
     ends = batch.read(inversion.source, "noise", "image") | batch.read(inversion, "latent")

@@ -1,4 +1,4 @@
-"""What a unit has made and nobody has asked for in main memory yet: states on a device, and rows of them."""
+"""Arrays that a unit has made: in main memory, still on a device, or made when their values are first asked for."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Arrays = dict[str, NDArray[Any]]
 
 
 class DeviceArray:
-    """A tensor, which stays where it is, and its copy in main memory, which is made once, when it is asked for.
+    """A tensor on a device. Its copy in main memory is made once, when the values are first asked for.
 
     Attributes:
-      tensor: on any device, complete: nothing that is still to run changes it.
+      tensor: on any device. It is complete: no work that is still queued on the device changes it.
     """
 
     def __init__(self, tensor: torch.Tensor) -> None:
@@ -25,7 +25,7 @@ class DeviceArray:
 
     @functools.cached_property
     def host(self) -> NDArray[Any]:
-        """Its values; on the CPU the same memory, from a device one copy beside what the device does meanwhile."""
+        """The values: on the CPU the same memory; from a GPU one copy, which does not wait for other work there."""
         if self.tensor.device.type != "cuda":
             return self.tensor.cpu().numpy()
         pinned = torch.empty(self.tensor.shape, dtype=self.tensor.dtype, pin_memory=True)
@@ -38,7 +38,7 @@ class DeviceArray:
 
 
 class LaterArray:
-    """One of the arrays that `make` returns, which is called once for all of them, when the first is asked for."""
+    """One of several arrays that the function `make` returns together, when the first of them is asked for."""
 
     def __init__(self, make: Callable[[], Arrays], name: str) -> None:
         self._make, self._name = make, name
@@ -49,20 +49,20 @@ class LaterArray:
         return self._make()[self._name]
 
 
-Held = NDArray[Any] | DeviceArray | LaterArray
+AnyArray = NDArray[Any] | DeviceArray | LaterArray
 
 
-def in_memory(value: Held) -> NDArray[Any]:
-    """The values of what is held, in main memory."""
+def in_memory(value: AnyArray) -> NDArray[Any]:
+    """The values of an array of either kind, in main memory."""
     return value if isinstance(value, np.ndarray) else value.host
 
 
-def all_in_memory(held: Mapping[str, Held]) -> Arrays:
+def all_in_memory(arrays: Mapping[str, AnyArray]) -> Arrays:
     """Several of them."""
-    return {name: in_memory(value) for name, value in held.items()}
+    return {name: in_memory(value) for name, value in arrays.items()}
 
 
-def later(make: Callable[[], Arrays], names: tuple[str, ...]) -> dict[str, Held]:
+def later(make: Callable[[], Arrays], names: tuple[str, ...]) -> dict[str, AnyArray]:
     """The arrays of these names that `make` returns, made when the first of them is asked for."""
     once = functools.cache(make)
     return {name: LaterArray(once, name) for name in names}
