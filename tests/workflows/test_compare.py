@@ -51,7 +51,10 @@ def test_a_copy_is_equal_and_neither_is_touched(finished, store, capsys):
     assert code == 0 and found["equal"] and found["numbers_compared"] == 12 and found["claims_compared"] == 3
     assert taba("compare", finished, store) == 0
     said = capsys.readouterr().out
-    assert said.endswith("\nA and B say the same.\n") and f"{found['numbers_compared']} numbers compared, 0 differ" in said
+    assert (
+        said.endswith("\nA and B say the same.\n")
+        and f"{found['numbers_compared']} numbers compared, 0 differ" in said
+    )
     assert (everything(finished), everything(store)) == before
 
 

@@ -103,21 +103,9 @@ class ShardWorker(Workbench):
 
         return Finish(write)
 
-    def compute(
-        self,
-        artifact: Artifact,
-        start: int,
-        stop: int,
-        variables: tuple[str, ...],
-        *,
-        keeps_path: bool = False,
-    ) -> Arrays:
-        """Variables of samples [start, stop) of an artifact, computed batch by batch, in main memory.
-
-        All that is made stays in memory until the unit ends, for the parts that read it; of a generation also the
-        path where `keeps_path` is set.
-        """
-        return _joined(self._batches(artifact, start, stop, variables, keeps_path=keeps_path), variables)
+    def compute(self, artifact: Artifact, start: int, stop: int, variables: tuple[str, ...]) -> Arrays:
+        """Variables of samples [start, stop) of an artifact, computed batch by batch, in main memory."""
+        return _joined(self._batches(artifact, start, stop, variables), variables)
 
     def _batches(
         self,
@@ -128,7 +116,11 @@ class ShardWorker(Workbench):
         *,
         keeps_path: bool = False,
     ) -> list[dict[str, AnyArray]]:
-        """The variables of every batch: states may still be on the device, and rows of statistics still to be made."""
+        """The variables of every batch: states may still be on the device, and rows of statistics still to be made.
+
+        All that is made stays in memory until the unit ends, for the parts that read it; of a generation also the
+        path where `keeps_path` is set.
+        """
         size, function = artifact.samples.batch_size, function_of(type(artifact))
         path = tuple(name for name in PATH_VARIABLES if keeps_path and name in artifact.variables())
         wanted = tuple(dict.fromkeys((*variables, *path)))
