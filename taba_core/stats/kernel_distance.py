@@ -26,7 +26,8 @@ def kernel_distance(
     Moments of the sets do not give it (they would need third powers), so the features are read again and again, block
     by block, and the sums are taken over pairs of groups of consecutive samples. The pairs of a group with every group
     are one task, computed the same anywhere, and the sums meet in one order: no scheduler changes a bit. A task has
-    four blocks in memory, whatever n is. The interval is the jackknife over groups.
+    four blocks in memory, whatever n is; a block is a group, or 1,024 rows of a group that has more. The interval is
+    the jackknife over groups.
 
     Args:
       real, generated: features of n samples each, (n, ...), in memory or not; see `FeatureBlocks`.
