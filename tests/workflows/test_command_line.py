@@ -150,14 +150,14 @@ def test_verdicts_of_several_models_have_a_line_for_each(tmp_path, capsys):
     (tables / "table2.md").write_text("the table\n")
     (tmp_path / "report" / "results.json").write_text('[{"study": "correlation", "item": "table2"}]')
     claims = [
-        ("C2a", "a", "holds"),
-        ("C2b", "a", "fails"),
-        ("C2a, B", "b", "holds"),
-        ("C2b, B", "b", "holds"),
+        ("C2a", "C2a", "a", "holds"),
+        ("C2b", "C2b", "a", "fails"),
+        ("C2a, B", "C2a", "b", "holds"),
+        ("C2b, B", "C2b", "b", "holds"),
     ]
-    keys = ("id", "model", "verdict")
+    keys = ("id", "base", "model", "verdict")
     records = [{"study": "correlation", **dict(zip(keys, claim, strict=True))} for claim in claims]
-    for count, shown in ((4, ["  holds         a: C2a", "                b: C2a, C2b", "  fails         a: C2b"]),
+    for count, shown in ((4, ["  holds         a: C2a", "                b: C2a; C2b", "  fails         a: C2b"]),
                          (2, ["  holds         C2a", "  fails         C2b"])):  # fmt: skip
         (tmp_path / "report" / "claims.json").write_text(json.dumps(records[:count]))
         print_headline(tmp_path, ["correlation"])

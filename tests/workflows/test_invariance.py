@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import signal
@@ -44,13 +45,17 @@ def run(path, make_executor, settings=SETTINGS, studies=("paper",), scheduler="t
 
 
 def fingerprints(path: Path) -> dict[str, str]:
-    """Hash of every file that carries data or meaning; the ledger and the report tell of the run itself."""
-    files = [
-        f
-        for f in sorted(path.rglob("*"))
-        if f.is_file() and f.relative_to(path).parts[0] not in ("_ledger", "report")
-    ]
-    return {str(f.relative_to(path)): hashlib.blake2b(f.read_bytes()).hexdigest() for f in files}
+    """Hash of every file that carries data or meaning; the ledger and the report tell of the run itself.
+
+    Workers outlive a killed driver for a moment, and what they were writing gets its name meanwhile: a file that is
+    gone under the name it was listed by is left out.
+    """
+    found = {}
+    for file in sorted(path.rglob("*")):
+        if file.is_file() and file.relative_to(path).parts[0] not in ("_ledger", "report"):
+            with contextlib.suppress(FileNotFoundError):
+                found[str(file.relative_to(path))] = hashlib.blake2b(file.read_bytes()).hexdigest()
+    return found
 
 
 def ray_executor(workers):

@@ -171,7 +171,7 @@ def print_headline(path: str | Path, asked: Sequence[str]) -> None:
     several = len({claim["model"] for claim in claims}) > 1
     for verdict in get_args(Verdict):
         chosen = [claim for claim in claims if claim["verdict"] == verdict]
-        lines = _by_model(chosen) if several else [", ".join(claim["id"] for claim in chosen)] * bool(chosen)
+        lines = _by_model(chosen) if several else ["; ".join(claim["id"] for claim in chosen)] * bool(chosen)
         for index, line in enumerate(lines):
             print(f"  {'' if index else verdict:<13} {line}")
 
