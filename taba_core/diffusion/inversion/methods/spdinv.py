@@ -31,8 +31,8 @@ class SPDInv(StepMethod):
     descends so that the latent depends less on the source prompt, and calls g(z) = z that prompt's disentanglement;
     the equation has no prompt in it, and the method runs on any model.
 
-    The source's objective and start are used here. Its optimiser and its settings are not known for certain: Adam and
-    the three defaults are ours.
+    The three defaults are those of the released code, which descends by AdamW and keeps the last z; here it is Adam,
+    without the decay of z, and the best z.
 
     Attributes:
       num_gradient_steps: K, at most so many evaluations of a step with a backward pass each.
