@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.util
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -79,14 +80,30 @@ def load_photos(source: str = "builtin") -> tuple[Photo, ...]:
 @lru_cache(maxsize=1)
 def _builtin_photos() -> tuple[Photo, ...]:
     from skimage import data
-    from sklearn.datasets import load_sample_image
 
     photos: dict[str, Any] = {}
     for name, loader in _SKIMAGE_PHOTOS.items():
         loaded = getattr(data, loader)()
         photos[name] = loaded[0] if isinstance(loaded, tuple) else loaded  # stereo pair: the left view
-    photos |= {name: load_sample_image(file) for name, file in _SKLEARN_PHOTOS.items()}
+    photos |= {name: _sklearn_photo(file) for name, file in _SKLEARN_PHOTOS.items()}
     return tuple(Photo(name, np.ascontiguousarray(photos[name])) for name in sorted(photos))
+
+
+def _sklearn_photo(file: str) -> NDArray[np.uint8]:
+    """A photograph of `sklearn.datasets.load_sample_image`, read without importing scikit-learn.
+
+    Its import takes longer than all else that a command does before it knows that nothing is missing.
+    """
+    from PIL import Image
+
+    found = importlib.util.find_spec("sklearn")
+    folder = Path(found.origin).parent / "datasets" / "images" if found and found.origin else Path()
+    if not (folder / file).is_file():  # a version of scikit-learn that keeps it elsewhere
+        from sklearn.datasets import load_sample_image
+
+        return load_sample_image(file)
+    with Image.open(folder / file) as image:
+        return np.asarray(image)
 
 
 def _folder_photos(folder: Path) -> tuple[Photo, ...]:

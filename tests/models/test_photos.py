@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.datasets import load_sample_image
 
 from taba_core.errors import UsageError
 from taba_core.images import stamp
@@ -38,6 +41,14 @@ def test_ten_photographs_ship_with_the_libraries():
     names = "astronaut cat coffee flower galaxies motorcycle retina rocket temple tissue"
     assert " ".join(photo.name for photo in photos) == names
     assert all(p.pixels().dtype == np.uint8 and p.pixels().shape[2] == 3 for p in photos)
+
+
+def test_those_of_scikit_learn_are_its_own_and_are_read_without_importing_it():
+    photos = {photo.name: photo.pixels() for photo in load_photos()}
+    assert np.array_equal(photos["temple"], load_sample_image("china.jpg"))
+    assert np.array_equal(photos["flower"], load_sample_image("flower.jpg"))
+    code = "import sys; from taba_core.models.photos import load_photos; load_photos(); print('sklearn' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
 
 
 def test_the_fingerprint_of_the_photographs_in_the_box_has_not_moved():
