@@ -82,8 +82,8 @@ def test_every_claim_has_a_verdict_and_every_item_is_there(gaussian, classes):
             "fig11",
             "table13",
             "table13-curves",
-            "fig14",
-            "fig14-norm",
+            "fig15",
+            "fig15-norm",
         ]
         assert items == expected
         claims = ["C10a", "C10b", "C10c", "CF11", "C13a-1", "C13a-2", "C13b", "C13c", "CF14a", "CF14b"]
