@@ -77,6 +77,18 @@ class Tab:
         assert "exceptionDetails" not in told, told["exceptionDetails"]
         return told["result"].get("value")
 
+    def until(self, expression, seconds=20):
+        """Ask again until an expression is true, also while one page takes the place of another."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            with contextlib.suppress(PageLeftError):
+                if self.run(expression):
+                    return
+            time.sleep(0.05)
+        raise AssertionError(
+            f"not true within {seconds} s: {expression}; the page is {self.run('location.href')}"
+        )
+
     def press(self, key, text=""):
         for kind in ("keyDown", "keyUp"):
             extra = {"text": text} if text and kind == "keyDown" else {}
@@ -87,6 +99,10 @@ class Tab:
     def screenshot(self, path, *, full=True):
         told = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=full)
         path.write_bytes(base64.b64decode(told["data"]))
+
+
+class PageLeftError(Exception):
+    """The page that was asked something was left before it answered."""
 
 
 class _Connection:
@@ -104,6 +120,8 @@ class _Connection:
         while True:
             told = self._next()
             if told.get("id") == number:
+                if "navigated or closed" in told.get("error", {}).get("message", ""):
+                    raise PageLeftError(told["error"]["message"])
                 assert "error" not in told, told["error"]
                 return told["result"]
 

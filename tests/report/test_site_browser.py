@@ -147,8 +147,7 @@ def test_a_number_typed_into_the_search_leads_to_its_place(tab, site, asked, fou
         assert tab.run("document.querySelector('#found a').href").endswith(f"/pages/{found}")
         tab.run("document.querySelector('#search').focus()")
         tab.press("Enter", "\r")
-        tab.run("new Promise((done) => setTimeout(done, 300))")
-        assert tab.run("location.href").endswith(f"/pages/{found}")
+        tab.until(f"location.href.endsWith('/pages/{found}')")
 
 
 def test_a_picture_is_enlarged_by_a_click_and_escape_closes_it(tab, site):

@@ -140,7 +140,10 @@ def test_where_a_study_was_run_on_models_that_do_not_fill_an_item_the_row_says_w
     result = StoredResult("gaussian-mapping-1", "gaussian", "Gaussian field", 8, 10)
     run = replace(sample_run(), sections=(Section("mapping", "M", "?", results=(result,)),))
     (place,) = [place for place in places.paper_places(run) if place["key"] == "fig15"]
-    assert "run on Gaussian field, which does not fill Figure 15" in place["why"] and "fewer than 64 pixels" in place["why"]
+    assert (
+        "run on Gaussian field, which does not fill Figure 15" in place["why"]
+        and "fewer than 64 pixels" in place["why"]
+    )
     assert "--model adm-32" in place["papers"] and place["papers"].startswith("taba fetch adm-32")
 
 
