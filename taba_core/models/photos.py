@@ -90,9 +90,9 @@ def _builtin_photos() -> tuple[Photo, ...]:
 
 
 def _sklearn_photo(file: str) -> NDArray[np.uint8]:
-    """A photograph of `sklearn.datasets.load_sample_image`, read without importing scikit-learn.
+    """One of the two photographs that come with scikit-learn, uint8 (H, W, 3).
 
-    Its import takes longer than all else that a command does before it knows that nothing is missing.
+    The file is read without importing scikit-learn, because the import takes more than a second of every command.
     """
     from PIL import Image
 

@@ -47,8 +47,8 @@ def run(path, make_executor, settings=SETTINGS, studies=("paper",), scheduler="t
 def fingerprints(path: Path) -> dict[str, str]:
     """Hash of every file that carries data or meaning; the ledger and the report tell of the run itself.
 
-    Workers outlive a killed driver for a moment, and what they were writing gets its name meanwhile: a file that is
-    gone under the name it was listed by is left out.
+    The workers of a killed driver live on for a moment and rename the files that they were writing. A file that has
+    lost the name under which it was listed is left out.
     """
     found = {}
     for file in sorted(path.rglob("*")):

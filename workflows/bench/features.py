@@ -2,9 +2,9 @@
 
 The rows are made by counter and lie in a store, as the features of two sets of images do. Each measure runs in a
 process of its own that reads the store as study `sample-quality` does, on two threads. The peak is the highest
-resident memory of the process less that before the first block; libraries are loaded before. Blocks have at most
-1,024 rows; those of the kernel distance have n / 20 until then, so its peak grows up to n = 20,480 and stays (64
-features: 46.0 MB there, 47.8 MB at 40,960).
+resident memory of the process less that before the first block; libraries are loaded before. A block of the
+kernel distance has n / 20 rows and at most 1,024, so the peak of that measure grows up to n = 20,480 and not beyond it
+(of 64 features it is 46.0 MB there and 47.8 MB at n = 40,960).
 """
 
 from __future__ import annotations

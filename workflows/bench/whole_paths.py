@@ -38,8 +38,7 @@ def measure(
     """Time units and bare loops of the same number of evaluations, on the GPU if there is one.
 
     Args:
-      repeats: units that are timed, after two that are not (memory for copies from a GPU, of which one unit fills its
-        own while another computes, is set aside once); and bare loops.
+      repeats: units that are timed, after one that is not; and bare loops.
       models: default adm-64.
       profiles: default the device's own.
       batch_size: samples of a unit; default the card's.
@@ -55,7 +54,7 @@ def measure(
     for model in models or ["adm-64"]:
         for profile in profiles or [""]:
             with tempfile.TemporaryDirectory(prefix="taba-bench-", dir=directory) as scratch:
-                context = _context(model, profile, batch_size, num_steps, repeats + 2, device)
+                context = _context(model, profile, batch_size, num_steps, repeats + 1, device)
                 _measure_one(context, Path(scratch) / "store", device, rows, figures)
     facts = device_facts(device)
     return Measurement(tuple(rows), figures, (f"{facts['card']}, torch {facts['torch']}",))
@@ -146,10 +145,7 @@ def _worker(context: Context, device: str) -> ShardWorker:
 
 
 def _units(worker: ShardWorker, units: Units, device: str) -> list[float]:
-    """Seconds from the end of one unit's computing to the next one's, each written beside the one after it.
-
-    Of all but the first two units.
-    """
+    """Seconds from the end of one unit's computing to the next one's, each written beside the one after it."""
     ends: list[float] = []
     with ThreadPoolExecutor(1) as writer:
         written: Future[Any] | None = None
@@ -163,7 +159,7 @@ def _units(worker: ShardWorker, units: Units, device: str) -> list[float]:
         if written is not None:
             written.result()
     # What the last unit's writing takes, no other computes beside.
-    return [after - before for before, after in pairwise(ends[1:])]
+    return [after - before for before, after in pairwise(ends)]
 
 
 def _bare_loop(model: Any, batch: int, calls: int, device: str) -> float:
