@@ -1,6 +1,6 @@
 """The paper's own numbers, looked up by exact names; nothing is matched approximately.
 
-Source: `workflows/data/paper-values.json`, a list of {table, row, column, value, pm, note}. A value belongs
+Source: `workflows/analysis/data/paper-values.json`, a list of {table, row, column, value, pm, note}. A value belongs
 to a study's cell only if the model and the setting are the same, so models the paper did not run have none.
 """
 
@@ -17,6 +17,9 @@ from typing import Any
 from workflows.analysis.presentation import PaperValue, Provenance
 
 _DATA = Path(__file__).parent / "data" / "paper-values.json"
+
+# Pixels of a side. Where the paper has a figure of ADM-64 and one of ADM-32, the first is of images of so many or more.
+LARGE_SIDE = 64
 
 # The studies' column names for the paper's column headings.
 _COLUMNS: Mapping[str, Mapping[str, str]] = {

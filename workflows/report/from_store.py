@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from workflows.analysis.study import Study
 
 _STAMP = ".stamp"
-_LAYOUT = "site 2"  # raise it when the pages change: a report of another layout is made anew
+_LAYOUT = "site 3"  # raise it when the pages change: a report of another layout is made anew
 
 
 def write_store_report(path: str | Path, output: Path | None, *, force: bool) -> tuple[Path, list[Failure]]:

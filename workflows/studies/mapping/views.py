@@ -9,7 +9,7 @@ import numpy as np
 
 from workflows.analysis.findings import Shown, cell, item_context, item_id
 from workflows.analysis.presentation import Cell, Column, Figure, Row, Table
-from workflows.analysis.published import paper_value
+from workflows.analysis.published import LARGE_SIDE, paper_value
 from workflows.report import plots
 from workflows.studies.mapping.measures import DIRECTIONS, SHOWN
 
@@ -30,7 +30,6 @@ _CURVES = {
 }
 _PAIRS = {"noise": "(a) image and noise", "latent": "(b) image and latent"}
 _METRICS = {"l2": "l2", "cosine": "cosine"}
-_LARGE = 64  # pixels: the paper shows ADM-64 and ADM-32
 
 
 def _columns() -> tuple[tuple[Column, str, str], ...]:
@@ -111,8 +110,7 @@ def figures_of(
     label: str, result: xr.Dataset, index: int, results: Sequence[xr.Dataset]
 ) -> tuple[Figure, ...]:
     """Accuracy over T, pictures of wrong assignments and attractors, and in-degree against norm."""
-    small = result["attractor_noise_image"].shape[-1] < _LARGE
-    base = "fig15" if small else "fig14"
+    base = "fig14" if result["attractor_noise_image"].shape[-1] >= LARGE_SIDE else "fig15"
     own = int(result.attrs["T"])
     return (
         _curves(label, result, index, results),

@@ -10,6 +10,7 @@ import numpy as np
 from taba_core.metrics.extractor import extractor_named
 from workflows.analysis.findings import item_context, item_id
 from workflows.analysis.presentation import Figure, Row
+from workflows.analysis.published import LARGE_SIDE
 from workflows.report import plots
 from workflows.report.colors import CYCLE
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 _SHARES = (-0.03, 1.05)  # ends of an axis of shares
 _LINES = ("-", "--", "-.", ":")  # lines that coincide stay visible
-_LARGE = 64  # pixels of a side from which the grid of images is Figure 20, not 21
 # Curves of a panel: label -> stored name and coordinates.
 _Lines = Mapping[str, tuple[str, Mapping[str, Any]]]
 _ANGLES: _Lines = {
@@ -173,7 +173,7 @@ class _Maker:
 
     def grid(self) -> Figure:
         """Figure 20 (64 pixels and more) or 21."""
-        result, large = self.result, int(self.result["side"]) >= _LARGE
+        result, large = self.result, int(self.result["side"]) >= LARGE_SIDE
 
         def draw() -> Any:
             pictures = result["picture"].transpose("example", "shown", ...).values
