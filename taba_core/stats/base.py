@@ -15,7 +15,7 @@ Axes: n samples, C channels, H rows, W columns, T steps, R regions. A leading ".
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -134,6 +134,24 @@ class Statistic(Reads, abc.ABC):
             return states[0] if states else self.init()
         half = left_half(len(states))
         return self.merge(self.merge_tree(states[:half]), self.merge_tree(states[half:]))
+
+    def leave_one_out(self, groups: Sequence[State], outside: State | None = None) -> Iterator[State]:
+        """State without group 0, without group 1, ...: the others merged anew (subtraction cancels digits).
+
+        By halving, G log2 G merges and log2 G states in memory. `outside` is the state of what is in no case left out.
+        """
+        outside = self.init() if outside is None else outside
+        if len(groups) == 1:
+            yield outside
+            return
+        half = len(groups) // 2
+        left, right = groups[:half], groups[half:]
+        yield from self.leave_one_out(left, self.merge(outside, self.merge_tree(right)))
+        yield from self.leave_one_out(right, self.merge(outside, self.merge_tree(left)))
+
+    def summaries_without(self, groups: Sequence[State]) -> list[dict[str, Array]]:
+        """Named values without group 0, without group 1, ...: the replicates of the jackknife."""
+        return [self.summarise(state) for state in self.leave_one_out(groups)]
 
     def check_state(self, *states: State) -> None:
         """Refuse what is no state of this statistic: above all the values of one.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,6 +15,22 @@ from taba_core.stats.base import COUNT, Array, Block, MomentStatistic, State, le
 
 SAMPLES_PER_PRODUCT = 512
 ROWS = "rows"
+Part = tuple[int, Array, Array]
+"""Of one group: the number of samples, their mean (p,), their co-moments (p, p)."""
+
+
+class Room:
+    """Arrays that are used again and again: a processor spends more time on fresh memory than on small products."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, Array] = {}
+
+    def array(self, name: str, shape: tuple[int, ...], kind: DTypeLike) -> Array:
+        """The array of this name, with whatever was in it; a new one if its shape or its type is another."""
+        held = self._held.get(name)
+        if held is None or held.shape != shape or held.dtype != kind:
+            held = self._held[name] = np.empty(shape, kind)
+        return held
 
 
 @dataclass(frozen=True)
@@ -65,15 +81,11 @@ class CoMomentStatistic(MomentStatistic):
         # States that are computed when they are looked at are not all looked at together.
         if len(states) < 3 or not isinstance(states, list | tuple) or any(ROWS in state for state in states):
             return super().merge_tree(states)
-        counts = [int(state[COUNT]) for state in states]
         mean, comoment = np.empty_like(states[0]["mean"]), np.empty_like(states[0]["comoment"])
         for group in range(len(mean)):
-            parts = [
-                (n, state["mean"][group], state["comoment"][group])
-                for n, state in zip(counts, states, strict=True)
-            ]
-            _, mean[group], comoment[group] = _merge_parts(parts)
-        return {COUNT: np.asarray(sum(counts), dtype=np.int64), "mean": mean, "comoment": comoment}
+            _, mean[group], comoment[group] = merge_parts([self.part(state, group) for state in states])
+        count = sum(int(state[COUNT]) for state in states)
+        return {COUNT: np.asarray(count, dtype=np.int64), "mean": mean, "comoment": comoment}
 
     def settled(self, state: State) -> State:
         """The state itself, or its moments if it has rows enough."""
@@ -86,19 +98,41 @@ class CoMomentStatistic(MomentStatistic):
         """Mean (G, p) and co-moments (G, p, p) of a state in either form, float64."""
         if ROWS not in state:
             return {"mean": state["mean"], "comoment": state["comoment"]}
-        rows, groups = state[ROWS], self.groups(state[ROWS])
-        n, features = len(rows), math.prod(groups[0].shape[1:])
-        mean, comoment = np.empty((len(groups), features)), np.empty((len(groups), features, features))
-        # Rows of the product's own type are subtracted in it: rounding the mean shifts all deviations alike.
-        kind = np.result_type(rows.dtype, self.product)
-        deviations, product = np.empty((n, features), kind), np.empty((features, features), self.product)
-        for group, x in enumerate(groups):  # one at a time, in the same buffers: they stay in a core's cache
-            deviations.reshape(x.shape)[...] = x
-            mean[group] = deviations.mean(axis=0, dtype=np.float64)
-            deviations -= mean[group].astype(kind)
-            factor = deviations.astype(self.product, copy=False)
-            comoment[group] = np.matmul(factor.T, factor, out=product)
+        num_groups, features = self.shape(state)
+        mean, comoment = np.empty((num_groups, features)), np.empty((num_groups, features, features))
+        room = Room()
+        for group, out in enumerate(comoment):  # one at a time: a core's cache holds it
+            mean[group] = self.part(state, group, out, room)[1]
         return {"mean": mean, "comoment": comoment}
+
+    def shape(self, state: State) -> tuple[int, int]:
+        """(G, p) of a state with samples."""
+        if ROWS not in state:
+            return len(state["mean"]), len(state["mean"][0])
+        groups = self.groups(state[ROWS])
+        return len(groups), math.prod(groups[0].shape[1:])
+
+    def part(self, state: State, group: int, out: Array | None = None, room: Room | None = None) -> Part:
+        """Count, mean (p,) and co-moments (p, p) of one group, the bits of `moments`.
+
+        Args:
+          out: where the co-moments are put if they have to be made; a new array if None.
+          room: for what is made on the way.
+        """
+        if ROWS not in state:
+            return int(state[COUNT]), state["mean"][group], state["comoment"][group]
+        rows = self.groups(state[ROWS])[group]
+        room, n, features = room or Room(), len(rows), math.prod(rows.shape[1:])
+        # Rows of the product's own type are subtracted in it: rounding the mean shifts all deviations alike.
+        deviations = room.array("deviations", (n, features), np.result_type(rows.dtype, self.product))
+        deviations.reshape(rows.shape)[...] = rows
+        mean = deviations.mean(axis=0, dtype=np.float64)
+        deviations -= mean.astype(deviations.dtype)
+        factor = deviations.astype(self.product, copy=False)
+        product = room.array("product", (features, features), self.product)
+        comoment = np.empty((features, features)) if out is None else out
+        comoment[...] = np.matmul(factor.T, factor, out=product)
+        return n, mean, comoment
 
     def covariance(self, state: State) -> Array:
         """Sample covariances M / (n - 1), (G, p, p); NaN for n < 2."""
@@ -106,13 +140,48 @@ class CoMomentStatistic(MomentStatistic):
         return np.asarray(self.moments(state)["comoment"] / (n - 1 if n > 1 else np.nan))
 
 
-def _merge_parts(parts: Sequence[tuple[int, Array, Array]]) -> tuple[int, Array, Array]:
-    """Count, mean (p,) and co-moments (p, p) of several parts of one group, over the fixed tree."""
+def merge_parts(parts: Sequence[Part]) -> Part:
+    """Several parts of one group merged over the fixed tree by Chan's rule."""
     if len(parts) == 1:
         return parts[0]
     half = left_half(len(parts))
-    (n_a, mean_a, a), (n_b, mean_b, b) = _merge_parts(parts[:half]), _merge_parts(parts[half:])
+    return _merged(merge_parts(parts[:half]), merge_parts(parts[half:]))
+
+
+class OthersMerged:
+    """Of the states of two parts or more: the others merged, without part 0, without part 1, ...; group after group.
+
+    Each is the merge of what comes before and of what comes after. All groups are computed in the same 2 G + 2 arrays
+    (p, p).
+    """
+
+    def __init__(self, statistic: CoMomentStatistic, states: Sequence[State]) -> None:
+        self._statistic, self._states, self._room = statistic, states, Room()
+        _, features = statistic.shape(states[0])
+        self._parts, self._suffixes = np.empty((2, len(states), features, features))
+        self._prefix, self._step = np.empty((2, features, features))
+
+    def of(self, group: int) -> Iterator[Part]:
+        """Of one group. The co-moments are good until the next is asked for."""
+        parts = [
+            self._statistic.part(state, group, out, self._room)
+            for state, out in zip(self._states, self._parts, strict=True)
+        ]
+        suffixes = [parts[-1]]  # of the last part, the last two, ...
+        for part, out in zip(parts[-2:0:-1], self._suffixes[1:], strict=False):
+            suffixes.append(_merged(part, suffixes[-1], out, self._step))
+        yield suffixes.pop()
+        prefix = parts[0]
+        for part in parts[1:-1]:
+            yield _merged(prefix, suffixes.pop(), self._suffixes[0], self._step)
+            prefix = _merged(prefix, part, self._prefix, self._step)
+        yield prefix
+
+
+def _merged(a: Part, b: Part, out: Array | None = None, step: Array | None = None) -> Part:
+    """Chan's rule; the co-moments are put into `out`, which may be those of `a`, with `step` as room for a term."""
+    (n_a, mean_a, comoment_a), (n_b, mean_b, comoment_b) = a, b
     n, delta = float(n_a) + float(n_b), mean_b - mean_a
-    comoment = a + b
-    comoment += delta[:, None] * (float(n_a) * float(n_b) / n * delta)
+    comoment = np.add(comoment_a, comoment_b, out=out)
+    comoment += np.multiply(delta[:, None], float(n_a) * float(n_b) / n * delta, out=step)
     return n_a + n_b, mean_a + delta * (float(n_b) / n), comoment

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -20,10 +20,11 @@ from taba_core.stats.base import (
     over,
     ratio,
 )
-from taba_core.stats.comoments import ROWS, CoMomentStatistic
+from taba_core.stats.comoments import CoMomentStatistic, OthersMerged, Room
 from taba_core.stats.inputs import Input, state
 
 _BLOCK = 64  # correlations of which only the largest is looked at first
+_Patch = tuple[Array, Array]  # the top_k largest |r| of a patch, descending, and its mean r^2
 LAGS = ((0, 1), (1, 0), (1, 1))
 
 
@@ -77,25 +78,31 @@ class PatchCorrelation(CoMomentStatistic):
 
     def summarise(self, state: State) -> dict[str, Array]:
         """Select the top correlations of every patch."""
-        n = int(state[COUNT])
+        patches, features = self.shape(state)
+        select, room = _TopPairs(features, self.top_k), Room()
+        found = [select(self.part(state, patch, room=room)[2]) for patch in range(patches)]
+        return self._values(int(state[COUNT]), found)
+
+    def summaries_without(self, groups: Sequence[State]) -> list[dict[str, Array]]:
+        """Patch after patch: a core's cache holds the co-moments of one patch of all groups, and each is made once."""
+        patches, features = self.shape(groups[0])
+        if patches == 1:  # the whole object: too large to have it once for each group
+            return super().summaries_without(groups)
+        select, others = _TopPairs(features, self.top_k), OthersMerged(self, groups)
+        found: list[list[_Patch]] = [[] for _ in groups]
+        for patch in range(patches):
+            for of, (_, _, moment) in zip(found, others.of(patch), strict=True):
+                of.append(select(moment))
+        counts = [int(state[COUNT]) for state in groups]
+        return [self._values(sum(counts) - n, of) for n, of in zip(counts, found, strict=True)]
+
+    def _values(self, n: int, patches: Sequence[_Patch]) -> dict[str, Array]:
+        values = np.stack([top for top, _ in patches])
         if n < 2:
-            nan, patches = np.asarray(np.nan), len(self.groups(state[ROWS]))
-            return {
-                "mean_top": nan,
-                "spread": nan,
-                "excess_r2": nan,
-                "values": np.full((patches, self.top_k), np.nan),
-            }
-        comoment = self.moments(state)["comoment"]
-        pairs = np.triu_indices(comoment.shape[-1], k=1)
-        values = np.empty((len(comoment), self.top_k))
-        mean_r2 = np.empty(len(comoment))
-        for patch, moment in enumerate(comoment):
-            r, defined = _correlations(moment, pairs)
-            values[patch] = _largest(np.abs(r), self.top_k)
-            mean_r2[patch] = ratio(np.square(r, out=r).sum(), np.asarray(defined))
+            nan = np.asarray(np.nan)
+            return {"mean_top": nan, "spread": nan, "excess_r2": nan, "values": np.full(values.shape, np.nan)}
         spread = values.std(ddof=1) if values.size > 1 else np.nan
-        excess = mean_r2.mean() - 1 / (n - 1)
+        excess = np.stack([mean_r2 for _, mean_r2 in patches]).mean() - 1 / (n - 1)
         return {
             "mean_top": np.asarray(values.mean()),
             "spread": np.asarray(spread),
@@ -130,6 +137,30 @@ class PatchCorrelation(CoMomentStatistic):
             )
 
 
+class _TopPairs:
+    """What the co-moments (p, p) of a patch say of its pairs a < b; all patches are computed in the same arrays."""
+
+    def __init__(self, features: int, top_k: int) -> None:
+        self._top_k = top_k
+        # Positions of the pairs in a matrix that is read row by row.
+        self._pairs = np.flatnonzero(np.triu(np.ones((features, features), dtype=bool), k=1))
+        self._matrix = np.empty((features, features))
+        self._r = np.empty(len(self._pairs))
+
+    def __call__(self, moment: Array) -> _Patch:
+        """The largest |r|, and the mean r^2. Where a position is constant r is 0, and no part of the mean."""
+        scale = np.sqrt(np.diagonal(moment))
+        varies = scale > 0
+        inverse = np.where(varies, 1 / np.where(varies, scale, 1.0), 0.0)
+        matrix, r = self._matrix, self._r
+        np.multiply(moment, inverse[:, None], out=matrix)
+        matrix *= inverse
+        matrix.ravel().take(self._pairs, out=r, mode="clip")  # a mode that writes into `out` without a copy
+        top = _largest(np.abs(r, out=r), self._top_k)
+        count = int(varies.sum())
+        return top, ratio(np.square(r, out=r).sum(), np.asarray(count * (count - 1) // 2))
+
+
 def _largest(values: NDArray[np.float64], k: int) -> NDArray[np.float64]:
     """The k largest, descending. What is below the k-th largest of the maxima of blocks is none of them."""
     blocks = len(values) // _BLOCK
@@ -138,21 +169,6 @@ def _largest(values: NDArray[np.float64], k: int) -> NDArray[np.float64]:
         values = values[values >= np.partition(maxima, blocks - k)[blocks - k]]
     top = np.partition(values, len(values) - k)[len(values) - k :]
     return np.sort(top)[::-1]
-
-
-def _correlations(
-    moment: Array, pairs: tuple[NDArray[np.intp], NDArray[np.intp]]
-) -> tuple[NDArray[np.float64], int]:
-    """r_ab of the pairs a < b, 0 where a position is constant, and the number of pairs that are not."""
-    scale = np.sqrt(np.diagonal(moment))
-    varies = scale > 0
-    inverse = np.where(varies, 1 / np.where(varies, scale, 1.0), 0.0)
-    a, b = pairs
-    r = moment.ravel().take(a * len(moment) + b)
-    r *= inverse[a]
-    r *= inverse[b]
-    count = int(varies.sum())
-    return r, count * (count - 1) // 2
 
 
 @dataclass(frozen=True)

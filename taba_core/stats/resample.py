@@ -77,7 +77,7 @@ def _jackknife(reduced: Reduced) -> dict[str, Estimate]:
             )
             for n, v in value.items()
         }
-    left_out = [reduced.statistic.summarise(state) for state in reduced.leave_one_out()]
+    left_out = reduced.statistic.summaries_without(reduced.groups)
     return {
         name: Estimate(
             np.asarray(v, dtype=np.float64),

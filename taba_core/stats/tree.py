@@ -9,7 +9,7 @@ of the blocks over workers, in any order, gives the same bits.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,23 +67,6 @@ class Reduced:
     def summary(self) -> dict[str, Array]:
         """Named values over all samples."""
         return self.statistic.summarise(self.total)
-
-    def leave_one_out(self) -> Iterator[State]:
-        """State without group 0, without group 1, ...: the others merged anew (subtraction cancels digits).
-
-        By halving, G log2 G merges and log2 G states in memory.
-        """
-        return _leave_one_out(self.statistic, self.groups, self.statistic.init())
-
-
-def _leave_one_out(statistic: Statistic, groups: Sequence[State], outside: State) -> Iterator[State]:
-    if len(groups) == 1:
-        yield outside
-        return
-    half = len(groups) // 2
-    left, right = groups[:half], groups[half:]
-    yield from _leave_one_out(statistic, left, statistic.merge(outside, statistic.merge_tree(right)))
-    yield from _leave_one_out(statistic, right, statistic.merge(outside, statistic.merge_tree(left)))
 
 
 class MergeTree:

@@ -308,3 +308,24 @@ def test_stacked_estimates_keep_their_pairs():
         Estimate.stack([one, Estimate.exact(1.0)])
     with pytest.raises(ValueError, match="at least one"):
         Estimate.stack([])
+
+
+@pytest.mark.parametrize(
+    "n", [300, 6000]
+)  # 19 groups of rows, of 16 and the last of 12; 12 groups of moments, of 512
+def test_replicates_of_patch_correlations_are_correlations_without_a_group(n):
+    x = normal(range(n), (2, 4, 8), seed=3, stream="noise")
+    x[:, 0, 0, 0] = 0.3
+    x[:16, 0, 0, 0] = 0.4  # constant but in the first group: without it, it correlates with nothing
+    statistic = PatchCorrelation("x", patch_size=4, top_k=3)
+    reduced = reduce_blocks([{"sample": np.arange(n), "x": x}], n, {"s": statistic})["s"]
+    found = estimates(reduced)
+    stops = np.cumsum(reduced.group_sizes)
+    for group, (size, stop) in enumerate(zip(reduced.group_sizes, stops, strict=True)):
+        rest = np.delete(x, np.s_[stop - size : stop], axis=0).astype(np.float64)
+        for patch in (0, 1):
+            cut = rest[..., 4 * patch : 4 * patch + 4].reshape(len(rest), -1)
+            cut = cut[:, cut.std(axis=0) > 1e-12]
+            r = np.abs(np.corrcoef(cut.T)[np.triu_indices(cut.shape[1], k=1)])
+            assert cut.shape[1] == (31 if patch == 0 and group == 0 else 32)
+            assert_allclose(found["values"].replicates[group, patch], np.sort(r)[::-1][:3], atol=3e-7)

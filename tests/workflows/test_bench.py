@@ -131,10 +131,12 @@ def test_the_state_of_the_correlation_does_not_grow_with_n():
 
 
 def test_streamed_correlations_are_those_of_one_matrix():
-    found = correlation.measure(repeats=1, num_samples=600, sample_shape=(3, 16, 16)).figures
+    found = correlation.measure(
+        repeats=1, num_samples=600, num_with_interval=300, sample_shape=(3, 16, 16)
+    ).figures
     # float32 products on either side: 7 digits
     assert found["float32_difference"] < 1e-6 and found["float64_difference"] < 1e-6
-    assert found["float32_ratio"] > 0 and found["float64_ratio"] > 0
+    assert min(found["float32_ratio"], found["float64_ratio"], found["interval_ratio"]) > 0
 
 
 def test_the_memory_of_every_statistic_is_flat_in_samples():

@@ -2,7 +2,8 @@
 
 Both on one thread, on the same array in memory, in CPU seconds: what else the machine does counts on neither
 side. torch.corrcoef needs all samples at once and makes a copy of them per patch; the statistic sees blocks of 512
-samples, checks that they are finite, and keeps up to 20 groups for its jackknife.
+samples, checks that they are finite, and keeps up to 20 groups for its jackknife. The last comparison is of the mean
+with its interval at n = 2048, which is 16 more reductions; torch.corrcoef gives none.
 """
 
 from __future__ import annotations
@@ -21,30 +22,31 @@ def measure(
     *,
     repeats: int = 5,
     num_samples: int = 8192,
+    num_with_interval: int = 2048,
     sample_shape: tuple[int, int, int] = (3, 32, 32),
     patch_size: int = 8,
 ) -> Measurement:
     """Time both ways to the mean of the top 20 |r|, on white noise, torch in float32 and in float64.
 
-    Figures, by type: <type>_ratio, <type>_difference (absolute, of the two means).
+    Figures, by type: <type>_ratio, <type>_difference (absolute, of the two means); and interval_ratio.
     """
     from taba_core import rng
     from taba_core.blas import use_one_blas_thread
-    from taba_core.stats import PatchCorrelation, from_arrays, reduce
+    from taba_core.stats import PatchCorrelation, estimates, from_arrays, reduce
+    from taba_core.stats.tree import Reduced
 
     x = rng.normal(range(num_samples), sample_shape, seed=0, stream="noise")
     statistic = PatchCorrelation("x", patch_size, TOP_K)
 
+    def reduced(n: int) -> Reduced:
+        read, of = from_arrays({"x": x[:n]}), {"r": statistic}
+        return reduce(read, n, of, scheduler="sync", workers=1, samples_per_read=SAMPLES_PER_READ)["r"]
+
     def streaming() -> float:
-        found = reduce(
-            from_arrays({"x": x}),
-            num_samples,
-            {"r": statistic},
-            scheduler="sync",
-            workers=1,
-            samples_per_read=SAMPLES_PER_READ,
-        )
-        return float(found["r"].summary()["mean_top"])
+        return float(reduced(num_samples).summary()["mean_top"])
+
+    def with_interval() -> float:
+        return float(estimates(reduced(num_with_interval))["mean_top"].value)
 
     rows: list[TableRow] = []
     figures: dict[str, float] = {}
@@ -65,6 +67,21 @@ def measure(
             target=">= 1",
         )
         rows += comparison.rows(pairs)
+    with torch_threads(1):
+        few = x[:num_with_interval]
+        pairs = run_pairs(
+            cpu_timed(with_interval),
+            cpu_timed(lambda: top_of_corrcoef(few, patch_size, "float32")),
+            repeats=repeats,
+        )
+    figures["interval_ratio"] = pairs.ratio
+    comparison = Comparison(
+        what="the same with its interval",
+        n=f"n={num_with_interval}",
+        sides=("streaming", "torch.corrcoef, float32, which has no interval"),
+        target="",
+    )
+    rows += comparison.rows(pairs)
     worst = max(figures[f"{kind}_difference"] for kind in ("float32", "float64"))
     return Measurement(tuple(rows), figures, (f"largest difference of the two means: {worst:.1e}",))
 
