@@ -6,7 +6,7 @@ a prompt (`max_tokens` of the card) changes what is computed. Prompts are taken 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,6 +90,9 @@ class SD3TextEncoder(PromptEncoder):
         """P."""
         return sum(int(clip.model.config.projection_dim) for clip in self.clips)
 
+    def _networks(self) -> Sequence[Any]:
+        return [encoder.model for encoder in (*self.clips, self.t5) if encoder is not None]
+
     @torch.no_grad()
     def _encode_one(self, prompt: str) -> PromptEmbeddings:
         with self.precision():
@@ -130,6 +133,9 @@ class FluxTextEncoder(PromptEncoder):
     def pooled_width(self) -> int:
         """P."""
         return int(self.clip.model.config.hidden_size)
+
+    def _networks(self) -> Sequence[Any]:
+        return (self.clip.model, self.t5.model)
 
     def null(self, batch: int) -> PromptEmbeddings:
         """Raises UsageError: a distilled network has no null condition."""

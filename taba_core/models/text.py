@@ -38,11 +38,35 @@ _ENCODING = threading.Lock()
 
 
 class PromptEncoder(ABC):
-    """Base of encoders that encode prompts one by one, so that a prompt's embedding does not depend on the others."""
+    """Base of encoders that encode prompts one by one, so that a prompt's embedding does not depend on the others.
+
+    Their networks are large (T5-XXL has 4.7 billion weights) and needed once a prompt: `rest` takes them off a device.
+    """
+
+    _left: Any = None  # the device that resting networks come back to
 
     def encode(self, prompts: Sequence[str]) -> PromptEmbeddings:
         """PromptEmbeddings of B prompts. Raises UsageError for no prompts."""
-        return encode_distinct(prompts, self._encode_one)
+        return encode_distinct(prompts, self._encode_on_device)
+
+    def rest(self) -> None:
+        """Move the networks to main memory, until the next prompt is encoded; on a CPU nothing happens."""
+        with _ENCODING:
+            for network in self._networks():
+                if network.device.type != "cpu":
+                    self._left = network.device
+                    network.to("cpu")
+
+    def _encode_on_device(self, prompt: str) -> PromptEmbeddings:
+        if self._left is not None:
+            for network in self._networks():
+                network.to(self._left)
+            self._left = None
+        return self._encode_one(prompt)
+
+    @abstractmethod
+    def _networks(self) -> Sequence[Any]:
+        """The text networks, torch modules of transformers."""
 
     def null(self, batch: int) -> PromptEmbeddings:
         """The null condition of guidance: the empty prompt, `batch` rows."""
@@ -70,7 +94,10 @@ class T5TextEncoder(PromptEncoder):
 
     def encode(self, prompts: Sequence[str]) -> PromptEmbeddings:
         """PromptEmbeddings of B prompts. Raises UsageError for no prompts."""
-        return encode_distinct([prompt.lower().strip() for prompt in prompts], self._encode_one)
+        return super().encode([prompt.lower().strip() for prompt in prompts])
+
+    def _networks(self) -> Sequence[Any]:
+        return (self.model,)
 
     @torch.no_grad()
     def _encode_one(self, prompt: str) -> PromptEmbeddings:
@@ -91,6 +118,9 @@ class CLIPTextEncoder(PromptEncoder):
         """D."""
         return int(self.model.config.hidden_size)
 
+    def _networks(self) -> Sequence[Any]:
+        return (self.model,)
+
     @torch.no_grad()
     def _encode_one(self, prompt: str) -> PromptEmbeddings:
         with self.precision():
@@ -98,7 +128,7 @@ class CLIPTextEncoder(PromptEncoder):
         return {"prompt_embeds": states.float()}
 
 
-class CLIPPairTextEncoder:
+class CLIPPairTextEncoder(PromptEncoder):
     """Stable Diffusion XL: two CLIP encoders read the same prompt (Podell et al. 2023, Sec. 2.1-2.2).
 
     - prompt_embeds (B, L, D1 + D2): penultimate hidden states of both, concatenated;
@@ -136,9 +166,12 @@ class CLIPPairTextEncoder:
         """P."""
         return int(self.second.config.projection_dim)
 
+    def _networks(self) -> Sequence[Any]:
+        return (self.first, self.second)
+
     def encode(self, prompts: Sequence[str]) -> PromptEmbeddings:
         """PromptEmbeddings of B prompts. Raises UsageError for no prompts."""
-        cond = encode_distinct(prompts, self._encode_one)
+        cond = super().encode(prompts)
         size = float(self.image_size)
         sizes = torch.tensor([[size, size, 0.0, 0.0, size, size]], device=cond["prompt_embeds"].device)
         return cond | {"time_ids": sizes.repeat(len(prompts), 1)}

@@ -1,9 +1,12 @@
 """Plots show what they are given: scales, colours, shaded steps, and clear refusals."""
 
+import io
+
 import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib.patches import Rectangle
+from PIL import Image
 
 from workflows.report import plots, style
 from workflows.report.grids import MISSING
@@ -160,3 +163,23 @@ def test_progress_of_nothing_positive_is_drawn_without_a_logarithm():
     assert steep.axes[0].get_yscale() == "log"
     named = [label.get_text() for label in steep.axes[0].get_yticklabels(minor=True)]
     assert named and not any("times" in text for text in named)
+
+
+def test_a_chart_has_a_palette_that_nobody_sees_and_a_picture_keeps_every_colour():
+    chart = plots.step_curves({"model": SEQUENCES}, "error")
+    images = np.clip(rng.normal(size=(6, 3, 32, 32)), -1, 1)
+    pictures = plots.image_grid([images])
+    for figure, mode in ((chart, "P"), (pictures, "RGB")):
+        content = style.figure_files(figure)[".png"]
+        assert Image.open(io.BytesIO(content)).mode == mode
+        plain = io.BytesIO()
+        with mpl.rc_context(style.RC):
+            box = figure.get_tightbbox().padded(style._PAD_INCHES)
+            figure.savefig(plain, format="png", dpi=style.PNG_DPI, bbox_inches=box)
+        difference = np.abs(_rgb(content).astype(int) - _rgb(plain.getvalue()))
+        assert difference.mean() < 0.15 if mode == "P" else not difference.any()
+        assert len(content) < len(plain.getvalue())
+
+
+def _rgb(content):
+    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -149,8 +149,13 @@ def _listed(artifact: Edit, lines: Sequence[str], ids: NDArray[np.int64]) -> lis
     return [lines[row] for row in rows]
 
 
-def condition(model: Any, stored: Arrays, device: str) -> dict[str, torch.Tensor]:
-    """What the network reads: {} if unconditional, `class_id`, or the text encoder's tensors (one call a shard).
+def condition(
+    model: Any, stored: Arrays, device: str, encode: Callable[[Any, list[str]], dict[str, torch.Tensor]]
+) -> dict[str, torch.Tensor]:
+    """What the network reads: {} if unconditional, `class_id`, or the text encoder's tensors.
+
+    Args:
+      encode: the tensors of prompts, of the model's text encoder and the prompts.
 
     Raises:
       UsageError: prompts for a model without a text encoder.
@@ -158,8 +163,7 @@ def condition(model: Any, stored: Arrays, device: str) -> dict[str, torch.Tensor
     if "prompt" in stored:
         if getattr(model, "text", None) is None:
             raise UsageError("conditioning=prompt: the model reads no text; use conditioning=none.")
-        encoded: dict[str, torch.Tensor] = model.text.encode(prompts_from_bytes(stored["prompt"]))
-        return encoded
+        return encode(model.text, prompts_from_bytes(stored["prompt"]))
     import torch  # here: studies read conditions where nothing is computed
 
     class_id = stored["class_id"]

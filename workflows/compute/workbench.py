@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,9 +15,11 @@ from taba_core.artifacts.base import Artifact
 from taba_core.conventions import UNGUIDED
 from taba_core.diffusion.guidance import Guided, null_condition
 from taba_core.model_spec import ModelSpec
+from taba_core.models.base import card_of
 from taba_core.store import Store
 from workflows.compute.arrays import AnyArray, Arrays, DeviceArray, in_memory, later
 from workflows.compute.conditioning import condition
+from workflows.compute.encoded_prompts import EncodedPrompts
 from workflows.compute.shared_models import SharedModels
 
 # Of the memory that a device has left, what one array of states may take there.
@@ -82,7 +85,11 @@ class Workbench:
         if guidance_scale == UNGUIDED:
             return model
         if spec not in self._nulls:
-            self._nulls[spec] = null_condition(model, 1)
+            kept, text = self._kept_prompts(spec), getattr(model, "text", None)
+            if kept is None or text is None:
+                self._nulls[spec] = null_condition(model, 1)
+            else:
+                self._nulls[spec] = kept.null(spec, text, lambda: null_condition(model, 1))
         return Guided(model, guidance_scale, self._nulls[spec])
 
     def condition(self, spec: ModelSpec, stored: Arrays) -> dict[str, torch.Tensor]:
@@ -94,9 +101,21 @@ class Workbench:
         if key not in self._conditions:
             while len(self._conditions) >= _CONDITIONS_KEPT:
                 del self._conditions[next(iter(self._conditions))]
-            self._conditions[key] = condition(self.model(spec), stored, self.device)
+            self._conditions[key] = condition(self.model(spec), stored, self.device, self._encoder(spec))
         self._conditions[key] = self._conditions.pop(key)  # the last one asked is the last to go
         return dict(self._conditions[key])
+
+    def _encoder(self, spec: ModelSpec) -> Callable[[Any, list[str]], dict[str, torch.Tensor]]:
+        kept = self._kept_prompts(spec)
+        if kept is None:
+            return lambda text, prompts: dict(text.encode(prompts))
+        return functools.partial(kept.encode, spec)
+
+    def _kept_prompts(self, spec: ModelSpec) -> EncodedPrompts | None:
+        """The store's encoded prompts; None without a store, or of a network in the box, whose encoder is tiny."""
+        if self._store is None or card_of(spec).embedded:
+            return None
+        return EncodedPrompts(self._store, self.device)
 
     def add_note(self, name: str, value: float | str) -> None:
         """Put a fact into the receipt; numbers of several batches are added."""

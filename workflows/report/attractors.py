@@ -53,7 +53,7 @@ def picture_rows(rows: Sequence[PictureRow], gaps: Sequence[int] = ()) -> Figure
         for k, tile in enumerate(image_tiles(row.images)):
             left = _LABEL_WIDTH + k * side
             axis = figure.add_axes((left / width, bottom / height, 0.95 * side / width, 0.95 * side / height))
-            axis.imshow(tile, interpolation="nearest")
+            axis.imshow(tile, interpolation="none")
             axis.axis("off")
             if row.texts:
                 figure.text(

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,3 +84,9 @@ def write_json(path: Path, value: Any) -> None:
     """Write strict, indented JSON (see `plain`)."""
     text = json.dumps(plain(value), allow_nan=False, ensure_ascii=False, indent=1)
     write_text(path, text + "\n")
+
+
+def write_records(path: Path, records: Sequence[Any]) -> None:
+    """Write a strict JSON list with one record a line: smaller than indented, and read by line-wise tools too."""
+    lines = ",\n".join(json.dumps(plain(record), allow_nan=False, ensure_ascii=False) for record in records)
+    write_text(path, f"[\n{lines}\n]\n")

@@ -154,7 +154,7 @@ def tile_grid(
     figure.set_layout_engine("constrained", h_pad=0.02, w_pad=0.02, hspace=0, wspace=0)
     axes = figure.subplots(len(rows), 1, squeeze=False, height_ratios=heights)[:, 0]
     for index, (axis, (canvas, centres)) in enumerate(zip(axes, mosaics, strict=True)):
-        axis.imshow(canvas, interpolation="nearest", aspect="equal")
+        axis.imshow(canvas, interpolation="none", aspect="equal")  # a PDF holds the pixels themselves
         axis.grid(False)
         axis.spines[:].set_visible(False)
         axis.tick_params(length=0, pad=3)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ParamSpec
 
 import matplotlib as mpl
+from fontTools import subset
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from PIL import Image, ImageChops, ImageStat
 
 from workflows.report.colors import COLORS as COLORS
 from workflows.report.colors import CYCLE as CYCLE
@@ -32,6 +35,8 @@ DIVERGING = LinearSegmentedColormap.from_list(
 TEXT_WIDTH = 7.2  # inches: the width of a page's text block
 _PAD_INCHES = 0.04  # around what is drawn
 PNG_DPI = 170
+_COLOURS_OF_A_CHART = 8192
+_UNSEEN = 0.15  # of 255: the mean difference between a pixel's colour and the nearest one of the palette
 _PDF_METADATA = {"CreationDate": None, "Creator": "taba", "Producer": "taba"}
 
 RC: Any = {
@@ -91,17 +96,53 @@ def color_of(name: str, index: int = 0) -> str:
 def figure_files(figure: Figure) -> dict[str, bytes]:
     """A figure as the content of a .png and a .pdf file: fonts embedded, no timestamps, so equal figures are equal."""
     options: dict[str, dict[str, Any]] = {
-        ".png": {"format": "png", "dpi": PNG_DPI, "metadata": {"Software": None}},
+        # A quick compression: `smaller_png` does it again.
+        ".png": {
+            "format": "png",
+            "dpi": PNG_DPI,
+            "metadata": {"Software": None},
+            "pil_kwargs": {"compress_level": 1},
+        },
         ".pdf": {"format": "pdf", "dpi": 300, "metadata": _PDF_METADATA},
     }
     files = {}
-    with mpl.rc_context(RC):
+    with mpl.rc_context(RC), _fonts_without_shaping():
         # Laid out and measured once for both files: either would do it again, which takes longer than drawing.
         figure.draw_without_rendering()
-        figure.set_layout_engine("none")
+        figure.set_layout_engine(None)  # of "none" matplotlib draws once more before each file
         box = figure.get_tightbbox().padded(_PAD_INCHES)
         for suffix, option in options.items():
             buffer = io.BytesIO()
             figure.savefig(buffer, bbox_inches=box, **option)
             files[suffix] = buffer.getvalue()
-    return files
+    return files | {".png": smaller_png(files[".png"])}
+
+
+@contextlib.contextmanager
+def _fonts_without_shaping() -> Iterator[None]:
+    """Leave out of the fonts in PDFs what shapes text, which is shaped by then: reading it takes most of the time."""
+    tables = getattr(subset.Options, "_drop_tables_default", None)
+    if tables is None:  # another version of fontTools: larger files, more slowly
+        yield
+        return
+    subset.Options._drop_tables_default = [*tables, "GSUB", "GPOS", "GDEF", "BASE", "MATH"]
+    try:
+        yield
+    finally:
+        subset.Options._drop_tables_default = tables
+
+
+def smaller_png(content: bytes) -> bytes:
+    """An opaque picture without its transparency, and with a palette where nobody could see the difference.
+
+    Charts have a few colours and their blends along edges; 256 of them serve. Photographs and fields keep all colours.
+    """
+    picture = Image.open(io.BytesIO(content)).convert("RGB")
+    if picture.getcolors(_COLOURS_OF_A_CHART) is not None:
+        indexed = picture.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        difference = ImageStat.Stat(ImageChops.difference(picture, indexed.convert("RGB")))
+        if max(difference.mean) < _UNSEEN:
+            picture = indexed
+    buffer = io.BytesIO()
+    picture.save(buffer, "png")
+    return buffer.getvalue()

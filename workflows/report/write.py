@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from workflows.analysis.presentation import Failure, Figure, Run, Section, Table
-from workflows.report.files import remove, write_bytes, write_json, write_text
+from workflows.report.files import remove, write_bytes, write_json, write_records, write_text
 from workflows.report.records import claim_records, figure_records, table_records
 from workflows.report.site.build import build_site
 from workflows.report.style import RC, figure_files
@@ -55,7 +55,7 @@ def write_report(run: Run, folder: Path) -> tuple[Path, list[Failure]]:
         for name, document in section.documents.items():
             write_json(folder / f"{name}.json", document)
     site = build_site(run, folder, failures)
-    write_json(folder / "results.json", records)
+    write_records(folder / "results.json", records)
     write_json(folder / "claims.json", claim_records(run))
     write_json(folder / "failures.json", [asdict(failure) for failure in failures])
     for path, text in site.items():
