@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import get_args
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, get_args
 
 from taba_core.conventions import X0Rule
 from taba_core.diffusion.ends import Ends, Held
 from taba_core.diffusion.level import Level
 from taba_core.errors import unknown_name
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Axes: B samples in a batch, C channels, H rows, W columns. Coefficients are Python floats (float64).
 
@@ -73,6 +73,8 @@ def apply_x0_rule(ends: Ends, rule: X0Rule) -> Ends:
         x_0 = ends.x_0.clamp(-1, 1)
         return Ends(x, level, eps if not level.noise_power else (x - level.alpha * x_0) / level.sigma, x_0)
     if rule == "dynamic":
+        import torch  # here: methods are looked up where nothing is computed
+
         x_0 = ends.x_0
         s = torch.quantile(x_0.abs().flatten(1), DYNAMIC_QUANTILE, dim=1).clamp(1, DYNAMIC_MAX)
         s = s.view(-1, *[1] * (x_0.ndim - 1))

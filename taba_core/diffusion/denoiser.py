@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from taba_core.diffusion.ends import Ends, Held
 from taba_core.diffusion.level import Level
 from taba_core.diffusion.schedule import NoiseSchedule
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Axes: B samples in a batch, C channels, H rows, W columns.
 

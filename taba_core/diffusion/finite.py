@@ -10,11 +10,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from taba_core.errors import TabaError, WorkError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _THREAD = threading.local()
 
@@ -27,12 +28,16 @@ class _Questions:
     complaints: list[str] = field(default_factory=list)
 
     def ask(self, values: Tensor, complaint: str) -> None:
+        import torch  # here, as below: methods are looked up where nothing is computed
+
         # In float64 the sum of float32 numbers is finite if and only if they all are.
         self.flags.append(torch.isfinite(values.detach().sum(dtype=torch.float64)))
         self.complaints.append(complaint)
 
     def raise_first(self) -> None:
         if self.flags:
+            import torch
+
             place = self.flags[-1].device
             answers = torch.stack([flag.to(place, non_blocking=True) for flag in self.flags]).tolist()
             for answer, complaint in zip(answers, self.complaints, strict=True):
@@ -72,6 +77,8 @@ def check_finite(
     Raises:
       WorkError: the prediction is not finite.
     """
+    import torch
+
     questions = getattr(_THREAD, "questions", None)
     if questions is not None:
         if state is not None:

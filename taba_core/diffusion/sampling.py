@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -14,32 +13,14 @@ from taba_core.diffusion.ddim import apply_x0_rule, move
 from taba_core.diffusion.denoiser import Denoiser, held_by, predict_ends
 from taba_core.diffusion.ends import Held
 from taba_core.diffusion.grid import TimestepGrid, Transition
+from taba_core.diffusion.record import Conditioning as Conditioning
+from taba_core.diffusion.record import OnStep as OnStep
+from taba_core.diffusion.record import StepRecord as StepRecord
 from taba_core.errors import UsageError
 
 # Axes: B samples in a batch, C channels, H rows, W columns.
 
-Conditioning = Mapping[str, Tensor]
-
-
-@dataclass(frozen=True)
-class StepRecord:
-    """What one transition read and did.
-
-    Attributes:
-      step: l, 1..T.
-      x_from: state the network read, (B, C, H, W).
-      eps_t: predicted noise after the x_0 rule, what moved the state, same shape.
-      x_to: state after the move, same shape.
-    """
-
-    step: int
-    x_from: Tensor
-    eps_t: Tensor
-    x_to: Tensor
-
-
 Step = Callable[[Denoiser, Tensor, Transition, Conditioning, X0Rule], tuple[Tensor, Tensor]]
-OnStep = Callable[[StepRecord], None]
 
 
 def ddim_transition(

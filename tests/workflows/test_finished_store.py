@@ -14,7 +14,7 @@ try:
 except SystemExit as end:
     assert not end.code
 heavy = {"matplotlib", "xarray", "pandas", "zarr", "dask", "scipy.stats", "scipy.special", "ray", "diffusers"}
-heavy.add("sklearn")
+heavy |= {"sklearn", "torch"}
 print(json.dumps(sorted(heavy & set(sys.modules))))
 """
 

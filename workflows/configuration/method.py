@@ -110,14 +110,11 @@ class ChosenMethod:
 
     def rules_refused(self, conventions: Conventions) -> str:
         """Why the method does not go with the x_0 rules; "" where it does."""
-        from taba_core.diffusion.inversion.pair import PairMethod, check_reversible
-
-        if isinstance(self.method, PairMethod):
-            for rule in (conventions.sampling_x0_rule, conventions.inversion_x0_rule):
-                try:
-                    check_reversible(rule)
-                except UsageError as error:
-                    return str(error)
+        for rule in (conventions.sampling_x0_rule, conventions.inversion_x0_rule):
+            try:
+                self.method.check_rule(rule)
+            except UsageError as error:
+                return str(error)
         return ""
 
     def spec_fields(

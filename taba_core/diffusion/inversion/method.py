@@ -10,19 +10,21 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from torch import Tensor
-
+from taba_core.conventions import X0Rule
 from taba_core.diffusion.grid import TimestepGrid, Transition
 from taba_core.diffusion.inversion.problem import Dynamics, Problem
-from taba_core.diffusion.sampling import StepRecord
+from taba_core.diffusion.record import StepRecord
 from taba_core.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Axes: B samples in a batch, C channels, H rows, W columns; T steps.
 
 Shape = tuple[int, ...]
-Carried = Mapping[str, Tensor]
+Carried: TypeAlias = "Mapping[str, Tensor]"
 Record = Callable[[StepRecord], None]
 
 
@@ -131,6 +133,9 @@ class Method:
           cond_shapes: shapes of one sample's conditioning.
         """
         return {}
+
+    def check_rule(self, rule: X0Rule) -> None:
+        """Refuse (UsageError) a rule on the predicted clean image that the method's sampler cannot undo."""
 
     def reconstruct(self, dynamics: Dynamics, latent: Tensor, carried: Carried, record: Record) -> Tensor:
         """Images by the method's own sampler, (B, C, H, W); only of methods with `own_sampler`.

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from taba_core.conventions import X0Rule
 from taba_core.diffusion.ddim import apply_x0_rule
 from taba_core.diffusion.ends import Ends
 from taba_core.diffusion.grid import TimestepGrid
@@ -130,6 +131,10 @@ class PairMethod(WholeMethod):
     """
 
     own_sampler = True
+
+    def check_rule(self, rule: X0Rule) -> None:
+        """As `check_reversible`."""
+        check_reversible(rule)
 
     def carried_shapes(
         self, grid: TimestepGrid, sample_shape: Shape, cond_shapes: Mapping[str, Shape]

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from taba_core import rng
 from taba_core.conventions import FirstTime, Levels, NetworkTime, X0Rule
@@ -17,7 +15,10 @@ from taba_core.diffusion.ends import Ends, Held
 from taba_core.diffusion.finite import check_finite
 from taba_core.diffusion.grid import TimestepGrid, Transition
 from taba_core.diffusion.level import Level
-from taba_core.diffusion.sampling import Conditioning
+from taba_core.diffusion.record import Conditioning
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Axes: B samples in a batch, R rows of a batch, C channels, H rows, W columns.
 
@@ -114,12 +115,16 @@ class Dynamics:
         return given if rows is None else {key: value[rows] for key, value in given.items()}
 
     def _count(self, rows: Tensor | None) -> None:
+        import torch  # here, as below: methods are looked up where nothing is computed
+
         index = torch.arange(len(self.spent)) if rows is None else rows.cpu()
         each = int(getattr(self.denoiser, "evaluations_per_image", 1))
         self.spent.index_add_(0, index, torch.full_like(index, each))
 
     def normal(self, like: Tensor, *, seed: int, stream: str) -> Tensor:
         """Standard normal numbers, (B, ...) as `like`; row i depends on (seed, stream, sample id i) only."""
+        import torch
+
         drawn = rng.normal(list(self.sample_ids), tuple(like.shape[1:]), seed=seed, stream=stream)
         return torch.from_numpy(drawn).to(like)
 

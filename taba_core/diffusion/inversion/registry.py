@@ -6,6 +6,7 @@ Every module of this package is a family of methods and is found by being there.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ from taba_core.diffusion.options import checked_options
 from taba_core.errors import UsageError, unknown_name
 from taba_core.found import import_modules
 
+_METHODS_PACKAGE = "taba_core.diffusion.inversion.methods"
 _METHODS: dict[str, type[Method]] = {}
 _Class = TypeVar("_Class", bound=type[Method])
 
@@ -52,7 +54,12 @@ def inversion_method_class(name: str) -> type[Method]:
     """
     if ":" in name:
         return _own_class(name)
-    known = _registered()
+    own = f"{_METHODS_PACKAGE}.{name.replace('-', '_')}"
+    if name not in _METHODS and name.replace("-", "").isalnum() and importlib.util.find_spec(own):
+        importlib.import_module(
+            own
+        )  # a family that is named like the method: the others need not be imported
+    known = _METHODS if name in _METHODS else _registered()
     if name not in known:
         raise unknown_name("inversion method", name, known)
     return known[name]
@@ -72,7 +79,7 @@ def inversion_method_named(name: str, **options: Any) -> Method:
 
 
 def _registered() -> Mapping[str, type[Method]]:
-    import_modules("taba_core.diffusion.inversion.methods")
+    import_modules(_METHODS_PACKAGE)
     return _METHODS
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from taba_core.conventions import HeldQuantity
 from taba_core.diffusion.grid import TimestepGrid, Transition
@@ -14,6 +12,9 @@ from taba_core.diffusion.inversion.method import Between, Carried, Method, Recor
 from taba_core.diffusion.inversion.problem import Dynamics, Problem
 from taba_core.diffusion.inversion.registry import inversion_method_named
 from taba_core.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Wrapper(StepMethod):

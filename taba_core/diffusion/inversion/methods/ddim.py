@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from taba_core.diffusion.grid import Transition
 from taba_core.diffusion.inversion.method import Step, StepMethod
 from taba_core.diffusion.inversion.problem import Problem
 from taba_core.diffusion.inversion.registry import inversion_method
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @inversion_method("ddim")
