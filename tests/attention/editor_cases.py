@@ -8,6 +8,7 @@ from taba_core.diffusion.attention.editor import Prompts
 from taba_core.diffusion.attention.editors.masactrl import MasaCtrl
 from taba_core.diffusion.attention.editors.plug_and_play import PlugAndPlay
 from taba_core.diffusion.attention.editors.prompt_to_prompt import PromptToPrompt
+from taba_core.diffusion.attention.editors.rival import RIVAL
 from taba_core.diffusion.attention.editors.style_aligned import StyleAligned
 from taba_core.diffusion.attention.sampling import EditStart, sample_edit
 from taba_core.diffusion.guidance import Guided
@@ -23,6 +24,7 @@ EDITORS = {
     "style-aligned": StyleAligned(start="latent"),
     "prompt-to-prompt": PromptToPrompt(),
     "plug-and-play": PlugAndPlay(),
+    "rival": RIVAL(alone_share=0.0),
 }
 
 

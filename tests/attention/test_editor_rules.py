@@ -15,9 +15,11 @@ from taba_core.diffusion.attention.editor import Prompts
 from taba_core.diffusion.attention.editors.masactrl import MasaCtrl
 from taba_core.diffusion.attention.editors.plug_and_play import PlugAndPlay
 from taba_core.diffusion.attention.editors.prompt_to_prompt import PromptToPrompt
+from taba_core.diffusion.attention.editors.rival import RIVAL
 from taba_core.diffusion.attention.editors.style_aligned import StyleAligned, adain
 from taba_core.diffusion.attention.layers import attention_layers
 from taba_core.diffusion.attention.sampling import EditStart
+from taba_core.diffusion.guidance import Guided
 from taba_core.diffusion.inversion import invert
 
 # ---------------------------------------------------------------- what each editor takes over
@@ -49,6 +51,61 @@ def test_masactrl_reads_keys_and_values_of_the_source(sd):
     assert [control.touches(call(2), layer) for layer in layers[:3]] == [False, True, True]
     cross = next(layer for layer in attention_layers(sd.unet) if layer.cross and layer.index == 2)
     assert not control.touches(call(2), cross)
+
+
+def test_rival_reads_the_source_alone_and_then_both(sd):
+    layers = [layer for layer in attention_layers(sd.unet) if not layer.cross]
+    control = RIVAL(alone_share=0.2, replace_share=0.5).control(layers, PROMPTS, None, "cpu")
+    q, k, v = given = heads()
+    for step in (2, 4, 5, 9):
+        out = control.attend(call(step), layers[0], given)
+        assert_close(out[:1], softmaxed(q[:1], k[:1], v[:1]))
+        keys = (k[:1], v[:1]) if step < 5 else (torch.cat([k[:1], k[1:]], -2), torch.cat([v[:1], v[1:]], -2))
+        assert_close(out[1:], softmaxed(q[1:], *keys))
+    assert [control.active(call(step)) for step in (1, 2, 9)] == [False, True, True]
+    assert control.touches(call(2), layers[0]) and control.source_keeps_prompt
+
+
+def test_rival_gives_early_noise_the_statistics_of_the_sources_noise(sd):
+    control = RIVAL(noise_share=0.3).control(attention_layers(sd.unet), PROMPTS, None, "cpu")
+    generator = torch.Generator().manual_seed(4)
+    eps = (
+        torch.randn(4, 3, 6, 6, generator=generator) * torch.tensor([1.0, 2.0, 3.0, 4.0]).view(4, 1, 1, 1) + 1
+    )
+    two = Call(2, 10, True, 2)
+    out = control.corrected(two, eps)
+    assert torch.equal(out[:2], eps[:2])
+    assert_close(out[2:].mean((2, 3)), eps[:2].mean((2, 3)), rtol=0, atol=1e-5)
+    assert_close(out[2:].std((2, 3)), eps[:2].std((2, 3)), rtol=1e-4, atol=1e-4)
+    shape = [
+        (part - part.mean((2, 3), keepdim=True)) / part.std((2, 3), keepdim=True)
+        for part in (out[2:], eps[2:])
+    ]
+    assert_close(*shape, rtol=1e-3, atol=1e-3)
+    assert torch.equal(control.corrected(Call(3, 10, True, 2), eps), eps)
+
+
+def test_rivals_noise_is_corrected_after_guidance_and_its_source_is_not_guided(sd):
+    # No attention is changed, so that targets differ from plain sampling by their noise alone.
+    start, cond = inverted(sd), sd.network.text.encode(SOURCE)
+    image = edited(sd, start, RIVAL(alone_share=1.0, noise_share=1.0), guidance_scale=3.0)
+    model, target = Guided(sd.network, 3.0), sd.network.text.encode(TARGET)
+    source = x = start.latent
+    for move in sd.grid.downward():
+        theirs, mine = (
+            sd.network.eps(source, move.network_time, cond),
+            model.eps(x, move.network_time, target),
+        )
+        (m0, s0), (m1, s1) = (
+            (e.mean((2, 3), keepdim=True), e.var((2, 3), keepdim=True).add(1e-5).sqrt())
+            for e in (theirs, mine)
+        )
+        mine = (mine - m1) / s1 * s0 + m0
+        source, x = (
+            move.stop.alpha * (y - move.start.sigma * e) / move.start.alpha + move.stop.sigma * e
+            for y, e in ((source, theirs), (x, mine))
+        )
+    assert_close(image, x, rtol=1e-3, atol=1e-3)
 
 
 def test_style_aligned_attends_to_itself_and_to_the_reference(sd):

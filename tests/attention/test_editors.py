@@ -14,13 +14,15 @@ from taba_core.diffusion.attention.editor import Prompts
 from taba_core.diffusion.attention.editors.masactrl import MasaCtrl
 from taba_core.diffusion.attention.editors.plug_and_play import PlugAndPlay
 from taba_core.diffusion.attention.editors.prompt_to_prompt import PromptToPrompt
+from taba_core.diffusion.attention.editors.rival import RIVAL
 from taba_core.diffusion.attention.editors.sdedit import SDEdit
 from taba_core.diffusion.attention.editors.style_aligned import StyleAligned
+from taba_core.diffusion.attention.editors.tic import TIC
 from taba_core.diffusion.attention.layers import attention_layers
 from taba_core.diffusion.attention.registry import editor_named, list_editors
 from taba_core.diffusion.attention.sampling import EditStart, sample_edit
 from taba_core.diffusion.forward import forward_diffuse
-from taba_core.diffusion.inversion import inversion_method_named
+from taba_core.diffusion.inversion import inversion_method_named, invert
 from taba_core.errors import UsageError
 from taba_core.models.base import load_model
 
@@ -28,7 +30,7 @@ each_editor = pytest.mark.parametrize("name", EDITORS)
 
 
 def test_all_editors_are_registered():
-    assert list_editors() == sorted([*EDITORS, "sdedit"])
+    assert list_editors() == sorted([*EDITORS, "sdedit", "tic"])
     assert editor_named("masactrl", start_step=2, layer=3) == MasaCtrl(2, 3)
     with pytest.raises(UsageError, match="unknown editor 'masa': did you mean masactrl"):
         editor_named("masa")
@@ -81,7 +83,7 @@ def test_the_published_layer_of_masactrl_is_as_deep_in_sdxl(made):
 def test_a_target_that_is_its_source_is_plain_sampling(tiny, name, scale):
     start = inverted(tiny)
     same = edited(tiny, start, EDITORS[name], SAME, guidance_scale=scale)
-    if name == "plug-and-play" and scale != 1.0:
+    if name in ("plug-and-play", "rival") and scale != 1.0:
         # Its source is not guided, so it parts from the target after the first step.
         assert not torch.allclose(same, plain(tiny, start, SOURCE, scale), atol=1e-2)
         return
@@ -94,6 +96,7 @@ INACTIVE = {
     "style-aligned past the last step": StyleAligned(start="latent", start_step=STEPS),
     "plug-and-play of no step": PlugAndPlay(feature_share=0.0, attention_share=0.0),
     "prompt-to-prompt of no step": PromptToPrompt(cross_share=0.0, self_share=0.0),
+    "rival of no step": RIVAL(alone_share=1.0, noise_share=0.0),
 }
 
 
@@ -179,6 +182,41 @@ def test_pinned_sources_stand_on_the_states_of_the_inversion(sd):
         assert torch.equal(x, states[:, step])
     own = edited(sd, replace(start, states=None), MasaCtrl(start_step=0, layer=0))
     assert (pinned - own).abs().max() > 1e-3  # DDIM inversion of a random network does not come back
+
+
+def test_tic_sees_its_sources_where_the_inversion_asked_the_network(sd):
+    states, seen, asked = path_of(sd), [], []
+    start = replace(inverted(sd), states=states)
+
+    class Watched(TIC):
+        def control(self, *args):
+            inner = super().control(*args)
+            object.__setattr__(inner, "watched", lambda unet: [unet.conv_in])
+            object.__setattr__(inner, "replaced", lambda call, module, x, out: seen.append(x[:2]) or out)
+            return inner
+
+    invert(
+        sd.network, sd.x_0, sd.grid, "ddim", sd.network.text.encode(SOURCE),
+        on_step=lambda record: asked.append(record.x_from),
+    )  # fmt: skip
+    for scale, halves in ((1.0, 1), (3.0, 2)):  # in both halves of guidance
+        seen.clear()
+        edited(sd, start, Watched(start_step=0, layer=0), guidance_scale=scale)
+        assert len(seen) == halves * STEPS
+        for step, x in enumerate(seen):
+            assert torch.equal(x, asked[STEPS - 1 - step // halves])
+
+
+def test_tic_acts_where_it_is_told_and_needs_the_states_of_an_inversion(sd):
+    start = replace(inverted(sd), states=path_of(sd))
+    before = plain(sd, start)
+    assert torch.equal(edited(sd, start, TIC(start_step=STEPS, layer=0)), before)
+    tic, masa = (edited(sd, start, kind(start_step=0, layer=0)) for kind in (TIC, MasaCtrl))
+    assert min((a - b).abs().mean() for a, b in ((tic, before), (tic, masa))) > 1e-3
+    with pytest.raises(
+        UsageError, match="'tic' reads the states of the inversion, so its sources are pinned"
+    ):
+        edited(sd, inverted(sd), TIC())
 
 
 INVERTERS = [

@@ -303,6 +303,14 @@ def test_a_source_that_cannot_be_pinned(folder, model):
     assert ChosenEditor("masactrl", {"source_path": "own"}).fields(generation(), 5)["source_path"] == "own"
 
 
+def test_an_editor_that_reads_the_inversion_needs_its_states(folder, model):
+    assert planned(folder, model, "tic") and planned(folder, model, "tic", "editor.source_path=pinned")
+    message = "'tic' reads the states of the inversion, so its sources are pinned to them; use source_path=pinned"
+    assert message in says(folder, model, "tic", "editor.source_path=own")
+    assert message in says(folder, model, "tic", method="edict", forward_steps=("0",))
+    assert planned(folder, model, "rival", "editor.source_path=own")
+
+
 @follows("so no source can be pinned to them; use ")
 def test_a_method_that_hides_its_states_cannot_pin_a_source(monkeypatch):
     monkeypatch.setattr(compute, "inverted", lambda *_, **__: None)

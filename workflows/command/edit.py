@@ -64,9 +64,9 @@ Editor = Annotated[
     typer.Option(
         "--editor",
         metavar="NAME",
-        help="What samples the edits under control of their source (see `taba list`): masactrl, prompt-to-prompt, "
-        "plug-and-play and style-aligned on Stable Diffusion and SDXL, sdedit on every model. Default: the sampler "
-        "alone.",
+        help="What samples the edits under control of their source (see `taba list`): masactrl, tic, rival, "
+        "prompt-to-prompt, plug-and-play and style-aligned on Stable Diffusion and SDXL, sdedit on every model. "
+        "Default: the sampler alone.",
     ),
 ]
 Set = Annotated[

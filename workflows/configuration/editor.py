@@ -79,15 +79,22 @@ class ChosenEditor:
             predictions = self.editor.steps(steps)  # type: ignore[attr-defined]  # of SDEdit
             return {**common, "num_inference_steps": steps, "editor_predictions": predictions}
         if not isinstance(source, Inversion):
-            return {**common, SOURCE_PATH: self._path(None), "editor_predictions": 2 * steps}
+            return {**common, SOURCE_PATH: self._checked(self._path(None)), "editor_predictions": 2 * steps}
         method = ChosenMethod(source.method, source.method_options)
         self.editor.check_method(method.method)
         own = source.sampling_evaluations
         return {
             **common,
-            SOURCE_PATH: self._path(method),
+            SOURCE_PATH: self._checked(self._path(method)),
             "editor_predictions": 2 * (steps if own is None else own),
         }
+
+    def _checked(self, path: SourcePath) -> SourcePath:
+        if path != "pinned" and getattr(self.editor, "source_one_below", False):
+            from taba_core.diffusion.attention.sampling import sources_not_pinned
+
+            raise UsageError(sources_not_pinned(self.name))
+        return path
 
     def _path(self, chosen: ChosenMethod | None) -> SourcePath:
         """The way of the source: as asked, else pinned where the method's states are those of the sampler's grid."""

@@ -32,6 +32,10 @@ class Call:
     conditional: bool
     images: int
 
+    def steps_in(self, share: float) -> int:
+        """Sampling steps in a share of them, rounded down: .7 of 10 is 7, whatever it is in floating point."""
+        return int(share * self.num_steps + 1e-9)
+
 
 class Heads(NamedTuple):
     """Queries, keys and values of a layer, (2 B, h, N, d) each, sources first."""
@@ -55,9 +59,11 @@ class Control(ABC):
 
     Class attributes:
       source_keeps_prompt: the source reads its own prompt in the null half of guidance too, so that it is not guided.
+      corrects_noise: `corrected` changes the noise that is predicted.
     """
 
     source_keeps_prompt: bool = False
+    corrects_noise: bool = False
 
     @abstractmethod
     def active(self, call: Call) -> bool:
@@ -78,3 +84,7 @@ class Control(ABC):
     def replaced(self, call: Call, module: Any, entering: Tensor, output: Tensor) -> Tensor:
         """What stands for the output of a watched module."""
         return output
+
+    def corrected(self, call: Call, eps: Tensor) -> Tensor:
+        """What stands for the noise predicted in all rows after guidance, (2 B, C, H, W)."""
+        return eps

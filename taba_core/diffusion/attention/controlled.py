@@ -92,6 +92,16 @@ class Controlled(WrappedDenoiser):
         finally:
             self._switch.call = None
 
+    @property
+    def corrects_noise(self) -> bool:
+        """Whether the editor changes the noise that is predicted."""
+        return self._control.corrects_noise
+
+    def corrected(self, eps: Tensor, time: float) -> Tensor:
+        """What the editor puts in place of the noise predicted in all rows after guidance, (R, C, H, W)."""
+        call = Call(self.step_at(time), len(self._times), True, len(eps) // 2)
+        return self._control.corrected(call, eps)
+
     def _call(self, time: float, cond: Conditioning) -> tuple[Call, Conditioning]:
         """Which call this is, and what its rows read."""
         conditional = torch.equal(cond[_EMBEDS], self.cond[_EMBEDS])
@@ -107,6 +117,24 @@ class Controlled(WrappedDenoiser):
             (x[rows], {key: value[rows] for key, value in cond.items()})
             for rows in (slice(None, half), slice(half, None))
         ]
+
+
+class CorrectedNoise(WrappedDenoiser):
+    """A denoiser of pairs, guided or not, whose noise is corrected by the editor that controls it."""
+
+    def __init__(self, denoiser: Denoiser, controlled: Controlled) -> None:
+        super().__init__(denoiser)
+        self._controlled = controlled
+
+    def eps(self, x_t: Tensor, t: float, cond: Conditioning) -> Tensor:
+        """The noise in all rows, (R, C, H, W). Arguments as `Denoiser.eps`."""
+        return self._controlled.corrected(self.denoiser.eps(x_t, t, cond), t)
+
+    def predict(self, x: Tensor, level: Level, cond: Conditioning) -> Ends:
+        """The ends of all rows by their corrected noise."""
+        assert level.time is not None, "a denoiser is asked at a time"
+        ends = predict_ends(self.denoiser, x, level, cond)
+        return Ends(x, level, self._controlled.corrected(ends.eps, level.time))
 
 
 def _together(x: Tensor, level: Level, apart: list[Ends]) -> Ends:

@@ -58,7 +58,14 @@ class Editor:
 
 
 class AttentionEditor(Editor, ABC):
-    """An editor that samples source and target side by side and controls the attention between them."""
+    """An editor that samples source and target side by side and controls the attention between them.
+
+    Class attributes:
+      source_one_below: the network sees the source one state below the target's level, where the inversion asked it at
+        the same time; its sources must be pinned to the states of the inversion.
+    """
+
+    source_one_below: bool = False
 
     @abstractmethod
     def control(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from taba_core.conventions import UNGUIDED, X0Rule
-from taba_core.diffusion.attention.controlled import Controlled
+from taba_core.diffusion.attention.controlled import Controlled, CorrectedNoise
 from taba_core.diffusion.attention.editor import AttentionEditor, Prompts
 from taba_core.diffusion.denoiser import Denoiser
 from taba_core.diffusion.grid import TimestepGrid, Transition
@@ -77,14 +77,23 @@ def sample_edit(
     method = inversion_method_named(start.method) if isinstance(start.method, str) else start.method
     editor.check_method(method)
     controlled = Controlled(model, editor, prompts, grid)
-    denoiser = controlled if guidance_scale == UNGUIDED else Guided(controlled, guidance_scale)
+    denoiser: Denoiser = controlled if guidance_scale == UNGUIDED else Guided(controlled, guidance_scale)
+    if controlled.corrects_noise:
+        denoiser = CorrectedNoise(denoiser, controlled)
     ids = list(range(len(start.latent)) if sample_ids is None else sample_ids)
     latent = working_precision(start.latent)
-    both = torch.cat([latent, editor.target_start(latent, ids)])
     states = _pinned(method, start)
+    sources = latent
+    if editor.source_one_below:
+        if states is None:
+            raise UsageError(sources_not_pinned(editor.name))
+        # Of each step the state that the inversion asked the network at, one below the level of the targets.
+        sources = states[:, -1].to(latent)
+        states = torch.cat([states[:, :1], states[:, :-1]], dim=1)
+    both = torch.cat([sources, editor.target_start(latent, ids)])
     if method.own_sampler and states is None:
         carried = {name: torch.cat([value, value]) for name, value in start.carried.items()}
-        sources = {name: value[: len(latent)] for name, value in controlled.cond.items()}
+        own = {name: value[: len(latent)] for name, value in controlled.cond.items()}
         image = reconstruct(
             denoiser,
             both,
@@ -92,13 +101,21 @@ def sample_edit(
             method,
             controlled.cond,
             carried=carried,
-            source_cond={name: torch.cat([value, value]) for name, value in sources.items()},
+            source_cond={name: torch.cat([value, value]) for name, value in own.items()},
             x0_rule=x0_rule,
             sample_ids=[*ids, *ids],
         )
     else:
         image = _side_by_side(denoiser, both, grid, controlled.cond, x0_rule, states)
     return image[len(latent) :]
+
+
+def sources_not_pinned(editor: str) -> str:
+    """The message for an editor that reads the states of an inversion and is not given them."""
+    return (
+        f"editor '{editor}' reads the states of the inversion, so its sources are pinned to them; use "
+        "source_path=pinned, and an inversion method whose steps are those of the sampler."
+    )
 
 
 def _pinned(method: Method, start: EditStart) -> Tensor | None:

@@ -41,21 +41,30 @@ class MasaCtrl(AttentionEditor):
         self, layers: Sequence[AttentionLayer], prompts: Prompts, tokenizer: Any, device: str
     ) -> Control:
         """Keys and values of the sources for the targets."""
-        count = sum(not layer.cross for layer in layers)
-        return _MutualAttention(self.start_step, round(_DEPTH * count) if self.layer is None else self.layer)
+        return MutualAttention(self.start_step, first_layer(self.layer, layers))
+
+
+def first_layer(asked: int | None, layers: Sequence[AttentionLayer]) -> int:
+    """The first self-attention layer that is controlled: as asked, or as deep as the published one."""
+    return round(_DEPTH * sum(not layer.cross for layer in layers)) if asked is None else asked
 
 
 @dataclass(frozen=True)
-class _MutualAttention(Control):
+class MutualAttention(Control):
+    """From a step and a layer of self-attention on, keys and values of the sources for the targets."""
+
     start_step: int
     first_layer: int
 
     def active(self, call: Call) -> bool:
+        """From the first step on."""
         return call.step >= self.start_step
 
     def touches(self, call: Call, layer: AttentionLayer) -> bool:
+        """From the first layer on."""
         return not layer.cross and layer.index >= self.first_layer
 
     def attend(self, call: Call, layer: AttentionLayer, heads: Heads) -> Tensor:
+        """Queries of their own, keys and values of the sources."""
         k, v = heads.k[: call.images], heads.v[: call.images]
         return Heads(heads.q, torch.cat([k, k]), torch.cat([v, v])).attention()

@@ -50,10 +50,10 @@ class _Features(Control):
     source_keeps_prompt = True
 
     def active(self, call: Call) -> bool:
-        return call.step < max(self._steps(call, self.feature_share), self._steps(call, self.attention_share))
+        return call.step < max(call.steps_in(self.feature_share), call.steps_in(self.attention_share))
 
     def touches(self, call: Call, layer: AttentionLayer) -> bool:
-        if layer.cross or layer.part != "up" or call.step >= self._steps(call, self.attention_share):
+        if layer.cross or layer.part != "up" or call.step >= call.steps_in(self.attention_share):
             return False
         return layer.block > self.block or layer.transformer > 0
 
@@ -65,10 +65,6 @@ class _Features(Control):
         return (unet.up_blocks[self.block].resnets[1].conv2,)
 
     def replaced(self, call: Call, module: Any, entering: Tensor, output: Tensor) -> Tensor:
-        if call.step >= self._steps(call, self.feature_share):
+        if call.step >= call.steps_in(self.feature_share):
             return output
         return torch.cat([output[: call.images], output[: call.images]])
-
-    def _steps(self, call: Call, share: float) -> int:
-        # Not int(share * T) alone: .7 of 10 steps is 6.999... in floating point.
-        return int(share * call.num_steps + 1e-9)
