@@ -305,7 +305,9 @@ def test_a_source_that_cannot_be_pinned(folder, model):
 
 def test_an_editor_that_reads_the_inversion_needs_its_states(folder, model):
     assert planned(folder, model, "tic") and planned(folder, model, "tic", "editor.source_path=pinned")
-    message = "'tic' reads the states of the inversion, so its sources are pinned to them; use source_path=pinned"
+    message = (
+        "'tic' reads the states of the inversion, so its sources are pinned to them; use source_path=pinned"
+    )
     assert message in says(folder, model, "tic", "editor.source_path=own")
     assert message in says(folder, model, "tic", method="edict", forward_steps=("0",))
     assert planned(folder, model, "rival", "editor.source_path=own")
