@@ -150,12 +150,15 @@ def _listed(artifact: Edit, lines: Sequence[str], ids: NDArray[np.int64]) -> lis
 
 
 def condition(
-    model: Any, stored: Arrays, device: str, encode: Callable[[Any, list[str]], dict[str, torch.Tensor]]
+    model: Any,
+    stored: Arrays,
+    device: str,
+    encode: Callable[[Any, list[str]], dict[str, torch.Tensor]] | None = None,
 ) -> dict[str, torch.Tensor]:
     """What the network reads: {} if unconditional, `class_id`, or the text encoder's tensors.
 
     Args:
-      encode: the tensors of prompts, of the model's text encoder and the prompts.
+      encode: the tensors of prompts, of the model's text encoder and the prompts; None is the encoder itself.
 
     Raises:
       UsageError: prompts for a model without a text encoder.
@@ -163,7 +166,11 @@ def condition(
     if "prompt" in stored:
         if getattr(model, "text", None) is None:
             raise UsageError("conditioning=prompt: the model reads no text; use conditioning=none.")
-        return encode(model.text, prompts_from_bytes(stored["prompt"]))
+        prompts = prompts_from_bytes(stored["prompt"])
+        encoded: dict[str, torch.Tensor] = (
+            encode(model.text, prompts) if encode else model.text.encode(prompts)
+        )
+        return encoded
     import torch  # here: studies read conditions where nothing is computed
 
     class_id = stored["class_id"]

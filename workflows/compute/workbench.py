@@ -101,15 +101,11 @@ class Workbench:
         if key not in self._conditions:
             while len(self._conditions) >= _CONDITIONS_KEPT:
                 del self._conditions[next(iter(self._conditions))]
-            self._conditions[key] = condition(self.model(spec), stored, self.device, self._encoder(spec))
+            kept = self._kept_prompts(spec)
+            encode = functools.partial(kept.encode, spec) if kept else None
+            self._conditions[key] = condition(self.model(spec), stored, self.device, encode)
         self._conditions[key] = self._conditions.pop(key)  # the last one asked is the last to go
         return dict(self._conditions[key])
-
-    def _encoder(self, spec: ModelSpec) -> Callable[[Any, list[str]], dict[str, torch.Tensor]]:
-        kept = self._kept_prompts(spec)
-        if kept is None:
-            return lambda text, prompts: dict(text.encode(prompts))
-        return functools.partial(kept.encode, spec)
 
     def _kept_prompts(self, spec: ModelSpec) -> EncodedPrompts | None:
         """The store's encoded prompts; None without a store, or of a network in the box, whose encoder is tiny."""
