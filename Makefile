@@ -5,18 +5,25 @@ TABA := $(VENV)/bin/taba
 STORE ?= runs/demo
 TEST_PROCESSES ?= 2
 
+INSTALL := $(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e
+
 .PHONY: demo test lint clean
 
+# What taba needs; tests need more.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(INSTALL) .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(INSTALL) '.[dev]'
 	touch $@
 
 demo: $(VENV)/.installed
 	$(TABA) run main-text --store $(STORE)
 	$(TABA) run main-text --model photo-dit --set num_samples=64 --store $(STORE)
 
-lint: $(VENV)/.installed
+lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy taba_core

@@ -94,11 +94,21 @@ class CostCard(_CardPart):
     step_seconds: float = Field(gt=0, description="seconds per evaluation of one batch")
     batch_size: int = Field(ge=1)
     measured_on: str
+    level_seconds: float = Field(
+        default=0.0,
+        ge=0,
+        description="seconds in which a worker prepares a level before its first evaluation there",
+    )
+    levels_kept: int = Field(default=0, ge=0, description="prepared levels that a worker keeps")
 
     @property
     def image_seconds(self) -> float:
         """Seconds per image and network evaluation."""
         return self.step_seconds / self.batch_size
+
+    def preparing_seconds(self, num_steps: int) -> float:
+        """Seconds in which a worker prepares the levels of a walk of so many steps; 0 where it has kept them all."""
+        return self.level_seconds * num_steps if num_steps > self.levels_kept else 0.0
 
 
 class WeightsCard(_CardPart):

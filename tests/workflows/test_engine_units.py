@@ -133,6 +133,23 @@ def test_without_rows_of_the_path_each_shard_is_a_unit_that_waits_for_its_source
         assert part.attrs == artifact.attrs() and not part.keeps_path
 
 
+def test_a_walk_of_more_levels_than_a_worker_keeps_weighs_what_preparing_them_takes(tmp_path):
+    from taba_core.models.photo_mixture import MAX_LEVELS
+
+    def weights(steps):
+        asked = ["num_samples=16", "samples_per_shard=16", f"num_inference_steps={steps}"]
+        context = Context("photo-mixture", "ddim", parse_settings(asked))
+        plan = make_plan(context, find_studies(["correlation"]), Store.open(tmp_path / str(steps), mode="a"))
+        assert context.card.cost.levels_kept == MAX_LEVELS
+        return plan.cost.image_seconds, [unit.weight for unit in PlanUnits(plan, "nowhere")]
+
+    # A generation and an inversion of 16 images, T evaluations of each; 25 ms a level where there are more than 64.
+    image_seconds, short = weights(64)
+    assert short == pytest.approx(2 * [16 * 64 * image_seconds])
+    image_seconds, long = weights(65)
+    assert long == pytest.approx(2 * [65 * (16 * image_seconds + 0.025)])
+
+
 def test_what_is_stored_is_in_no_unit_and_not_waited_for_and_units_given_up_are_left_out(tmp_path):
     plan, store = planned(tmp_path)
     of = by_kind(plan)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from taba_core.artifacts import layout as layouts
 from taba_core.artifacts.base import Artifact
@@ -34,7 +35,7 @@ class Plan:
     # What networks are evaluated on: cpu or cuda.
     device: str = "cpu"
 
-    @property
+    @cached_property
     def cost(self) -> StepCost:
         """Seconds of a network evaluation under the profile that is asked."""
         profile, compiled = profile_of(self.context)
@@ -130,6 +131,15 @@ class Plan:
             len(variables) * shards
             for planned in self.artifacts
             for variables, shards in planned.missing.by_variables().items()
+        )
+
+    def compute_seconds(self, parts: Iterable[tuple[PlannedArtifact, int]]) -> float:
+        """Seconds in which a worker evaluates the network so often for each part, the levels it prepares included."""
+        card, image_seconds = self.context.card, self.cost.image_seconds
+        return sum(
+            evaluations * image_seconds + card.cost.preparing_seconds(part.artifact.num_steps or 0)
+            for part, evaluations in parts
+            if evaluations
         )
 
     def hours(self, evaluations: int) -> float:

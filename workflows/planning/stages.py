@@ -114,9 +114,9 @@ def unit_seconds(
     plan: Plan, chains: Chains, parts: Sequence[PlannedArtifact], shard: int
 ) -> tuple[float, float]:
     """Seconds one worker computes and writes a unit: the same shard of these parts, one after another."""
-    evaluations = sum(part.evaluations_in(shard, chains.made_before(parts, part)) for part in parts)
+    made = [(part, part.evaluations_in(shard, chains.made_before(parts, part))) for part in parts]
     stored = sum(plan.bytes_of(part) * part.samples_in(shard) / part.num_samples for part in parts)
-    return evaluations * plan.cost.image_seconds, stored / WRITE_BYTES_PER_SECOND
+    return plan.compute_seconds(made), stored / WRITE_BYTES_PER_SECOND
 
 
 def load_seconds(plan: Plan) -> float:

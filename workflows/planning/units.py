@@ -49,7 +49,7 @@ class PlanUnits:
 
     def __init__(self, plan: Plan, store: str, without: Collection[str] = ()) -> None:
         self._store = store
-        self._image_seconds = plan.cost.image_seconds
+        self._plan = plan
         self._planned = critical_first(plan.artifacts)
         self._chains = plan.chains
         self._shards = [self._led_by(planned, without) for planned in self._planned]
@@ -133,8 +133,10 @@ class PlanUnits:
 
     def _weight(self, planned: PlannedArtifact, shard: int) -> float:
         parts = self._chains.parts(planned, shard)
-        evaluations = (part.evaluations_in(shard, self._chains.made_with(part, shard)) for part in parts)
-        return max(sum(evaluations), planned.samples_in(shard)) * self._image_seconds
+        made = [(part, part.evaluations_in(shard, self._chains.made_with(part, shard))) for part in parts]
+        return max(
+            self._plan.compute_seconds(made), self._plan.cost.image_seconds * planned.samples_in(shard)
+        )
 
     def _led_by(self, planned: PlannedArtifact, without: Collection[str]) -> array[int]:
         key = planned.artifact.key
