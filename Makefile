@@ -5,7 +5,8 @@ TABA := $(VENV)/bin/taba
 STORE ?= runs/demo
 TEST_PROCESSES ?= 2
 
-INSTALL := $(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e
+# --no-compile: half of the time; what is used is compiled when it is first imported.
+INSTALL := $(VENV)/bin/pip install --no-compile --quiet --disable-pip-version-check -c constraints.txt -e
 
 .PHONY: demo test lint clean
 
