@@ -43,7 +43,7 @@ class PromptEncoder(ABC):
     Their networks are large (T5-XXL has 4.7 billion weights) and needed once a prompt: `rest` takes them off a device.
     """
 
-    _left: Any = None  # the device that resting networks come back to
+    _left: Any = None  # the device that the networks left, and come back to
 
     def encode(self, prompts: Sequence[str]) -> PromptEmbeddings:
         """PromptEmbeddings of B prompts. Raises UsageError for no prompts."""

@@ -165,18 +165,23 @@ def test_an_edit_costs_twice_plain_sampling(sd, name, scale, each):
     assert sum(rows) == 2 * each * STEPS
 
 
-def test_pinned_sources_stand_on_the_states_of_the_inversion(sd):
-    states, seen = path_of(sd), []
-    start = replace(inverted(sd), states=states)
+def watched(kind, seen):
+    """The class of an editor that appends to `seen` the states of the two sources in every call."""
 
-    class Watched(MasaCtrl):
+    class Watched(kind):
         def control(self, *args):
             inner = super().control(*args)
             object.__setattr__(inner, "watched", lambda unet: [unet.conv_in])
             object.__setattr__(inner, "replaced", lambda call, module, x, out: seen.append(x[:2]) or out)
             return inner
 
-    pinned = edited(sd, start, Watched(start_step=0, layer=0))
+    return Watched
+
+
+def test_pinned_sources_stand_on_the_states_of_the_inversion(sd):
+    states, seen = path_of(sd), []
+    start = replace(inverted(sd), states=states)
+    pinned = edited(sd, start, watched(MasaCtrl, seen)(start_step=0, layer=0))
     assert len(seen) == STEPS and torch.equal(seen[0], start.latent)
     for step, x in zip(range(STEPS - 1, 0, -1), seen[1:], strict=True):
         assert torch.equal(x, states[:, step])
@@ -187,21 +192,13 @@ def test_pinned_sources_stand_on_the_states_of_the_inversion(sd):
 def test_tic_sees_its_sources_where_the_inversion_asked_the_network(sd):
     states, seen, asked = path_of(sd), [], []
     start = replace(inverted(sd), states=states)
-
-    class Watched(TIC):
-        def control(self, *args):
-            inner = super().control(*args)
-            object.__setattr__(inner, "watched", lambda unet: [unet.conv_in])
-            object.__setattr__(inner, "replaced", lambda call, module, x, out: seen.append(x[:2]) or out)
-            return inner
-
     invert(
         sd.network, sd.x_0, sd.grid, "ddim", sd.network.text.encode(SOURCE),
         on_step=lambda record: asked.append(record.x_from),
     )  # fmt: skip
     for scale, halves in ((1.0, 1), (3.0, 2)):  # in both halves of guidance
         seen.clear()
-        edited(sd, start, Watched(start_step=0, layer=0), guidance_scale=scale)
+        edited(sd, start, watched(TIC, seen)(start_step=0, layer=0), guidance_scale=scale)
         assert len(seen) == halves * STEPS
         for step, x in enumerate(seen):
             assert torch.equal(x, asked[STEPS - 1 - step // halves])

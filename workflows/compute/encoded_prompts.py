@@ -44,7 +44,10 @@ class EncodedPrompts:
         Args:
           spec: of the model whose encoder it is.
           text: the encoder; it leaves the device where it is not needed.
-          prompts: one a sample; equal ones are encoded and kept once.
+          prompts: one for each of B samples; equal prompts are encoded and kept once.
+
+        Returns:
+          The encoder's tensors, each (B, ...), on the device.
 
         Raises:
           WorkError: an embedding that is not finite, or a store that cannot be written.
@@ -56,7 +59,11 @@ class EncodedPrompts:
         return {name: value[rows] for name, value in found.items()}
 
     def null(self, spec: ModelSpec, text: Any, make: Callable[[], Tensors]) -> Tensors:
-        """What `make` returns, the null condition of one sample, from the store where it is kept."""
+        """What `make` returns, the null condition of one sample, each tensor (1, ...); from the store where it is kept.
+
+        Raises:
+          UsageError: the model has no null condition. WorkError: as `encode`.
+        """
         return self._kept(self._file(spec, None), text, make)
 
     def _kept(self, file: Place, text: Any, make: Callable[[], Tensors]) -> Tensors:

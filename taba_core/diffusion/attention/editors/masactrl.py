@@ -51,20 +51,20 @@ def first_layer(asked: int | None, layers: Sequence[AttentionLayer]) -> int:
 
 @dataclass(frozen=True)
 class MutualAttention(Control):
-    """From a step and a layer of self-attention on, keys and values of the sources for the targets."""
+    """A control that gives targets their sources' keys and values, from a step and a layer of self-attention on."""
 
     start_step: int
     first_layer: int
 
     def active(self, call: Call) -> bool:
-        """From the first step on."""
+        """Whether the step is the first controlled one or a later one."""
         return call.step >= self.start_step
 
     def touches(self, call: Call, layer: AttentionLayer) -> bool:
-        """From the first layer on."""
+        """Whether the layer attends to the image and is the first controlled one or a later one."""
         return not layer.cross and layer.index >= self.first_layer
 
     def attend(self, call: Call, layer: AttentionLayer, heads: Heads) -> Tensor:
-        """Queries of their own, keys and values of the sources."""
+        """The attention of each row's own queries to the keys and values of its source, (2 B, h, N, d)."""
         k, v = heads.k[: call.images], heads.v[: call.images]
         return Heads(heads.q, torch.cat([k, k]), torch.cat([v, v])).attention()

@@ -25,11 +25,11 @@ class RIVAL(AttentionEditor):
 
         o = softmax(q k_source^T / sqrt d) v_source, then softmax(q [k_source k]^T / sqrt d) [v_source; v],
 
-    and in early steps each channel of the predicted noise, after guidance, gets mean and standard deviation, over
-    pixels, of the source's. Published are times of 1000: 600 for the two alignments, 900 for the steps left alone; the
-    authors' code counts its attention one step earlier than its times say. The source is not guided; the authors invert
-    and edit under the empty prompt, which is a source prompt of "". Variations, which start from the latent's pixels in
-    another order, are not part of it.
+    and in early steps each channel of the predicted noise is given, after guidance, the mean and the standard deviation
+    over pixels of the source's noise. The authors state times of 1000: both alignments end at 600, and the attention of
+    edits is left alone above 900; their code switches the attention one step earlier than these times say. The source
+    is not guided. The authors invert images under the empty prompt, which is a source prompt of "" here. Their
+    variations, which start from a latent whose pixels are put in another order, are not part of this editor.
 
     Attributes:
       alone_share: share of the T sampling steps whose attention is left alone, rounded down.
