@@ -15,6 +15,7 @@ from typing import Any
 from taba_core.errors import WorkError
 
 LEDGER_DIRECTORY = "_ledger"
+PROMPTS_DIRECTORY = "prompts"  # of the ledger: encoded prompts, MODEL-HASH.npz
 PARTIAL_SUFFIX = ".partial"
 _CRC_BLOCK = 16 * 1024 * 1024
 _WRITEBACK_BLOCK = 8 * 1024 * 1024

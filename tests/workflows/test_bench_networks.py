@@ -36,7 +36,8 @@ def test_a_step_that_compiles_for_too_long_is_stopped_and_the_file_says_so(tmp_p
     assert found.rows[1].median.startswith("stopped after")
 
 
-def test_a_profiles_drift_is_measured_on_a_checkpoint(data_dir, tmp_path):
+def test_a_profiles_drift_is_measured_on_a_checkpoint(data_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(profile_drift, "STEPS", 3)
     flags = json.loads((data_dir / "adm_flags.json").read_text())["adm32"]
     process = ("diffusion_steps", "noise_schedule", "rescale_timesteps", "predict_xstart")
     card = tmp_path / "tiny.yaml"

@@ -12,7 +12,8 @@ import torch
 from taba_core.models.base import load_spec, model_spec
 from taba_core.models.text import PromptEncoder
 from taba_core.store import Store
-from workflows.compute.encoded_prompts import FOLDER, EncodedPrompts
+from taba_core.store.files import PROMPTS_DIRECTORY
+from workflows.compute.encoded_prompts import EncodedPrompts
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 import tiny_flow_checkpoints as tiny_flow
@@ -87,7 +88,7 @@ def test_a_damaged_file_is_made_again(damage, store, tmp_path):
     text = Counting(load_spec(spec).text)
     kept = EncodedPrompts(store, "cpu")
     first = kept.encode(spec, text, PROMPTS)
-    (file,) = (store.path / "_ledger" / FOLDER).iterdir()
+    (file,) = (store.path / "_ledger" / PROMPTS_DIRECTORY).iterdir()
     whole = file.read_bytes()
     file.write_bytes(damage(whole))
     assert same(kept.encode(spec, text, PROMPTS), first)
@@ -104,7 +105,7 @@ def test_half_precision_is_kept_where_it_loses_nothing(store):
     assert same(again, {"a": exact, "b": inexact})
     import numpy as np
 
-    (file,) = (store.path / "_ledger" / FOLDER).iterdir()
+    (file,) = (store.path / "_ledger" / PROMPTS_DIRECTORY).iterdir()
     held = np.load(file)
     assert (held["a"].dtype, held["b"].dtype) == (np.float16, np.float32)
 

@@ -50,9 +50,11 @@ def litter(store):
         f"{inversion.name}/latent/c.0.0.0.0.ab.partial": b"half",
         "_ledger/gaussian-inversion-000000000000.jsonl": b"{}\n",
         "_ledger/logs/old.jsonl": b"{}\n",
+        "_ledger/prompts/sd-xl-000000000000.npz": b"words",
         "_ledger/status.json.ab.partial": b"{",
     }
     for name, data in made.items():
+        (store.path / name).parent.mkdir(exist_ok=True)
         (store.path / name).write_bytes(data)
     month = time.time() - 40 * 86400
     os.utime(store.path / "_ledger/logs/old.jsonl", (month, month))
@@ -69,15 +71,21 @@ def test_a_finished_store_holds_no_garbage(store, capsys):
 
 @pytest.mark.follows("can go. Nothing was deleted; add --delete.", printed=True)
 def test_what_can_go_is_listed_by_default_and_deleted_when_told(store, capsys):
+    kept = (
+        store.path / "_ledger/prompts/gaussian-111111111111.npz"
+    )  # of a model that the store has artifacts of
+    kept.parent.mkdir()
+    kept.write_bytes(b"words")
     before = files(store)
     made = litter(store)
     assert taba("gc", "--store", store.path) == 0
     said = capsys.readouterr().out
-    # 4 + 3 + 3 + 1 bytes
-    assert "4 things, 11 B, can go. Nothing was deleted; add --delete" in said
+    assert "the store has no artifact of sd-xl" in said
+    # 4 + 3 + 3 + 5 + 1 bytes
+    assert "5 things, 16 B, can go. Nothing was deleted; add --delete" in said
     assert files(store) == before | made
     assert taba("gc", "--store", store.path, "--delete") == 0
-    assert "deleted 4 things, 11 B" in capsys.readouterr().out
+    assert "deleted 5 things, 16 B" in capsys.readouterr().out
     assert files(store) == before
     assert taba("verify", "--deep", "--store", store.path) == 0
 

@@ -26,6 +26,12 @@ SMALL = {"num_samples": 32}
 STATISTICS = ("correlation", "lag1", "error", "std")
 
 
+@pytest.fixture(autouse=True)
+def few_steps(monkeypatch):
+    """Processors without 16-bit instructions take seconds for each evaluation of a tiny network."""
+    monkeypatch.setattr(profile_drift, "STEPS", 3)
+
+
 @pytest.mark.parametrize("model", ["adm-32", "dit", "if", "sdxl"])
 def test_the_drift_of_conditioned_networks_is_measured(model):
     found = profile_drift.measure(models=[model], tiny=True, **SMALL).figures
@@ -59,7 +65,7 @@ def test_the_drift_of_trained_weights_is_kept_where_runs_find_it(tmp_path, make)
     opened = Store.open(store)
     spec = model_spec(model, {"profile": "fast"})
     drift = drift_of(opened, spec)
-    assert (drift.n, drift.T, drift.fingerprint, drift.compiled) == (32, 10, spec.fingerprint, False)
+    assert (drift.n, drift.T, drift.fingerprint, drift.compiled) == (32, 3, spec.fingerprint, False)
     assert len(drift.errors) == 5 and set(drift.statistics) == set(STATISTICS)
     assert drift_of(opened, model_spec(model, {"profile": "reference"})) is None
     assert drift_of(opened, model_spec(model, {"profile": "fast", "compile": True})) is None

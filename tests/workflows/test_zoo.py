@@ -95,9 +95,9 @@ def run(model, store, *, study="correlation", executor="local", settings=SMALL, 
     )  # fmt: skip
 
 
-def node(store, kind):
+def node(store, kind, model=""):
     tree = taba_core.open_store(store)
-    return next(a for a in tree.values() if a.attrs.get("kind") == kind)
+    return next(a for a in tree.values() if a.attrs.get("kind") == kind and a.name.startswith(model))
 
 
 @pytest.fixture(scope="module")
@@ -110,24 +110,29 @@ def open_ray():
     session.close()
 
 
+@pytest.fixture(scope="module")
+def zoo(checkpoint, tmp_path_factory, open_ray):
+    """A store with Table 2 of every family: one run of all models, whose worker loads one after the other."""
+    store = tmp_path_factory.mktemp("zoo") / "store"
+    models = [part for name in MAKERS for part in ("--model", checkpoint(name))]
+    settings = [part for text in SMALL for part in ("--set", text)]
+    where = ("--store", store, "--executor", "ray", "--workers", 1)
+    assert taba("run", "correlation", *models, *where, *settings) == 0
+    return store
+
+
 @pytest.mark.cluster
 @pytest.mark.parametrize("name", MAKERS)
-def test_every_family_gives_table_2_from_a_tiny_checkpoint_through_ray(
-    name, checkpoint, tmp_path, capsys, open_ray
-):
-    store = tmp_path / "store"
-    assert run(checkpoint(name), store, executor="ray") == 0, capsys.readouterr().err
-    with (store / "report" / "tables" / "table2.csv").open() as file:
-        (row,) = csv.DictReader(file)
-    assert row["Model"] == load_card(str(checkpoint(name))).title
+def test_every_family_gives_table_2_from_a_tiny_checkpoint_through_ray(name, checkpoint, zoo):
+    card = load_card(str(checkpoint(name)))
+    with (zoo / "report" / "tables" / "table2.csv").open() as file:
+        (row,) = (row for row in csv.DictReader(file) if row["Model"] == card.title)
     assert all(0 < float(row[o]) <= 1 for o in ("noise", "latent", "image", "noise_floor"))
-    generation, inversion = node(store, "generation"), node(store, "inversion")
-    assert generation.name.startswith(f"{name}-generation-")
+    generation, inversion = (node(zoo, kind, f"{name}-{kind}-") for kind in ("generation", "inversion"))
     assert np.isfinite(inversion["latent"].values).all()
     # Not the identity: the network moved the state, and the inversion came near the noise, not to it.
     error = abs(inversion["latent"].values - generation["noise"].values).mean()
     assert 0 < error < 3
-    card = load_card(str(checkpoint(name)))
     assert ("decoded" in generation) == (card.domain == "latent")
     assert ("prompt" in generation) == (card.conditional == "text")
     classes = generation["class_id"].values

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
 from cluster.slurm.queue import job_ended
+from taba_core.artifacts.base import Artifact
 from taba_core.errors import unknown_name
 from taba_core.store import Store
-from taba_core.store.files import LEDGER_DIRECTORY
+from taba_core.store.files import LEDGER_DIRECTORY, PROMPTS_DIRECTORY
 from taba_core.store.integrity import orphans
 from taba_core.store.journal import FOLDER
 from taba_core.store.lease import hold, is_held
@@ -105,6 +106,7 @@ def _all(store: Store, log_days: float, busy: bool) -> Iterator[Waste]:
                     _interrupted(place / left_name),
                 )
     yield from _receipts(ledger, {group.name for group in groups})
+    yield from _encoded_prompts(ledger / PROMPTS_DIRECTORY, [group.artifact for group in groups])
     yield from _old_logs(ledger / LOGS, log_days)
     yield from _stale_results(store)
     needed = _needed(store)
@@ -123,6 +125,15 @@ def _receipts(ledger: Place, artifacts: set[str]) -> Iterator[Waste]:
             yield Waste(
                 "receipts", name, _journal_bytes(journal), "of an artifact that is gone", _journal(journal)
             )
+
+
+def _encoded_prompts(prompts: Place, artifacts: Sequence[Artifact]) -> Iterator[Waste]:
+    models = {spec.name for a in artifacts for spec in (a.samples.model, a.predictor)}
+    for name, size in sorted(prompts.sizes().items()):
+        model = name.rpartition("-")[0]
+        if model not in models:
+            why = f"the store has no artifact of {model}"
+            yield Waste("encoded prompts", name, size, why, (prompts / name).remove)
 
 
 def _old_logs(logs: Place, days: float) -> Iterator[Waste]:

@@ -19,10 +19,9 @@ import torch
 from taba_core.model_spec import ModelSpec
 from taba_core.models.base import network_spec
 from taba_core.store import Store
-from taba_core.store.files import LEDGER_DIRECTORY
+from taba_core.store.files import LEDGER_DIRECTORY, PROMPTS_DIRECTORY
 from taba_core.store.place import Place
 
-FOLDER = "prompts"
 Tensors = dict[str, torch.Tensor]
 
 
@@ -35,7 +34,7 @@ class EncodedPrompts:
     """
 
     def __init__(self, store: Store, device: str) -> None:
-        self._folder = store.place / LEDGER_DIRECTORY / FOLDER
+        self._folder = store.place / LEDGER_DIRECTORY / PROMPTS_DIRECTORY
         self._device = device
 
     def encode(self, spec: ModelSpec, text: Any, prompts: Sequence[str]) -> Tensors:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from taba_core.artifacts.training import Training
+from taba_core.freed_memory import keep_freed_memory
 from taba_core.store.place import json_bytes
 from taba_core.store.trainings import TrainingFolder
 from taba_core.training.checkpoint import write_whole
@@ -32,6 +33,8 @@ class TrainTask:
     def __call__(self, rank: int, count: int, device: str, meeting: tuple[str, int] = ("", 0)) -> None:
         """Take part as this rank of so many, which meet at a host and port."""
         torch.set_num_threads(1)  # bits must not depend on the machine's number of cores
+        if device == "cpu":
+            keep_freed_memory()
         spec = Training.model_validate(self.attrs["spec"])
         folder = TrainingFolder(Path(self.root), spec)
         ranks = Ranks(rank, count)

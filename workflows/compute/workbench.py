@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from taba_core.artifacts.base import Artifact
 from taba_core.conventions import UNGUIDED
 from taba_core.diffusion.guidance import Guided, null_condition
+from taba_core.freed_memory import keep_freed_memory
 from taba_core.model_spec import ModelSpec
 from taba_core.models.base import card_of
 from taba_core.store import Store
@@ -33,6 +34,8 @@ class Workbench:
     def __init__(self, device: str = "cpu", threads: int = 1) -> None:
         # One thread per worker on CPU: the bits of a product must not depend on the machine's core count.
         torch.set_num_threads(threads)
+        if device == "cpu":
+            keep_freed_memory()
         self.device = device
         # A device does not wait for what a processor does with its states (rows of statistics, the look for NaN): that
         # is done at the end of a unit, or by whoever writes its shard.
