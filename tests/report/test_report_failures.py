@@ -55,7 +55,7 @@ def whole(tmp_path_factory):
 @pytest.fixture
 def quick(monkeypatch, whole):
     """Figures are drawn but not turned into files again: every figure's file is one that was made."""
-    content = {suffix: whole[f"figures/fig1{suffix}"] for suffix in (".png", ".pdf")}
+    content = {suffix: whole[f"figures/fig1{suffix}"] for suffix in (".webp", ".pdf")}
     monkeypatch.setattr(write, "figure_files", lambda drawing: content)
 
 
@@ -91,7 +91,7 @@ def test_a_figure_that_fails_loses_nothing_else(tmp_path, whole, quick, name):
     page = names_it(tmp_path, failures, "figure", name)
     assert name in page.ids and len(pictures_of(tmp_path)) == len(FIGURES) - 1
     gone = {
-        f"figures/{name}{suffix}" for suffix in (".png", ".pdf")
+        f"figures/{name}{suffix}" for suffix in (".webp", ".pdf")
     }  # an earlier report's picture would be a lie
     assert set(files_of(tmp_path)) == set(whole) - gone
     assert (tmp_path / "results.json").read_bytes() == whole["results.json"]  # its numbers need no drawing
@@ -204,4 +204,4 @@ def test_a_run_whose_report_has_a_failed_figure_ends_well_and_says_so(monkeypatc
         assert "report: " in output.out and "claims, each tested" in output.out
         told = "report: figure fig2 of study correlation could not be made (ValueError: no <such> channel)."
         assert (told in output.err) == (not repaired)
-        assert (store / "report" / "figures" / "fig2.png").exists() == repaired
+        assert (store / "report" / "figures" / "fig2.webp").exists() == repaired

@@ -43,7 +43,7 @@ def test_every_item_has_its_files_and_nothing_else_is_left(folder):
     tables = {
         f"tables/{name}.{ext}" for name in ("table2", "table3", "table4") for ext in ("csv", "md", "tex")
     }
-    figures = {f"figures/{name}.{ext}" for name in ("fig1", "fig3", "fig4") for ext in ("png", "pdf")}
+    figures = {f"figures/{name}.{ext}" for name in ("fig1", "fig3", "fig4") for ext in ("webp", "pdf")}
     shared = ("items", "beside", "methods", "provenance", "glossary", "cite")
     studies = ("correlation", "regions", "step-error", "forward-fix")
     pages = {f"pages/{name}.html" for name in (*shared, *(f"study-{study}" for study in studies))}
@@ -61,6 +61,12 @@ def test_pages_of_an_earlier_report_are_removed_and_files_of_others_are_not(tmp_
     write_report(dataclasses.replace(run, sections=run.sections[:1]), tmp_path)
     assert (tmp_path / "pages" / "study-regions.html").is_file()
     (tmp_path / "notes.html").write_text("somebody's own")
+    # Earlier versions drew figures as PNG.
+    earlier = tmp_path / "figures" / "fig1.png"
+    earlier.parent.mkdir(exist_ok=True)
+    earlier.write_bytes(b"a picture")
+    write_report(dataclasses.replace(run, sections=run.sections[:2]), tmp_path)
+    assert not earlier.exists() and earlier.with_suffix(".webp").exists()
     write_report(dataclasses.replace(run, sections=()), tmp_path)
     assert not (tmp_path / "pages" / "study-regions.html").exists() and (tmp_path / "notes.html").exists()
 
@@ -123,7 +129,7 @@ def test_the_pages_show_every_figure_and_describe_it(pages):
         image for name, page in pages.items() if "study-" in name for image in page.images if "src" in image
     ]
     assert {image["src"] for image in shown} == {
-        f"../figures/{name}.png" for name in ("fig1", "fig3", "fig4")
+        f"../figures/{name}.webp" for name in ("fig1", "fig3", "fig4")
     }
     assert all(image["alt"] and int(image["width"]) and int(image["height"]) for image in shown)
 

@@ -69,7 +69,7 @@ def test_the_overview_has_eight_sentences_filled_or_with_the_command_that_fills_
         linked = f"pages/study-{study}.html" in page.links
         assert linked == (study in ran)
         assert (f"taba run {study} --store {site.parent}" in page.text) == (study not in ran)
-    assert {"figures/fig1.png", "figures/fig2.png", "figures/fig4a.png", "figures/table4-sweep.png"} == {
+    assert {"figures/fig1.webp", "figures/fig2.webp", "figures/fig4a.webp", "figures/table4-sweep.webp"} == {
         image["src"] for image in page.images if "src" in image
     }
 
@@ -249,7 +249,7 @@ def test_the_code_under_every_table_and_figure_reads_from_the_store(site):
                 assert float(told) == pytest.approx(value, rel=1e-5), line
                 found += 1
     assert found > 60
-    assert drawn == len(list((site / "figures").glob("*.png")))
+    assert drawn == len(list((site / "figures").glob("*.webp")))
 
 
 def test_the_numbers_of_a_table_are_found_under_their_own_names(site):

@@ -263,7 +263,7 @@ def test_the_report_shows_the_tables_and_the_pictures(both):
         assert text in page, text
     items = {entry["item"] for entry in json.loads((folder / "results.json").read_text())}
     assert {"table5", "table6", "table12", "fig7a", "fig7b"} <= items
-    assert (folder / "figures" / "fig6.png").exists() and not json.loads(
+    assert (folder / "figures" / "fig6.webp").exists() and not json.loads(
         (folder / "failures.json").read_text()
     )
 

@@ -257,7 +257,7 @@ def test_the_report_shows_the_grid_and_says_what_is_missing(place):
         assert text in page, text
     items = {entry["item"] for entry in json.loads((folder / "results.json").read_text())}
     assert {"stochastic-edits", "stochastic-edits-reconstruction"} <= items
-    assert {"fig13.png", "fig13-switch-0.3.png"} <= {file.name for file in (folder / "figures").iterdir()}
+    assert {"fig13.webp", "fig13-switch-0.3.webp"} <= {file.name for file in (folder / "figures").iterdir()}
     assert not json.loads((folder / "failures.json").read_text())
     result = result_of(place)
     assert result["picture"].shape == (2, 3, 2, 3, 32, 32) and result["picture_back"].shape == (2, 3, 32, 32)

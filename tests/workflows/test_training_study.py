@@ -260,7 +260,7 @@ def test_the_report_shows_figures_tables_and_claims(done, trained):
     _, failures = write_store_report(store.path, None, force=True)
     assert not failures
     folder = store.path / "report"
-    figures = {path.stem for path in (folder / "figures").glob("*.png")}
+    figures = {path.stem for path in (folder / "figures").glob("*.webp")}
     assert figures == {
         "fig16", "fig17", "fig18", "fig19", "fig19-power", "fig21", "training-loss", "training-held-out",
     }  # fmt: skip

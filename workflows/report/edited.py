@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from taba_core.stats.similarity import WINDOW, structural_similarity
 from workflows.analysis.picture_edits import LATENT, RECONSTRUCTION, SOURCE, Variant
 from workflows.report.grids import image_tiles, tile_grid
-from workflows.report.style import figure_files
+from workflows.report.style import figure_png
 
 EDITS = "edits.json"
 Pictures = NDArray[np.uint8]
@@ -180,7 +180,7 @@ def _write_sheets(edited: Edited, folder: Path) -> list[Path]:
         )
         number = start // COLUMNS + 1
         sheet = folder / ("contact-sheet.png" if number == 1 else f"contact-sheet-{number}.png")
-        sheet.write_bytes(figure_files(figure)[".png"])
+        sheet.write_bytes(figure_png(figure))
         sheets.append(sheet)
     return sheets
 

@@ -15,13 +15,13 @@ from workflows.report.site.build import build_site
 from workflows.report.style import RC, figure_files
 from workflows.report.tables import to_csv, to_latex_table, to_markdown
 
-_TABLE_SUFFIXES, _FIGURE_SUFFIXES = (".csv", ".md", ".tex"), (".png", ".pdf")
+_TABLE_SUFFIXES, _FIGURE_SUFFIXES = (".csv", ".md", ".tex"), (".webp", ".pdf")
 
 
 def write_report(run: Run, folder: Path) -> tuple[Path, list[Failure]]:
     """Write a run's report; return the path of its first page, and the parts that could not be made.
 
-    index.html and pages/*.html with what they need in assets; tables/<id>.csv, .md, .tex; figures/<id>.png, .pdf;
+    index.html and pages/*.html with what they need in assets; tables/<id>.csv, .md, .tex; figures/<id>.webp, .pdf;
     results.json (a list of numbers with their context), claims.json (a list of verdicts) and failures.json (a list of
     parts that could not be made), and the documents of the sections. Each file is replaced in one step, the first page
     last. The same run gives the same bytes. Pages of an earlier report that this one does not have are removed.
@@ -49,6 +49,7 @@ def write_report(run: Run, folder: Path) -> tuple[Path, list[Failure]]:
             records += figure_records(section, figure)
             stem, draw = folder / "figures" / figure.id, lambda f=figure: (_figure_files(f), [])
             failed = _write_part(stem, _FIGURE_SUFFIXES, draw, records)
+            remove(stem.with_name(f"{stem.name}.png"))  # reports of earlier versions had it in place of .webp
             failures += (
                 [Failure.of("figure", figure.id, section.study, figure.title, failed)] if failed else []
             )

@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from workflows.analysis import published
 from workflows.analysis.presentation import Claim, Figure, PaperValue, Query, Table
 from workflows.report.notation import format_any
 from workflows.report.site.links import claim_anchor
 from workflows.report.site.places import number_of
-from workflows.report.style import PNG_DPI
+from workflows.report.style import PICTURE_DPI
 from workflows.report.tables import PROVENANCE_MARK, cell_text, column_heading, context_line
 
 _PIXELS_PER_INCH = 118  # one scale for all figures, so that their lettering has one size on the page
@@ -38,22 +40,18 @@ def claim_view(claim: Claim) -> dict[str, Any]:
 
 def figure_view(figure: Figure, folder: Path, query: Query | None = None) -> dict[str, Any]:
     """A figure whose files are in `folder`/figures, with the size it is shown at."""
-    picture = (folder / "figures" / f"{figure.id}.png").read_bytes()
-    width = round(_side(picture, 16) / PNG_DPI * _PIXELS_PER_INCH)
+    with Image.open(folder / "figures" / f"{figure.id}.webp") as picture:
+        width = round(picture.width / PICTURE_DPI * _PIXELS_PER_INCH)
+        height = round(width * picture.height / picture.width)
     context = [f"{name} = {value}" for name, value in (("n", figure.n), ("T", figure.T)) if value is not None]
     return {
         "source": figure,
         "number": number_of(figure.id),
         "width": width,
+        "height": height,
         "query": query,
-        "height": round(width * _side(picture, 20) / _side(picture, 16)),
         "context": "; ".join([*context, *([figure.conventions] if figure.conventions else [])]),
     }
-
-
-def _side(png: bytes, start: int) -> int:
-    """A number of the header of a PNG file: its width (from byte 16) or height (from byte 20)."""
-    return int.from_bytes(png[start : start + 4], "big")
 
 
 def table_view(table: Table, query: Query | None = None) -> dict[str, Any]:
