@@ -23,7 +23,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 def keep_freed_memory() -> bool:
     """Let this process keep up to 1 GiB of freed blocks below 256 MiB (32 MiB with a glibc before 2.35).
 
-    No number depends on it. It is done once a process, for all its threads.
+    No computed number depends on this setting. It is made once for the whole process, and holds in all its threads.
 
     Returns:
       Whether the C library has such a setting: only Linux with glibc does.

@@ -128,6 +128,7 @@ def _receipts(ledger: Place, artifacts: set[str]) -> Iterator[Waste]:
 
 
 def _encoded_prompts(prompts: Place, artifacts: Sequence[Artifact]) -> Iterator[Waste]:
+    """The files of encoded prompts whose model is that of no artifact."""
     models = {spec.name for a in artifacts for spec in (a.samples.model, a.predictor)}
     for name, size in sorted(prompts.sizes().items()):
         model = name.rpartition("-")[0]

@@ -35,7 +35,8 @@ DIVERGING = LinearSegmentedColormap.from_list(
 TEXT_WIDTH = 7.2  # inches: the width of a page's text block
 _PAD_INCHES = 0.04  # around what is drawn
 PICTURE_DPI = 170
-_UNSEEN = 0.2  # of 255: the mean difference between a pixel's colour and the nearest one of the palette
+_COLOURS_OF_A_CHART = 16384
+_UNSEEN = 0.15  # of 255: the mean difference between a pixel's colour and the nearest one of the palette
 # A quick compression: `encoded` does it again.
 _PIXELS: dict[str, Any] = {
     "format": "png",
@@ -112,14 +113,17 @@ def figure_files(figure: Figure) -> dict[str, bytes]:
 
 
 def figure_png(figure: Figure) -> bytes:
-    """A figure as the content of a .png file."""
+    """A figure as the content of a .png file, with the pixels of the .webp file of `figure_files`."""
     with _laid_out(figure) as save:
         return encoded(save(**_PIXELS), "png")
 
 
 @contextlib.contextmanager
 def _laid_out(figure: Figure) -> Iterator[Callable[..., bytes]]:
-    """What returns a figure's file by options of `savefig`. It is laid out and measured once for all its files."""
+    """Lay a figure out and measure it once, and give the function that returns one of its files.
+
+    The function takes the options of matplotlib's `savefig`.
+    """
     with mpl.rc_context(RC), _fonts_without_shaping():
         # Each file would do it again, which takes longer than drawing.
         figure.draw_without_rendering()
@@ -149,16 +153,17 @@ def _fonts_without_shaping() -> Iterator[None]:
 
 
 def encoded(content: bytes, kind: str) -> bytes:
-    """An opaque picture as a file without losses, "webp" or "png", without its transparency.
+    """The content of a PNG file of an opaque picture, encoded anew without losses and without its transparency.
 
     A chart has a few colours and their blends along edges: it gets a palette of 256 where nobody could see the
-    difference. Photographs and fields keep all colours.
+    difference. Photographs and fields keep all colours. `kind` is "webp" or "png".
     """
     picture = Image.open(io.BytesIO(content)).convert("RGB")
-    indexed = picture.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-    difference = ImageStat.Stat(ImageChops.difference(picture, indexed.convert("RGB")))
-    if max(difference.mean) < _UNSEEN:
-        picture = indexed if kind == "png" else indexed.convert("RGB")
+    if picture.getcolors(_COLOURS_OF_A_CHART) is not None:
+        indexed = picture.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        difference = ImageStat.Stat(ImageChops.difference(picture, indexed.convert("RGB")))
+        if max(difference.mean) < _UNSEEN:
+            picture = indexed if kind == "png" else indexed.convert("RGB")
     buffer = io.BytesIO()
     picture.save(buffer, kind, **_WITHOUT_LOSSES[kind])
     return buffer.getvalue()
