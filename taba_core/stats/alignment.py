@@ -49,12 +49,8 @@ class FeatureAlignment(CoMomentStatistic):
         return (features(self.reference, grid="x"), features(self.estimate, grid="y"))
 
     def features(self, block: Block) -> NDArray[np.float64]:
-        """X and Y side by side, (n, d_x + d_y)."""
-        return np.concatenate([flat(block[name]) for name in self.variables], axis=1)
-
-    def groups(self, rows: Array) -> list[Array]:
-        """Both together, for their cross moments."""
-        return [rows]
+        """X and Y side by side, for their cross moments, (1, n, d_x + d_y)."""
+        return np.concatenate([flat(block[name]) for name in self.variables], axis=1)[None]
 
     def rows_kept(self, num_features: int) -> int:
         """Below d_x + d_y samples, rows are smaller than co-moments."""
@@ -65,7 +61,7 @@ class FeatureAlignment(CoMomentStatistic):
         rows, split = self.features(block), int(np.prod(np.shape(block[self.reference])[1:]))
         return self.settled(
             {
-                COUNT: np.asarray(len(rows), dtype=np.int64),
+                COUNT: np.asarray(rows.shape[1], dtype=np.int64),
                 ROWS: rows,
                 _SPLIT: np.asarray(split, dtype=np.int64),
             }
@@ -75,7 +71,7 @@ class FeatureAlignment(CoMomentStatistic):
         """Chan's rule, and the norms moved to the common mean."""
         split = a[_SPLIT]
         if ROWS in a and ROWS in b:
-            return self.settled({ROWS: np.concatenate([a[ROWS], b[ROWS]]), _SPLIT: split})
+            return self.settled({ROWS: np.concatenate([a[ROWS], b[ROWS]], axis=1), _SPLIT: split})
         a, b = {**a, **self.moments(a)}, {**b, **self.moments(b)}
         merged = super().combine(a, b)
         moved = [_moved(state, merged["mean"]) for state in (a, b)]
@@ -91,7 +87,7 @@ class FeatureAlignment(CoMomentStatistic):
         moments = super().moments(state)
         if ROWS not in state:
             return {**moments, _NORMS: state[_NORMS], _SKEW: state[_SKEW]}
-        centred = state[ROWS] - moments["mean"][0]
+        centred = state[ROWS][0] - moments["mean"][0]
         squares, split = np.square(centred), int(state[_SPLIT])
         norms = np.stack([squares[:, :split].sum(axis=1), squares[:, split:].sum(axis=1)], axis=1)
         return {**moments, _NORMS: norms.T @ norms, _SKEW: norms.T @ centred}
@@ -100,7 +96,8 @@ class FeatureAlignment(CoMomentStatistic):
         """Compare the two sets."""
         n, split = int(state[COUNT]), int(state[_SPLIT])
         if ROWS in state and n < state[ROWS].shape[-1]:
-            return self._by_samples(state[ROWS][:, :split], state[ROWS][:, split:])
+            (rows,) = state[ROWS]
+            return self._by_samples(rows[:, :split], rows[:, split:])
         moments = self.moments(state)
         c = moments["comoment"][0]
         cxx, cyy, cxy = c[:split, :split], c[split:, split:], c[:split, split:]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import abc
-import math
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -48,11 +48,7 @@ class CoMomentStatistic(MomentStatistic):
 
     @abc.abstractmethod
     def features(self, block: Block) -> NDArray[np.floating]:
-        """Features of the samples of a block, (n, ...), in any layout that `groups` cuts."""
-
-    @abc.abstractmethod
-    def groups(self, rows: Array) -> list[Array]:
-        """Views of features (n, ...), one a group; each (n, ...) with p entries a sample."""
+        """Features of the n samples of a block, (G, n, p): group after group, so that products read them in order."""
 
     def rows_kept(self, num_features: int) -> int:
         """Fewer samples than this are kept as rows."""
@@ -61,12 +57,12 @@ class CoMomentStatistic(MomentStatistic):
     def partial(self, block: Block) -> State:
         """Features of a block."""
         rows = self.features(block)
-        return self.settled({COUNT: np.asarray(len(rows), dtype=np.int64), ROWS: rows})
+        return self.settled({COUNT: np.asarray(rows.shape[1], dtype=np.int64), ROWS: rows})
 
     def combine(self, a: State, b: State) -> State:
         """Chan's rule per group: M = M_a + M_b + delta delta^T n_a n_b / n."""
         if ROWS in a and ROWS in b:
-            return self.settled({ROWS: np.concatenate([a[ROWS], b[ROWS]])})
+            return self.settled({ROWS: np.concatenate([a[ROWS], b[ROWS]], axis=1)})
         a, b = {**a, **self.moments(a)}, {**b, **self.moments(b)}
         mean, delta, weight = merge_means(a, b, "mean")
         comoment, step = np.empty_like(a["comoment"]), np.empty(a["comoment"].shape[1:])
@@ -79,18 +75,39 @@ class CoMomentStatistic(MomentStatistic):
     def merge_tree(self, states: Sequence[State]) -> State:
         """The same bits as merging whole states, group after group: what is half merged never leaves the cache."""
         # States that are computed when they are looked at are not all looked at together.
-        if len(states) < 3 or not isinstance(states, list | tuple) or any(ROWS in state for state in states):
+        if len(states) < 3 or not isinstance(states, list | tuple):
             return super().merge_tree(states)
-        mean, comoment = np.empty_like(states[0]["mean"]), np.empty_like(states[0]["comoment"])
-        for group in range(len(mean)):
-            _, mean[group], comoment[group] = merge_parts([self.part(state, group) for state in states])
+        num_groups, features = self.shape(states[0])
         count = sum(int(state[COUNT]) for state in states)
+        if count < self.rows_kept(features):
+            return super().merge_tree(states)
+        mean, comoment = np.empty((num_groups, features)), np.empty((num_groups, features, features))
+        room = Room()
+        for group in range(num_groups):
+            node = self._node(states, group, room)
+            _, mean[group], comoment[group] = self._as_part(node, room)
         return {COUNT: np.asarray(count, dtype=np.int64), "mean": mean, "comoment": comoment}
+
+    def _node(self, states: Sequence[State], group: int, room: Room) -> Part | list[Array]:
+        """A node of the merge tree, of one group alone: its moments, or the rows that are too few for a product."""
+        if len(states) == 1:
+            return [states[0][ROWS][group]] if ROWS in states[0] else self.part(states[0], group)
+        half = left_half(len(states))
+        a, b = self._node(states[:half], group, room), self._node(states[half:], group, room)
+        if isinstance(a, list) and isinstance(b, list):
+            rows = a + b
+            return (
+                self._as_part(rows, room) if sum(map(len, rows)) >= self.rows_kept(rows[0].shape[1]) else rows
+            )
+        return _merged(self._as_part(a, room), self._as_part(b, room))
+
+    def _as_part(self, node: Part | list[Array], room: Room) -> Part:
+        return self._part_of_rows(node, room=room) if isinstance(node, list) else node
 
     def settled(self, state: State) -> State:
         """The state itself, or its moments if it has rows enough."""
         rows = state[ROWS]
-        if len(rows) < self.rows_kept(math.prod(self.groups(rows)[0].shape[1:])):
+        if rows.shape[1] < self.rows_kept(rows.shape[2]):
             return state
         return {**{k: v for k, v in state.items() if k != ROWS}, **self.moments(state)}
 
@@ -109,8 +126,8 @@ class CoMomentStatistic(MomentStatistic):
         """(G, p) of a state with samples."""
         if ROWS not in state:
             return len(state["mean"]), len(state["mean"][0])
-        groups = self.groups(state[ROWS])
-        return len(groups), math.prod(groups[0].shape[1:])
+        num_groups, _, features = state[ROWS].shape
+        return num_groups, features
 
     def part(self, state: State, group: int, out: Array | None = None, room: Room | None = None) -> Part:
         """Count, mean (p,) and co-moments (p, p) of one group, the bits of `moments`.
@@ -121,18 +138,34 @@ class CoMomentStatistic(MomentStatistic):
         """
         if ROWS not in state:
             return int(state[COUNT]), state["mean"][group], state["comoment"][group]
-        rows = self.groups(state[ROWS])[group]
-        room, n, features = room or Room(), len(rows), math.prod(rows.shape[1:])
-        # Rows of the product's own type are subtracted in it: rounding the mean shifts all deviations alike.
-        deviations = room.array("deviations", (n, features), np.result_type(rows.dtype, self.product))
-        deviations.reshape(rows.shape)[...] = rows
-        mean = deviations.mean(axis=0, dtype=np.float64)
-        deviations -= mean.astype(deviations.dtype)
-        factor = deviations.astype(self.product, copy=False)
-        product = room.array("product", (features, features), self.product)
-        comoment = np.empty((features, features)) if out is None else out
-        comoment[...] = np.matmul(factor.T, factor, out=product)
+        return self._part_of_rows([state[ROWS][group]], out, room)
+
+    def _part_of_rows(
+        self, rows: Sequence[Array], out: Array | None = None, room: Room | None = None
+    ) -> Part:
+        """The moments of samples in several arrays (n, p), as if they were one array."""
+        n, mean, product = self.multiplied(rows, room or Room())
+        comoment = np.empty(product.shape) if out is None else out
+        comoment[...] = product
         return n, mean, comoment
+
+    def multiplied(self, rows: Sequence[Array], room: Room) -> Part:
+        """The moments of samples in several arrays (n, p), the co-moments in the type of `product`.
+
+        They are good until the next are asked for, which are written into the same room.
+        """
+        n, features, kind = sum(map(len, rows)), rows[0].shape[1], rows[0].dtype
+        deviations = room.array("deviations", (n, features), np.result_type(kind, self.product))
+        joined = rows[0] if len(rows) == 1 else np.concatenate(rows, out=deviations)
+        mean = joined.mean(axis=0, dtype=np.float64)
+        # Rows of the product's own type are subtracted in it: rounding the mean shifts all deviations alike.
+        np.subtract(joined, mean.astype(deviations.dtype), out=deviations)
+        factor = deviations.astype(self.product, copy=False)
+        return (
+            n,
+            mean,
+            np.matmul(factor.T, factor, out=room.array("product", (features, features), self.product)),
+        )
 
     def covariance(self, state: State) -> Array:
         """Sample covariances M / (n - 1), (G, p, p); NaN for n < 2."""
@@ -140,48 +173,84 @@ class CoMomentStatistic(MomentStatistic):
         return np.asarray(self.moments(state)["comoment"] / (n - 1 if n > 1 else np.nan))
 
 
-def merge_parts(parts: Sequence[Part]) -> Part:
-    """Several parts of one group merged over the fixed tree by Chan's rule."""
-    if len(parts) == 1:
-        return parts[0]
-    half = left_half(len(parts))
-    return _merged(merge_parts(parts[:half]), merge_parts(parts[half:]))
-
-
 class OthersMerged:
     """Of the states of two parts or more: the others merged, without part 0, without part 1, ...; group after group.
 
-    Each is the merge of what comes before and of what comes after. All groups are computed in the same 2 G + 2 arrays
-    (p, p).
+    Each is the merge of what comes before and of what comes after, by Chan's rule. Co-moments are symmetric, so
+    only their triangles are merged, packed row by row with the diagonal: p (p + 1) / 2 numbers. All groups are
+    computed in the same 2 G + 1 of these arrays.
     """
 
     def __init__(self, statistic: CoMomentStatistic, states: Sequence[State]) -> None:
         self._statistic, self._states, self._room = statistic, states, Room()
         _, features = statistic.shape(states[0])
-        self._parts, self._suffixes = np.empty((2, len(states), features, features))
-        self._prefix, self._step = np.empty((2, features, features))
+        self._positions = packed_positions(features)
+        self._parts, self._suffixes = np.empty((2, len(states), len(self._positions)))
+        self._prefix = np.empty(len(self._positions))
 
     def of(self, group: int) -> Iterator[Part]:
-        """Of one group. The co-moments are good until the next is asked for."""
+        """Count, mean and packed co-moments of one group. The co-moments are good until the next is asked for."""
         parts = [
-            self._statistic.part(state, group, out, self._room)
-            for state, out in zip(self._states, self._parts, strict=True)
+            self._packed(state, group, out) for state, out in zip(self._states, self._parts, strict=True)
         ]
         suffixes = [parts[-1]]  # of the last part, the last two, ...
         for part, out in zip(parts[-2:0:-1], self._suffixes[1:], strict=False):
-            suffixes.append(_merged(part, suffixes[-1], out, self._step))
+            suffixes.append(_merged_packed(part, suffixes[-1], out))
         yield suffixes.pop()
         prefix = parts[0]
         for part in parts[1:-1]:
-            yield _merged(prefix, suffixes.pop(), self._suffixes[0], self._step)
-            prefix = _merged(prefix, part, self._prefix, self._step)
+            yield _merged_packed(prefix, suffixes.pop(), self._suffixes[0])
+            prefix = _merged_packed(prefix, part, self._prefix)
         yield prefix
 
+    def _packed(self, state: State, group: int, out: Array) -> Part:
+        if ROWS in state:
+            n, mean, comoment = self._statistic.multiplied([state[ROWS][group]], self._room)
+        else:
+            n, mean, comoment = self._statistic.part(state, group)
+        held = self._room.array("packed", out.shape, comoment.dtype)
+        # "clip" is a mode that writes into `out` without a copy.
+        out[...] = comoment.ravel().take(self._positions, out=held, mode="clip")
+        return n, mean, out
 
-def _merged(a: Part, b: Part, out: Array | None = None, step: Array | None = None) -> Part:
-    """Chan's rule; the co-moments are put into `out`, which may be those of `a`, with `step` as room for a term."""
-    (n_a, mean_a, comoment_a), (n_b, mean_b, comoment_b) = a, b
-    n, delta = float(n_a) + float(n_b), mean_b - mean_a
-    comoment = np.add(comoment_a, comoment_b, out=out)
-    comoment += np.multiply(delta[:, None], float(n_a) * float(n_b) / n * delta, out=step)
-    return n_a + n_b, mean_a + delta * (float(n_b) / n), comoment
+
+def packed_positions(features: int) -> NDArray[np.intp]:
+    """Where the pairs a <= b are in a matrix (p, p) that is read row by row; p (p + 1) / 2 positions, ascending."""
+    return np.flatnonzero(np.triu(np.ones((features, features), dtype=bool)))
+
+
+def add_outer_square(weight: float, x: Array, packed: Array) -> None:
+    """Add weight x x^T to a packed triangle (p (p + 1) / 2,) float64, in place; x is (p,) float64."""
+    # BLAS packs by columns: the upper triangle by rows is its lower one.
+    _packed_update()(len(x), weight, x, packed, lower=1, overwrite_ap=1)
+
+
+@functools.cache
+def _packed_update() -> Callable[..., object]:
+    from scipy.linalg.blas import dspr  # scipy.linalg takes a tenth of a second to import
+
+    return cast("Callable[..., object]", dspr)
+
+
+def _merged(a: Part, b: Part) -> Part:
+    """Chan's rule."""
+    n, mean, delta, weight = _merged_mean(a, b)
+    comoment = np.add(a[2], b[2])
+    comoment += np.multiply(delta[:, None], weight * delta)
+    return n, mean, comoment
+
+
+def _merged_packed(a: Part, b: Part, out: Array) -> Part:
+    """Chan's rule for packed co-moments; they are put into `out`, which may be those of `a`."""
+    n, mean, delta, weight = _merged_mean(a, b)
+    np.add(a[2], b[2], out=out)
+    add_outer_square(weight, delta, out)
+    return n, mean, out
+
+
+def _merged_mean(a: Part, b: Part) -> tuple[int, Array, Array, float]:
+    """Count and mean of both, how far the means are apart, and the weight of that in the co-moments."""
+    (n_a, mean_a, _), (n_b, mean_b, _) = a, b
+    n = n_a + n_b
+    delta = mean_b - mean_a
+    return n, mean_a + delta * (n_b / n), delta, n_a * n_b / n

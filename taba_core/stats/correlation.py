@@ -20,7 +20,13 @@ from taba_core.stats.base import (
     over,
     ratio,
 )
-from taba_core.stats.comoments import CoMomentStatistic, OthersMerged, Room
+from taba_core.stats.comoments import (
+    CoMomentStatistic,
+    OthersMerged,
+    Room,
+    add_outer_square,
+    packed_positions,
+)
 from taba_core.stats.inputs import Input, state
 
 _BLOCK = 64  # correlations of which only the largest is looked at first
@@ -64,23 +70,22 @@ class PatchCorrelation(CoMomentStatistic):
         return (state(self.variable),)
 
     def features(self, block: Block) -> NDArray[np.floating]:
-        """The states themselves, (n, C, H, W), in the precision of the data, at least float32."""
+        """The P patches of every state, row-major, (P, n, p), in the precision of the data, at least float32."""
         x = np.asarray(block[self.variable])
         self._check_patches(x)
-        return np.ascontiguousarray(x, dtype=np.result_type(x.dtype, np.float32))
-
-    def groups(self, rows: Array) -> list[Array]:
-        """The P patches of every state, row-major, each (n, C, size, size)."""
-        n, channels, height, width = rows.shape
+        x = np.ascontiguousarray(x, dtype=np.result_type(x.dtype, np.float32))
+        n, channels, height, width = x.shape
         size_y, size_x = self._size(height, width)
-        cut = rows.reshape(n, channels, height // size_y, size_y, width // size_x, size_x)
-        return [cut[:, :, row, :, column] for row in range(cut.shape[2]) for column in range(cut.shape[4])]
+        # A row of a patch is one entry here: numpy copies entry by entry, and these are larger.
+        rows = x.view(np.dtype((np.void, size_x * x.itemsize)))
+        cut = rows.reshape(n, channels, height // size_y, size_y, width // size_x).transpose(2, 4, 0, 1, 3)
+        return np.ascontiguousarray(cut).view(x.dtype).reshape(-1, n, channels * size_y * size_x)
 
     def summarise(self, state: State) -> dict[str, Array]:
         """Select the top correlations of every patch."""
         patches, features = self.shape(state)
         select, room = _TopPairs(features, self.top_k), Room()
-        found = [select(self.part(state, patch, room=room)[2]) for patch in range(patches)]
+        found = [select.of_matrix(self.part(state, patch, room=room)[2]) for patch in range(patches)]
         return self._values(int(state[COUNT]), found)
 
     def summaries_without(self, groups: Sequence[State]) -> list[dict[str, Array]]:
@@ -91,8 +96,8 @@ class PatchCorrelation(CoMomentStatistic):
         select, others = _TopPairs(features, self.top_k), OthersMerged(self, groups)
         found: list[list[_Patch]] = [[] for _ in groups]
         for patch in range(patches):
-            for of, (_, _, moment) in zip(found, others.of(patch), strict=True):
-                of.append(select(moment))
+            for of, (_, _, packed) in zip(found, others.of(patch), strict=True):
+                of.append(select.of_packed(packed))
         counts = [int(state[COUNT]) for state in groups]
         return [self._values(sum(counts) - n, of) for n, of in zip(counts, found, strict=True)]
 
@@ -138,35 +143,71 @@ class PatchCorrelation(CoMomentStatistic):
 
 
 class _TopPairs:
-    """What the co-moments (p, p) of a patch say of its pairs a < b; all patches are computed in the same arrays."""
+    """What the co-moments of a patch say of its pairs a < b; all patches are computed in the same arrays.
+
+    Each answer is the largest |r|, and the mean r^2. Where a position is constant r is 0, and no part of the mean.
+    """
 
     def __init__(self, features: int, top_k: int) -> None:
         self._top_k = top_k
-        # Positions of the pairs in a matrix that is read row by row.
         self._pairs = np.flatnonzero(np.triu(np.ones((features, features), dtype=bool), k=1))
+        self._diagonal = np.flatnonzero(packed_positions(features) % (features + 1) == 0)
         self._matrix = np.empty((features, features))
         self._r = np.empty(len(self._pairs))
+        self._packed_r = np.empty(len(self._pairs) + features)
+        self._before = np.empty(0, dtype=np.intp)
 
-    def __call__(self, moment: Array) -> _Patch:
-        """The largest |r|, and the mean r^2. Where a position is constant r is 0, and no part of the mean."""
-        scale = np.sqrt(np.diagonal(moment))
-        varies = scale > 0
-        inverse = np.where(varies, 1 / np.where(varies, scale, 1.0), 0.0)
+    def of_matrix(self, moment: Array) -> _Patch:
+        """From co-moments (p, p)."""
+        varies, inverse = _inverse_scale(np.diagonal(moment))
         matrix, r = self._matrix, self._r
         np.multiply(moment, inverse[:, None], out=matrix)
         matrix *= inverse
         matrix.ravel().take(self._pairs, out=r, mode="clip")  # a mode that writes into `out` without a copy
         top = _largest(np.abs(r, out=r), self._top_k)
-        count = int(varies.sum())
-        return top, ratio(np.square(r, out=r).sum(), np.asarray(count * (count - 1) // 2))
+        return top, ratio(np.square(r, out=r).sum(), _num_pairs(varies))
+
+    def of_packed(self, packed: Array) -> _Patch:
+        """From a triangle of them, packed as `OthersMerged` does; the same but for the last bits."""
+        varies, inverse = _inverse_scale(packed[self._diagonal])
+        r = self._packed_r
+        r.fill(0)
+        add_outer_square(1.0, inverse, r)
+        r *= packed
+        r[self._diagonal] = 0
+        np.abs(r, out=r)
+        top = np.sort(r[self._largest_pairs(r)])[::-1]
+        return top, ratio(np.asarray(r @ r), _num_pairs(varies))
+
+    def _largest_pairs(self, r: Array) -> NDArray[np.intp]:
+        """Where the k largest are. None is below the smallest of those that were the largest before."""
+        near = np.flatnonzero(r >= r[self._before].min(initial=np.inf))
+        if len(near) < self._top_k:  # nothing was before, or a co-moment is not finite
+            near = np.arange(len(r))
+        self._before = near[np.argpartition(r[near], len(near) - self._top_k)[len(near) - self._top_k :]]
+        return self._before
+
+
+def _inverse_scale(variation: Array) -> tuple[Array, Array]:
+    """Which positions vary, and one over the square root of their sum of squares; 0 for those that do not."""
+    scale = np.sqrt(variation)
+    varies = scale > 0
+    return varies, np.where(varies, 1 / np.where(varies, scale, 1.0), 0.0)
+
+
+def _num_pairs(varies: Array) -> Array:
+    count = int(np.count_nonzero(varies))
+    return np.asarray(count * (count - 1) // 2)
 
 
 def _largest(values: NDArray[np.float64], k: int) -> NDArray[np.float64]:
-    """The k largest, descending. What is below the k-th largest of the maxima of blocks is none of them."""
-    blocks = len(values) // _BLOCK
-    if blocks > k:
-        maxima = values[: blocks * _BLOCK].reshape(blocks, _BLOCK).max(axis=1)
-        values = values[values >= np.partition(maxima, blocks - k)[blocks - k]]
+    """The k largest, descending. No other column has any whose maximum is below the k-th largest of maxima."""
+    columns = len(values) // _BLOCK
+    if columns > k:
+        table, rest = values[: columns * _BLOCK].reshape(_BLOCK, columns), values[columns * _BLOCK :]
+        maxima = table.max(axis=0)
+        kept = np.flatnonzero(maxima >= np.partition(maxima, columns - k)[columns - k])
+        values = np.concatenate([table.take(kept, axis=1).ravel(), rest])
     top = np.partition(values, len(values) - k)[len(values) - k :]
     return np.sort(top)[::-1]
 

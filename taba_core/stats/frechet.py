@@ -82,12 +82,8 @@ class FeatureMoments(CoMomentStatistic):
         return (features(self.variable),)
 
     def features(self, block: Block) -> Array:
-        """(n, d)."""
-        return _as_rows(block[self.variable])
-
-    def groups(self, rows: Array) -> list[Array]:
-        """One set."""
-        return [rows]
+        """The one set, (1, n, d)."""
+        return _as_rows(block[self.variable])[None]
 
     def rows_kept(self, num_features: int) -> int:
         """Below d samples, rows are smaller than co-moments."""
@@ -117,12 +113,8 @@ class FrechetDistance(CoMomentStatistic):
         return (features(self.reference), features(self.estimate))
 
     def features(self, block: Block) -> Array:
-        """(n, 2, d)."""
-        return np.stack([_as_rows(block[name]) for name in self.variables], axis=1)
-
-    def groups(self, rows: Array) -> list[Array]:
-        """The two sets."""
-        return [rows[:, 0], rows[:, 1]]
+        """The two sets, (2, n, d)."""
+        return np.stack([_as_rows(block[name]) for name in self.variables])
 
     def rows_kept(self, num_features: int) -> int:
         """Below d samples, rows are smaller than co-moments."""

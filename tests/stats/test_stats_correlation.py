@@ -6,7 +6,15 @@ from numpy.testing import assert_allclose
 
 from taba_core.errors import UsageError
 from taba_core.rng import normal
-from taba_core.stats import LagCorrelation, PatchCorrelation, correlation_floor, kl_floor, reduce_blocks
+from taba_core.stats import (
+    LagCorrelation,
+    PatchCorrelation,
+    correlation_floor,
+    from_arrays,
+    kl_floor,
+    reduce,
+    reduce_blocks,
+)
 
 # studies' table of simulated floors: n, then mean and pooled spread for p = 192 and p = 256
 SIMULATED = [
@@ -76,6 +84,35 @@ def test_a_constant_object_and_a_single_sample_give_no_nonsense():
     assert constant["mean_top"] == 0 and np.isnan(constant["excess_r2"])
     single = summary(PatchCorrelation("x", patch_size=2, top_k=1), white(1, (1, 2, 2)))
     assert np.isnan(single["mean_top"]) and single["values"].shape == (1, 1)
+
+
+def test_a_replicate_is_the_value_of_the_other_samples():
+    x = normal(range(600), (2, 4, 8), seed=0, stream="replicates").astype(np.float64)
+    x[64:96] *= 1e8  # a group whose samples ran away: nothing of it may be left where it is left out
+    x[:, 0, 0, 0] = 0.5  # constant over the samples
+    x[:, 1, 2, 3] = np.where(np.arange(600) < 32, x[:, 1, 2, 3], -1.0)  # constant but for the first group
+    statistic = PatchCorrelation("x", patch_size=4, top_k=5)
+    groups = reduce(from_arrays({"x": x}), 600, {"r": statistic})["r"].groups
+    assert len(groups) == 19
+    for index, found in enumerate(statistic.summaries_without(groups)):
+        others = np.delete(x, slice(32 * index, 32 * index + 32), axis=0)
+        for patch in range(2):
+            cut = others[..., 4 * patch : 4 * patch + 4].reshape(len(others), -1)
+            varying = cut[:, cut.std(axis=0) > 0]
+            assert varying.shape[1] == 32 - ((patch == 0) + (patch == 0 and index == 0))
+            pairs = np.triu_indices(varying.shape[1], k=1)
+            expected = np.sort(np.abs(np.corrcoef(varying.T)[pairs]))[::-1][:5]
+            assert_allclose(found["values"][patch], expected, rtol=0, atol=2e-7)
+
+
+def test_replicates_of_values_beyond_float32_are_nan_and_no_fault():
+    x = normal(range(64), (1, 4, 4), seed=0, stream="replicates")
+    x[40] = 1e25  # its square is no float32 number
+    groups = reduce(from_arrays({"x": x}), 64, {"r": PatchCorrelation("x", 4, 3)})["r"].groups
+    with np.errstate(all="ignore"):
+        replicates = PatchCorrelation("x", 4, 3).summaries_without(groups)
+    finite = [bool(np.isfinite(one["mean_top"])) for one in replicates]
+    assert finite == [index == 40 // 16 for index in range(4)]
 
 
 def test_correlation_ignores_scale_and_offset_of_each_position():
