@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from taba_core.models.vectorised_norms import vectorise_norms
+
 # A transformer's layers are alike: compiled once and used in each, they take a tenth of the time of the whole graph.
 _REPEATED = (
     "BasicTransformerBlock",
@@ -48,6 +50,8 @@ class CompiledNetwork:
         else:
             self._graphs = device.type == "cuda"
             mode = "reduce-overhead" if self._graphs else None
+            if device.type == "cpu":
+                module = vectorise_norms(module)
             self._call = torch.compile(module, fullgraph=True, dynamic=False, mode=mode)
 
     def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
