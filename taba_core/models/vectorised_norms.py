@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 
 class VectorisedGroupNorm(nn.GroupNorm):
-    """GroupNorm (Wu & He 2018) of float32 states, (B, C, H, W), that differs from torch's while it is compiled.
+    """GroupNorm (Wu & He 2018) of states, (B, C, H, W); in a compiled network its sums are taken in another order.
 
+    Where it is not compiled, and for states that are not float32 or have other axes, it is torch's norm.
     The variance of a group is the mean over its channels of var_c + (mean_c - mean)^2. A channel's own mean and
     variance are of its differences from its first pixel, so that no digits cancel where a mean is far from 0.
     """

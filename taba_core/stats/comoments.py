@@ -150,9 +150,9 @@ class CoMomentStatistic(MomentStatistic):
         return n, mean, comoment
 
     def multiplied(self, rows: Sequence[Array], room: Room) -> Part:
-        """The moments of samples in several arrays (n, p), the co-moments in the type of `product`.
+        """Count, mean (p,) and co-moments (p, p) of samples that lie in several arrays (n, p).
 
-        They are good until the next are asked for, which are written into the same room.
+        The co-moments have the type `product` and lie in `room`: the next call with the same room overwrites them.
         """
         n, features, kind = sum(map(len, rows)), rows[0].shape[1], rows[0].dtype
         deviations = room.array("deviations", (n, features), np.result_type(kind, self.product))

@@ -29,7 +29,6 @@ from taba_core.stats.comoments import (
 )
 from taba_core.stats.inputs import Input, state
 
-_BLOCK = 64  # correlations of which only the largest is looked at first
 _Patch = tuple[Array, Array]  # the top_k largest |r| of a patch, descending, and its mean r^2
 LAGS = ((0, 1), (1, 0), (1, 1))
 
@@ -164,7 +163,7 @@ class _TopPairs:
         np.multiply(moment, inverse[:, None], out=matrix)
         matrix *= inverse
         matrix.ravel().take(self._pairs, out=r, mode="clip")  # a mode that writes into `out` without a copy
-        top = _largest(np.abs(r, out=r), self._top_k)
+        top = self._largest(np.abs(r, out=r))
         return top, ratio(np.square(r, out=r).sum(), _num_pairs(varies))
 
     def of_packed(self, packed: Array) -> _Patch:
@@ -176,16 +175,18 @@ class _TopPairs:
         r *= packed
         r[self._diagonal] = 0
         np.abs(r, out=r)
-        top = np.sort(r[self._largest_pairs(r)])[::-1]
-        return top, ratio(np.asarray(r @ r), _num_pairs(varies))
+        return self._largest(r), ratio(np.asarray(r @ r), _num_pairs(varies))
 
-    def _largest_pairs(self, r: Array) -> NDArray[np.intp]:
-        """Where the k largest are. None is below the smallest of those that were the largest before."""
+    def _largest(self, r: Array) -> NDArray[np.float64]:
+        """The k largest entries, descending.
+
+        Entries below all k that were the largest in the call before are left out of the search: k entries are as large.
+        """
         near = np.flatnonzero(r >= r[self._before].min(initial=np.inf))
-        if len(near) < self._top_k:  # nothing was before, or a co-moment is not finite
+        if len(near) < self._top_k:  # there was no call before, or an entry is not finite
             near = np.arange(len(r))
         self._before = near[np.argpartition(r[near], len(near) - self._top_k)[len(near) - self._top_k :]]
-        return self._before
+        return np.sort(r[self._before])[::-1]
 
 
 def _inverse_scale(variation: Array) -> tuple[Array, Array]:
@@ -198,18 +199,6 @@ def _inverse_scale(variation: Array) -> tuple[Array, Array]:
 def _num_pairs(varies: Array) -> Array:
     count = int(np.count_nonzero(varies))
     return np.asarray(count * (count - 1) // 2)
-
-
-def _largest(values: NDArray[np.float64], k: int) -> NDArray[np.float64]:
-    """The k largest, descending. No other column has any whose maximum is below the k-th largest of maxima."""
-    columns = len(values) // _BLOCK
-    if columns > k:
-        table, rest = values[: columns * _BLOCK].reshape(_BLOCK, columns), values[columns * _BLOCK :]
-        maxima = table.max(axis=0)
-        kept = np.flatnonzero(maxima >= np.partition(maxima, columns - k)[columns - k])
-        values = np.concatenate([table.take(kept, axis=1).ravel(), rest])
-    top = np.partition(values, len(values) - k)[len(values) - k :]
-    return np.sort(top)[::-1]
 
 
 @dataclass(frozen=True)
